@@ -1,0 +1,1 @@
+"""Assembly: settings in, everything a door needs out."""

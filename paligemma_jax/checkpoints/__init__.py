@@ -1,0 +1,1 @@
+"""Weights and runs on disk, and where to fetch them."""

@@ -1,0 +1,1 @@
+"""From a line of JSON to a batch of arrays."""

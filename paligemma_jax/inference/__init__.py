@@ -1,0 +1,1 @@
+"""Decoding and evaluation around prefill and decode_step."""

@@ -1,0 +1,1 @@
+"""The towers: arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""What a parameter is called, how large it is, and where it lives."""

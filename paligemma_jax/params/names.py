@@ -1,0 +1,122 @@
+"""Parameter names: the flat '/'-namespace, and the one function that matches rules against it.
+
+A parameter is known by its big_vision name, for example `llm/layers/attn/q_einsum/w`. Inside the
+program parameters are a flat `dict[str, Array]`; only flax sees a nested tree. Every question about
+a parameter (train it? which learning rate? where does it live?) is answered by a list of rules
+`[(regex, value), ...]` through `match`.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Rules = Sequence[tuple[str, T]]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a nested dictionary as a flat one: `{"a": {"b": x}}` -> `{"a/b": x}`, sorted."""
+    flat = {}
+    for key in sorted(tree):
+        value = tree[key]
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}/"))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of `flatten`. A name that is also another's folder is a ValueError."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *folders, leaf = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"parameter '{name}': '{folder}' is already the name of an array")
+        if leaf in node:
+            raise ValueError(f"parameter '{name}' is given twice, or is also a folder of others")
+        node[leaf] = value
+    return tree
+
+
+def match(rules: Rules[T], names: Iterable[str], *, what: str) -> dict[str, T]:
+    """Returns for each name the value of the first rule whose regex matches all of it.
+
+    Args:
+      rules: (regex, value) pairs. A regex must match the full name (`re.fullmatch`).
+      names: parameter names.
+      what: the config key the rules come from, for error messages.
+
+    Raises:
+      ValueError: a name that no rule covers, a rule that matches no name (of all names, not only
+        of those left over by earlier rules), or a broken regex; near misses are shown.
+    """
+    names = list(names)
+    compiled = [(_compile(regex, what), value) for regex, value in rules]
+    for regex, _ in compiled:
+        if not any(regex.fullmatch(name) for name in names):
+            near = nearest(_plain(regex.pattern), names)
+            raise ValueError(
+                f"{what}: rule '{regex.pattern}' matches no parameter. A rule must match the whole "
+                f"name. Nearest names: {', '.join(near) or 'none'}"
+            )
+    matched = {}
+    for name in names:
+        for regex, value in compiled:
+            if regex.fullmatch(name):
+                matched[name] = value
+                break
+        else:
+            patterns = [regex.pattern for regex, _ in compiled]
+            raise ValueError(
+                f"{what}: no rule covers parameter '{name}'. Rules: {patterns}. "
+                f"Add a rule for it, or ('.*', ...) as the last one"
+            )
+    return matched
+
+
+def select(regex: str, names: Iterable[str], *, what: str) -> list[str]:
+    """Returns the names that `regex` matches fully; matching none is a ValueError."""
+    return [
+        name for name, hit in match([(regex, True), (".*", False)], names, what=what).items() if hit
+    ]
+
+
+def partition(params: Mapping[str, T], chosen: Iterable[str]) -> tuple[dict[str, T], dict[str, T]]:
+    """Splits parameters into (those named in `chosen`, the others). `merge` joins them again."""
+    chosen = set(chosen)
+    if missing := chosen - set(params):
+        raise ValueError(f"no such parameters: {sorted(missing)}")
+    inside = {name: value for name, value in params.items() if name in chosen}
+    outside = {name: value for name, value in params.items() if name not in chosen}
+    return inside, outside
+
+
+def merge(*parts: Mapping[str, T]) -> dict[str, T]:
+    """Joins disjoint parameter dictionaries, sorted by name."""
+    merged: dict[str, T] = {}
+    for part in parts:
+        if shared := merged.keys() & part.keys():
+            raise ValueError(f"parameters given twice: {sorted(shared)}")
+        merged.update(part)
+    return dict(sorted(merged.items()))
+
+
+def nearest(name: str, candidates: Iterable[str], *, count: int = 3) -> list[str]:
+    """Returns up to `count` candidates that look most like `name`, best first."""
+    return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
+
+
+def _compile(regex: str, what: str) -> re.Pattern[str]:
+    try:
+        return re.compile(regex)
+    except re.error as error:
+        raise ValueError(f"{what}: '{regex}' is not a regular expression: {error}") from error
+
+
+def _plain(regex: str) -> str:
+    return re.sub(r"[\\^$*+?()\[\]{}|]|(?<=\w)\.(?=\*)|\.(?=\*)", "", regex)

@@ -1,0 +1,1 @@
+"""Rows and arrays in, files to look at out."""

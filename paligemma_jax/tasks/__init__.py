@@ -1,0 +1,1 @@
+"""Text to structure and back, and scores."""

@@ -1,0 +1,1 @@
+"""Optimizer, step and loop: trains any apply function."""
