@@ -199,8 +199,12 @@ MODELS = {
 }
 
 
-def defaults() -> ml_collections.ConfigDict:
-    """Returns all keys with their defaults, locked: a misspelled key is an error."""
+def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
+    """Returns all keys with their defaults, locked: a misspelled key is an error.
+
+    Args:
+      stored: nested values that replace the defaults, as a run's config.json holds them.
+    """
     # Types are checked by `validate`: some keys may hold one of several (a schedule, or rules).
     config = ml_collections.ConfigDict(type_safe=False)
     for key in KEYS:
@@ -211,6 +215,7 @@ def defaults() -> ml_collections.ConfigDict:
                 node[folder] = ml_collections.ConfigDict(type_safe=False)
             node = node[folder]
         node[leaf] = _fresh(key.default)
+    _overlay(config, stored or {})
     config.lock()
     for name in ("evals", "optax"):
         config[name].unlock()
@@ -346,6 +351,15 @@ def _leaves(node: ml_collections.ConfigDict, table: Mapping[str, Key], prefix: s
             yield from _leaves(value, table, f"{path}.")
         else:
             yield path, value
+
+
+def _overlay(node: ml_collections.ConfigDict, stored: Mapping[str, Any], prefix: str = "") -> None:
+    for name, value in stored.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and any(k.name.startswith(f"{path}.") for k in KEYS):
+            _overlay(node[name], value, f"{path}.")
+        else:
+            node[name] = _fresh(value)
 
 
 def _has(node: Any, folders: list[str]) -> bool:

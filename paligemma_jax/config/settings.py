@@ -159,9 +159,7 @@ def from_json(path: pathlib.Path) -> ml_collections.ConfigDict:
         raise ValueError(f"{path}: not found. Is {path.parent} the --workdir of a run?") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-    config = presets.defaults()
-    with config.unlocked():
-        config.update(ml_collections.ConfigDict(stored))
+    config = presets.defaults(stored)
     presets.validate(config)
     return config
 
