@@ -1,195 +1,11 @@
-"""Every config key: its default, its types and what it does, in one table.
+"""Presets: complete, locked settings to start a config from, and the check of a finished one."""
 
-`finetune` returns a locked ConfigDict with all of them; README's reference is printed from here
-(`python -m paligemma_jax.config.presets`). Key names follow big_vision where the meaning is the
-same.
-"""
-
-import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
-NUMBER = (int, float)
-OPTIONAL = (type(None),)
-RULES = (list, tuple)
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """A config key: dotted name, default, allowed types (None included where it may be unset)."""
-
-    name: str
-    default: Any
-    types: tuple[type, ...]
-    doc: str
-    choices: tuple[Any, ...] = ()
-
-
-KEYS = (
-    Key("seed", 0, (int,), "decides the data order, dropout and any random initialization"),
-    Key("task", "detection", (str,), "what answers are: how they are checked, scored and drawn"),
-    Key(
-        "coordinates",
-        "1023",
-        (str,),
-        "loc convention: x*1023 (big_vision) or x*1024 (HF guide)",
-        ("1023", "1024"),
-    ),
-    Key("res", 224, (int,), "side of the square input image in pixels, a multiple of the patch"),
-    Key("model.img.variant", "So400m/14", (str,), "vision tower"),
-    Key(
-        "model.img.resample_posemb",
-        False,
-        (bool,),
-        "allow a checkpoint of another resolution: resample its position embeddings",
-    ),
-    Key(
-        "model.img.dims",
-        None,
-        (dict, *OPTIONAL),
-        "dimensions that replace the variant's: width, depth, mlp_dim, num_heads, patch_size",
-    ),
-    Key("model.llm.variant", "gemma_2b", (str,), "language model"),
-    Key(
-        "model.llm.vocab_size",
-        257_152,
-        (int, *OPTIONAL),
-        "rows of the embedding; None: as many as the tokenizer has pieces",
-    ),
-    Key("model.llm.final_logits_softcap", 0.0, NUMBER, "cap of the final logits; 0 is off"),
-    Key("model.llm.dropout", 0.0, NUMBER, "dropout rate in the language model's blocks"),
-    Key(
-        "model.llm.dims",
-        None,
-        (dict, *OPTIONAL),
-        "dimensions that replace the variant's: width, depth, mlp_dim, num_heads, ...",
-    ),
-    Key(
-        "model_init",
-        None,
-        (str, *OPTIONAL),
-        "starting weights: vanity name, path, kaggle:// hf:// https:// gs://; None: random",
-    ),
-    Key(
-        "tokenizer",
-        "gs://big_vision/paligemma_tokenizer.model",
-        (str,),
-        "sentencepiece model: path or address; PaliGemma's own or plain Gemma's",
-    ),
-    Key(
-        "compute_dtype",
-        "float32",
-        (str,),
-        "type of activations and matrix products",
-        ("float32", "bfloat16", "float16"),
-    ),
-    Key(
-        "frozen_dtype",
-        None,
-        (str, *OPTIONAL),
-        "type of frozen weights; None: as stored in the file",
-        (None, "float32", "bfloat16", "float16"),
-    ),
-    Key(
-        "cache_dtype",
-        "float32",
-        (str,),
-        "type of the key-value cache while decoding",
-        ("float32", "bfloat16", "float16"),
-    ),
-    Key(
-        "remat_policy",
-        "nothing_saveable",
-        (str,),
-        "what the backward pass keeps: a name of jax.checkpoint_policies, or none: everything",
-    ),
-    Key("input.data.fname", None, (str, *OPTIONAL), "training set: a JSONL file"),
-    Key(
-        "input.data.image_dir",
-        None,
-        (str, *OPTIONAL),
-        "folder that holds the images; None: the JSONL file's folder",
-    ),
-    Key(
-        "input.data.fields",
-        {"image": "image", "prefix": "prefix", "suffix": "suffix"},
-        (dict,),
-        "the JSONL's names for image, prefix and suffix",
-    ),
-    Key(
-        "input.data.prefix_template",
-        None,
-        (str, *OPTIONAL),
-        "prompt made from the row, as 'answer en {question}'; None: the prefix as it is",
-    ),
-    Key("input.batch_size", 8, (int,), "examples per step, over all devices and processes"),
-    Key("input.text_len", 128, (int,), "tokens of prefix and suffix together, with bos, \\n, eos"),
-    Key("input.max_images", 1, (int,), "image slots per example; unused ones are masked"),
-    Key("input.lowercase", False, (bool,), "lower-case prefix and suffix, as the Colabs do"),
-    Key("input.allow_truncation", False, (bool,), "accept examples that lose their eos"),
-    Key("input.num_workers", None, (int, *OPTIONAL), "threads that decode images; None: all cores"),
-    Key("total_steps", None, (int, *OPTIONAL), "length of the run; one of the three is set"),
-    Key("total_epochs", None, (*NUMBER, *OPTIONAL), "length of the run in passes over the data"),
-    Key("total_examples", None, (int, *OPTIONAL), "length of the run in examples"),
-    Key("accumulation_steps", 1, (int,), "micro-batches per step; the result equals the big batch"),
-    Key(
-        "trainable",
-        None,
-        (str, *OPTIONAL),
-        "regex on parameter names: short form of schedule; the rest is frozen",
-    ),
-    Key(
-        "schedule",
-        {"decay_type": "cosine", "warmup_percent": 0.1},
-        (dict, *RULES),
-        "learning-rate schedule, or rules [(regex, schedule | None)]; None is frozen",
-    ),
-    Key("schedule_offset", 0, (int,), "schedule counts from 0 (big_vision's trainer) or 1 (Colab)"),
-    Key("optax_name", "scale_by_adam", (str,), "optimizer: sgd, momentum, scale_by_adam, ..."),
-    Key("optax", {}, (dict,), "the optimizer's own arguments"),
-    Key("lr", 1e-5, NUMBER, "learning rate at the top of the schedule"),
-    Key("wd", None, (*NUMBER, *OPTIONAL), "weight decay, times the schedule and not times lr"),
-    Key("lr_mults", None, (*RULES, *OPTIONAL), "rules [(regex, factor)] on the learning rate"),
-    Key(
-        "wd_mults",
-        None,
-        (*RULES, *OPTIONAL),
-        "rules [(regex, factor)] on the weight decay; None: kernels only, as big_vision",
-    ),
-    Key("grad_clip_norm", None, (*NUMBER, *OPTIONAL), "clip gradients to this global norm"),
-    Key("label_smoothing", 0.0, NUMBER, "probability given to all other tokens together"),
-    Key("mesh", [("data", -1)], RULES, "axes of the device mesh; -1: all devices that are left"),
-    Key("sharding_strategy", [(".*", "fsdp")], RULES, "rules [(regex, replicate | fsdp | axis)]"),
-    Key("log_training_steps", 10, (int,), "a row of training metrics every so many steps"),
-    Key("evals", {}, (dict,), "evaluations by name: dict(fname=..., log_percent=1/8, ...)"),
-)
-
-EVAL_KEYS = (
-    Key("fname", None, (str,), "data set: a JSONL file"),
-    Key("image_dir", None, (str, *OPTIONAL), "as input.data.image_dir"),
-    Key("log_steps", None, (int, *OPTIONAL), "how often; one of four, and always after the last"),
-    Key("log_epochs", None, (*NUMBER, *OPTIONAL), "how often, in passes over the training data"),
-    Key("log_examples", None, (int, *OPTIONAL), "how often, in training examples"),
-    Key("log_percent", None, (*NUMBER, *OPTIONAL), "how often, as a fraction of the run"),
-    Key("batch_size", None, (int, *OPTIONAL), "None: the training batch size"),
-    Key("num_examples", None, (int, *OPTIONAL), "use only the first so many rows; None: all"),
-    Key("decode", True, (bool,), "write and score answers; False: validation loss only"),
-    Key("max_new_tokens", None, (int, *OPTIONAL), "None: the longest true answer, and 16 more"),
-    Key(
-        "sampler",
-        "greedy",
-        (str,),
-        "how tokens are chosen",
-        ("greedy", "temperature", "nucleus", "beam"),
-    ),
-    Key("temperature", 1.0, NUMBER, "of the samplers temperature and nucleus"),
-    Key("top_p", 0.9, NUMBER, "probability mass that the sampler nucleus keeps"),
-    Key("beam_size", 4, (int,), "of the sampler beam"),
-    Key("best_of", 1, (int,), "sample so many answers and keep the likeliest"),
-)
+from paligemma_jax.config import keys
 
 MODELS = {
     "paligemma1-3b": ("gemma_2b", "pt_{res}.f16"),
@@ -207,7 +23,7 @@ def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDi
     """
     # Types are checked by `validate`: some keys may hold one of several (a schedule, or rules).
     config = ml_collections.ConfigDict(type_safe=False)
-    for key in KEYS:
+    for key in keys.KEYS:
         *folders, leaf = key.name.split(".")
         node = config
         for folder in folders:
@@ -231,7 +47,7 @@ def finetune(model: str, res: int = 224, text_len: int = 128) -> ml_collections.
       text_len: tokens of prefix and suffix together.
     """
     if model not in MODELS:
-        raise ValueError(f"model '{model}' is not known. {did_you_mean(model, MODELS)}")
+        raise ValueError(f"model '{model}' is not known. {keys.did_you_mean(model, MODELS)}")
     config = defaults()
     config.model.llm.variant, config.model_init = MODELS[model]
     config.model_init = config.model_init.format(res=res)
@@ -262,11 +78,11 @@ def from_scratch(
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises a ValueError that lists every key that is unknown, of a wrong type or value."""
-    table = {key.name: key for key in KEYS}
+    table = {key.name: key for key in keys.KEYS}
     problems = []
     for name, value in _leaves(config, table):
         if name not in table:
-            problems.append(f"config key '{name}' is not known. {did_you_mean(name, table)}")
+            problems.append(f"config key '{name}' is not known. {keys.did_you_mean(name, table)}")
         else:
             problems += _check(table[name], value)
     problems += [
@@ -287,49 +103,25 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def eval_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns one evaluation's settings with the defaults of EVAL_KEYS filled in."""
-    return {key.name: settings.get(key.name, key.default) for key in EVAL_KEYS}
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns "Did you mean 'x'? " for the nearest known name, or nothing."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    leaf = difflib.get_close_matches(
-        name.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=1, cutoff=0.7
-    )
-    if not near and leaf:
-        near = [k for k in known if k.rpartition(".")[2] == leaf[0]]
-    return f"Did you mean '{near[0]}'? " if near else ""
-
-
-def markdown() -> str:
-    """Returns the reference table of all keys, for README."""
-    lines = ["| key | default | what it does |", "| --- | --- | --- |"]
-    rows = [(key.name, key) for key in KEYS] + [(f"evals.NAME.{k.name}", k) for k in EVAL_KEYS]
-    for name, key in rows:
-        choices = " (" + ", ".join(map(str, key.choices)) + ")" if key.choices else ""
-        default = str(key.default).replace("|", "\\|")
-        doc = key.doc.replace("|", "\\|")
-        lines.append(f"| `{name}` | `{default}` | {doc}{choices} |")
-    return "\n".join(lines)
+    return {key.name: settings.get(key.name, key.default) for key in keys.EVAL_KEYS}
 
 
 def _check_eval(eval_name: str, settings: Any) -> list[str]:
-    table = {key.name: key for key in EVAL_KEYS}
+    table = {key.name: key for key in keys.EVAL_KEYS}
     where = f"evals.{eval_name}"
     if not isinstance(settings, Mapping | ml_collections.ConfigDict):
         return [f"{where}: expected dict(fname=...), found {settings!r}"]
     problems = [
-        f"config key '{where}.{name}' is not known. {did_you_mean(name, table)}"
+        f"config key '{where}.{name}' is not known. {keys.did_you_mean(name, table)}"
         for name in settings
         if name not in table
     ]
-    for key in EVAL_KEYS:
+    for key in keys.EVAL_KEYS:
         problems += _check(key, settings.get(key.name, key.default), where=f"{where}.")
     return problems
 
 
-def _check(key: Key, value: Any, where: str = "") -> list[str]:
+def _check(key: keys.Key, value: Any, where: str = "") -> list[str]:
     name = where + key.name
     if isinstance(value, ml_collections.ConfigDict):
         value = value.to_dict()
@@ -338,12 +130,12 @@ def _check(key: Key, value: Any, where: str = "") -> list[str]:
         expected = " or ".join("None" if t is type(None) else t.__name__ for t in key.types)
         return [f"{name}={value!r}: expected {expected}, found {type(value).__name__}"]
     if key.choices and value not in key.choices:
-        hint = did_you_mean(str(value), map(str, key.choices))
+        hint = keys.did_you_mean(str(value), map(str, key.choices))
         return [f"{name}={value!r}: expected one of {key.choices}. {hint}"]
     return []
 
 
-def _leaves(node: ml_collections.ConfigDict, table: Mapping[str, Key], prefix: str = ""):
+def _leaves(node: ml_collections.ConfigDict, table: Mapping[str, keys.Key], prefix: str = ""):
     for name in node:
         path, value = f"{prefix}{name}", node[name]
         is_folder = any(known.startswith(f"{path}.") for known in table)
@@ -356,7 +148,7 @@ def _leaves(node: ml_collections.ConfigDict, table: Mapping[str, Key], prefix: s
 def _overlay(node: ml_collections.ConfigDict, stored: Mapping[str, Any], prefix: str = "") -> None:
     for name, value in stored.items():
         path = f"{prefix}{name}"
-        if isinstance(value, Mapping) and any(k.name.startswith(f"{path}.") for k in KEYS):
+        if isinstance(value, Mapping) and any(k.name.startswith(f"{path}.") for k in keys.KEYS):
             _overlay(node[name], value, f"{path}.")
         else:
             node[name] = _fresh(value)
@@ -374,9 +166,3 @@ def _fresh(value: Any) -> Any:
     if isinstance(value, dict):
         return ml_collections.ConfigDict(value, type_safe=False)
     return list(value) if isinstance(value, list) else value
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.stdout.write(markdown() + "\n")

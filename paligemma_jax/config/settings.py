@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from paligemma_jax.config import presets
+from paligemma_jax.config import keys, presets
 
 UNITS = ("steps", "epochs", "examples", "percent")
 
@@ -30,7 +30,7 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
         key, has_value, text = part.partition("=")
         if key not in defaults:
             raise ValueError(
-                f"config argument '{key}' is not known. {presets.did_you_mean(key, defaults)}"
+                f"config argument '{key}' is not known. {keys.did_you_mean(key, defaults)}"
                 f"Known: {', '.join(f'{k}={v}' for k, v in defaults.items()) or 'none'}"
             )
         if not has_value:
@@ -46,7 +46,7 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     path, _, arg = spec.partition(":")
     file = pathlib.Path(path)
     if not file.is_file():
-        near = presets.did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
+        near = keys.did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
         raise ValueError(f"--config: no file {path}. {near}Expected FILE.py or FILE.py:ARGUMENT")
     module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     assert module_spec is not None and module_spec.loader is not None
@@ -174,7 +174,7 @@ def _line_in(file: pathlib.Path, error: BaseException) -> int:
 
 
 def _unknown(path: str, key: str, node: ml_collections.ConfigDict) -> str:
-    return f"config key '{path}' is not known. {presets.did_you_mean(key, node.keys())}"
+    return f"config key '{path}' is not known. {keys.did_you_mean(key, node.keys())}"
 
 
 def _literal(text: str) -> Any:

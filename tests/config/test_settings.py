@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from paligemma_jax.config import presets, settings
+from paligemma_jax.config import keys, presets, settings
 
 CONFIG = """
 from paligemma_jax.config import presets, settings
@@ -119,9 +119,9 @@ def test_two_spellings_of_a_duration_are_an_error():
 
 
 def test_reference_table_has_every_key():
-    table = presets.markdown()
-    assert all(f"`{key.name}`" in table for key in presets.KEYS)
-    assert all(f"`evals.NAME.{key.name}`" in table for key in presets.EVAL_KEYS)
+    table = keys.markdown()
+    assert all(f"`{key.name}`" in table for key in keys.KEYS)
+    assert all(f"`evals.NAME.{key.name}`" in table for key in keys.EVAL_KEYS)
 
 
 def test_defaults_are_valid_and_locked():
