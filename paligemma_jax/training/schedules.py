@@ -1,0 +1,189 @@
+"""Learning-rate schedules: a few keys in, a function from step to multiplier out.
+
+Keys, defaults and numbers are big_vision's (`utils.py::create_learning_rate_schedule`), so its
+recipes can be pasted. Unlike there, a misspelled key or one that the decay type does not use is an
+error, and so is a duration that cannot be converted.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Schedule = Callable[[Any], jax.Array]
+
+UNITS = ("steps", "epochs", "examples", "percent")
+
+
+def _durations(name: str) -> tuple[str, ...]:
+    return tuple(f"{name}_{unit}" for unit in UNITS)
+
+
+# Keys of each decay type, beside those of every schedule.
+DECAY_KEYS = {
+    "constant": (),
+    "cosine": (),
+    "linear": ("end", "linear_end"),
+    "polynomial": ("end", "linear_end", "power"),
+    "rsqrt": ("timescale", "shift", *_durations("timescale"), *_durations("shift")),
+    "stair": ("steps", "mults"),
+}
+COMMON_KEYS = (
+    *("decay_type", "base", "scale_with_batchsize"),
+    *_durations("warmup"),
+    *_durations("cooldown"),
+)
+
+
+def make_schedule(
+    spec: Mapping[str, Any],
+    *,
+    total_steps: int,
+    batch_size: int | None = None,
+    data_size: int | None = None,
+) -> Schedule:
+    """Returns the function step -> float32[] that `spec` describes.
+
+    Args:
+      spec: `decay_type` (constant, cosine, linear, polynomial, rsqrt, stair; default stair, which
+        is constant unless it has `steps`), `base` (value at the top, default 1), warm-up from 0
+        and cool-down to 0 as `{warmup,cooldown}_{steps,epochs,examples,percent}`,
+        `scale_with_batchsize` (times batch size / 256), and the decay type's own keys: linear,
+        polynomial: `end` (default 0), `power`; rsqrt: `timescale`, `shift`, also as durations;
+        stair: `steps`, `mults` (factor on base from each of these steps on).
+      total_steps: length of the schedule.
+      batch_size, data_size: examples per step and per epoch, for the units that need them.
+
+    Raises:
+      ValueError: unknown decay type or key (the nearest one is shown), two units for one
+        duration, a duration that cannot be converted, or warm-up that lasts the whole run.
+    """
+    check_keys(spec)
+
+    def duration(name: str, default: int) -> int:
+        return _steps(name, spec, total_steps, batch_size, data_size, default)
+
+    warmup, cooldown = duration("warmup", 0), duration("cooldown", 0)
+    # A run of one step is how people try a recipe: it may be all warm-up.
+    if total_steps > 1 and warmup >= total_steps:
+        raise ValueError(f"schedule {dict(spec)}: warm-up of {warmup} of {total_steps} steps")
+    base = spec.get("base", 1.0)
+    if spec.get("scale_with_batchsize"):
+        if batch_size is None:
+            raise ValueError(f"schedule {dict(spec)}: scale_with_batchsize needs the batch size")
+        base = base * batch_size / 256
+    timescale = duration("timescale", spec.get("timescale", 10_000))
+    shift = duration("shift", spec.get("shift", 0))
+
+    def schedule(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        value = _decay(
+            spec,
+            base,
+            step=step,
+            elapsed=jnp.maximum(step - warmup, 0.0),
+            progress=jnp.clip((step - warmup) / ((total_steps - warmup) or 1), 0.0, 1.0),
+            timescale=timescale,
+            shift=shift,
+        )
+        if warmup:
+            value = value * jnp.minimum(1.0, step / warmup)
+        if cooldown:
+            value = value * jnp.minimum(1.0, (total_steps - step) / cooldown)
+        return jnp.asarray(value, jnp.float32)
+
+    return schedule
+
+
+def _decay(
+    spec: Mapping[str, Any],
+    base: float,
+    *,
+    step: jax.Array,
+    elapsed: jax.Array,
+    progress: jax.Array,
+    timescale: int,
+    shift: int,
+) -> jax.Array:
+    """Returns the value without warm-up and cool-down.
+
+    `elapsed` counts steps since the warm-up; `progress` is that as a fraction, 0..1, of the rest.
+    """
+    match spec.get("decay_type", "stair"):
+        case "cosine":
+            return base * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        case "linear" | "polynomial":
+            end = spec.get("end", spec.get("linear_end", 0.0))
+            return end + (base - end) * (1.0 - progress) ** spec.get("power", 1)
+        case "rsqrt":
+            return base / jnp.sqrt(1.0 + (elapsed + shift) / timescale)
+        case "stair":
+            boundaries = jnp.asarray(spec.get("steps", ()), jnp.float32)
+            factors = jnp.asarray((1.0, *spec.get("mults", ())), jnp.float32)
+            return base * factors[jnp.searchsorted(boundaries, step, side="right")]
+        case _:
+            return jnp.full_like(step, base)
+
+
+def check_keys(spec: Mapping[str, Any]) -> None:
+    """Raises a ValueError for a decay type, or a key, that `make_schedule` does not know."""
+    decay_type = spec.get("decay_type", "stair")
+    if decay_type not in DECAY_KEYS:
+        near = difflib.get_close_matches(str(decay_type), DECAY_KEYS, n=1)
+        raise ValueError(
+            f"schedule: decay_type={decay_type!r} is not known. "
+            f"{f'Did you mean {near[0]!r}? ' if near else ''}Known: {', '.join(DECAY_KEYS)}"
+        )
+    allowed = COMMON_KEYS + DECAY_KEYS[decay_type]
+    for key in spec:
+        if key not in allowed:
+            users = [name for name, keys in DECAY_KEYS.items() if key in keys]
+            near = difflib.get_close_matches(key, allowed, n=1)
+            hint = f"Only {', '.join(users)} use it. " if users else ""
+            hint += f"Did you mean '{near[0]}'?" if near and not users else ""
+            raise ValueError(f"schedule: decay_type={decay_type!r} has no key '{key}'. {hint}")
+    if len(spec.get("steps", ())) != len(spec.get("mults", ())):
+        raise ValueError(
+            f"schedule: stair needs one of mults for each of steps, found "
+            f"steps={list(spec.get('steps', ()))}, mults={list(spec.get('mults', ()))}"
+        )
+
+
+def _steps(
+    name: str,
+    spec: Mapping[str, Any],
+    total_steps: int,
+    batch_size: int | None,
+    data_size: int | None,
+    default: int,
+) -> int:
+    """Returns the duration `name` in steps: rounded as Python does, at least 1 unless it is 0.
+
+    A value that is None or negative is as good as not given (as in big_vision's `utils.py::steps`,
+    where a sweep switches one off with -1).
+    """
+    given = {
+        unit: value
+        for unit in UNITS
+        if (value := spec.get(f"{name}_{unit}")) is not None and value >= 0
+    }
+    if not given:
+        return default
+    if len(given) > 1:
+        raise ValueError(f"schedule: set one of {[f'{name}_{unit}' for unit in given]}")
+    ((unit, value),) = given.items()
+    if unit == "steps":
+        return value
+    if unit == "percent" and value > 1:
+        raise ValueError(f"schedule: {name}_percent={value} is a fraction, between 0 and 1")
+    if (unit != "percent" and not batch_size) or (unit == "epochs" and not data_size):
+        raise ValueError(f"schedule: {name}_{unit} needs batch_size and, for epochs, data_size")
+    if unit == "percent":
+        exact = value * total_steps
+    elif unit == "epochs":
+        exact = value * ((data_size or 0) / (batch_size or 1))
+    else:
+        exact = value / (batch_size or 1)
+    return max(1, round(exact)) if exact else 0

@@ -1,0 +1,69 @@
+"""Schedules: big_vision's numbers, and no key that is quietly ignored."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from paligemma_jax.training import schedules
+
+REFERENCE = json.loads(
+    (pathlib.Path(__file__).parents[1] / "reference" / "schedules.json").read_text()
+)
+CASES = REFERENCE["create_learning_rate_schedule"]
+
+
+def of(**kwargs):
+    sizes = {
+        key: kwargs.pop(key, None if key != "total_steps" else 100)
+        for key in ("total_steps", "batch_size", "data_size")
+    }
+    return jax.jit(schedules.make_schedule(kwargs, **sizes))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["kwargs"]["decay_type"])
+def test_values_equal_big_vision(case):
+    schedule = of(**case["kwargs"])
+    values = schedule(np.asarray(case["steps"]))
+    np.testing.assert_allclose(values, case["lr"], rtol=2e-6, atol=1e-7 * max(case["lr"]))
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in REFERENCE["steps"] if c["prefix"] == "warmup"], ids=lambda c: str(c)
+)
+def test_durations_round_as_big_vision(case):
+    # A linear warm-up of n steps is first at its top at step n.
+    schedule = of(decay_type="constant", total_steps=case.get("total_steps", 10), **case["config"])
+    assert int(np.argmax(schedule(np.arange(10)) == 1.0)) == case["result"]
+
+
+def test_one_step_that_is_all_warm_up_is_finite():
+    schedule = of(decay_type="cosine", warmup_percent=0.1, total_steps=1)
+    np.testing.assert_allclose(schedule(np.arange(3)), [0.0, 1.0, 0.0])
+
+
+def test_constant_equals_stair_without_steps():
+    np.testing.assert_array_equal(
+        of(decay_type="constant", base=0.3)(np.arange(5)), of(base=0.3)(np.arange(5))
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (dict(decay_type="cosin"), "decay_type='cosin' is not known. Did you mean 'cosine'"),
+        (dict(decay_type="cosine", warmup_step=3), "no key 'warmup_step'. Did you mean 'warmup_"),
+        (dict(decay_type="cosine", power=2), "no key 'power'. Only polynomial use"),
+        (dict(decay_type="cosine", warmup_steps=100), "warm-up of 100 of 100 steps"),
+        (dict(decay_type="cosine", warmup_steps=1, warmup_percent=0.1), "set one of"),
+        (dict(decay_type="cosine", warmup_percent=5), "warmup_percent=5 is a fraction"),
+        (dict(decay_type="cosine", warmup_epochs=1), "warmup_epochs needs batch_size and"),
+        (dict(decay_type="stair", steps=[3]), "one of mults for each of steps"),
+        (dict(decay_type="cosine", scale_with_batchsize=True), "needs the batch size"),
+    ],
+)
+def test_wrong_spec_is_named(spec, message):
+    with pytest.raises(ValueError, match=message):
+        of(**spec)
