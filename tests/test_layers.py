@@ -1,0 +1,274 @@
+"""The plan of the house, enforced: who may import whom, and which library lives where.
+
+Reads the sources with `ast` and imports nothing of ours. A rule that stands in the way is changed
+here, in the same commit, with the reason.
+"""
+
+import ast
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = "paligemma_jax"
+
+DOORS = {"__init__", "train", "evaluate", "predict", "convert", "check", "sweep"}
+# Room -> the other rooms that it may import.
+ROOMS = {
+    "config": set(),
+    "params": set(),
+    "tasks": set(),
+    "models": {"params"},
+    "training": {"params"},
+    "checkpoints": {"params"},
+    "reports": {"params"},
+    "data": {"tasks", "params"},
+    "inference": {"params", "tasks", "data"},
+}
+ROOMS["build"] = set(ROOMS)
+
+# Library -> where it may be imported: rooms and files of the package; "doors" is every door.
+HOMES = {
+    "numpy": {*ROOMS, "doors"},
+    "jax": {*ROOMS, "doors"} - {"config", "tasks", "data", "reports"},
+    "ml_dtypes": {"params", "checkpoints"},
+    "scipy": {"params", "models", "checkpoints", "tasks"},
+    "flax": {"models"},
+    "einops": {"models"},
+    "optax": {"training"},
+    "tensorflow": {"data"},
+    "ml_collections": {"config", "build", "doors"},
+    "absl": {"config", "build", "doors"},
+    "orbax": {"checkpoints"},
+    "safetensors": {"checkpoints"},
+    "kagglehub": {"checkpoints/hub.py"},
+    "huggingface_hub": {"checkpoints/hub.py"},
+    "fsspec": {"data", "checkpoints/hub.py"},
+    "sentencepiece": {"data/tokens.py"},
+    "PIL": {"data", "reports", "predict.py"},
+    "pycocotools": {"tasks", "data/importers.py", "data/importers"},
+    "supervision": {"tasks", "data/importers.py", "data/importers"},
+    "matplotlib": {"reports"},
+    "tensorboardX": {"reports/runlog.py"},
+    "tqdm": {"doors", "build/terminal.py"},  # terminal.py is what all doors show progress with
+    "torch": set(),  # tests and benchmarks only
+}
+# Slow or heavy to import: only where used, so that everything else starts without them.
+LAZY = {"tensorflow", "orbax"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """`import module`, or `from module import name` (else name is None)."""
+
+    module: str
+    name: str | None
+    line: int
+    is_relative: bool
+    is_in_function: bool
+
+
+def imports(node: ast.AST, is_in_function: bool = False) -> Iterator[Import]:
+    """Yields every import below a node, one for each name, `if TYPE_CHECKING` blocks included."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(alias.name, None, child.lineno, False, is_in_function)
+        elif isinstance(child, ast.ImportFrom):
+            for alias in child.names:
+                module, relative = child.module or "", child.level > 0
+                yield Import(module, alias.name, child.lineno, relative, is_in_function)
+        elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from imports(child, is_in_function or is_function)
+
+
+def room_of(path: str) -> str | None:
+    """Returns the room of a file of the package: 'data/images.py' -> 'data', a door -> None."""
+    return path.split("/")[0] if "/" in path else None
+
+
+def check_imports(path: str, tree: ast.Module, modules: set[str]) -> list[str]:
+    """Returns what is wrong with the imports of one file, as 'path:line: message'.
+
+    Args:
+      path: the file, relative to the package.
+      tree: its parsed text.
+      modules: all modules and packages of ours by dotted name: 'paligemma_jax.data.images'.
+    """
+    found = []
+    for item in imports(tree):
+        top = item.module.partition(".")[0]
+        if item.is_relative:
+            message = "relative import; write the full name"
+        elif top == PACKAGE:
+            message = _check_own(path, item, modules)
+        elif top in sys.stdlib_module_names:
+            message = None
+        else:
+            message = _check_library(path, item, top)
+        if message:
+            found.append(f"{path}:{item.line}: {message}")
+    return found
+
+
+def _check_own(path: str, item: Import, modules: set[str]) -> str | None:
+    target = f"{item.module}.{item.name}" if item.name else item.module
+    if target not in modules:
+        return f"{target} is no module: import the module it is in, and write module.name"
+    if target == PACKAGE:
+        return "imports the Python door"
+    room, target_room = room_of(path), target.split(".")[1]
+    if target_room in DOORS:
+        return f"imports the door {target_room}: no room and no other door may"
+    if room is not None and target_room not in {room, *ROOMS[room]}:
+        return f"{room} may not import {target_room}, only {sorted(ROOMS[room]) or 'itself'}"
+    # The Python door must cost nothing to those who import a room alone.
+    if item.is_in_function != (path == "__init__.py"):
+        return f"{target}: import at module level (inside the function only in __init__.py)"
+    return None
+
+
+def _check_library(path: str, item: Import, library: str) -> str | None:
+    if library not in HOMES:
+        return f"{library} has no home: give it one in HOMES, with a reason in the commit"
+    homes, room = HOMES[library], room_of(path)
+    if not homes & {path, room or "doors", *map(str, pathlib.PurePath(path).parents)}:
+        return f"{library} lives in {', '.join(sorted(homes)) or 'the tests'} only"
+    if library in LAZY and not item.is_in_function:
+        return f"{library}: import inside the function that uses it"
+    if library not in LAZY and item.is_in_function:
+        return f"{library}: import at module level"
+    return None
+
+
+def check_calls(path: str, tree: ast.Module) -> list[str]:
+    """Returns calls that belong in a door or in build: print, and defaults read from a config."""
+    room = room_of(path)
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or room is None:
+            continue
+        function = node.func
+        if isinstance(function, ast.Name) and function.id == "print":
+            found.append(f"{path}:{node.lineno}: prints; take a callable from the door instead")
+        if isinstance(function, ast.Attribute) and room not in ("build", "config"):
+            owner = function.value.id if isinstance(function.value, ast.Name) else ""
+            if function.attr == "get" and owner in ("c", "cfg", "config"):
+                found.append(f"{path}:{node.lineno}: reads a config; take the value as argument")
+    return found
+
+
+@functools.cache
+def trees(folder: str) -> dict[str, ast.Module]:
+    """Returns path relative to the folder -> parsed text, for every Python file below it."""
+    base = ROOT / folder
+    return {str(p.relative_to(base)): ast.parse(p.read_text()) for p in sorted(base.rglob("*.py"))}
+
+
+def own_modules(paths: Iterable[str]) -> set[str]:
+    """Returns dotted names: 'data/images.py' -> 'paligemma_jax.data.images'."""
+    dotted = (path.removesuffix(".py").replace("/", ".") for path in paths)
+    return {f"{PACKAGE}.{name}".removesuffix(".__init__") for name in dotted}
+
+
+def test_imports_follow_the_layers_and_libraries_stay_at_home():
+    files = trees(PACKAGE)
+    modules = own_modules(files)
+    found = [line for path, tree in files.items() for line in check_imports(path, tree, modules)]
+    assert not found, "\n".join(found)
+
+
+def test_rooms_below_the_doors_print_nothing_and_read_no_config():
+    found = [line for path, tree in trees(PACKAGE).items() for line in check_calls(path, tree)]
+    assert not found, "\n".join(found)
+
+
+def test_every_file_is_a_door_or_stands_in_a_room():
+    heads = {path.split("/")[0] for path in trees(PACKAGE)}
+    assert heads <= {f"{door}.py" for door in DOORS} | set(ROOMS)
+    assert not [path for path in trees(PACKAGE) if pathlib.Path(path).stem == "utils"]
+
+
+def test_configs_import_only_the_config_room():
+    found = [
+        f"configs/{path}:{item.line}: imports {item.module}"
+        for path, tree in trees("configs").items()
+        for item in imports(tree)
+        if item.module != f"{PACKAGE}.config" and item.module not in sys.stdlib_module_names
+    ]
+    assert not found, "\n".join(found)
+
+
+MODULES = {PACKAGE} | {
+    f"{PACKAGE}.{name}"
+    for name in (
+        "params",
+        "params.names",
+        "models",
+        "models.gemma",
+        "build",
+        "build.model",
+        "train",
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "message"),
+    [
+        ("params/a.py", "from paligemma_jax.models import gemma", "params may not import models"),
+        ("models/a.py", "from paligemma_jax.build import model", "models may not import build"),
+        ("models/a.py", "import paligemma_jax.build.model", "models may not import build"),
+        ("models/a.py", "from paligemma_jax.params.names import match", "is no module"),
+        ("models/a.py", "from ..params import names", "relative import"),
+        ("models/a.py", "def f():\n    from paligemma_jax.params import names", "module level"),
+        ("models/a.py", "from paligemma_jax import train", "imports the door train"),
+        ("evaluate.py", "from paligemma_jax import train", "imports the door train"),
+        ("train.py", "import paligemma_jax", "imports the Python door"),
+        ("__init__.py", "from paligemma_jax.build import model", "only in __init__.py"),
+        ("params/a.py", "import flax.linen as nn", "flax lives in models only"),
+        ("params/a.py", "try:\n    import flax\nexcept ImportError:\n    pass", "flax lives in"),
+        ("checkpoints/npz.py", "import kagglehub", "kagglehub lives in checkpoints/hub.py"),
+        ("data/a.py", "import tensorflow as tf", "inside the function"),
+        ("checkpoints/a.py", "import orbax.checkpoint as ocp", "inside the function"),
+        ("models/a.py", "def f():\n    import jax", "jax: import at module level"),
+        ("models/a.py", "class A:\n  def f(self):\n    if 1:\n      import jax", "module level"),
+        ("reports/a.py", "import torch", "torch lives in the tests only"),
+        ("data/pipeline.py", "from tqdm import tqdm", "tqdm lives in"),
+        ("data/images.py", "import cv2", "cv2 has no home"),
+        ("build/a.py", "import configs.demo", "configs has no home"),
+    ],
+)
+def test_a_wrong_import_is_found(path, source, message):
+    (found,) = check_imports(path, ast.parse(source), MODULES)
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("models/a.py", "import re\nimport jax.numpy\nfrom paligemma_jax.params import names"),
+        ("build/a.py", "from paligemma_jax.build import model\nimport paligemma_jax.models.gemma"),
+        ("train.py", "import tqdm\nfrom absl import app\nfrom paligemma_jax.build import model"),
+        ("__init__.py", "def load():\n    from paligemma_jax.build import model"),
+        ("data/a.py", "def f():\n    import tensorflow as tf"),
+        ("data/importers/coco.py", "import pycocotools.coco"),
+        ("checkpoints/hub.py", "import kagglehub"),
+    ],
+)
+def test_a_right_import_is_left_alone(path, source):
+    assert check_imports(path, ast.parse(source), MODULES) == []
+
+
+def test_a_print_and_a_config_default_are_found_below_the_doors_only():
+    tree = ast.parse("def f(config):\n    print(config.get('lr', 1e-5))")
+    assert [line.partition(";")[0] for line in check_calls("training/a.py", tree)] == [
+        "training/a.py:2: prints",
+        "training/a.py:2: reads a config",
+    ]
+    assert check_calls("train.py", tree) == []
