@@ -1,0 +1,72 @@
+# make demo    generate data, train a small PaliGemma from scratch, evaluate it, write a report
+# make test    the default test suite
+# make check   what a commit must pass: format, lint, types, tests
+# make lint    the first three of these alone
+# make clean   remove caches and what the demo wrote; .venv stays
+#
+# Each does its own set-up: a virtual environment in .venv, from nothing but Python 3.11 to 3.13.
+# To choose the interpreter: make test PYTHON=/path/to/python3.12
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3.11 python3.12 python3.13 python3 python
+# The stamp is newer than what it depends on as long as everything declared there is installed.
+INSTALLED := $(VENV)/installed
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/basedpyright
+
+check: lint test
+
+# A run that stopped half-way would be taken up again; the demo always starts anew.
+demo: $(INSTALLED)
+	@rm -rf data/demo runs/demo
+	@set -eu; \
+	start=$$SECONDS; \
+	$(BIN)/python experiments/demo/make_data.py --out data/demo; \
+	made=$$SECONDS; \
+	$(BIN)/python -m paligemma_jax.train --config configs/demo.py --workdir runs/demo; \
+	trained=$$SECONDS; \
+	$(BIN)/python -m paligemma_jax.evaluate --run runs/demo --data data/demo/_annotations.test.jsonl \
+	    --untrained; \
+	echo "data $$((made - start)) s, training $$((trained - made)) s," \
+	    "evaluation $$((SECONDS - trained)) s; open runs/demo/report.html"
+
+clean:
+	rm -rf .cache .pytest_cache .ruff_cache .hypothesis *.egg-info data/demo runs/demo
+
+# pip prints some 300 lines; those about large files are enough to see that it moves.
+LARGE := awk '/(Downloading|Using cached).*([0-9][0-9](\.[0-9])? MB|GB)/ { print substr($$0, 1, 100); fflush() }'
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing into $(VENV): about 2 GB, some minutes the first time"
+	@set -o pipefail; \
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]' | $(LARGE)
+	@touch $@
+
+# pip is the last thing that venv writes, so its absence also shows one that was interrupted.
+$(BIN)/pip:
+	@for python in $(PYTHON); do \
+	    if "$$python" -c 'import ensurepip, sys, venv; \
+	        sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+	        echo "Making $(VENV) with $$("$$python" --version) ($$(command -v "$$python"))"; \
+	        exec "$$python" -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "No Python 3.11, 3.12 or 3.13 that has the venv module among: $(PYTHON)." \
+	    "Install one (Debian, Ubuntu: apt install python3.11-venv)" \
+	    "or name it: make PYTHON=/path/to/python3.11" >&2; \
+	exit 1
