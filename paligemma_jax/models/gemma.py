@@ -1,0 +1,212 @@
+"""Gemma 1 and 2, text decoder: embedded tokens in, hidden states out.
+
+Letters in einsums: B batch, T query length, S key length, D width, F mlp width, N heads,
+K kv heads, H head size, V vocabulary. Names and numbers follow big_vision's `models/ppp/gemma.py`
+(no sliding window: every layer attends over all positions).
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from paligemma_jax.models import attention, layers, weights
+from paligemma_jax.params import variants
+
+KeyValue = tuple[jax.Array, jax.Array]
+
+
+def _truncated_normal(*, in_axis: tuple[int, ...], out_axis: tuple[int, ...]):
+    return nn.initializers.variance_scaling(
+        1.0, "fan_in", "truncated_normal", in_axis=in_axis, out_axis=out_axis
+    )
+
+
+def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Rotary position embedding (arXiv:2104.09864), halves layout: [B, T, N, H] -> the same.
+
+    Angles are float32: bfloat16 cannot tell neighbouring positions apart beyond 256.
+    """
+    H = x.shape[-1]
+    wavelength = 10_000.0 ** (jnp.arange(0, H, 2, dtype=jnp.float32) / H)
+    radians = positions[:, :, None, None].astype(jnp.float32) / wavelength
+    sin, cos = jnp.sin(radians), jnp.cos(radians)
+    x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
+
+
+def keep_own(k: jax.Array, v: jax.Array) -> KeyValue:
+    """Queries see the keys and values of the same call: training and prefill."""
+    return k, v
+
+
+class Attention(nn.Module):
+    """Self-attention with rotary positions and grouped heads."""
+
+    llm: variants.Gemma
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        remember: Callable[[jax.Array, jax.Array], KeyValue],
+    ) -> tuple[jax.Array, KeyValue]:
+        """Returns [B, T, D], and the keys and values [B, S, K, H] that `remember` gave back."""
+        llm = self.llm
+        q, k, v = self._project_qkv(x)
+        q = rotate(q, positions) * _query_scale(llm)
+        k, v = remember(rotate(k, positions), v)
+        x = attention.attend(q, k.astype(x.dtype), v.astype(x.dtype), mask, llm.attn_logits_softcap)
+        out = layers.Einsum(
+            (llm.num_heads, llm.head_dim, llm.width),
+            w_init=_truncated_normal(in_axis=(0, 1), out_axis=(2,)),
+            name="attn_vec_einsum",
+        )
+        return out("BTNH,NHD->BTD", x), (k, v)
+
+    def _project_qkv(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        llm = self.llm
+        N, K, D, H = llm.num_heads, llm.num_kv_heads, llm.width, llm.head_dim
+        stacked = _truncated_normal(in_axis=(2,), out_axis=(0, 1, 3))
+        if K == N:
+            qkv = layers.Einsum((3, N, D, H), w_init=stacked, name="qkv_einsum")
+            q, k, v = qkv("BTD,3KDH->3BTKH", x)
+            return q, k, v
+        single = _truncated_normal(in_axis=(1,), out_axis=(0, 2))
+        q = layers.Einsum((N, D, H), w_init=single, name="q_einsum")("BTD,NDH->BTNH", x)
+        kv = layers.Einsum((2, K, D, H), w_init=stacked, name="kv_einsum")
+        k, v = kv("BTD,2KDH->2BTKH", x)
+        return q, k, v
+
+
+class FeedForward(nn.Module):
+    """Gated MLP, gelu(x W0) * (x W1) W2: [B, T, D] -> [B, T, D]."""
+
+    llm: variants.Gemma
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        D, F = self.llm.width, self.llm.mlp_dim
+        gating = self.param(
+            "gating_einsum", _truncated_normal(in_axis=(1,), out_axis=(0, 2)), (2, D, F)
+        )
+        linear = self.param("linear", _truncated_normal(in_axis=(0,), out_axis=(1,)), (F, D))
+        # Two products, not one over the stacked weight: that would transpose it.
+        gate = weights.project({"w": gating[0]}, "BTD,DF->BTF", x)
+        up = weights.project({"w": gating[1]}, "BTD,DF->BTF", x)
+        return weights.project({"w": linear}, "BTF,FD->BTD", nn.gelu(gate) * up)
+
+
+class Block(nn.Module):
+    """Transformer block; Gemma 2 also normalizes behind attention and MLP."""
+
+    llm: variants.Gemma
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        remember: Callable[[jax.Array, jax.Array], KeyValue] = keep_own,
+    ) -> tuple[jax.Array, KeyValue]:
+        """Returns [B, T, D] and what attention remembered."""
+        drop = layers.Dropout(self.dropout)
+        y = layers.RMSNorm(name="pre_attention_norm")(x)
+        y, kv = Attention(self.llm, name="attn")(y, positions, mask, remember)
+        if self.llm.post_norms:
+            y = layers.RMSNorm(name="post_attention_norm")(y)
+        x += drop(y)
+        y = layers.RMSNorm(name="pre_ffw_norm")(x)
+        y = drop(FeedForward(self.llm, name="mlp")(y))
+        if self.llm.post_norms:
+            y = layers.RMSNorm(name="post_ffw_norm")(y)
+        return x + y, kv
+
+
+class Embedder(nn.Module):
+    """The tied embedding table: token ids to vectors, hidden states to logits."""
+
+    vocab_size: int
+    width: int
+
+    def setup(self):
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
+        self.input_embedding = self.param("input_embedding", init, (self.vocab_size, self.width))
+
+    def encode(self, ids: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """int32[B, T] -> dtype[B, T, D], scaled by sqrt(D)."""
+        x = weights.look_up({"w": self.input_embedding}, ids, dtype=dtype)
+        return x * jnp.asarray(self.width**0.5, dtype)
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        """[B, T, D] -> float32[B, T, V]."""
+        return weights.project({"w": self.input_embedding}, "BTD,VD->BTV", x, out_dtype=jnp.float32)
+
+
+class Tower(nn.Module):
+    """The language model.
+
+    Attributes:
+      llm: dimensions.
+      vocab_size: rows of the embedding table.
+      dtype: compute dtype.
+      remat: see `layers.scan`.
+      dropout: rate; above 0 a `dropout` rng is needed.
+    """
+
+    llm: variants.Gemma
+    vocab_size: int
+    dtype: DTypeLike = "float32"
+    remat: str = "none"
+    dropout: float = 0.0
+
+    def setup(self):
+        self.embedder = Embedder(self.vocab_size, self.llm.width)
+        self.layers = Block(self.llm, self.dropout)
+        self.final_norm = layers.RMSNorm()
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """int32[B, T] -> dtype[B, T, D]."""
+        return self.embedder.encode(ids, dtype=self.dtype)
+
+    def __call__(self, x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
+        """Returns hidden states after the final norm.
+
+        Args:
+          x: dtype[B, T, D].
+          positions: int32[B, T].
+          mask: bool[B, T, T].
+        """
+
+        def body(block: Block, x: jax.Array):
+            return block(x, positions, mask)[0], None
+
+        x, _ = layers.scan(body, depth=self.llm.depth, remat=self.remat)(self.layers, x)
+        return self.final_norm(x)
+
+    def prefill(self, x: jax.Array, positions: jax.Array, mask: jax.Array):
+        """As `__call__`, and also returns every layer's keys and values, [L, B, T, K, H] each."""
+
+        def body(block: Block, x: jax.Array):
+            return block(x, positions, mask)
+
+        x, kv = layers.scan(body, depth=self.llm.depth, remat=self.remat)(self.layers, x)
+        return self.final_norm(x), kv
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """[B, T, D] -> float32[B, T, V], with the final soft-cap if the model has one."""
+        logits = self.embedder.decode(x)
+        if cap := self.llm.final_logits_softcap:
+            logits = jnp.tanh(logits / cap) * cap
+        return logits
+
+
+def _query_scale(llm: variants.Gemma) -> float:
+    per_head = {"head_dim": llm.head_dim, "width_per_head": llm.width // llm.num_heads}
+    return per_head[llm.query_scale] ** -0.5

@@ -1,0 +1,150 @@
+"""SigLIP vision tower without pooling: uint8 images in, one token per patch out.
+
+Names and numbers follow big_vision's `models/vit.py` with `pool_type="none", scan=True`; the
+architecture is arXiv:2303.15343, table 1 (So400m: arXiv:2305.13035).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from paligemma_jax.models import attention, layers
+from paligemma_jax.params import variants
+
+_xavier_in = nn.initializers.xavier_uniform(in_axis=0, out_axis=(1, 2))
+_xavier_out = nn.initializers.xavier_uniform(in_axis=(0, 1), out_axis=2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all patches: [B, P, D] -> [B, P, D]."""
+
+    img: variants.Vit
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        D, N, H = self.img.width, self.img.num_heads, self.img.head_dim
+
+        def heads(name: str) -> jax.Array:
+            dense = layers.Dense((D, N, H), bias_shape=(N, H), w_init=_xavier_in, name=name)
+            return dense("BPD,DNH->BPNH", x)
+
+        q, k, v = heads("query"), heads("key"), heads("value")
+        x = attention.attend(q * H**-0.5, k, v, mask=None)
+        out = layers.Dense((N, H, D), bias_shape=(D,), w_init=_xavier_out, name="out")
+        return out("BPNH,NHD->BPD", x)
+
+
+class Mlp(nn.Module):
+    """Two dense layers with a tanh-approximated GELU between: [B, P, D] -> [B, P, D]."""
+
+    img: variants.Vit
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        D, F = self.img.width, self.img.mlp_dim
+
+        def dense(shape: tuple[int, int], name: str) -> layers.Dense:
+            w_init, bias_init = nn.initializers.xavier_uniform(), nn.initializers.normal(1e-6)
+            return layers.Dense(shape, shape[1:], w_init, bias_init, name=name)
+
+        x = nn.gelu(dense((D, F), "Dense_0")("BPD,DF->BPF", x))
+        x = layers.Dropout(self.dropout)(x)
+        return dense((F, D), "Dense_1")("BPF,FD->BPD", x)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: [B, P, D] -> [B, P, D]."""
+
+    img: variants.Vit
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        drop = layers.Dropout(self.dropout)
+        attn = SelfAttention(self.img, name="MultiHeadDotProductAttention_0")
+        mlp = Mlp(self.img, self.dropout, name="MlpBlock_0")
+        x += drop(attn(layers.LayerNorm(name="LayerNorm_0")(x)))
+        x += drop(mlp(layers.LayerNorm(name="LayerNorm_1")(x)))
+        return x
+
+
+class Encoder(nn.Module):
+    """`depth` blocks with stacked parameters, and a last norm: [B, P, D] -> [B, P, D]."""
+
+    img: variants.Vit
+    remat: str
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        block = Block(self.img, self.dropout, name="encoderblock")
+        x, _ = layers.scan(
+            lambda block, x: (block(x), None), depth=self.img.depth, remat=self.remat
+        )(block, x)
+        return layers.LayerNorm(name="encoder_norm")(x)
+
+
+class Tower(nn.Module):
+    """Vision tower and projection to the language model's width.
+
+    Attributes:
+      img: dimensions.
+      grid: patches along one side of the image.
+      out_dim: width of the language model (E).
+      dtype: compute dtype.
+      remat: see `layers.scan`.
+      dropout: rate; above 0 a `dropout` rng is needed.
+    """
+
+    img: variants.Vit
+    grid: int
+    out_dim: int
+    dtype: DTypeLike = "float32"
+    remat: str = "none"
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """uint8[B, R, R, 3] -> dtype[B, P, E]."""
+        D, c = self.img.width, self.img.patch_size
+        x = _cut_patches(normalize(image), grid=self.grid, patch_size=c).astype(self.dtype)
+        embedding = layers.Dense(
+            (c, c, 3, D), bias_shape=(D,), w_init=nn.initializers.lecun_normal(), name="embedding"
+        )
+        x = embedding("BPxyc,xycD->BPD", x)
+        x += self.param(
+            "pos_embedding", nn.initializers.normal(D**-0.5), (1, self.grid**2, D)
+        ).astype(self.dtype)
+        x = layers.Dropout(self.dropout)(x)
+        x = Encoder(self.img, self.remat, self.dropout, name="Transformer")(x)
+        # big_vision starts a classification head at zero. Here that would cut the gradient to the
+        # whole tower at the first step of a run from scratch.
+        head = layers.Dense(
+            (D, self.out_dim),
+            bias_shape=(self.out_dim,),
+            w_init=nn.initializers.lecun_normal(),
+            name="head",
+        )
+        return head("BPD,DE->BPE", x)
+
+
+def normalize(image: jax.Array) -> jax.Array:
+    """uint8[...] in 0..255 -> float32[...] in -1..1, as big_vision's value_range(-1, 1)."""
+    if image.dtype != jnp.uint8:
+        raise ValueError(
+            f"images must be uint8 in 0..255, found {image.dtype}; they are normalized on device"
+        )
+    return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def _cut_patches(image: jax.Array, *, grid: int, patch_size: int) -> jax.Array:
+    """[B, R, R, 3] -> [B, P, patch, patch, 3], row by row."""
+    B, *sides, channels = image.shape
+    if sides != [grid * patch_size] * 2 or channels != 3:
+        raise ValueError(
+            f"image shape {image.shape}: expected [B, {grid * patch_size}, {grid * patch_size}, 3]"
+        )
+    x = image.reshape(B, grid, patch_size, grid, patch_size, 3)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, grid**2, patch_size, patch_size, 3)
