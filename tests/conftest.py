@@ -1,6 +1,17 @@
 """What every test shares. float32 products are exact here: references were made so."""
 
+import os
 import pathlib
+
+# Read when jax and tensorflow are imported, and by the programs that a test starts. What is
+# compiled is kept for the next run of the tests.
+for name, value in {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(__file__).parents[1] / ".cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}.items():
+    os.environ.setdefault(name, value)
 
 import jax
 import numpy as np
