@@ -1,0 +1,263 @@
+"""How good predicted boxes are: per image (`judge`) and over a data set (`score`).
+
+Both speak in rows of predictions.jsonl (see `judge`), so the scores of a run can be computed again
+from the file alone.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.tasks import average_precision, detection, geometry
+
+MATCH_IOU = 0.5
+DUPLICATE_IOU = 0.9
+NOTHING, OTHER = "(nothing)", "(other)"  # of the confusion matrix
+
+
+def judge(
+    prediction: str,
+    *,
+    suffix: str | None,
+    tokens: Sequence[tuple[str, float]] | None = None,
+    convention: str = geometry.DEFAULT_CONVENTION,
+) -> dict[str, Any]:
+    """Reads one prediction and compares it with its truth: a detection row's own keys.
+
+    Args:
+      prediction: the model's text.
+      suffix: the true text; None where it is not known.
+      tokens: (piece, log-probability) of the prediction, as `detection.box_scores` takes them;
+        without them every confidence is 1.
+
+    Returns:
+      detections: [{"box_yxyx": [y1, x1, y2, x2] in 0..1, "label": ..., "score": confidence}].
+      dropped: {reason: count} of what was malformed in the prediction (`detection.REASONS`).
+      truths: [{"box_yxyx", "label"}], or None.
+      matched: how many detections overlap a truth of their label with IoU >= 0.5, one to one.
+      score: 0..1, 2 * (sum of the matches' IoU, whatever their size) / (detections + truths); 1
+        where both are none. None without truth, like matched and correct.
+      correct: whether every detection and every truth is matched.
+
+    Raises:
+      ValueError: the true text is no detection.
+    """
+    text = prediction if tokens is None else detection.join_pieces(piece for piece, _ in tokens)
+    predicted = detection.parse(text, convention=convention)
+    scores = np.ones(len(predicted)) if tokens is None else detection.box_scores(tokens)
+    row = {
+        "detections": [
+            {**found, "score": round(float(score), 6)}
+            for found, score in zip(_to_rows(predicted), scores, strict=True)
+        ],
+        "dropped": dict(predicted.dropped),
+    }
+    if suffix is None:
+        return row | {"truths": None, "matched": None, "score": None, "correct": None}
+    if problem := detection.check(suffix):
+        raise ValueError(f"the true suffix is no detection: {problem}")
+    truth = detection.parse(suffix, convention=convention)
+    same = [pair for pair in match(truth, predicted, min_iou=0) if pair.same_label]
+    matched = sum(pair.iou >= MATCH_IOU for pair in same)
+    total = len(truth) + len(predicted)
+    return row | {
+        "truths": _to_rows(truth),
+        "matched": matched,
+        "score": round(2 * sum(pair.iou for pair in same) / total, 6) if total else 1.0,
+        "correct": matched == len(truth) == len(predicted),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A truth and a prediction, by their places in their lists, that cover the same thing."""
+
+    truth: int
+    prediction: int
+    iou: float
+    same_label: bool
+
+
+def match(
+    truth: detection.Detections, predicted: detection.Detections, *, min_iou: float
+) -> list[Pair]:
+    """Pairs truths with predictions one to one: those of the same label first, then by IoU.
+
+    Confidences play no part: a text names its boxes or it does not. Pairs have IoU >= min_iou
+    and above 0.
+    """
+    overlaps = geometry.iou(truth.boxes_yxyx, predicted.boxes_yxyx)
+    candidates = [
+        Pair(int(t), int(p), float(overlaps[t, p]), truth.labels[t] == predicted.labels[p])
+        for t, p in np.argwhere((overlaps >= min_iou) & (overlaps > 0))
+    ]
+    pairs, used = [], (set(), set())
+    for pair in sorted(candidates, key=lambda pair: (not pair.same_label, -pair.iou)):
+        if pair.truth not in used[0] and pair.prediction not in used[1]:
+            used[0].add(pair.truth)
+            used[1].add(pair.prediction)
+            pairs.append(pair)
+    return pairs
+
+
+def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the scores of a data set from its rows: see `judge` for the keys that are read.
+
+    Rows without truth are left out. Numbers that do not exist, for lack of boxes, are nan.
+
+    Returns:
+      map, map50, map75: COCO's average precision over classes that have a truth, with the boxes'
+        confidences (`average_precision`); per_class has each class's own.
+      precision50, recall50, mean_iou: of all boxes, from pairs of one label with IoU >= 0.5. A
+        label that is no truth's (`unknown_labels` counts them) is a false positive here.
+      image_score, correct: means of the rows' values. count_correct: share of images with as many
+        boxes as they should have.
+      num_images, num_truths, num_predictions, empty (images without predictions), duplicates
+        (boxes with IoU >= 0.9 with an earlier one of their label), dropped ({reason: count}).
+      per_class: {label: {map, map50, map75, precision50, recall50, num_truths, num_predictions}}
+        for the labels of truths.
+      confusion: {"labels": [...], "counts": [[...]]}, counts[truth][prediction] of pairs with IoU
+        >= 0.5. The labels are those of truths and prompts, then "(other)" for what else was
+        predicted, then "(nothing)": a prediction without truth, a truth without prediction.
+    """
+    images = [_Image.of(row) for row in rows if row["truths"] is not None]
+    labels = sorted({label for image in images for label in image.truth.labels})
+    known = {*labels, *(label for image in images for label in image.asked)}
+    per_class = _per_class(images, labels)
+    return {
+        **{
+            key: _mean([values[key] for values in per_class.values()])
+            for key in ("map", "map50", "map75")
+        },
+        **_quality(images),
+        **_counts(images),
+        "unknown_labels": dict(
+            Counter(
+                label for image in images for label in image.predicted.labels if label not in known
+            )
+        ),
+        "per_class": per_class,
+        "confusion": _confusion(images, sorted(known)),
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Image:
+    """A row, ready to be counted. `pairs` overlap by MATCH_IOU or more."""
+
+    row: Mapping[str, Any]
+    truth: detection.Detections
+    predicted: detection.Detections
+    scores: list[float]
+    pairs: list[Pair]
+    asked: list[str]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "_Image":
+        truth, predicted = _from_rows(row["truths"]), _from_rows(row["detections"])
+        return cls(
+            row=row,
+            truth=truth,
+            predicted=predicted,
+            scores=[found["score"] for found in row["detections"]],
+            pairs=match(truth, predicted, min_iou=MATCH_IOU),
+            asked=detection.prefix_classes(row.get("prefix", "")),
+        )
+
+
+def _quality(images: Sequence[_Image]) -> dict[str, float]:
+    ious = [pair.iou for image in images for pair in image.pairs if pair.same_label]
+    return {
+        "precision50": _ratio(len(ious), sum(len(image.predicted) for image in images)),
+        "recall50": _ratio(len(ious), sum(len(image.truth) for image in images)),
+        "mean_iou": _mean(ious),
+        "image_score": _mean([image.row["score"] for image in images]),
+        "correct": _mean([image.row["correct"] for image in images]),
+        "count_correct": _mean([len(image.truth) == len(image.predicted) for image in images]),
+    }
+
+
+def _counts(images: Sequence[_Image]) -> dict[str, Any]:
+    dropped = Counter()
+    for image in images:
+        dropped.update(image.row["dropped"])
+    return {
+        "num_images": len(images),
+        "num_truths": sum(len(image.truth) for image in images),
+        "num_predictions": sum(len(image.predicted) for image in images),
+        "empty": sum(len(image.predicted) == 0 for image in images),
+        "duplicates": sum(_count_duplicates(image.predicted) for image in images),
+        "dropped": dict(dropped),
+    }
+
+
+def _per_class(images: Sequence[_Image], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    precisions = average_precision.average_precision(
+        [image.truth for image in images],
+        [image.predicted for image in images],
+        [image.scores for image in images],
+        labels=labels,
+    )
+    num_truths = Counter(label for image in images for label in image.truth.labels)
+    num_predictions = Counter(label for image in images for label in image.predicted.labels)
+    matched = Counter(
+        image.truth.labels[pair.truth]
+        for image in images
+        for pair in image.pairs
+        if pair.same_label
+    )
+    return {
+        label: {
+            **precisions[label],
+            "precision50": _ratio(matched[label], num_predictions[label]),
+            "recall50": _ratio(matched[label], num_truths[label]),
+            "num_truths": num_truths[label],
+            "num_predictions": num_predictions[label],
+        }
+        for label in labels
+    }
+
+
+def _confusion(images: Sequence[_Image], labels: Sequence[str]) -> dict[str, Any]:
+    names = [*labels, OTHER, NOTHING]
+    place = {name: number for number, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)), int)
+    for image in images:
+        partner = {pair.truth: pair.prediction for pair in image.pairs}
+        columns = [place.get(label, place[OTHER]) for label in image.predicted.labels]
+        for number, label in enumerate(image.truth.labels):
+            column = columns[partner[number]] if number in partner else place[NOTHING]
+            counts[place[label], column] += 1
+        for number in set(range(len(columns))) - set(partner.values()):
+            counts[place[NOTHING], columns[number]] += 1
+    return {"labels": names, "counts": counts.tolist()}
+
+
+def _count_duplicates(predicted: detection.Detections) -> int:
+    overlaps = geometry.iou(predicted.boxes_yxyx, predicted.boxes_yxyx)
+    labels = np.array(predicted.labels, object)
+    same = np.tril((overlaps >= DUPLICATE_IOU) & (labels[:, None] == labels[None, :]), k=-1)
+    return int(same.any(axis=1).sum())
+
+
+def _to_rows(detections: detection.Detections) -> list[dict[str, Any]]:
+    return [
+        {"box_yxyx": [round(float(value), 6) for value in box], "label": label}
+        for box, label in zip(detections.boxes_yxyx, detections.labels, strict=True)
+    ]
+
+
+def _from_rows(rows: Sequence[Mapping[str, Any]]) -> detection.Detections:
+    boxes = np.array([row["box_yxyx"] for row in rows], np.float32).reshape(-1, 4)
+    return detection.Detections(boxes, tuple(row["label"] for row in rows))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")

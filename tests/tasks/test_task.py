@@ -1,0 +1,49 @@
+import pytest
+
+from paligemma_jax.tasks import task
+
+
+@pytest.mark.parametrize("name", sorted(task.TASKS))
+def test_every_task_goes_from_text_to_scores(name):
+    chosen = task.choose(name)
+    suffix = "<loc0000><loc0001><loc0500><loc0600> cat" if name == "detection" else "a cat"
+    assert chosen.check(suffix) is None
+    assert chosen.format(chosen.parse(suffix)) == suffix
+    row = {"prefix": "", "prediction": suffix, **chosen.judge(suffix, suffix=suffix)}
+    assert row["score"] == pytest.approx(1.0) and row["correct"]
+    scores = chosen.score([row])
+    assert scores[chosen.metric] == pytest.approx(1.0)
+    assert task.scalars(scores)[chosen.metric] == pytest.approx(1.0)
+
+
+def test_the_convention_reaches_every_function():
+    chosen = task.choose("detection", loc_convention="1024")
+    detections = chosen.parse("<loc0000><loc0000><loc0512><loc0512> cat")
+    assert detections.boxes_yxyx.tolist() == [[0, 0, 0.5, 0.5]]
+    assert chosen.format(detections) == "<loc0000><loc0000><loc0512><loc0512> cat"
+    row = chosen.judge("<loc0000><loc0000><loc0512><loc0512> cat", suffix=None)
+    assert row["detections"][0]["box_yxyx"] == [0, 0, 0.5, 0.5]
+
+
+def test_wrong_names_are_told_with_the_choices():
+    with pytest.raises(ValueError, match=r"'detect' is unknown.*did you mean 'detection'"):
+        task.choose("detect")
+    with pytest.raises(ValueError, match="'1000' is unknown"):
+        task.choose("detection", loc_convention="1000")
+
+
+def test_curves_are_made_of_numbers_only():
+    scores = {
+        "map50": 0.5,
+        "map75": float("nan"),
+        "dropped": {"no_loc": 2},
+        "unknown_labels": {"x/y": 3},
+        "per_class": {"cat": {"map50": 0.5, "num_truths": 2}},
+        "confusion": {"labels": ["cat"], "counts": [[1]]},
+    }
+    assert task.scalars(scores) == {
+        "map50": 0.5,
+        "dropped/no_loc": 2.0,
+        "per_class/cat/map50": 0.5,
+        "per_class/cat/num_truths": 2.0,
+    }
