@@ -43,16 +43,16 @@ def search(
     index, is_real = generate.row_identity(batch)
     logits, cache = prefill(params, batch)
     forbidden = generate.forbidden_mask(forbidden_ids, vocab_size=logits.shape[-1])
-    if forbidden[eos]:
+    if any(token == eos for token in forbidden_ids):
         raise ValueError(f"eos ({eos}) is among forbidden_ids: a beam could never end")
-    forbidden[eos] = True  # Only for living on: ending is scored apart.
-    if beam_size > (choices := int((~forbidden).sum())):
+    if beam_size > (choices := int((~forbidden).sum()) - 1):
         raise ValueError(f"beam_size={beam_size}, but only {choices} tokens can be chosen")
+    cannot_live_on = forbidden | (jnp.arange(logits.shape[-1]) == eos)
 
     def advance(beams: "_Beams", logits: jax.Array, cache: generate.Cache):
         logp = jax.nn.log_softmax(logits, axis=-1).reshape(*beams.tokens.shape[:2], -1)
         beams = _end_now(beams, logp[..., eos], eos=eos)
-        beams, rows = _live_on(beams, logp, beam_size=beam_size, forbidden=forbidden)
+        beams, rows = _live_on(beams, logp, beam_size=beam_size, forbidden=cannot_live_on)
         return beams, select_rows(cache, rows)
 
     def is_undecided(state):
