@@ -38,8 +38,9 @@ def judge(
       dropped: {reason: count} of what was malformed in the prediction (`detection.REASONS`).
       truths: [{"box_yxyx", "label"}], or None.
       matched: how many detections overlap a truth of their label with IoU >= 0.5, one to one.
+      mean_iou: of the matched; None if there are none.
       score: 0..1, 2 * (sum of the matches' IoU, whatever their size) / (detections + truths); 1
-        where both are none. None without truth, like matched and correct.
+        where both are none. None without truth, like matched, mean_iou and correct.
       correct: whether every detection and every truth is matched.
 
     Raises:
@@ -56,18 +57,19 @@ def judge(
         "dropped": dict(predicted.dropped),
     }
     if suffix is None:
-        return row | {"truths": None, "matched": None, "score": None, "correct": None}
+        return row | dict.fromkeys(("truths", "matched", "mean_iou", "score", "correct"))
     if problem := detection.check(suffix):
         raise ValueError(f"the true suffix is no detection: {problem}")
     truth = detection.parse(suffix, convention=convention)
     same = [pair for pair in match(truth, predicted, min_iou=0) if pair.same_label]
-    matched = sum(pair.iou >= MATCH_IOU for pair in same)
+    matched = [pair.iou for pair in same if pair.iou >= MATCH_IOU]
     total = len(truth) + len(predicted)
     return row | {
         "truths": _to_rows(truth),
-        "matched": matched,
+        "matched": len(matched),
+        "mean_iou": round(_mean(matched), 6) if matched else None,
         "score": round(2 * sum(pair.iou for pair in same) / total, 6) if total else 1.0,
-        "correct": matched == len(truth) == len(predicted),
+        "correct": len(matched) == len(truth) == len(predicted),
     }
 
 

@@ -1,0 +1,91 @@
+"""Boxes on pictures: one colour per class, and the picture itself with boxes drawn into it."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Apart from each other, and none of them green: green is the truth's.
+COLORS = (
+    *("#d62728", "#1f77b4", "#ff7f0e", "#9467bd", "#e377c2", "#8c564b"),
+    *("#17becf", "#b8860b", "#3f51b5", "#c2185b", "#00838f", "#ff5252"),
+)
+OTHER_COLOR = "#5d6d7e"  # of a label that has no colour of its own
+TRUTH_COLOR = "#16a34a"
+
+
+def choose_colors(labels: Iterable[str]) -> dict[str, str]:
+    """Returns a colour "#rrggbb" per label; the same set of labels gives the same colours."""
+    return {label: COLORS[number % len(COLORS)] for number, label in enumerate(sorted(set(labels)))}
+
+
+def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
+    """Returns a local picture as RGB, turned as its pixels are stored, like the model's input."""
+    with Image.open(path) as image:
+        if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip them, not scale
+            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+        return image.convert("RGB")
+
+
+def draw_boxes(
+    image: Image.Image | np.ndarray,
+    boxes_yxyx: np.ndarray,
+    labels: Sequence[str],
+    scores: Sequence[float] | None = None,
+    *,
+    colors: Mapping[str, str] | None = None,
+) -> Image.Image:
+    """Returns a copy of the image with boxes, labels and confidences drawn into it.
+
+    Args:
+      image: a picture, or uint8[H, W, 3].
+      boxes_yxyx: float[n, 4] in 0..1 of the image.
+      labels: n texts.
+      scores: n confidences, written beside the labels; None writes none.
+      colors: "#rrggbb" by label. By default `choose_colors` of these labels; give one mapping for
+        all pictures to have a class look alike in all of them.
+
+    Raises:
+      ValueError: not one label and one score per box.
+    """
+    boxes = np.asarray(boxes_yxyx, np.float64).reshape(-1, 4)
+    counts = {len(boxes), len(labels), len(boxes if scores is None else scores)}
+    if len(counts) > 1:
+        raise ValueError(
+            f"{len(boxes)} boxes need as many labels and scores; found {len(labels)} labels"
+            + ("" if scores is None else f", {len(scores)} scores")
+        )
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    picture = picture.convert("RGB")  # always a copy
+    colors = choose_colors(labels) if colors is None else colors
+    side = max(picture.size)
+    line_width = max(1, round(side / 250))
+    font = ImageFont.load_default(size=max(10, side / 45))
+    draw = ImageDraw.Draw(picture)
+    for number, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+        y1, x1, y2, x2 = np.rint(box * np.tile([picture.height, picture.width], 2)).astype(int)
+        color = colors.get(label, OTHER_COLOR)
+        text = label if scores is None else f"{label} {scores[number]:.2f}"
+        # The outline lies inside the box; Pillow's corners are the outermost pixels drawn.
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=line_width)
+        _draw_tag(draw, text, x1, y1, color=color, font=font)
+    return picture
+
+
+def _draw_tag(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    x: float,
+    y: float,
+    *,
+    color: str,
+    font: Any,
+) -> None:
+    """Writes white on the class's colour above (x, y), or below where the picture ends."""
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    width, height = right - left + 4, bottom - top + 4
+    y = y - height if y >= height else y
+    draw.rectangle((x, y, x + width, y + height), fill=color)
+    draw.text((x + 2 - left, y + 2 - top), text, fill="white", font=font)

@@ -1,0 +1,157 @@
+"""The parts of a report's page: style, script, tables. Everything is inside the one file."""
+
+import base64
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 14px/1.45 system-ui, sans-serif; color: #1f2933; background: #f6f7f9; margin: 0; }
+main { max-width: 1480px; margin: 0 auto; padding: 20px; }
+h1 { font-size: 22px; margin: 0 0 14px; } h2 { font-size: 15px; margin: 22px 0 8px; }
+.numbers { display: flex; flex-wrap: wrap; gap: 8px; margin: 0; }
+.numbers div { background: #fff; border: 1px solid #e1e5ea; border-radius: 6px; padding: 6px 12px; }
+.numbers dt { color: #66727f; font-size: 12px; } .numbers dd { margin: 0; font-size: 18px; }
+.plots { display: flex; flex-wrap: wrap; gap: 10px; }
+.plots img { background: #fff; border: 1px solid #e1e5ea; border-radius: 6px; }
+.tables { display: flex; flex-wrap: wrap; gap: 0 28px; } .tables section { max-width: 100%; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; background: #fff; }
+th, td { border: 1px solid #e1e5ea; padding: 3px 10px; text-align: right; }
+th { font-weight: 600; background: #f0f2f5; } th:first-child { text-align: left; }
+.bar { position: sticky; top: 0; z-index: 1; background: #f6f7f9; padding: 10px 0; display: flex;
+  flex-wrap: wrap; gap: 8px; align-items: center; margin-top: 18px; }
+button, select { font: inherit; border: 1px solid #c8d0d8; border-radius: 6px; background: #fff;
+  color: inherit; padding: 4px 12px; cursor: pointer; }
+button[aria-pressed=true] { background: #1f2933; color: #fff; border-color: #1f2933; }
+.legend span { margin-right: 12px; white-space: nowrap; }
+.chip { display: inline-block; width: 14px; height: 9px; border: 2px solid; margin-right: 4px; }
+.cards { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr));
+  align-items: start; }
+.card { background: #fff; border: 1px solid #e1e5ea; border-left: 4px solid #16a34a;
+  border-radius: 6px; padding: 10px 12px; overflow-wrap: anywhere; }
+.card.wrong { border-left-color: #d97706; } .card.unknown { border-left-color: #9aa5b1; }
+.card[hidden] { display: none; }
+.facts { display: flex; flex-wrap: wrap; gap: 4px 12px; color: #52606d; font-size: 12px;
+  margin-bottom: 6px; } .facts b { color: #1f2933; } .facts .invalid { color: #b42318; }
+figure { position: relative; margin: 0 auto 8px; max-width: 100%; }
+figure img { display: block; width: 100%; }
+figure svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: hidden; }
+figure rect { fill: none; stroke-width: 2px; }
+figure text { font: 600 11px system-ui, sans-serif; paint-order: stroke; stroke: #fff;
+  stroke-width: 3px; }
+.truth rect { stroke-dasharray: 6 4; }
+.no-truth .truth, .no-prediction .prediction { display: none; }
+.missing { background: #f0f2f5; color: #66727f; padding: 24px 12px; margin-bottom: 8px; }
+.text { display: grid; grid-template-columns: max-content 1fr; gap: 2px 10px; margin: 0; }
+.text dt { color: #66727f; font-size: 12px; padding-top: 2px; }
+.text dd { margin: 0; font: 12px/1.5 ui-monospace, monospace; white-space: pre-wrap; }
+.text dd.none { color: #9aa5b1; }
+"""
+
+SCRIPT = """
+const cards = [...document.querySelectorAll('.card')];
+const grid = document.querySelector('.cards');
+for (const button of document.querySelectorAll('button[data-filter]')) {
+  button.onclick = () => {
+    for (const other of document.querySelectorAll('button[data-filter]'))
+      other.setAttribute('aria-pressed', other === button);
+    const wanted = button.dataset.filter;
+    for (const card of cards)
+      card.hidden = wanted !== 'all' && !card.dataset.flags.split(' ').includes(wanted);
+  };
+}
+document.querySelector('#sort').onchange = event => {
+  const [key, sign] = event.target.value.split(':');
+  const value = card => card.dataset[key] === '' ? Infinity : sign * card.dataset[key];
+  cards.sort((a, b) => value(a) - value(b) || a.dataset.index - b.dataset.index);
+  grid.append(...cards);
+};
+for (const box of document.querySelectorAll('input[data-hides]'))
+  box.onchange = () => grid.classList.toggle(box.dataset.hides, !box.checked);
+"""
+
+
+def layout(title: str, body: str) -> str:
+    """Returns the whole page; `body` is HTML, `title` text."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{escape(title)}</h1>\n{body}\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def escape(text: object) -> str:
+    """Returns any text as HTML text, fit for an attribute too."""
+    return html.escape(str(text), quote=True)
+
+
+def embed(data: bytes, mime_type: str) -> str:
+    """Returns bytes as the URL of themselves."""
+    return f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
+
+
+def show(value: object) -> str:
+    """Returns a number as it is read best: counts whole, shares with three digits, nan a dash."""
+    if isinstance(value, float):
+        return f"{value:.3f}" if math.isfinite(value) else "–"
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def scores_section(scores: Mapping[str, Any]) -> str:
+    """Returns scores as HTML: numbers as tiles, dictionaries and the confusion matrix as tables."""
+    tiles = "".join(
+        f"<div><dt>{escape(key)}</dt><dd>{show(value)}</dd></div>"
+        for key, value in scores.items()
+        if value is None or isinstance(value, int | float)
+    )
+    numbers = f'<dl class="numbers">{tiles}</dl>' if tiles else ""
+    tables = []
+    for key, value in scores.items():
+        if not isinstance(value, Mapping) or not value:
+            continue
+        if "counts" in value and "labels" in value:
+            heading = f"{key} (rows: truth, columns: prediction)"
+            tables.append(_section(heading, _matrix(value["labels"], value["counts"])))
+        else:
+            tables.append(_section(key, _table(value)))
+    return f'{numbers}\n<div class="tables">{"".join(tables)}</div>'
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section><h2>{escape(heading)}</h2>{content}</section>"
+
+
+def _table(values: Mapping[str, Any], limit: int = 100) -> str:
+    """Returns {name: number} or {name: {column: number}} as a table, the first `limit` rows."""
+    rows = {
+        name: inner if isinstance(inner, Mapping) else {"count": inner}
+        for name, inner in list(values.items())[:limit]
+    }
+    columns = list(dict.fromkeys(column for inner in rows.values() for column in inner))
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        f"<tr><th>{escape(name)}</th>"
+        + "".join(f"<td>{escape(show(inner.get(column)))}</td>" for column in columns)
+        + "</tr>"
+        for name, inner in rows.items()
+    )
+    more = f"<p>{len(values) - limit} more rows are not shown.</p>" if len(values) > limit else ""
+    return f'<div class="scroll"><table><tr><th></th>{head}</tr>{body}</table></div>{more}'
+
+
+def _matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """Returns a table whose cells are darker the larger their share of the row."""
+    head = "".join(f"<th>{escape(label)}</th>" for label in labels)
+    body = ""
+    for label, row in zip(labels, counts, strict=True):
+        total = max(sum(row), 1)
+        cells = "".join(
+            f'<td style="background:rgba(31,119,180,{0.5 * count / total:.2f})">{count or ""}</td>'
+            for count in row
+        )
+        body += f"<tr><th>{escape(label)}</th>{cells}</tr>"
+    return f'<div class="scroll"><table><tr><th></th>{head}</tr>{body}</table></div>'

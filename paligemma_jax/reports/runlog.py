@@ -1,0 +1,134 @@
+"""The numbers of a run: appended to metrics.jsonl, and to TensorBoard's event file.
+
+A row is one line of JSON, `{"step": 20, "train/loss": 2.31, ...}`: numbers by name. JSON has no
+nan, so such a value is written as null and named: `{"step": 21, "train/loss": null, "nonfinite":
+{"train/loss": "nan"}}`; `read_rows` gives it back.
+
+A run that is resumed appends to the same file. A line `{"resumed_step": 100}` says that what was
+written before it about later steps is void; `read_rows` leaves it out.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorboardX
+
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+class RunLog:
+    """Appends rows to a run's folder. One process per folder writes; close it at the end.
+
+    Args:
+      folder: a local folder, made if need be.
+      resumed_step: the step of the checkpoint that the run goes on from; None for a new run, whose
+        folder must not hold metrics of another.
+
+    Raises:
+      ValueError: a new run, but the folder has metrics.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, resumed_step: int | None = None):
+        path = pathlib.Path(folder) / METRICS
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if resumed_step is None and path.exists() and path.stat().st_size:
+            raise ValueError(
+                f"{path} holds the metrics of another run: resume it, or change folder"
+            )
+        _cut_torn_line(path)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+        purge_step = None if resumed_step is None else resumed_step + 1
+        self._tensorboard = tensorboardX.SummaryWriter(
+            str(path.parent / TENSORBOARD), purge_step=purge_step
+        )
+        if resumed_step is not None:
+            self._write({"resumed_step": int(resumed_step)})
+
+    def append(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes one row at once, so that a run that is killed keeps what it has measured.
+
+        Args:
+          step: how many updates were done.
+          values: numbers (also of numpy or jax, one each) by name; floats keep nine digits, which
+            is all of a float32.
+
+        Raises:
+          ValueError: a value that is no number, or a name that the format needs.
+        """
+        numbers = {name: _number(name, value) for name, value in values.items()}
+        if reserved := {"step", "nonfinite", "resumed_step"} & set(numbers):
+            raise ValueError(f"metrics cannot be called {sorted(reserved)}")
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        row: dict[str, Any] = {"step": int(step)} | {name: finite.get(name) for name in numbers}
+        if nonfinite := {name: str(numbers[name]) for name in numbers if name not in finite}:
+            row["nonfinite"] = nonfinite
+        self._write(row)
+        for name, value in finite.items():
+            self._tensorboard.add_scalar(name, value, global_step=int(step))
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        # One write of one line: a reader beside the run sees whole lines.
+        self._file.write(json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns the rows of metrics.jsonl that count: one per step, in order of steps.
+
+    Rows of one step are joined (training and evaluation may write one each), the last value of a
+    name counts; rows that a resumed run made void are left out, as is a torn last line.
+
+    Raises:
+      ValueError: a line that is no row, with its number.
+    """
+    by_step: dict[int, dict[str, Any]] = {}
+    raw = pathlib.Path(path).read_bytes()
+    for number, line in enumerate(raw[: raw.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            resumed_step, step = row.get("resumed_step"), row.get("step")
+            if not isinstance(step if resumed_step is None else resumed_step, int):
+                raise KeyError("step")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}:{number}: not a row of metrics: {error!r}") from error
+        if resumed_step is not None:
+            by_step = {key: kept for key, kept in by_step.items() if key <= resumed_step}
+        else:
+            nonfinite = row.pop("nonfinite", {})
+            row |= {name: float(value) for name, value in nonfinite.items()}
+            by_step.setdefault(step, {}).update(row)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        value = value.item() if hasattr(value, "item") else value
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"metric '{name}' is not one number: {error}") from error
+    if isinstance(value, int):
+        return int(value)
+    if not isinstance(value, float):
+        raise ValueError(f"metric '{name}' is not a number: {value!r}")
+    return float(f"{value:.9g}")
+
+
+def _cut_torn_line(path: pathlib.Path) -> None:
+    """Takes away a last line without its end: the run that wrote it was killed meanwhile."""
+    if path.exists():
+        raw = path.read_bytes()
+        if (end := raw.rfind(b"\n") + 1) < len(raw):
+            os.truncate(path, end)

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from paligemma_jax.reports import drawing
+
+GREY = np.full((100, 200, 3), 128, np.uint8)
+
+
+def test_a_box_is_drawn_where_it_is_yxyx():
+    picture = drawing.draw_boxes(GREY, [[0.5, 0.25, 0.9, 0.75]], ["cat"], colors={"cat": "#ff0000"})
+    pixels = np.asarray(picture)
+    assert picture.size == (200, 100)
+    for y, x in ((50, 100), (89, 100), (70, 50), (70, 149)):  # a point of each edge
+        assert pixels[y, x].tolist() == [255, 0, 0]
+    assert pixels[70, 100].tolist() == [128, 128, 128]
+    assert pixels[25, 100].tolist() == [128, 128, 128]
+    assert np.all(GREY == 128)  # the input stays as it is
+
+
+def test_a_tag_stays_inside_the_picture():
+    pixels = np.asarray(drawing.draw_boxes(GREY, [[0, 0, 1, 1]], ["cat"], [0.5]))
+    color = [int(drawing.COLORS[0][at : at + 2], 16) for at in (1, 3, 5)]
+    assert (pixels[2:12, 2:20] == color).all(axis=-1).any()
+
+
+def test_no_boxes_leave_the_picture_alone():
+    np.testing.assert_array_equal(np.asarray(drawing.draw_boxes(GREY, [], [], [])), GREY)
+
+
+def test_labels_and_scores_must_be_as_many_as_boxes():
+    with pytest.raises(ValueError, match="1 boxes need as many labels and scores; found 0 labels"):
+        drawing.draw_boxes(GREY, [[0, 0, 1, 1]], [])
+    with pytest.raises(ValueError, match="found 1 labels, 2 scores"):
+        drawing.draw_boxes(GREY, [[0, 0, 1, 1]], ["cat"], [1.0, 0.5])
+
+
+def test_colors_belong_to_the_set_of_labels():
+    assert drawing.choose_colors(["b", "a", "b"]) == drawing.choose_colors(["a", "b"])
+    assert len(set(drawing.choose_colors("abcdefghijkl").values())) == 12
+
+
+def test_sixteen_bits_are_scaled_to_eight(tmp_path):
+    deep = np.array([[0, 128 << 8, 65535]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    pixels = np.asarray(drawing.open_rgb(tmp_path / "deep.png"))
+    assert pixels[0, :, 0].tolist() == [0, 128, 255] and pixels.shape == (1, 3, 3)

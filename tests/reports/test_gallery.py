@@ -1,0 +1,167 @@
+import html.parser
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paligemma_jax.reports import gallery
+
+EVIL = "<script>alert('x')</script> \"&"
+
+
+class Page(html.parser.HTMLParser):
+    """Every start tag with its attributes, and the text; unbalanced tags fail."""
+
+    void = frozenset({"meta", "img", "input", "br", "link"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def named(self, tag, **attrs):
+        return [a for t, a in self.tags if t == tag and attrs.items() <= a.items()]
+
+    @property
+    def cards(self):
+        return self.named("article")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.full((20, 40, 3), 90, np.uint8)).save(path)
+    return str(path)
+
+
+def box_row(index, picture, *, score=1.0, dropped=None, detections=1, **changes):
+    box = {"box_yxyx": [0.1, 0.2, 0.5, 0.8], "label": "cat"}
+    return {
+        **{"index": index, "source": f"val.jsonl:{index + 1}", "images": [picture], "logp": -1.0},
+        **{"prefix": "detect cat", "suffix": "truth text", "prediction": "predicted text"},
+        **{"score": score, "correct": score == 1, "matched": int(score), "dropped": dropped or {}},
+        **{"truths": [box], "detections": [{**box, "score": 0.75}] * detections, "mean_iou": None},
+        **changes,
+    }
+
+
+def text_row(index, **changes):
+    return {
+        **{"index": index, "source": f"val.jsonl:{index + 1}", "images": [], "prefix": "why?"},
+        **{"suffix": "so", "prediction": "so", "score": 1.0, "correct": True},
+        **changes,
+    }
+
+
+def write(path, rows, **arguments):
+    gallery.write(path / "report.html", rows, title="a run", **arguments)
+    return Page((path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_truth_and_prediction_are_drawn_in_percent_of_the_picture(tmp_path, picture):
+    page = write(tmp_path, [box_row(0, picture)])
+    assert len(page.named("rect", x="20.000%", y="10.000%", width="60.000%", height="40.000%")) == 2
+    assert len(page.named("g", **{"class": "truth"})) == 1
+    assert "cat 0.75" in page.text and "truth text" in page.text and "detect cat" in page.text
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path, picture):
+    history = [{"step": step, "loss": 1 / step} for step in (1, 2, 3)]
+    page = write(tmp_path, [box_row(0, picture)], history=history, scores={"map50": 0.5})
+    sources = [a["src"] for tag, a in page.tags if "src" in a]
+    assert len(sources) == 2 and all(source.startswith("data:image/") for source in sources)
+    assert not page.named("link") and not [a for _, a in page.tags if "href" in a]
+    assert "http" not in re.sub(r"base64,[^\"]*", "", (tmp_path / "report.html").read_text())
+
+
+def test_the_worst_come_first_and_the_count_is_told(tmp_path, picture):
+    scores = [0.5, None, 1.0, 0.0]
+    rows = [box_row(i, picture, score=s or 0, correct=None) for i, s in enumerate(scores)]
+    rows = [{**row, "score": score} for row, score in zip(rows, scores, strict=True)]
+    page = write(tmp_path, rows)
+    assert [card["data-index"] for card in page.cards] == ["3", "0", "2", "1"]
+    assert "All 4 examples" in page.text
+    page = write(tmp_path, rows, limit=2)
+    assert [card["data-index"] for card in page.cards] == ["3", "0"]
+    assert "The 2 worst of 4 examples" in page.text
+
+
+def test_filters_know_wrong_invalid_and_empty(tmp_path, picture):
+    rows = [
+        box_row(0, picture),
+        box_row(1, picture, score=0.0),
+        box_row(2, picture, dropped={"loc_count": 2}),
+        box_row(3, picture, score=0.0, detections=0),
+        text_row(4),
+        text_row(5, prediction=" ", score=0.0, correct=False),
+        text_row(6, suffix=None, score=None, correct=None),
+    ]
+    page = write(tmp_path, rows)
+    flags = {card["data-index"]: card["data-flags"] for card in page.cards}
+    assert flags == {
+        **{"0": "", "1": "wrong", "2": "invalid", "3": "wrong empty"},
+        **{"4": "", "5": "wrong empty", "6": ""},
+    }
+    assert "all (7)" in page.text and "wrong (3)" in page.text and "loc_count × 2" in page.text
+
+
+def test_whatever_a_model_writes_stays_text(tmp_path, picture):
+    row = box_row(0, picture, prefix=EVIL, suffix=EVIL, prediction=EVIL, source=EVIL)
+    row["detections"][0]["label"] = row["truths"][0]["label"] = EVIL
+    row["dropped"] = {EVIL: 1}
+    scores = {
+        "map": float("nan"),
+        "per_class": {EVIL: {EVIL: 1.0}},
+        "unknown_labels": {EVIL: 3},
+        "confusion": {"labels": [EVIL], "counts": [[1]]},
+    }
+    gallery.write(
+        tmp_path / "report.html", [row, text_row(1, images=[EVIL])], title=EVIL, scores=scores
+    )
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert len(page.named("script")) == 1 and "<script>alert" not in text
+    assert page.text.count(EVIL) > 8
+
+
+def test_a_picture_that_cannot_be_read_does_not_cost_the_report(tmp_path, picture):
+    page = write(tmp_path, [box_row(0, str(tmp_path / "gone.png")), box_row(1, picture)])
+    assert len(page.cards) == 2 and len(page.named("img")) == 1
+    assert "gone.png cannot be read: FileNotFoundError" in page.text
+
+
+def test_every_picture_of_an_example_is_shown_boxes_on_the_first(tmp_path, picture):
+    page = write(tmp_path, [box_row(0, picture, images=[picture, picture])])
+    assert len(page.named("img")) == 2 and len(page.named("rect")) == 2
+
+
+def test_scores_are_tables_and_the_confusion_matrix_is_one(tmp_path):
+    scores = {
+        **{"map50": 0.51239, "num_images": 1200, "map75": float("nan")},
+        "per_class": {"cat": {"map50": 0.25, "num_truths": 7}},
+        "confusion": {"labels": ["cat", "(nothing)"], "counts": [[6, 1], [0, 0]]},
+    }
+    page = write(tmp_path, [text_row(0)], scores=scores)
+    for text in ("0.512", "1,200", "–", "0.250", "(nothing)", "rows: truth"):
+        assert text in page.text
+    assert len(page.named("table")) == 2
+
+
+def test_no_rows_make_a_page_too(tmp_path):
+    assert "All 0 examples" in write(tmp_path, []).text
