@@ -1,0 +1,55 @@
+"""Finding a data set's images: inside its folder only, without asking the disk once per row."""
+
+import os
+
+Problem = tuple[str, str]  # (kind, to count by; message, to show)
+
+
+class ImageFolder:
+    """Finds images inside one folder, listing each subfolder once instead of asking per image."""
+
+    def __init__(self, root: str | os.PathLike[str]):
+        self.root = os.path.realpath(root)
+        if not os.path.isdir(self.root):
+            raise ValueError(f"image_dir {os.fspath(root)}: no such folder")
+        self._folders: dict[str, tuple[str, dict[str, bool] | None]] = {}
+
+    def locate(self, image: str) -> tuple[str, Problem | None]:
+        """Returns (absolute path, None) of a row's image, or ("", what is wrong with it)."""
+        folder, name = os.path.split(os.path.join(self.root, image))
+        if folder not in self._folders:
+            try:
+                self._folders[folder] = self._list(folder)
+            except (OSError, ValueError) as error:
+                return "", ("image not found", f"image '{image}': {error}")
+        real, is_link = self._folders[folder]
+        path = os.path.join(real, name)
+        if is_link is None or (is_link.get(name) and not self._contains(os.path.realpath(path))):
+            return "", (
+                "image outside the folder",
+                f"image '{image}' is outside {self.root}; set image_dir to the folder that holds "
+                f"all images",
+            )
+        if name not in is_link:
+            return "", ("image not found", f"image '{image}': no such file in {real}")
+        return path, None
+
+    def _contains(self, path: str) -> bool:
+        return path == self.root or path.startswith(self.root.rstrip(os.sep) + os.sep)
+
+    def _list(self, folder: str) -> tuple[str, dict[str, bool] | None]:
+        """Returns (real path, {file name: is it a link}); None instead if it lies outside."""
+        real = os.path.realpath(folder)
+        if not self._contains(real):
+            return real, None
+        if not os.path.isdir(real):
+            return real, {}
+        with os.scandir(real) as entries:
+            return real, {entry.name: entry.is_symlink() for entry in entries if _is_file(entry)}
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads in a circle
+        return False

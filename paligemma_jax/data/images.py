@@ -1,0 +1,104 @@
+"""Image files to `uint8[R, R, 3]`, the same for training and for predictions.
+
+What big_vision's trainer does (`decode|resize(R, antialias=True)`), through the same ops:
+
+* Any format that `tf.io.decode_image` reads (JPEG, PNG, GIF, BMP, WebP), told by content and not
+  by name; of an animation the first frame.
+* Always three channels: gray is repeated, a palette is looked up, alpha is dropped (not blended).
+  Of 16 bits the upper 8 are kept: a 12-bit X-ray in a 16-bit file comes out nearly black, so
+  rescale such files beforehand.
+* Pixels as they are stored: an EXIF orientation is not applied. Boxes of a tool that shows a photo
+  upright do not fit the stored pixels then; rotate such files for good before labelling.
+* Resized to a square without keeping the aspect ratio, bilinear with antialias, and cut to integers
+  by truncation. The official Colab keeps the fraction: up to one gray level more.
+
+The accelerator normalizes; nothing here does. TensorFlow is imported by `tensorflow`, and nowhere
+else in the package.
+"""
+
+import functools
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+# What TensorFlow wraps around a message: the op and its place in a graph.
+TF_DECORATION = re.compile(r"\{\{[^{}]*\}\}|\[Op:[^\]]*\]")
+
+
+@functools.cache
+def tensorflow() -> Any:
+    """Returns the tensorflow module, with its GPUs hidden so that they are left to JAX.
+
+    Raises:
+      ValueError: TensorFlow was started on a GPU before; then it is too late to hide it.
+    """
+    import tensorflow as tf
+
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        if tf.config.get_visible_devices("GPU"):
+            raise ValueError(
+                "TensorFlow already holds a GPU, which leaves less memory for JAX. Call "
+                "tf.config.set_visible_devices([], 'GPU') before other uses of TensorFlow"
+            ) from None
+    return tf
+
+
+def load(path: str | os.PathLike[str], *, res: int, source: str = "") -> np.ndarray:
+    """Returns an image file as uint8[res, res, 3].
+
+    Args:
+      path: the file.
+      res: side of the result in pixels.
+      source: where the path is from ("file.jsonl:12"), for the error.
+
+    Raises:
+      ValueError: the file is missing or no image.
+    """
+    tf = tensorflow()
+    try:
+        return load_op(os.fspath(path), res=res).numpy()
+    except tf.errors.OpError as error:
+        reason = TF_DECORATION.sub("", error.message).strip()
+        where = f"{source}: " if source else ""
+        raise ValueError(f"{where}cannot read image {os.fspath(path)}: {reason}") from error
+
+
+def resize(image: np.ndarray, *, res: int) -> np.ndarray:
+    """Returns an image in memory (a video's frame) as `load` returns a file.
+
+    Args:
+      image: uint8[H, W, 3], or [H, W], [H, W, 1] for gray, or [H, W, 4], whose alpha is dropped.
+      res: side of the result in pixels.
+
+    Raises:
+      ValueError: another shape or type.
+    """
+    image = np.asarray(image)
+    pixels = image[..., None] if image.ndim == 2 else image
+    is_image = pixels.ndim == 3 and pixels.shape[-1] in (1, 3, 4) and pixels.size > 0
+    if image.dtype != np.uint8 or not is_image:
+        raise ValueError(
+            f"expected an image uint8[H, W, 3] (or [H, W], [H, W, 1], [H, W, 4]), "
+            f"found {image.dtype}{list(image.shape)}"
+        )
+    pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[-1] == 1 else pixels[..., :3]
+    return resize_op(pixels, res=res).numpy()
+
+
+def load_op(path: Any, *, res: int) -> Any:
+    """Returns tf.uint8[res, res, 3] of the file at `path`, a tf.string scalar."""
+    tf = tensorflow()
+    data = tf.io.read_file(path)
+    return resize_op(tf.io.decode_image(data, channels=3, expand_animations=False), res=res)
+
+
+def resize_op(image: Any, *, res: int) -> Any:
+    """Returns tf.uint8[res, res, 3] of tf.uint8[H, W, 3]."""
+    tf = tensorflow()
+    resized = tf.image.resize(image, (res, res), method="bilinear", antialias=True)
+    # Rounding can leave the range by a hair, and a cast would wrap around.
+    return tf.cast(tf.clip_by_value(resized, 0, 255), tf.uint8)

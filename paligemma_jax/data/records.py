@@ -1,0 +1,297 @@
+"""Data sets at rest: one JSON object per line, images beside the file.
+
+A line is what Roboflow and big_vision's JSONL export hold:
+
+    {"image": "a.png", "prefix": "detect cat", "suffix": "<loc0100><loc0200><loc0300><loc0400> cat"}
+
+`image` is a path, a list of paths (several images), or null or [] (text only). Other keys stay
+with the row as `extra`. Everything but the pixels is checked when the file is read, and every bad
+line is counted: a row is never skipped.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import string
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from paligemma_jax.data import image_folder
+
+KEYS = {"image": "image", "prefix": "prefix", "suffix": "suffix"}
+MAX_LISTED = 20
+PROGRESS_LINES = 1000
+
+Problem = image_folder.Problem
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One example: images (absolute paths, maybe none), a prompt and its answer.
+
+    Attributes:
+      images: absolute paths, in the order of the row.
+      prefix: the prompt, without bos or a closing newline.
+      suffix: the answer, without eos; None where the row has none (prediction).
+      source: where the row stands, "file.jsonl:12".
+      extra: the row's other keys.
+    """
+
+    images: tuple[str, ...]
+    prefix: str
+    suffix: str | None = None
+    source: str = ""
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_jsonl(
+    path: str | os.PathLike[str],
+    *,
+    keys: Mapping[str, str] = KEYS,
+    required: Collection[str] = ("image", "prefix", "suffix"),
+    prefix_template: str | None = None,
+    image_dir: str | os.PathLike[str] | None = None,
+    check: Callable[[str], str | None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Record]:
+    """Returns the records of a JSONL file, all of them or none.
+
+    Args:
+      path: the file, UTF-8 (a byte order mark and CRLF are accepted).
+      keys: the row's names for image, prefix and suffix, as {"prefix": "question"}; those left out
+        keep their own.
+      required: which of image, prefix, suffix every row must have; ("image", "prefix") where
+        answers are to be predicted.
+      prefix_template: makes the prefix from keys of the row, "answer en {question}"; the prefix key
+        itself is then not read.
+      image_dir: the folder that image paths are relative to and must not leave, symbolic links
+        resolved; None is the folder of the file.
+      check: returns what is wrong with a suffix, or None: the task's grammar.
+      progress: called now and then with (bytes read, bytes of the file).
+
+    Raises:
+      ValueError: no such file, an empty one, or bad lines: the first 20 with file:line and reason,
+        and how many there are of each kind.
+    """
+    path = os.fspath(path)
+    _check_exists(path)
+    row_format = _RowFormat.make(keys, required, prefix_template, check)
+    folder = image_folder.ImageFolder(image_dir or os.path.dirname(os.path.abspath(path)))
+    report = _Report(path)
+    records, done, total = [], 0, os.path.getsize(path)
+    for number, line in _read_lines(path):
+        source = f"{path}:{number}"
+        record, problems = _parse_line(line, source, row_format, folder)
+        report.add(source, problems)
+        if record is not None:
+            records.append(record)
+        done += len(line)
+        if progress and number % PROGRESS_LINES == 0:
+            progress(done, total)
+    if progress:
+        progress(total, total)
+    report.raise_problems()
+    return records
+
+
+@dataclasses.dataclass(frozen=True)
+class _RowFormat:
+    """What a row must look like."""
+
+    keys: Mapping[str, str]
+    required: frozenset[str]
+    template: str | None
+    template_fields: tuple[str, ...]
+    check: Callable[[str], str | None] | None
+
+    @classmethod
+    def make(cls, keys, required, template, check) -> "_RowFormat":
+        if unknown := (set(keys) | set(required)) - set(KEYS):
+            raise ValueError(f"unknown names {sorted(unknown)} for a row's keys: use {list(KEYS)}")
+        fields = _template_fields(template) if template is not None else ()
+        return cls({**KEYS, **keys}, frozenset(required), template, fields, check)
+
+
+def _template_fields(template: str) -> tuple[str, ...]:
+    """Returns the row keys that a prefix template names; only plain {key} fields are allowed."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"prefix_template {template!r}: {error}") from error
+    fields = []
+    for _, field, spec, conversion in parts:
+        if field is None:
+            continue
+        if not field or spec or conversion or field.isdigit() or set(field) & set(".[]"):
+            raise ValueError(
+                f"prefix_template {template!r}: write keys of the row as {{key}}, found "
+                f"'{{{field}}}'; a literal brace is written twice"
+            )
+        fields.append(field)
+    return tuple(dict.fromkeys(fields))
+
+
+def _check_exists(path: str) -> None:
+    if os.path.isfile(path):
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    found = [name for name in names if name.endswith(".jsonl")][:10]
+    raise ValueError(f"{path}: no such file; JSONL files in {folder}: {found or 'none'}")
+
+
+def _read_lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Yields (number, line), without the blank lines at the end."""
+    is_empty, blank = True, []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                line = _strip_byte_order_mark(path, line)
+            if line.strip():
+                yield from blank
+                yield number, line
+                is_empty, blank = False, []
+            else:
+                blank.append((number, line))
+    if is_empty:
+        raise ValueError(f"{path}: the file is empty; expected one JSON object per line")
+
+
+def _strip_byte_order_mark(path: str, line: bytes) -> bytes:
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{path}: the file is UTF-16; save it as UTF-8")
+    return line.removeprefix(b"\xef\xbb\xbf")
+
+
+def _parse_line(
+    line: bytes, source: str, row_format: _RowFormat, folder: image_folder.ImageFolder
+) -> tuple[Record | None, list[Problem]]:
+    """Returns (record, []) or (None, everything that is wrong with the line)."""
+    if not line.strip():
+        return None, [("empty line", "the line is empty; remove it")]
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        found = f"byte {line[error.start]:#04x} at position {error.start + 1}"
+        return None, [("not UTF-8", f"{found} is not UTF-8; save the file as UTF-8")]
+    except (ValueError, RecursionError) as error:
+        return None, [("broken JSON", f"broken JSON: {error}")]
+    if not isinstance(row, dict):
+        message = f"expected one JSON object per line, found a {type(row).__name__}"
+        return None, [("broken JSON", message)]
+    problems: list[Problem] = []
+    images = _find_images(row, row_format, folder, problems)
+    prefix = _make_prefix(row, row_format, problems)
+    suffix = _get_text(row, "suffix", row_format, problems)
+    if suffix is not None and row_format.check and (reason := row_format.check(suffix)):
+        problems.append(("bad suffix", f"suffix {_shorten(suffix)}: {reason}"))
+    if problems:
+        return None, problems
+    mapped = set(row_format.keys.values())
+    extra = {key: value for key, value in row.items() if key not in mapped}
+    return Record(images, prefix or "", suffix, source, extra), []
+
+
+def _find_images(row, row_format, folder, problems: list[Problem]) -> tuple[str, ...]:
+    key = row_format.keys["image"]
+    if key not in row:
+        if "image" in row_format.required:
+            problems.append(_missing(key, row))
+        return ()
+    value = row[key]
+    names = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        problems.append(
+            ("wrong type", f"key '{key}': expected a path or a list of paths, found {value!r:.80}")
+        )
+        return ()
+    found = [folder.locate(name) for name in names]
+    problems += [problem for _, problem in found if problem]
+    return tuple(path for path, _ in found)
+
+
+def _make_prefix(row, row_format, problems: list[Problem]) -> str | None:
+    if row_format.template is None:
+        return _get_text(row, "prefix", row_format, problems)
+    values = {}
+    for field in row_format.template_fields:
+        value = row.get(field)
+        if field not in row:
+            problems.append(_missing(field, row))
+        elif isinstance(value, bool) or not isinstance(value, str | int | float):
+            problems.append(_wrong_type(field, "text or a number", value))
+        elif isinstance(value, str) and not _is_unicode(value):
+            problems.append(_broken_unicode(field))
+        values[field] = value
+    return row_format.template.format(**values)
+
+
+def _get_text(row, name: str, row_format, problems: list[Problem]) -> str | None:
+    key = row_format.keys[name]
+    value = row.get(key)
+    is_required = name in row_format.required
+    if key not in row and is_required:
+        problems.append(_missing(key, row))
+    elif not isinstance(value, str) and (is_required or value is not None):
+        problems.append(_wrong_type(key, "text", value))
+    elif isinstance(value, str) and not _is_unicode(value):
+        problems.append(_broken_unicode(key))
+    else:
+        return value
+    return None
+
+
+def _missing(key: str, row: Mapping[str, Any]) -> Problem:
+    return "missing key", f"key '{key}' missing; found {sorted(row)}"
+
+
+def _wrong_type(key: str, expected: str, value: Any) -> Problem:
+    found = f"{type(value).__name__} {value!r:.80}" if value is not None else "null"
+    return "wrong type", f"key '{key}': expected {expected}, found {found}"
+
+
+def _broken_unicode(key: str) -> Problem:
+    return "broken text", f"key '{key}': half of a surrogate pair (\\ud800..\\udfff) is no text"
+
+
+def _is_unicode(text: str) -> bool:
+    """False for text with a lone surrogate, which JSON can spell and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+class _Report:
+    """Counts bad lines and keeps the first ones to show."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.num_lines = self.num_bad = 0
+        self.kinds: collections.Counter[str] = collections.Counter()
+        self.shown: list[str] = []
+
+    def add(self, source: str, problems: list[Problem]) -> None:
+        self.num_lines += 1
+        if not problems:
+            return
+        self.num_bad += 1
+        self.kinds.update(kind for kind, _ in problems)
+        if len(self.shown) < MAX_LISTED:
+            self.shown.append(f"{source}: " + "; ".join(message for _, message in problems))
+
+    def raise_problems(self) -> None:
+        if not self.num_bad:
+            return
+        lines = [f"{self.path}: {self.num_bad} of {self.num_lines} lines are bad", *self.shown]
+        if more := self.num_bad - len(self.shown):
+            lines.append(f"... and {more} more")
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
+        lines.append(f"In all: {kinds}. Correct or remove these lines: none is skipped silently")
+        raise ValueError("\n  ".join(lines))

@@ -1,0 +1,191 @@
+"""Text to token ids and back.
+
+A vocabulary holds 1024 `<loc>` and 128 `<seg>` pieces in a row; where a sentencepiece file lacks
+them (plain Gemma's) they are added at the end, as big_vision does.
+"""
+
+import io
+import os
+import pathlib
+import re
+import struct
+from collections.abc import Iterable
+
+import sentencepiece
+
+LOC_PIECES = tuple(f"<loc{i:04d}>" for i in range(1024))
+SEG_PIECES = tuple(f"<seg{i:03d}>" for i in range(128))
+SEPARATOR = "\n"
+
+# The released models: 256,000 pieces of Gemma, then <loc> and <seg>.
+RELEASED_VOCAB_SIZE, RELEASED_FIRST_LOC = 257_152, 256_000
+
+NOT_A_MODEL = (
+    (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself"),
+    (b"{", "JSON: the sentencepiece file is usually beside it as tokenizer.model"),
+    (b"<", "a web page: download the file itself"),
+)
+# Field numbers, wire types and the piece type of sentencepiece_model.proto.
+PIECES, PIECE, SCORE, TYPE, USER_DEFINED = 1, 1, 2, 3, 4
+VARINT, BYTES, FIXED32 = 0, 2, 5
+
+
+class Tokenizer:
+    """A sentencepiece model with `<loc>` and `<seg>` pieces.
+
+    Attributes:
+      pad, eos, bos: ids of the control pieces (0, 1, 2 in Gemma).
+      newline: id of "\\n".
+      vocab_size: number of pieces; ids are below it.
+      loc_ids, seg_ids: ranges of 1024 and 128 contiguous ids.
+      model: the serialized sentencepiece model, added pieces included; a run keeps it as its file.
+    """
+
+    def __init__(self, model: bytes, *, name: str = "tokenizer"):
+        """Takes the bytes of a sentencepiece model; `name` says where they are from, for errors."""
+        processor = _load_processor(model, name)
+        extra = (*LOC_PIECES, *SEG_PIECES)
+        if missing := [p for p in extra if processor.piece_to_id(p) == processor.unk_id()]:
+            # Messages of a repeated field that follow a serialized model are appended to it.
+            model += b"".join(map(_serialize_piece, missing))
+            processor = _load_processor(model, name)
+        self.model = model
+        self._processor = processor
+        self.pad, self.eos = processor.pad_id(), processor.eos_id()
+        self.bos, self.vocab_size = processor.bos_id(), len(processor)
+        self.newline = self._check(name)
+        first_loc, first_seg = map(processor.piece_to_id, (LOC_PIECES[0], SEG_PIECES[0]))
+        self.loc_ids = range(first_loc, first_loc + len(LOC_PIECES))
+        self.seg_ids = range(first_seg, first_seg + len(SEG_PIECES))
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text, without bos and eos."""
+        try:
+            return self._processor.encode(text)
+        except RuntimeError as error:
+            raise ValueError(f"text {text!r:.80} cannot be encoded as UTF-8") from error
+
+    def decode(self, ids: Iterable[int], *, stop_at_eos: bool = True) -> str:
+        """Returns the text of ids, up to the first eos, without control pieces.
+
+        Never fails on what a model produced: ids outside the vocabulary (an embedding may have more
+        rows than there are pieces) are left out.
+        """
+        kept = [int(i) for i in ids]
+        if stop_at_eos and self.eos in kept:
+            kept = kept[: kept.index(self.eos)]
+        return self._processor.decode([i for i in kept if 0 <= i < self.vocab_size])
+
+    def _check(self, name: str) -> int:
+        """Returns the id of "\\n" after making sure that this is a tokenizer PaliGemma can use."""
+        for piece in ("pad", "eos", "bos"):
+            if getattr(self, piece) < 0:
+                raise ValueError(f"{name}: the tokenizer has no {piece} piece; use Gemma's")
+        newline = self.encode(SEPARATOR)
+        if len(newline) != 1 or self.decode(newline) != SEPARATOR:
+            raise ValueError(
+                f"{name}: '\\n' must be one token, found ids {newline}; use Gemma's tokenizer"
+            )
+        extra = (*LOC_PIECES, *SEG_PIECES)
+        found = self.encode("".join(extra))
+        first = found[0] if found else -1
+        if found != list(range(first, first + len(extra))):
+            raise ValueError(
+                f"{name}: the <loc> and <seg> pieces must be 1152 ids in a row, each one token; "
+                f"'{extra[0]}' is {self.encode(extra[0])}, '{extra[-1]}' {self.encode(extra[-1])}"
+            )
+        if self.vocab_size == RELEASED_VOCAB_SIZE and first != RELEASED_FIRST_LOC:
+            raise ValueError(
+                f"{name}: with {RELEASED_VOCAB_SIZE} pieces '<loc0000>' must be "
+                f"{RELEASED_FIRST_LOC}, found {first}: the released models would read other pieces"
+            )
+        return newline[0]
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Returns the tokenizer of a sentencepiece file: PaliGemma's own or plain Gemma's.
+
+    Raises:
+      ValueError: no such file, not a sentencepiece model, or one without pad, eos, bos, "\\n".
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"{os.fspath(path)}: no such tokenizer file")
+    return Tokenizer(pathlib.Path(path).read_bytes(), name=os.fspath(path))
+
+
+def train_tokenizer(
+    texts: Iterable[str], path: str | os.PathLike[str], *, vocab_size: int = 2048
+) -> Tokenizer:
+    """Trains a small tokenizer for a model from scratch, writes it to `path` and returns it.
+
+    Byte-pair encoding with Gemma's settings: pad 0, eos 1, bos 2, unk 3, "\\n" one piece, digits
+    apart, bytes for what is unknown, `<loc>` and `<seg>` at the end. The same texts give the same
+    bytes.
+
+    Args:
+      texts: what to learn from; `<loc>` and `<seg>` in them are left out.
+      path: the file to write.
+      vocab_size: at most so many pieces, `<loc>` and `<seg>` included; few texts give fewer.
+
+    Raises:
+      ValueError: no text, or a vocabulary too small for the texts' characters.
+    """
+    # Text is encoded in stretches between such pieces, so it is learnt in stretches too.
+    border = re.compile(r"(?:<loc\d{4}>|<seg\d{3}>|\n)+")
+    lines = [line for text in texts for line in border.split(text) if line.strip()]
+    if not lines:
+        raise ValueError("cannot train a tokenizer: there is no text to learn from")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            vocab_size=vocab_size - len(LOC_PIECES) - len(SEG_PIECES),
+            hard_vocab_limit=False,
+            model_type="bpe",
+            character_coverage=1.0,
+            byte_fallback=True,
+            split_digits=True,
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            normalization_rule_name="identity",
+            user_defined_symbols=[SEPARATOR],
+            pad_id=0,
+            eos_id=1,
+            bos_id=2,
+            unk_id=3,
+            max_sentence_length=1 << 20,
+            num_threads=1,
+            minloglevel=3,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"cannot train a tokenizer of {vocab_size} pieces: {error}") from error
+    tokenizer = Tokenizer(model.getvalue(), name=os.fspath(path))
+    pathlib.Path(path).write_bytes(tokenizer.model)
+    return tokenizer
+
+
+def _load_processor(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
+    for start, what in NOT_A_MODEL:
+        if model.startswith(start):
+            raise ValueError(f"{name}: expected a sentencepiece model, found {what}")
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.load_from_serialized_proto(model)
+    except RuntimeError as error:
+        raise ValueError(f"{name}: not a sentencepiece model ({error})") from error
+    return processor
+
+
+def _serialize_piece(piece: str) -> bytes:
+    """Returns a user-defined piece as a member of a serialized sentencepiece model."""
+    text = piece.encode()
+    message = (
+        bytes([PIECE << 3 | BYTES, len(text)])
+        + text
+        + bytes([SCORE << 3 | FIXED32])
+        + struct.pack("<f", 0.0)
+        + bytes([TYPE << 3 | VARINT, USER_DEFINED])
+    )
+    return bytes([PIECES << 3 | BYTES, len(message)]) + message

@@ -1,0 +1,143 @@
+"""Images come out as tf.image.resize(antialias=True) and a cast make them, whatever the file."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from paligemma_jax.data import images
+
+
+@pytest.fixture(scope="module")
+def tf():
+    return images.tensorflow()
+
+
+def noise(height, width, channels=3) -> np.ndarray:
+    rng = np.random.default_rng(height * width)
+    return rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def encode(pixels, file_format, **kwargs) -> bytes:
+    image = pixels if isinstance(pixels, PIL.Image.Image) else PIL.Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, file_format, **kwargs)
+    return file.getvalue()
+
+
+def expected(tf, pixels, res) -> np.ndarray:
+    """Returns what big_vision's resize gives: the oracle is TensorFlow's own."""
+    resized = tf.image.resize(pixels, (res, res), method="bilinear", antialias=True)
+    return tf.cast(tf.clip_by_value(resized, 0, 255), tf.uint8).numpy()
+
+
+def load(tmp_path, data: bytes, res: int) -> np.ndarray:
+    path = tmp_path / "image"
+    path.write_bytes(data)
+    return images.load(path, res=res)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (40, 30), (17, 91), (9, 8), (300, 200), (1, 50)])
+@pytest.mark.parametrize("res", [28, 56])
+def test_a_resized_file_equals_tensorflows_resize(tf, tmp_path, shape, res):
+    pixels = noise(*shape)
+    image = load(tmp_path, encode(pixels, "PNG"), res)
+    assert image.shape == (res, res, 3) and image.dtype == np.uint8
+    np.testing.assert_array_equal(image, expected(tf, pixels, res))
+    np.testing.assert_array_equal(images.resize(pixels, res=res), image)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (40, 30)])
+def test_resizing_truncates_and_does_not_round(tf, tmp_path, shape):
+    pixels = noise(*shape)
+    exact = tf.image.resize(pixels, (28, 28), antialias=True).numpy()
+    difference = exact - load(tmp_path, encode(pixels, "PNG"), 28)
+    assert difference.min() >= 0 and difference.max() < 1  # up to one gray level below the Colab's
+
+
+def test_every_color_mode_becomes_three_channels(tf, tmp_path):
+    rgba = noise(40, 30, 4)
+    gray = rgba[..., 0]
+    palette = PIL.Image.fromarray(rgba[..., :3]).convert("P")
+    gray_rgb = np.repeat(gray[..., None], 3, axis=2)
+    cases = [
+        (encode(gray, "PNG"), gray_rgb),
+        (encode(rgba, "PNG"), rgba[..., :3]),  # alpha is dropped, not blended
+        (encode(PIL.Image.fromarray(gray).convert("LA"), "PNG"), gray_rgb),
+        (encode(palette, "PNG"), np.asarray(palette.convert("RGB"))),
+        (encode(PIL.Image.fromarray(gray > 127), "PNG"), np.where(gray_rgb > 127, 255, 0)),
+        (encode(rgba[..., :3], "WEBP", lossless=True), rgba[..., :3]),
+        (encode(rgba[..., :3], "BMP"), rgba[..., :3]),
+    ]
+    for data, pixels in cases:
+        pixels = pixels.astype(np.uint8)
+        np.testing.assert_array_equal(load(tmp_path, data, 28), expected(tf, pixels, 28))
+
+
+def test_an_array_is_resized_as_a_file_is(tmp_path):
+    rgba = noise(40, 30, 4)
+    gray = rgba[..., 0]
+    for pixels in (rgba, gray, gray[..., None]):
+        data = encode(pixels.squeeze(), "PNG")
+        np.testing.assert_array_equal(images.resize(pixels, res=28), load(tmp_path, data, 28))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        "x.png",
+    ],
+)
+def test_an_array_that_is_no_image_is_an_error(array):
+    with pytest.raises(ValueError, match="expected an image uint8"):
+        images.resize(array, res=28)
+
+
+def test_of_16_bits_the_upper_8_are_kept(tf, tmp_path):
+    deep = np.random.default_rng(0).integers(0, 1 << 16, (28, 28)).astype(np.uint16)
+    image = load(tmp_path, encode(deep, "PNG"), 28)
+    np.testing.assert_array_equal(image[..., 0], deep >> 8)
+
+
+def test_exif_orientation_is_not_applied(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees
+    pixels = noise(40, 30)
+    plain = load(tmp_path, encode(pixels, "JPEG"), 28)
+    turned = load(tmp_path, encode(pixels, "JPEG", exif=exif), 28)
+    np.testing.assert_array_equal(plain, turned)
+
+
+def test_a_jpeg_is_close_to_what_pillow_reads(tmp_path):
+    y, x = np.mgrid[:64, :64]
+    smooth = np.stack([2 * x, 2 * y, x + y], axis=2).astype(np.uint8)
+    data = encode(smooth, "JPEG", quality=95)
+    pillow = np.asarray(PIL.Image.open(io.BytesIO(data))).astype(int)
+    assert np.abs(load(tmp_path, data, 64) - pillow).max() <= 4
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no image", encode(noise(40, 30), "JPEG")[:600], encode(noise(40, 30), "TIFF")]
+)
+def test_a_bad_image_names_source_path_and_reason(tmp_path, data):
+    path = tmp_path / "bad.png"
+    path.write_bytes(data)
+    with pytest.raises(ValueError) as error:
+        images.load(path, res=28, source="x.jsonl:12")
+    message = str(error.value)
+    assert message.startswith(f"x.jsonl:12: cannot read image {path}: ")
+    assert "{{" not in message and "[Op" not in message and "\n" not in message
+
+
+def test_a_missing_image_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot read image .*nowhere.png: .*No such file"):
+        images.load(tmp_path / "nowhere.png", res=28)
+
+
+def test_tensorflow_sees_no_gpu(tf):
+    assert tf.config.get_visible_devices("GPU") == []
