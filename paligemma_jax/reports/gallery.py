@@ -12,6 +12,7 @@ from paligemma_jax.reports import drawing, files, page, plots
 
 MAX_SIDE = 480  # px of an embedded picture
 CARD_WIDTH, CARD_HEIGHT = 320, 420  # px that a picture fills on the page
+NUM_OPEN_PLOTS = 6  # the others are folded away
 FILTERS = ("all", "wrong", "invalid", "empty")
 ORDERS = {
     "worst first": "score:1",
@@ -96,14 +97,17 @@ def _count_line(num_shown: int, num_rows: int) -> str:
 def _plots_section(
     history: Sequence[Mapping[str, Any]], panels: Mapping[str, Sequence[str]]
 ) -> str:
-    pictures = [
-        page.embed(plots.curves(history, keys, title=title), "image/svg+xml")
-        for title, keys in panels.items()
-    ]
-    if not pictures:
+    images = []
+    for title, keys in panels.items():
+        url = page.embed(plots.curves(history, keys, title=title), "image/svg+xml")
+        images.append(f'<img src="{url}" alt="{page.escape(title)}">')
+    if not images:
         return ""
-    images = "".join(f'<img src="{url}" alt="">' for url in pictures)
-    return f'<h2>Curves</h2>\n<div class="plots">{images}</div>'
+    first, more = "".join(images[:NUM_OPEN_PLOTS]), "".join(images[NUM_OPEN_PLOTS:])
+    section = f'<h2>Curves</h2>\n<div class="plots">{first}</div>'
+    if more:
+        section += f'<details><summary>more</summary><div class="plots">{more}</div></details>'
+    return section
 
 
 def _toolbar(

@@ -51,7 +51,8 @@ def curves(rows: Iterable[Mapping[str, Any]], keys: Sequence[str], *, title: str
 def choose_panels(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Returns {title: keys} worth a plot: values that change, those of one last name together.
 
-    `train/loss` and `val/loss` share the panel "loss". Values by class or by reason have none.
+    `loss` and `val/loss` share the panel "loss". Values by class or by reason have none. First come
+    the panels with several curves, then those of evaluations (`val/map50`), then the rest.
     """
     seen: dict[str, set[float]] = {}
     for row in rows:
@@ -62,4 +63,7 @@ def choose_panels(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     for key, values in seen.items():
         if len(values) > 1 and "per_class/" not in key and "dropped/" not in key:
             panels.setdefault(key.rsplit("/", 1)[-1], []).append(key)
-    return panels
+    order = sorted(
+        panels, key=lambda title: (-len(panels[title]), not any("/" in k for k in panels[title]))
+    )
+    return {title: panels[title] for title in order}

@@ -239,7 +239,7 @@ def _piece_spans(pieces: Iterable[str]) -> tuple[str, list[tuple[int, int]]]:
         )
         start = len(text)
         text += decoder.decode(raw)
-        spans.append((start, max(len(text), start + 1)))
+        spans.append((start, max(len(text), start + 1) if byte else len(text)))
     return text + decoder.decode(b"", final=True), spans
 
 

@@ -23,3 +23,8 @@ def test_no_rows_give_empty_axes():
 
 def test_losses_share_a_panel_and_what_never_changes_has_none():
     assert plots.choose_panels(ROWS) == {"loss": ["train/loss", "val/loss"]}
+
+
+def test_shared_panels_come_first_then_evaluations():
+    rows = [{"step": n, "norm": n, "loss": n, "val/map": n, "val/loss": n} for n in (1, 2)]
+    assert list(plots.choose_panels(rows)) == ["loss", "map", "norm"]

@@ -203,3 +203,8 @@ def test_dropped_objects_take_no_score():
     tokens = [("<loc0001>", -1.0), ("▁cat", -1.0), ("▁;", -1.0)]
     tokens += [(f"<loc000{digit}>", 0.0) for digit in range(4)] + [("▁dog", 0.0)]
     np.testing.assert_array_equal(detection.box_scores(tokens), [1.0])
+
+
+def test_a_token_without_text_takes_no_part_in_a_confidence():
+    tokens = [("", -9.0), *[(f"<loc000{digit}>", 0.0) for digit in range(4)], (" dog", 0.0)]
+    np.testing.assert_array_equal(detection.box_scores(tokens), [1.0])
