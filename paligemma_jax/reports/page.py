@@ -15,7 +15,8 @@ h1 { font-size: 22px; margin: 0 0 14px; } h2 { font-size: 15px; margin: 22px 0 8
 .numbers div { background: #fff; border: 1px solid #e1e5ea; border-radius: 6px; padding: 6px 12px; }
 .numbers dt { color: #66727f; font-size: 12px; } .numbers dd { margin: 0; font-size: 18px; }
 .plots { display: flex; flex-wrap: wrap; gap: 10px; }
-.plots img { width: 400px; max-width: 100%; background: #fff; border: 1px solid #e1e5ea; border-radius: 6px; }
+.plots img { width: 400px; max-width: 100%;
+  background: #fff; border: 1px solid #e1e5ea; border-radius: 6px; }
 summary { cursor: pointer; padding: 6px 0; color: #52606d; }
 .tables { display: flex; flex-wrap: wrap; gap: 0 28px; } .tables section { max-width: 100%; }
 .scroll { overflow-x: auto; }
