@@ -48,11 +48,14 @@ demo: $(INSTALLED)
 clean:
 	rm -rf .cache .pytest_cache .ruff_cache .hypothesis *.egg-info data/demo runs/demo
 
-# pip prints some 300 lines; those about large files are enough to see that it moves.
-LARGE := awk '/(Downloading|Using cached).*([0-9][0-9](\.[0-9])? MB|GB)/ { print substr($$0, 1, 100); fflush() }'
+# pip prints some 300 lines; the large files are enough to see that it moves.
+LARGE := awk -F '[-() ]+' '/(Downloading|Using cached).*\.whl .* [MG]B/ \
+    && ($$(NF-2) >= 10 || $$(NF-1) == "GB") { \
+        i = $$2 == "Using" ? 4 : 3; \
+        print "  " $$i " " $$(i+1) ", " $$(NF-2) " " $$(NF-1); fflush() }'
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing into $(VENV): about 2 GB, some minutes the first time"
+	@echo "Installing into $(VENV): 2.7 GB, some minutes the first time"
 	@set -o pipefail; \
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]' | $(LARGE)
 	@touch $@
