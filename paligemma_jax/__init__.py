@@ -1,1 +1,39 @@
-"""Fine-tune PaliGemma 1 and 2 in JAX, on big_vision's names and formats."""
+"""Fine-tune PaliGemma 1 and 2 in JAX, on big_vision's names and formats.
+
+import paligemma_jax
+
+model = paligemma_jax.load("runs/fracture")
+model.predict("scan.png", "detect fracture")
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def load(run: str, *, weights: str | None = None, decoding: Mapping[str, Any] | None = None) -> Any:
+    """Returns a finished run, ready to answer: `load("runs/fracture").predict(images, prompt)`.
+
+    Args:
+      run: the run's folder.
+      weights: npz file in place of the run's final.npz.
+      decoding: keys of `evals.NAME` in README, as {"max_new_tokens": 64, "batch_size": 8}.
+
+    Returns:
+      a `build.predictor.Predictor`.
+
+    Raises:
+      ValueError: no finished run there, or an unknown key.
+    """
+    # Here, so that paligemma_jax.models imports without what only the doors need.
+    from paligemma_jax.build import assembly, predictor
+    from paligemma_jax.config import presets
+
+    decoding = dict(decoding or {})
+    config, final = assembly.open_run(run, None, [])
+    presets.check_eval("load", {"fname": run, **decoding})
+    return predictor.open_predictor(
+        assembly.assemble(config),
+        weights or final,
+        batch_size=decoding.get("batch_size") or 1,
+        settings=decoding,
+    )

@@ -50,6 +50,7 @@ KEYS = (
         (dict, *OPTIONAL),
         "dimensions that replace the variant's: width, depth, mlp_dim, num_heads, patch_size",
     ),
+    Key("model.img.dropout", 0.0, NUMBER, "dropout rate in the vision tower"),
     Key("model.llm.variant", "gemma_2b", (str,), "language model"),
     Key(
         "model.llm.vocab_size",
@@ -184,7 +185,7 @@ EVAL_KEYS = (
         ("greedy", "temperature", "nucleus", "beam"),
     ),
     Key("temperature", 1.0, NUMBER, "of the samplers temperature and nucleus"),
-    Key("top_p", 0.9, NUMBER, "probability mass that the sampler nucleus keeps"),
+    Key("top_p", 1.0, NUMBER, "probability mass that the sampler nucleus keeps"),
     Key("beam_size", 4, (int,), "of the sampler beam"),
     Key("best_of", 1, (int,), "sample so many answers and keep the likeliest"),
 )

@@ -71,7 +71,7 @@ def from_scratch(
     config.res = res
     config.input.text_len = text_len
     config.model.img.variant, config.model.img.dims = "tiny/14", dict(img)
-    config.model.llm.variant, config.model.llm.dims = "gemma_tiny", dict(llm)
+    config.model.llm.variant, config.model.llm.dims = "tiny", dict(llm)
     config.model.llm.vocab_size = None
     return config
 
@@ -104,6 +104,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def eval_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns one evaluation's settings with the defaults of EVAL_KEYS filled in."""
     return {key.name: settings.get(key.name, key.default) for key in keys.EVAL_KEYS}
+
+
+def check_eval(eval_name: str, settings: Mapping[str, Any]) -> None:
+    """Raises a ValueError that lists what is wrong with one evaluation's settings."""
+    if problems := _check_eval(eval_name, settings):
+        raise ValueError("\n".join(problems))
 
 
 def _check_eval(eval_name: str, settings: Any) -> list[str]:

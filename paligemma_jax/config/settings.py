@@ -59,13 +59,18 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     except (KeyError, AttributeError, TypeError) as error:
         line = _line_in(file, error)
         raise ValueError(f"{path}:{line}: {error.args[0] if error.args else error}") from error
-    for override in overrides:
-        key, has_value, text = override.partition("=")
-        if not has_value:
-            raise ValueError(f"override '{override}': expected key=value")
-        assign(config, key, text)
+    override(config, overrides)
     presets.validate(config)
     return config
+
+
+def override(config: ml_collections.ConfigDict, overrides: Iterable[str]) -> None:
+    """Applies "key.sub=value" texts in their order."""
+    for text in overrides:
+        key, has_value, value = text.partition("=")
+        if not has_value:
+            raise ValueError(f"override '{text}': expected key=value")
+        assign(config, key, value)
 
 
 def assign(config: ml_collections.ConfigDict, key: str, text: str) -> None:
@@ -151,7 +156,7 @@ def to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, default=str)
 
 
-def from_json(path: pathlib.Path) -> ml_collections.ConfigDict:
+def from_json(path: pathlib.Path, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     """Returns the config of a run's folder (config.json), locked and checked like a fresh one."""
     try:
         stored = json.loads(path.read_text())
@@ -160,6 +165,7 @@ def from_json(path: pathlib.Path) -> ml_collections.ConfigDict:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     config = presets.defaults(stored)
+    override(config, overrides)
     presets.validate(config)
     return config
 

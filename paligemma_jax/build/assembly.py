@@ -1,0 +1,116 @@
+"""Settings in, parts out: what every door starts from."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from paligemma_jax.build import data, terminal, weights
+from paligemma_jax.build import model as build_model
+from paligemma_jax.config import settings
+from paligemma_jax.data import tokens
+from paligemma_jax.params import sharding, variants
+from paligemma_jax.tasks import task
+
+CONFIG, TOKENIZER, FINAL = "config.json", "tokenizer.model", "final.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """What training, evaluation and prediction share.
+
+    Attributes:
+      config: resolved and locked.
+      tokenizer: of the run.
+      task: reads and scores answers.
+      model: dimensions.
+      functions: the model on batches.
+      mesh: the devices.
+    """
+
+    config: ml_collections.ConfigDict
+    tokenizer: tokens.Tokenizer
+    task: task.Task
+    model: variants.PaliGemma
+    functions: build_model.Functions
+    mesh: Mesh
+
+
+def assemble(config: ml_collections.ConfigDict) -> Assembly:
+    """Builds everything that needs neither data nor weights."""
+    terminal.say(f"devices: {weights.describe_devices()}")
+    tokenizer = tokens.load_tokenizer(weights.fetch(config.tokenizer))
+    model = build_model.describe(config, vocab_size=tokenizer.vocab_size)
+    compute = build_model.make_compute(config)
+    return Assembly(
+        config=config,
+        tokenizer=tokenizer,
+        task=data.make_task(config),
+        model=model,
+        functions=build_model.make_functions(model, compute, cache_dtype=config.cache_dtype),
+        mesh=weights.make_mesh(config),
+    )
+
+
+def load_weights(
+    built: Assembly, source: str | None, *, trainable: tuple[str, ...] = ()
+) -> dict[str, jax.Array]:
+    """Returns parameters on their devices: of a file, or random where `source` is None.
+
+    Args:
+      built: what they are for.
+      source: vanity name, address or path of an npz file.
+      trainable: names to be held in float32.
+    """
+    path = weights.fetch(source) if source else None
+    stored = weights.check_file(built.config, path, built.model) if path else None
+    expected = weights.expected_shapes(built.config, built.model, trainable, stored)
+    where = sharding.shardings(
+        expected,
+        [(str(regex), tactic) for regex, tactic in built.config.sharding_strategy],
+        built.mesh,
+    )
+    if path is None:
+        return weights.init_random(built.model, expected, where, seed=built.config.seed)
+    return weights.load(path, expected, where, grid=built.model.grid)
+
+
+def open_run(
+    run: str | None, config: str | None, overrides: list[str]
+) -> tuple[ml_collections.ConfigDict, str | None]:
+    """Returns (settings, weights) of a finished run's folder, or of a config file.
+
+    A run brings its own tokenizer and final weights; a config names a tokenizer and `model_init`.
+    """
+    if (run is None) == (config is None):
+        raise ValueError("give one of --run FOLDER and --config FILE")
+    if config is not None:
+        loaded = settings.load(config, overrides)
+        return loaded, loaded.model_init
+    folder = pathlib.Path(str(run))
+    loaded = settings.from_json(folder / CONFIG, overrides)
+    if (folder / TOKENIZER).exists():
+        loaded.tokenizer = str(folder / TOKENIZER)
+    return loaded, str(folder / FINAL)
+
+
+def choose_weights(asked: str | None, default: str | None) -> str | None:
+    """Returns the weights of --weights, where "none" stands for random ones, or the default."""
+    return default if asked is None else None if asked == "none" else asked
+
+
+def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:
+    """Writes what makes a run's folder complete without the files it was started from."""
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / CONFIG).write_text(settings.to_json(built.config) + "\n")
+        (workdir / TOKENIZER).write_bytes(built.tokenizer.model)
+
+
+def parameter_counts(params: Mapping[str, jax.Array]) -> str:
+    """Returns "2,923,335,408 parameters, 5.45 GiB"."""
+    count = sum(array.size for array in params.values())
+    return f"{count:,} parameters, {terminal.size(sum(a.nbytes for a in params.values()))}"

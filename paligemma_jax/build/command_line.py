@@ -1,0 +1,78 @@
+"""What the doors' command lines share: overrides, and errors as one clear line."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import jax
+
+TRACEBACK = "PALIGEMMA_JAX_TRACEBACK"
+
+# What a device says, and what a user can do about it.
+DEVICE_ERRORS = {
+    "RESOURCE_EXHAUSTED": (
+        "out of device memory. Raise accumulation_steps (the result stays the same), lower "
+        "input.batch_size, train less (trainable='llm/layers/attn/.*'), or compute in bfloat16"
+    ),
+    "DNN library": (
+        "cuDNN did not start: most often another program holds the GPU's memory; else the versions "
+        "of driver, cuDNN and jax do not fit together"
+    ),
+}
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Returns a parser that shows a door's docstring as its help."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+
+def add_source(made: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say which settings and which weights to use."""
+    made.add_argument("--run", metavar="FOLDER", help="a finished run")
+    made.add_argument("--config", metavar="FILE[:ARG]", help="a Python file, instead of --run")
+    made.add_argument("--weights", help="npz file, vanity name or address; 'none': random")
+
+
+def parse(
+    made: argparse.ArgumentParser, argv: Sequence[str] | None, *, groups: Sequence[str]
+) -> tuple[argparse.Namespace, dict[str, list[str]]]:
+    """Returns (arguments, {group: ["key=value", ...]} from --group.key=value)."""
+    overrides: dict[str, list[str]] = {group: [] for group in groups}
+    rest = []
+    for word in sys.argv[1:] if argv is None else argv:
+        group, _, override = word.removeprefix("--").partition(".")
+        if word.startswith("--") and group in overrides:
+            overrides[group].append(override)
+        else:
+            rest.append(word)
+    return made.parse_args(rest), overrides
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls a door; an error that a user can mend is one message and exit status 2."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", status=130))
+    except jax.errors.JaxRuntimeError as error:
+        remedies = [text for sign, text in DEVICE_ERRORS.items() if sign in str(error)]
+        if not remedies:
+            raise
+        sys.exit(_fail(f"{remedies[0]}\n\n{str(error)[:2000]}", error=error))
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(_fail(str(error), error=error))
+
+
+def _fail(message: str, *, error: BaseException | None = None, status: int = 2) -> int:
+    if error is not None and os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    sys.stderr.write(f"error: {message}\n")
+    for note in getattr(error, "__notes__", ()):
+        sys.stderr.write(f"{note}\n")
+    if error is not None and not os.environ.get(TRACEBACK):
+        sys.stderr.write(f"({type(error).__name__}; {TRACEBACK}=1 shows where it comes from)\n")
+    return status

@@ -1,0 +1,116 @@
+"""From settings to records and batches: everything that can be wrong with data is said here."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from paligemma_jax.build import terminal
+from paligemma_jax.data import pipeline, records, rows, tokens
+from paligemma_jax.params import sharding
+from paligemma_jax.tasks import task
+
+# Prompts are padded to a multiple of this, so that few lengths are compiled.
+PROMPT_MULTIPLE = 8
+# Room beyond the longest true answer: a model may write more than it was shown.
+EXTRA_NEW_TOKENS = 16
+
+Records = Sequence[records.Record]
+
+
+def make_task(config: ml_collections.ConfigDict) -> task.Task:
+    """Returns the task that the settings name."""
+    return task.choose(config.task, loc_convention=config.coordinates)
+
+
+def read_records(
+    config: ml_collections.ConfigDict,
+    fname: str | None,
+    *,
+    key: str,
+    image_dir: str | None = None,
+    need_suffix: bool = True,
+) -> Records:
+    """Returns the records of a JSONL file; `key` is the config key that names it, for errors."""
+    if not fname:
+        raise ValueError(f"{key} is not set: the path of a JSONL file")
+    data = config.input.data
+    with terminal.progress(f"reading {fname}", unit="B", unit_scale=True) as report:
+        return records.read_jsonl(
+            fname,
+            keys=data.fields.to_dict(),
+            required=("image", "prefix", "suffix") if need_suffix else ("image", "prefix"),
+            prefix_template=data.prefix_template,
+            image_dir=image_dir or None,
+            check=make_task(config).check,
+            progress=report,
+        )
+
+
+def check_lengths(
+    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer, *, name: str
+) -> rows.LengthReport:
+    """Says how long the texts are; records that would lose their eos are an error.
+
+    Raises:
+      ValueError: lists them, unless `input.allow_truncation` is set; then says how many.
+    """
+    with terminal.progress(f"measuring {name}", unit="records") as progress:
+        report = rows.length_report(
+            examples,
+            tokenizer,
+            text_len=config.input.text_len,
+            lowercase=config.input.lowercase,
+            progress=progress,
+        )
+    terminal.say(f"{name}: {report.describe()}")
+    if not config.input.allow_truncation:
+        report.require_fit()
+    return report
+
+
+def spec(config: ml_collections.ConfigDict, **changes: Any) -> pipeline.BatchSpec:
+    """Returns the shape of training batches; `changes` replace fields, as for evaluation."""
+    fields = {
+        "res": config.res,
+        "text_len": config.input.text_len,
+        "batch_size": config.input.batch_size,
+        "max_images": config.input.max_images,
+        "lowercase": config.input.lowercase,
+        "allow_truncation": config.input.allow_truncation,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "num_workers": config.input.num_workers,
+    }
+    return pipeline.BatchSpec(**{**fields, **changes})
+
+
+def prompt_len(
+    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer
+) -> int:
+    """Returns the length that all prompts fit in, a multiple of 8."""
+    longest = max(
+        len(tokenizer.encode(rows.clean(e.prefix, "", lowercase=config.input.lowercase)[0]))
+        for e in examples
+    )
+    return -(-(longest + 2) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE  # with bos and newline
+
+
+def answer_len(
+    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer
+) -> int:
+    """Returns how many tokens an answer may have: the longest true one with eos, and some more."""
+    suffixes = [
+        rows.clean("", e.suffix or "", lowercase=config.input.lowercase)[1] for e in examples
+    ]
+    longest = max((len(tokenizer.encode(suffix)) + 1 for suffix in suffixes), default=1)
+    return longest + EXTRA_NEW_TOKENS
+
+
+def on_mesh(
+    batches: Iterator[pipeline.Batch], mesh: jax.sharding.Mesh
+) -> Iterator[Mapping[str, jax.Array]]:
+    """Yields batches on their devices."""
+    for batch in batches:
+        yield sharding.place_batch(batch, mesh)

@@ -1,0 +1,188 @@
+"""From settings to evaluations: validation loss, answers, their score, and the report."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from paligemma_jax.build import data, terminal
+from paligemma_jax.build import model as build_model
+from paligemma_jax.config import presets
+from paligemma_jax.data import pipeline, tokens
+from paligemma_jax.inference import beam, evaluator, generate
+from paligemma_jax.models import paligemma
+from paligemma_jax.params import sharding
+from paligemma_jax.reports import files, gallery, runlog
+from paligemma_jax.tasks import task
+from paligemma_jax.training import step
+
+Params = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One data set to evaluate on, with everything compiled once.
+
+    Attributes:
+      name: key under `evals`.
+      settings: of this evaluation, complete.
+      records: of the data set.
+      generate: (params, batch) -> Generation, jitted; None where only the loss is wanted.
+      eval_loss: (params, batch) -> (sum, count), jitted; None where rows have no suffix.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    records: data.Records
+    prompts: pipeline.BatchSpec
+    examples: pipeline.BatchSpec
+    generate: Callable[..., generate.Generation] | None
+    eval_loss: Callable[..., Any] | None
+
+
+def make(
+    config: ml_collections.ConfigDict,
+    functions: build_model.Functions,
+    tokenizer: tokens.Tokenizer,
+    *,
+    mesh: jax.sharding.Mesh,
+    name: str,
+    settings: Mapping[str, Any],
+) -> Evaluation:
+    """Reads and checks one evaluation's data; compiles nothing yet."""
+    settings = presets.eval_settings(settings)
+    records = data.read_records(
+        config, settings["fname"], key=f"evals.{name}.fname", image_dir=settings["image_dir"]
+    )
+    if settings["num_examples"]:
+        records = records[: settings["num_examples"]]
+    batch_size = round_up(settings["batch_size"] or config.input.batch_size, mesh.size)
+    text_len = data.prompt_len(config, records, tokenizer)
+    data.check_lengths(config, records, tokenizer, name=f"evals.{name}")
+    room = settings["max_new_tokens"] or data.answer_len(config, records, tokenizer)
+    decode = make_generate(
+        functions, settings, eos=tokenizer.eos, max_new_tokens=room, seed=config.seed
+    )
+    return Evaluation(
+        name=name,
+        settings=settings,
+        records=records,
+        prompts=data.spec(config, batch_size=batch_size, text_len=text_len),
+        examples=data.spec(config, batch_size=batch_size),
+        generate=decode if settings["decode"] else None,
+        eval_loss=jax.jit(step.make_eval_loss(functions.apply, functions.logits)),
+    )
+
+
+def make_generate(
+    functions: build_model.Functions,
+    settings: Mapping[str, Any],
+    *,
+    eos: int,
+    max_new_tokens: int,
+    seed: int,
+) -> Callable[..., generate.Generation]:
+    """Returns the jitted function (params, batch) -> Generation of the sampler in `settings`."""
+    prefill = functools.partial(functions.prefill, max_new_tokens=max_new_tokens)
+    parts = (prefill, functions.decode_step, paligemma.select_rows)
+    if settings["sampler"] == "beam":
+
+        def decode(params: Params, batch: Mapping[str, jax.Array]) -> generate.Generation:
+            return beam.search(
+                *parts,
+                params,
+                batch,
+                beam_size=settings["beam_size"],
+                max_new_tokens=max_new_tokens,
+                eos=eos,
+            )
+    else:
+        rng = None if settings["sampler"] == "greedy" else jax.random.key(seed)
+
+        def decode(params: Params, batch: Mapping[str, jax.Array]) -> generate.Generation:
+            return generate.generate(
+                *parts,
+                params,
+                batch,
+                max_new_tokens=max_new_tokens,
+                eos=eos,
+                sampler=settings["sampler"],
+                temperature=float(settings["temperature"]),
+                top_p=float(settings["top_p"]),
+                best_of=settings["best_of"],
+                rng=rng,
+            )
+
+    return jax.jit(decode)
+
+
+def run(
+    evaluation: Evaluation,
+    params: Params,
+    *,
+    tokenizer: tokens.Tokenizer,
+    judge: task.Task,
+    mesh: jax.sharding.Mesh,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Returns (rows of predictions.jsonl, scores with the validation loss under "loss")."""
+    scores: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+    if evaluation.eval_loss is not None:
+        scores["loss"] = _mean_loss(evaluation, params, tokenizer, mesh)
+    if evaluation.generate is not None:
+        batches = pipeline.eval_batches(evaluation.records, tokenizer, evaluation.prompts)
+        with terminal.progress(f"answering {evaluation.name}", unit="examples") as report:
+            rows, found = evaluator.evaluate(
+                evaluation.generate,
+                params,
+                data.on_mesh(batches, mesh),
+                evaluation.records,
+                tokenizer,
+                judge,
+                progress=report,
+            )
+        scores |= found
+    return rows, scores
+
+
+def write_report(
+    folder: pathlib.Path,
+    rows: list[dict[str, Any]],
+    scores: Mapping[str, Any],
+    *,
+    title: str,
+    predictions: str = "predictions.jsonl",
+) -> None:
+    """Writes predictions, metrics.json and report.html into a folder; the first process does."""
+    if jax.process_index():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = folder / runlog.METRICS
+    history = runlog.read_rows(metrics) if metrics.exists() else []
+    files.write_jsonl(folder / predictions, rows)
+    files.write_json(folder / "metrics.json", scores)
+    gallery.write(folder / "report.html", rows, title=title, scores=scores, history=history)
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Returns the smallest multiple that is not below `number`."""
+    return -(-number // multiple) * multiple
+
+
+def _mean_loss(
+    evaluation: Evaluation, params: Params, tokenizer: tokens.Tokenizer, mesh: jax.sharding.Mesh
+) -> float:
+    assert evaluation.eval_loss is not None
+    batches = pipeline.validation_batches(evaluation.records, tokenizer, evaluation.examples)
+    sums = []
+    with terminal.progress(f"loss of {evaluation.name}", unit="examples") as report:
+        for batch in batches:
+            sums.append(evaluation.eval_loss(params, sharding.place_batch(batch, mesh)))
+            done = min(len(sums) * evaluation.examples.batch_size, len(evaluation.records))
+            report(done, len(evaluation.records))
+        totals = jax.device_get(sums)
+    return float(sum(total for total, _ in totals) / max(sum(count for _, count in totals), 1))

@@ -1,0 +1,109 @@
+"""From settings to a model: its dimensions, how it computes, and its functions on a batch."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import ml_collections
+
+from paligemma_jax.models import paligemma
+from paligemma_jax.params import variants
+
+Batch = Mapping[str, jax.Array]
+Dims = TypeVar("Dims", variants.Vit, variants.Gemma)
+
+
+@dataclasses.dataclass(frozen=True)
+class Functions:
+    """A model closed over its dimensions: what training and decoding call.
+
+    Attributes:
+      apply: (params, batch, rng | None) -> hidden [B, T, D] behind every text token.
+      logits: (params, hidden) -> float32[..., V].
+      prefill: (params, batch, *, max_new_tokens) -> (float32[B, V], cache).
+      decode_step: (params, cache, int32[B]) -> (float32[B, V], cache).
+    """
+
+    apply: Callable[..., jax.Array]
+    logits: Callable[..., jax.Array]
+    prefill: Callable[..., Any]
+    decode_step: Callable[..., Any]
+
+
+def describe(config: ml_collections.ConfigDict, *, vocab_size: int) -> variants.PaliGemma:
+    """Returns the model's dimensions. `vocab_size`: the tokenizer's pieces.
+
+    Raises:
+      ValueError: an unknown variant or dimension, or fewer embedding rows than pieces.
+    """
+    rows = config.model.llm.vocab_size or vocab_size
+    if rows < vocab_size:
+        raise ValueError(
+            f"model.llm.vocab_size={rows}, but the tokenizer {config.tokenizer} has {vocab_size} "
+            f"pieces: use the model's own tokenizer, or set model.llm.vocab_size=None"
+        )
+    made = variants.make(
+        config.model.img.variant,
+        config.model.llm.variant,
+        res=config.res,
+        vocab_size=rows,
+        final_logits_softcap=float(config.model.llm.final_logits_softcap),
+    )
+    return dataclasses.replace(
+        made,
+        img=_replace_dims(made.img, config.model.img.dims, "model.img.dims"),
+        llm=_replace_dims(made.llm, config.model.llm.dims, "model.llm.dims"),
+    )
+
+
+def make_compute(config: ml_collections.ConfigDict) -> paligemma.Compute:
+    """Returns how the model runs: types, remat, dropout."""
+    known = [name for name in dir(jax.checkpoint_policies) if not name.startswith("_")]
+    if config.remat_policy not in ("none", *known):
+        raise ValueError(f"remat_policy='{config.remat_policy}': expected 'none' or one of {known}")
+    return paligemma.Compute(
+        dtype=config.compute_dtype,
+        remat=config.remat_policy,
+        dropout=float(config.model.llm.dropout),
+        img_dropout=float(config.model.img.dropout),
+    )
+
+
+def make_functions(
+    model: variants.PaliGemma, compute: paligemma.Compute, *, cache_dtype: str
+) -> Functions:
+    """Returns the model's functions on batches as the data pipeline makes them."""
+
+    def apply(params: paligemma.Params, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
+        return paligemma.apply(params, *_inputs(batch), model=model, compute=compute, rng=rng)
+
+    def prefill(params: paligemma.Params, batch: Batch, *, max_new_tokens: int):
+        num_prompt = batch["image"].shape[1] * model.num_image_tokens + batch["text"].shape[1]
+        return paligemma.prefill(
+            params,
+            *_inputs(batch),
+            model=model,
+            compute=compute,
+            cache_len=num_prompt + max_new_tokens,
+            cache_dtype=cache_dtype,
+        )
+
+    return Functions(
+        apply=apply,
+        logits=functools.partial(paligemma.logits, model=model),
+        prefill=prefill,
+        decode_step=functools.partial(paligemma.decode_step, model=model, compute=compute),
+    )
+
+
+def _inputs(batch: Batch) -> tuple[jax.Array, ...]:
+    return tuple(batch[k] for k in ("image", "mask_image", "text", "mask_ar", "mask_input"))
+
+
+def _replace_dims(tower: Dims, dims: Mapping[str, Any] | None, key: str) -> Dims:
+    known = [field.name for field in dataclasses.fields(tower)]
+    if unknown := set(dims or {}) - set(known):
+        raise ValueError(f"{key}: {sorted(unknown)} are no dimensions. Known: {known}")
+    return dataclasses.replace(tower, **dict(dims or {}))

@@ -1,0 +1,216 @@
+"""A training run, assembled: what is checked before weights load, the state, hooks and the log."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from paligemma_jax.build import assembly, data, evaluation, terminal, weights
+from paligemma_jax.build import optimizer as build_optimizer
+from paligemma_jax.config import settings
+from paligemma_jax.data import pipeline
+from paligemma_jax.models import paligemma
+from paligemma_jax.reports import runlog
+from paligemma_jax.tasks import task
+from paligemma_jax.training import loop, optimizer, step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run will do, before it has weights.
+
+    Attributes:
+      records: to train on.
+      total_steps: updates.
+      optimizer: of the trainable parameters.
+      evaluations: with the number of steps between two of them; 0: only at the end.
+    """
+
+    records: data.Records
+    total_steps: int
+    optimizer: optimizer.Optimizer
+    evaluations: tuple[tuple[evaluation.Evaluation, int], ...]
+
+
+def check_workdir(workdir: pathlib.Path) -> None:
+    """Raises a ValueError if the folder holds a run already."""
+    taken = [name for name in (assembly.FINAL, runlog.METRICS) if (workdir / name).exists()]
+    if taken:
+        raise ValueError(
+            f"{workdir} holds a run already ({', '.join(taken)}): choose another --workdir, or "
+            f"remove it"
+        )
+
+
+def plan(built: assembly.Assembly) -> Plan:
+    """Reads and checks all data and every rule on parameters. Loads no weights."""
+    config = built.config
+    weights.check_divisible(
+        config.input.batch_size,
+        built.mesh,
+        key="input.batch_size",
+        parts=config.accumulation_steps,
+    )
+    records = data.read_records(
+        config,
+        config.input.data.fname,
+        key="input.data.fname",
+        image_dir=config.input.data.image_dir,
+    )
+    data.check_lengths(config, records, built.tokenizer, name="training data")
+    steps = build_optimizer.total_steps(config, data_size=len(records))
+    terminal.say(
+        f"training data: {len(records)} examples; {steps} steps of {config.input.batch_size}, "
+        f"{steps * config.input.batch_size / len(records):.1f} passes"
+    )
+    made = build_optimizer.make(
+        config, paligemma.shapes(built.model), steps=steps, data_size=len(records)
+    )
+    evaluations = tuple(
+        _plan_evaluation(built, name, chosen, steps=steps, data_size=len(records))
+        for name, chosen in config.evals.items()
+    )
+    return Plan(records, steps, made, evaluations)
+
+
+def init_state(built: assembly.Assembly, planned: Plan) -> step.TrainState:
+    """Returns the state before the first update, its weights loaded or made."""
+    params = assembly.load_weights(
+        built, built.config.model_init, trainable=tuple(planned.optimizer.trainable)
+    )
+    return step.init_state(params, planned.optimizer.trainable, planned.optimizer.tx)
+
+
+def run(
+    built: assembly.Assembly,
+    planned: Plan,
+    state: step.TrainState,
+    workdir: pathlib.Path,
+    log: "Log",
+) -> step.TrainState:
+    """Trains to the end and returns the last state; evaluates on the way."""
+    batches = pipeline.train_batches(
+        planned.records,
+        built.tokenizer,
+        data.spec(built.config),
+        seed=built.config.seed,
+        total_steps=planned.total_steps,
+        start_step=int(state.step),
+    )
+    hooks = [_make_hook(built, one, every, workdir) for one, every in planned.evaluations]
+    with terminal.progress("training", unit="steps") as report:
+        return loop.run(
+            state,
+            data.on_mesh(batches, built.mesh),
+            build_optimizer.make_train_step(built.config, built.functions, planned.optimizer),
+            total_steps=planned.total_steps,
+            log=log.append,
+            hooks=hooks,
+            groups=planned.optimizer.groups,
+            progress=lambda done: report(done, planned.total_steps),
+            rescue=lambda last: _rescue(built, last, workdir),
+        )
+
+
+class Log:
+    """The run's rows: a line on the terminal and one in metrics.jsonl every so many steps."""
+
+    def __init__(self, workdir: pathlib.Path, *, every: int, total_steps: int):
+        if every < 1:
+            raise ValueError(f"log_training_steps={every}: expected 1 or more")
+        self._every, self._total = every, total_steps
+        self._file = runlog.RunLog(workdir) if jax.process_index() == 0 else None
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Writes a row if its step is due, or if it holds an evaluation."""
+        values = dict(row)
+        number = int(values.pop("step"))
+        has_evaluation = any("/" in name for name in values)
+        due = number in (1, self._total) or number % self._every == 0
+        if self._file is None or not (due or has_evaluation):
+            return
+        values |= _device_memory()
+        self._file.append(number, values)
+        shown = [f"{key} {values[key]:.4g}" for key in _shown(values)]
+        terminal.say(f"step {number}/{self._total}  " + "  ".join(shown))
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _plan_evaluation(
+    built: assembly.Assembly, name: str, chosen: Any, *, steps: int, data_size: int
+) -> tuple[evaluation.Evaluation, int]:
+    made = evaluation.make(
+        built.config,
+        built.functions,
+        built.tokenizer,
+        mesh=built.mesh,
+        name=name,
+        settings=chosen,
+    )
+    every = settings.steps(
+        "log",
+        made.settings,
+        data_size=data_size,
+        batch_size=built.config.input.batch_size,
+        total_steps=steps,
+        default=0,
+    )
+    return made, every or 0
+
+
+def _make_hook(
+    built: assembly.Assembly,
+    one: evaluation.Evaluation,
+    every: int,
+    workdir: pathlib.Path,
+) -> loop.Hook:
+    """Returns the hook that evaluates and writes predictions, scores and the report."""
+
+    def evaluate(state: step.TrainState, number: int) -> Mapping[str, float]:
+        rows, scores = evaluation.run(
+            one, state.params, tokenizer=built.tokenizer, judge=built.task, mesh=built.mesh
+        )
+        if rows:
+            evaluation.write_report(
+                workdir,
+                rows,
+                {"evaluation": one.name, "step": number, **scores},
+                title=f"{workdir.name}: {one.name} after step {number}",
+                predictions=f"predictions-{one.name}-{number:06d}.jsonl",
+            )
+        return {f"{one.name}/{key}": value for key, value in task.scalars(scores).items()}
+
+    return loop.Hook(every=every, fn=evaluate)
+
+
+def _rescue(built: assembly.Assembly, state: step.TrainState, workdir: pathlib.Path) -> None:
+    """Saves the last good weights of a run that stops before its end."""
+    number = int(state.step)
+    if number:
+        path = workdir / f"interrupted-{number:06d}.npz"
+        weights.save(path, state.params, weights.metadata(built.config, built.model, step=number))
+
+
+def _device_memory() -> dict[str, float]:
+    """Returns the peak memory of this process's first device, where it counts."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    return {} if peak is None else {"device_memory_peak_gib": peak / 2**30}
+
+
+def _shown(values: Mapping[str, float]) -> list[str]:
+    always = ("loss", "grad_norm", "examples_per_s", "input_wait")
+    from_evaluation = [
+        name
+        for name in values
+        if name.endswith(("/loss", "/map50", "/map", "/exact_match", "/word_f1"))
+    ]
+    return [name for name in (*always, *from_evaluation) if name in values]

@@ -1,0 +1,174 @@
+"""Weights on their devices: from a file, array by array, or random; and back into a file."""
+
+import functools
+import os
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from paligemma_jax.build import terminal
+from paligemma_jax.checkpoints import hub, npz
+from paligemma_jax.models import paligemma, siglip
+from paligemma_jax.params import names, sharding, variants
+
+POSITION_EMBEDDING = "img/pos_embedding"
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+
+
+def expected_shapes(
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma,
+    trainable: Collection[str],
+    stored: Shapes | None,
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns name, shape and type of every parameter as it will be in memory.
+
+    Trainable parameters are float32; frozen ones are `frozen_dtype`, or as the file stores them.
+    """
+
+    def dtype(name: str) -> Any:
+        if name in trainable:
+            return jnp.float32
+        return config.frozen_dtype or (stored[name].dtype if stored else jnp.float32)
+
+    return {
+        name: jax.ShapeDtypeStruct(shape.shape, dtype(name))
+        for name, shape in paligemma.shapes(model).items()
+    }
+
+
+def fetch(source: str) -> pathlib.Path:
+    """Returns the local file of a vanity name, an address or a path; downloads it if need be."""
+    with terminal.progress(f"fetching {source}", unit="B", unit_scale=True) as report:
+        return pathlib.Path(hub.resolve(source, progress=report))
+
+
+def check_file(
+    config: ml_collections.ConfigDict, path: pathlib.Path, model: variants.PaliGemma
+) -> Shapes:
+    """Returns what a file of weights holds, after making sure that it fits the model.
+
+    Reads the file's table of contents only.
+
+    Raises:
+      ValueError: another grid of position embeddings (unless `model.img.resample_posemb`), or
+        arrays that are missing, extra or misshapen, all of them listed.
+    """
+    found = dict(npz.read_header(path).arrays)
+    expected = paligemma.shapes(model)
+    if POSITION_EMBEDDING in found:
+        allowed = config.model.img.resample_posemb
+        siglip.check_position_embedding(
+            found[POSITION_EMBEDDING].shape, model, resample=allowed, where=os.fspath(path)
+        )
+    comparable = {
+        name: expected[name] if name == POSITION_EMBEDDING and name in expected else array
+        for name, array in found.items()
+    }
+    names.check_shapes(comparable, expected, where=os.fspath(path))
+    return found
+
+
+def load(
+    path: pathlib.Path,
+    expected: Shapes,
+    where: Mapping[str, NamedSharding],
+    *,
+    grid: int,
+) -> dict[str, jax.Array]:
+    """Returns a file's parameters in the types of `expected`, placed as `where` says.
+
+    Arrays go to their devices one by one: the host holds one at a time.
+    """
+
+    def convert(name: str, array: np.ndarray) -> Any:
+        if name == POSITION_EMBEDDING:
+            array = siglip.resample_position_embedding(array, grid)
+        dtype = expected[name].dtype
+        return array if array.dtype == dtype else array.astype(dtype)
+
+    def place(name: str, array: Any) -> jax.Array:
+        return sharding.place(name, array, where[name])
+
+    with terminal.progress(f"loading {path}", unit="B", unit_scale=True) as report:
+        return npz.read(path, names=list(expected), transform=convert, place=place, progress=report)
+
+
+def init_random(
+    model: variants.PaliGemma,
+    expected: Shapes,
+    where: Mapping[str, NamedSharding],
+    *,
+    seed: int,
+) -> dict[str, jax.Array]:
+    """Returns random parameters, each made where it lives."""
+
+    def make(rng: jax.Array) -> dict[str, jax.Array]:
+        params = paligemma.init(rng, model)
+        return {name: params[name].astype(expected[name].dtype) for name in expected}
+
+    shardings = {name: where[name] for name in expected}
+    return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+
+
+def save(path: pathlib.Path, params: Mapping[str, jax.Array], metadata: Mapping[str, Any]) -> None:
+    """Writes all parameters as one npz file that big_vision reads, and says so.
+
+    With several processes the first one writes; arrays spread over hosts are gathered one by one.
+    """
+    with terminal.progress(f"saving {path}", unit="B", unit_scale=True) as report:
+        npz.write(path, params, metadata=metadata, progress=report)
+    terminal.say(f"saved {path}, {terminal.size(path.stat().st_size)}")
+
+
+def metadata(
+    config: ml_collections.ConfigDict, model: variants.PaliGemma, *, step: int
+) -> dict[str, Any]:
+    """Returns what a file of weights should say of itself and shapes cannot."""
+    return {
+        "format": "paligemma_jax",
+        "variant": {"img": config.model.img.variant, "llm": config.model.llm.variant},
+        "res": model.res,
+        "vocab_size": model.vocab_size,
+        "attn_logits_softcap": model.llm.attn_logits_softcap,
+        "final_logits_softcap": model.llm.final_logits_softcap,
+        "query_scale": model.llm.query_scale,
+        "coordinates": config.coordinates,
+        "task": config.task,
+        "model_init": config.model_init,
+        "step": step,
+    }
+
+
+@functools.cache
+def describe_devices() -> str:
+    """Returns the devices in words, loud where there is only a CPU."""
+    devices = jax.devices()
+    kinds = sorted({device.device_kind for device in devices})
+    text = f"{len(devices)} x {', '.join(kinds)} ({jax.default_backend()}), jax {jax.__version__}"
+    if jax.default_backend() == "cpu":
+        text += ": ON THE CPU. For a GPU install paligemma_jax[cuda12], for a TPU [tpu]"
+    return text
+
+
+def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
+    """Returns the mesh of the settings, after making sure that batches can be split over it."""
+    mesh = sharding.make_mesh([(str(axis), int(size)) for axis, size in config.mesh])
+    return mesh
+
+
+def check_divisible(batch_size: int, mesh: Mesh, *, key: str, parts: int = 1) -> None:
+    """Raises a ValueError if the devices cannot share `batch_size` rows in `parts` equal parts."""
+    if batch_size % (mesh.size * parts):
+        by = f"{mesh.size} devices" + (f" x {parts} micro-batches" if parts > 1 else "")
+        near = max(1, round(batch_size / (mesh.size * parts))) * mesh.size * parts
+        raise ValueError(
+            f"{key}={batch_size} is not divisible by {by}; the nearest that is: {near}"
+        )

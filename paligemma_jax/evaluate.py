@@ -1,0 +1,76 @@
+"""Evaluate weights on a data set: predictions.jsonl, metrics.json and report.html.
+
+    python -m paligemma_jax.evaluate --run runs/fracture --data test.jsonl
+    python -m paligemma_jax.evaluate --config configs/fracture_224.py --data test.jsonl
+
+--run takes a finished run's own settings, tokenizer and final.npz. --config takes a config file;
+its weights are --weights, else its model_init ("--weights none": random ones). Settings can be
+changed: --config.compute_dtype=bfloat16; and how answers are made: --eval.sampler=beam
+--eval.beam_size=3 --eval.batch_size=32 (README lists all as evals.NAME.*).
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+from paligemma_jax.build import assembly, command_line, evaluation, terminal
+from paligemma_jax.config import settings
+from paligemma_jax.tasks import task
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args, overrides = parse_args(argv)
+    config, source = assembly.open_run(args.run, args.config, overrides["config"])
+    source = assembly.choose_weights(args.weights, source)
+    with config.unlocked():
+        config.evals = {args.name: {"fname": args.data}}
+    for override in overrides["eval"]:
+        settings.override(config, [f"evals.{args.name}.{override}"])
+    out = pathlib.Path(args.out or pathlib.Path(args.run or "runs") / f"evaluation-{args.name}")
+    scores = evaluate(assembly.assemble(config), source, name=args.name, out=out)
+    sys.stdout.write(json.dumps(scores) + "\n")
+
+
+def parse_args(
+    argv: Sequence[str] | None,
+) -> tuple[argparse.Namespace, dict[str, list[str]]]:
+    parser = command_line.parser(__doc__)
+    command_line.add_source(parser)
+    parser.add_argument("--data", required=True, metavar="FILE", help="a JSONL file with answers")
+    parser.add_argument("--out", metavar="FOLDER", help="default: evaluation-NAME in the run")
+    parser.add_argument("--name", default="test", help="of this evaluation")
+    return command_line.parse(parser, argv, groups=["config", "eval"])
+
+
+def evaluate(
+    built: assembly.Assembly, source: str | None, *, name: str, out: pathlib.Path
+) -> dict[str, float]:
+    """Evaluates the weights of `source` and returns the scores that are numbers."""
+    start = time.monotonic()
+    one = evaluation.make(
+        built.config,
+        built.functions,
+        built.tokenizer,
+        mesh=built.mesh,
+        name=name,
+        settings=built.config.evals[name],
+    )
+    params = assembly.load_weights(built, source)
+    terminal.say(f"weights: {source or 'random'}, {assembly.parameter_counts(params)}")
+    rows, scores = evaluation.run(
+        one, params, tokenizer=built.tokenizer, judge=built.task, mesh=built.mesh
+    )
+    evaluation.write_report(
+        out, rows, {"weights": source, "data": one.settings["fname"], **scores}, title=str(out)
+    )
+    terminal.say(
+        f"{len(one.records)} examples in {time.monotonic() - start:.0f} s: {out / 'report.html'}"
+    )
+    return task.scalars(scores)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

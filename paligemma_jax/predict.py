@@ -1,0 +1,104 @@
+"""Answer a prompt about images: JSON lines on standard output, annotated pictures if wanted.
+
+    python -m paligemma_jax.predict --run runs/fracture --prompt "detect fracture" scan.png
+    python -m paligemma_jax.predict --run runs/fracture --prompt "detect fracture" \\
+        --pictures out/ 'scans/*.png' more_scans/
+
+Images are files, folders or globs. --run and --config as in paligemma_jax.evaluate; how answers are
+made: --eval.sampler=beam, --eval.max_new_tokens=64, --eval.batch_size=8.
+"""
+
+import argparse
+import glob
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.build import assembly, command_line, predictor, terminal
+from paligemma_jax.config import settings
+from paligemma_jax.reports import drawing
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args, overrides = parse_args(argv)
+    config, source = assembly.open_run(args.run, args.config, overrides["config"])
+    source = assembly.choose_weights(args.weights, source)
+    paths = find_images(args.images)
+    pictures = pathlib.Path(args.pictures) if args.pictures else None
+    with config.unlocked():
+        config.evals = {"predict": {"fname": "(command line)"}}
+    for override in overrides["eval"]:
+        settings.override(config, [f"evals.predict.{override}"])
+    chosen = config.evals["predict"].to_dict()
+    opened = predictor.open_predictor(
+        assembly.assemble(config),
+        source,
+        batch_size=chosen.get("batch_size") or min(8, len(paths)),
+        settings=chosen,
+    )
+    with terminal.progress("answering", unit="images") as report:
+        for row in opened.iterate(paths, args.prompt, progress=report):
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+            if pictures:
+                draw(row, paths, pictures)
+
+
+def parse_args(
+    argv: Sequence[str] | None,
+) -> tuple[argparse.Namespace, dict[str, list[str]]]:
+    parser = command_line.parser(__doc__)
+    command_line.add_source(parser)
+    parser.add_argument("--prompt", required=True, help='the prefix, as "detect fracture"')
+    parser.add_argument("--pictures", metavar="FOLDER", help="write annotated pictures there")
+    parser.add_argument("images", nargs="+", help="files, folders or globs")
+    return command_line.parse(parser, argv, groups=["config", "eval"])
+
+
+def find_images(patterns: Sequence[str]) -> list[str]:
+    """Returns the image files that files, folders (not their subfolders) and globs stand for.
+
+    Raises:
+      ValueError: one of them stands for nothing.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        if os.path.isdir(pattern):
+            inside = sorted(os.listdir(pattern))
+            files = [os.path.join(pattern, f) for f in inside if f.lower().endswith(SUFFIXES)]
+        elif os.path.isfile(pattern):
+            files = [pattern]
+        else:
+            files = sorted(glob.glob(pattern, recursive=True))
+        if not files:
+            raise ValueError(f"'{pattern}': no such file, and no folder or glob with {SUFFIXES}")
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def draw(row: dict[str, Any], paths: Sequence[str], folder: pathlib.Path) -> None:
+    """Writes the image with its boxes; the name shows where it is from, so that none is lost."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = paths[row["index"]]
+    detections = row.get("detections", [])
+    boxes = np.array([d["box_yxyx"] for d in detections], np.float32).reshape(-1, 4)
+    image = drawing.draw_boxes(
+        drawing.open_rgb(path),
+        boxes,
+        [d["label"] for d in detections],
+        [d["score"] for d in detections],
+    )
+    stem, taken = pathlib.Path(path).stem, [pathlib.Path(p).stem for p in paths]
+    name = stem if taken.count(stem) == 1 else f"{stem}-{row['index']:06d}"
+    image.save(folder / f"{name}.png")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
