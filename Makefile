@@ -31,19 +31,23 @@ lint: $(INSTALLED)
 
 check: lint test
 
-# A run that stopped half-way would be taken up again; the demo always starts anew.
+# A run's folder is not written twice, so the demo removes its own first.
 demo: $(INSTALLED)
 	@rm -rf data/demo runs/demo
 	@set -eu; \
+	evaluate="$(BIN)/python -m paligemma_jax.evaluate --run runs/demo --data"; \
 	start=$$SECONDS; \
 	$(BIN)/python experiments/demo/make_data.py --out data/demo; \
 	made=$$SECONDS; \
 	$(BIN)/python -m paligemma_jax.train --config configs/demo.py --workdir runs/demo; \
 	trained=$$SECONDS; \
-	$(BIN)/python -m paligemma_jax.evaluate --run runs/demo --data data/demo/_annotations.test.jsonl \
-	    --untrained; \
+	echo "The same model, untrained, on 200 images that it never sees:"; \
+	$$evaluate data/demo/_annotations.test.jsonl --weights none --name untrained; \
+	echo "After training, on the same images:"; \
+	$$evaluate data/demo/_annotations.test.jsonl; \
 	echo "data $$((made - start)) s, training $$((trained - made)) s," \
-	    "evaluation $$((SECONDS - trained)) s; open runs/demo/report.html"
+	    "evaluation $$((SECONDS - trained)) s"; \
+	echo "Pictures and curves: runs/demo/report.html, runs/demo/evaluation-test/report.html"
 
 clean:
 	rm -rf .cache .pytest_cache .ruff_cache .hypothesis *.egg-info data/demo runs/demo
