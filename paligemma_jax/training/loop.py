@@ -1,0 +1,156 @@
+"""The loop: batches in, updates, rows of numbers out; whatever else is to happen is a hook."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from paligemma_jax.training import checks, loss
+from paligemma_jax.training import step as step_lib
+
+State = step_lib.TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Hook:
+    """Something done every so many updates: evaluate, save.
+
+    every: number of updates between two calls; 0: never in between.
+    fn: (state, updates done) -> numbers for the row of that step. It must not keep the state: the
+      next update takes its memory.
+    first: also before the first update of a fresh run.
+    last: also after the last update of the run, however it falls.
+    """
+
+    every: int
+    fn: Callable[[State, int], Mapping[str, float]]
+    first: bool = False
+    last: bool = True
+
+    def is_due(self, step: int, total_steps: int) -> bool:
+        """Whether to call `fn` when `step` updates are done."""
+        if step in (0, total_steps):
+            return (step == 0 and self.first) or (step == total_steps and self.last)
+        return bool(self.every) and step % self.every == 0
+
+
+def run(
+    state: State,
+    batches: Iterable[loss.Batch],
+    train_step: Callable[[State, loss.Batch], tuple[State, step_lib.Metrics]],
+    *,
+    total_steps: int,
+    log: Callable[[dict[str, float]], None],
+    hooks: Sequence[Hook] = (),
+    groups: Mapping[str, Sequence[str]] | None = None,
+    progress: Callable[[int], None] | None = None,
+    rescue: Callable[[State], None] | None = None,
+) -> State:
+    """Trains from `state.step` to `total_steps` updates and returns the last state.
+
+    A step's numbers are read while the next one is computing, so the device never waits for the
+    host; only before a hook is everything read. So an error (see `checks`) comes up to one step
+    late, and the state then may have one more update, a good one.
+
+    Args:
+      state: where to start; its memory is used up if `train_step` donates it.
+      batches: of the updates from `state.step` on.
+      train_step: the jitted `step_lib.make_train_step`.
+      total_steps: updates in all, those that `state` already has included.
+      log: gets one row per update, in order: `step` (1, 2, ...), the scalar metrics, `seconds`
+        (since the row before, without hooks), `examples_per_s`, `input_wait` (share of `seconds`
+        that the device stood idle for want of a batch), and what hooks return. Before the first
+        update, hooks give a row of step 0.
+      hooks: see `Hook`; called in order.
+      groups: rule -> trainable names that must not all have zero gradients in update 1.
+      progress: told the number of each update as it is started.
+      rescue: gets the last good state when anything goes wrong, before the error goes on.
+    """
+    start = int(state.step)
+    if start > total_steps:
+        raise ValueError(f"the state has {start} updates, more than total_steps={total_steps}")
+    try:
+        if start in (0, total_steps) and (row := _call_hooks(hooks, state, start, total_steps)):
+            log({"step": start} | row)
+        stream, pending = iter(batches), None
+        idle, since = 0.0, time.perf_counter()
+        for step in range(start + 1, total_steps + 1):
+            batch, waited = _next_batch(stream, step, total_steps)
+            idle += waited if pending is None or pending.is_done() else 0.0
+            state, metrics = train_step(state, batch)
+            if progress:
+                progress(step)
+            if pending:
+                log(_read(pending, state, idle, since, groups or {}))
+                idle, since = 0.0, time.perf_counter()
+            pending = _Pending(step, metrics, num_examples=len(batch["text"]))
+            if step == total_steps or any(hook.is_due(step, total_steps) for hook in hooks):
+                row = _read(pending, state, idle, since, groups or {})
+                log(row | _call_hooks(hooks, state, step, total_steps))
+                pending, idle, since = None, 0.0, time.perf_counter()
+    except BaseException as error:
+        if rescue:
+            _save_what_is_good(rescue, state, error)
+        raise
+    return state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """An update that the device was given, and whose numbers were not looked at."""
+
+    step: int
+    metrics: step_lib.Metrics
+    num_examples: int
+
+    def is_done(self) -> bool:
+        value: Any = self.metrics["loss"]
+        return value.is_ready()
+
+
+def _next_batch(stream: Iterator[loss.Batch], step: int, total: int) -> tuple[loss.Batch, float]:
+    """Returns the next batch and the seconds it took to come."""
+    asked = time.perf_counter()
+    batch = next(stream, None)
+    if batch is None:
+        raise ValueError(f"the batches ended before update {step} of {total}")
+    return batch, time.perf_counter() - asked
+
+
+def _read(
+    pending: _Pending,
+    state: State,
+    idle: float,
+    since: float,
+    groups: Mapping[str, Sequence[str]],
+) -> dict[str, float]:
+    """Waits for the update, checks its numbers and returns its row."""
+    metrics = jax.device_get(pending.metrics)
+    seconds = time.perf_counter() - since
+    checks.check_finite(metrics, step=pending.step, state=state)
+    if pending.step == 1:
+        checks.check_gradients(metrics, step=1, trainable=list(state.trainable), groups=groups)
+    scalars = {name: float(x) for name, x in metrics.items() if x.ndim == 0 and name != "finite"}
+    speed = {
+        "seconds": seconds,
+        "examples_per_s": pending.num_examples / seconds,
+        "input_wait": min(idle / seconds, 1.0),
+    }
+    return {"step": pending.step} | scalars | speed
+
+
+def _call_hooks(hooks: Sequence[Hook], state: State, step: int, total: int) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for hook in hooks:
+        if hook.is_due(step, total):
+            row |= hook.fn(state, step)
+    return row
+
+
+def _save_what_is_good(rescue: Callable[[State], None], state: State, error: BaseException) -> None:
+    try:
+        rescue(state)
+    except Exception as another:
+        error.add_note(f"And the state could not be rescued: {another}")

@@ -1,0 +1,226 @@
+"""The optimizer: rules on parameter names in, one optax transformation and its schedules out.
+
+The chain and its order are big_vision's (`optax.py::make`), over the trainable parameters only:
+
+    clip by global norm -> direction (`optax_name`) -> * lr * lr_mults -> + wd * wd_mults * param
+    -> * schedule of the parameter's rule -> * -1
+
+so weight decay follows the schedule but not the learning rate: decoupled, as in the AdamW paper
+(arXiv:1711.05101).
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from paligemma_jax.params import names
+from paligemma_jax.training import directions, schedules
+
+ScheduleRules = Mapping[str, Any] | Sequence[tuple[str, Mapping[str, Any] | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How the trainable parameters are updated.
+
+    tx: the transformation of gradients, over a flat dictionary of the trainable parameters.
+    schedules: rule -> function of the number of updates done -> multiplier of the learning rate.
+    groups: rule -> names of the trainable parameters that follow it.
+    lrs: trainable name -> learning rate, multipliers included, at multiplier 1.
+    decays: trainable name -> weight decay, multipliers included; 0 where none acts.
+    """
+
+    tx: optax.GradientTransformation
+    schedules: dict[str, schedules.Schedule]
+    groups: dict[str, tuple[str, ...]]
+    lrs: dict[str, float]
+    decays: dict[str, float]
+
+    @property
+    def trainable(self) -> list[str]:
+        """Names of the trainable parameters, sorted."""
+        return sorted(self.lrs)
+
+
+def trainable_names(schedule: ScheduleRules, all_names: Iterable[str]) -> list[str]:
+    """Returns the names whose first matching rule has a schedule, sorted; None is frozen.
+
+    Raises:
+      ValueError: a name without a rule, a rule without a name, or nothing to train.
+    """
+    rules = _as_rules(schedule)
+    specs = names.match(rules, all_names, what="schedule")
+    trainable = sorted(name for name, spec in specs.items() if spec is not None)
+    if not trainable:
+        raise ValueError(f"schedule: every parameter is frozen by {[r for r, _ in rules]}")
+    return trainable
+
+
+def make_optimizer(
+    params: Mapping[str, Any],
+    *,
+    schedule: ScheduleRules,
+    total_steps: int,
+    batch_size: int | None = None,
+    data_size: int | None = None,
+    schedule_offset: int = 0,
+    optax_name: str = "scale_by_adam",
+    optax_args: Mapping[str, Any] | None = None,
+    lr: float,
+    wd: float | None = None,
+    grad_clip_norm: float | None = None,
+    lr_mults: names.Rules[float] | None = None,
+    wd_mults: names.Rules[float] | None = None,
+) -> Optimizer:
+    """Returns the optimizer of the parameters that `schedule` does not freeze.
+
+    Args:
+      params: all parameters, or their shapes (anything with shape and dtype).
+      schedule: one schedule for everything, or rules [(regex, schedule | None)]; see `schedules`.
+      total_steps: updates of the whole run.
+      batch_size, data_size: for schedules with durations in examples or epochs.
+      schedule_offset: 0: the n-th update (n = 0, 1, ...) uses schedule(n) of a schedule of
+        `total_steps`, as big_vision's trainer: the first update of a warm-up has rate 0. 1: it uses
+        schedule(n + 1) of a schedule of `total_steps + 1`, as PaliGemma's Colab. Percentages are
+        of that length.
+      optax_name: a key of `directions.DIRECTIONS`: "sgd", "momentum", "adam", any optax
+        `scale_by_...`, or "big_vision.scale_by_adafactor", "big_vision.momentum_hp".
+      optax_args: the direction's own arguments.
+      lr: learning rate where the schedule is 1.
+      wd: weight decay, times the schedule and not times lr; None or 0: none.
+      grad_clip_norm: greatest global norm of the trainable gradients; None or 0: any.
+      lr_mults: rules on lr, each above 0; names without a rule have 1.
+      wd_mults: rules on wd; names without a rule have 0. None: 1 for names that end in `/kernel`
+        (big_vision's default; Gemma has none, so it reaches the vision tower only).
+
+    Raises:
+      ValueError: whatever is misspelled, matches nothing or cannot be converted, by its key.
+    """
+    rules = _as_rules(schedule)
+    trainable = trainable_names(rules, params)
+    rule_of = names.match([(regex, regex) for regex, _ in rules], params, what="schedule")
+    groups = {
+        regex: members
+        for regex, _ in rules
+        if (members := tuple(name for name in trainable if rule_of[name] == regex))
+    }
+    functions = {
+        regex: _make_schedule(spec, schedule_offset, total_steps, batch_size, data_size)
+        for regex, spec in rules
+        if regex in groups and spec is not None
+    }
+    lrs = {name: lr * mult for name, mult in _lr_mults(lr_mults, params).items()}
+    decays = {name: (wd or 0.0) * mult for name, mult in _wd_mults(wd_mults, params).items()}
+    tx = optax.chain(
+        optax.clip_by_global_norm(grad_clip_norm) if grad_clip_norm else optax.identity(),
+        directions.make_direction(optax_name, optax_args or {}),
+        _scale(lrs),
+        _add_decay(decays),
+        _descend({name: functions[rule_of[name]] for name in trainable}),
+    )
+    shapes = {name: jax.ShapeDtypeStruct(params[name].shape, jnp.float32) for name in trainable}
+    _try_out(tx, shapes, f"optax_name='{optax_name}' with optax={dict(optax_args or {})}")
+    return Optimizer(
+        tx=tx,
+        schedules=functions,
+        groups=groups,
+        lrs={name: lrs[name] for name in trainable},
+        decays={name: decays[name] for name in trainable},
+    )
+
+
+def opt_state_like(
+    tx: optax.GradientTransformation,
+    params: Mapping[str, Any],
+    values: Mapping[str, Any],
+    other: Any,
+) -> Any:
+    """Returns a tree like the optimizer's state, with a parameter's value at each of its moments.
+
+    A leaf below a parameter's name and of its shape gets `values[name]`, every other leaf (counts,
+    factored moments) gets `other`. This is how moments are placed where their parameter is.
+    """
+
+    def choose(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
+        keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        is_moment = keys and keys[-1] in params and params[keys[-1]].shape == leaf.shape
+        return values[keys[-1]] if is_moment else other
+
+    return jax.tree_util.tree_map_with_path(choose, jax.eval_shape(tx.init, dict(params)))
+
+
+def _as_rules(schedule: ScheduleRules) -> list[tuple[str, Mapping[str, Any] | None]]:
+    return [(".*", schedule)] if isinstance(schedule, Mapping) else list(schedule)
+
+
+def _make_schedule(
+    spec: Mapping[str, Any],
+    offset: int,
+    total_steps: int,
+    batch_size: int | None,
+    data_size: int | None,
+) -> schedules.Schedule:
+    if "base" in spec:
+        raise ValueError(f"schedule {dict(spec)}: the top of a schedule is set by lr and lr_mults")
+    function = schedules.make_schedule(
+        spec, total_steps=total_steps + offset, batch_size=batch_size, data_size=data_size
+    )
+    return lambda updates_done: function(updates_done + offset)
+
+
+def _lr_mults(rules: names.Rules[float] | None, all_names: Iterable[str]) -> dict[str, float]:
+    for regex, mult in rules or ():
+        if mult <= 0:
+            raise ValueError(
+                f"lr_mults: rule '{regex}' has factor {mult}; to freeze parameters give them the "
+                f"schedule None"
+            )
+    return names.match([*(rules or ()), (".*", 1.0)], all_names, what="lr_mults")
+
+
+def _wd_mults(rules: names.Rules[float] | None, all_names: Iterable[str]) -> dict[str, float]:
+    if rules is None:
+        return {name: float(name.endswith("/kernel")) for name in all_names}
+    return names.match([*rules, (".*", 0.0)], all_names, what="wd_mults")
+
+
+def _try_out(tx: optax.GradientTransformation, shapes: dict[str, Any], what: str) -> None:
+    """Traces one update, so that a wrong argument is found before the model is on the device."""
+    try:
+        jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), shapes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what}: {error}") from error
+
+
+def _scale(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, _: {n: u * factors[n] for n, u in updates.items()})
+
+
+def _add_decay(decays: Mapping[str, float]) -> optax.GradientTransformation:
+    def add(updates: Any, params: Any) -> Any:
+        return {n: u + decays[n] * params[n] if decays[n] else u for n, u in updates.items()}
+
+    return optax.stateless(add)
+
+
+def _descend(functions: Mapping[str, schedules.Schedule]) -> optax.GradientTransformation:
+    """Multiplies each update by minus its schedule; one count serves all of them."""
+
+    def init(params: Any) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        # One evaluation per rule, not per parameter; in a fixed order, so that the compiled
+        # program is the same in every process.
+        rules = dict.fromkeys(functions.values())
+        values = {function: -function(state.count) for function in rules}
+        updates = {n: u * values[functions[n]] for n, u in updates.items()}
+        return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,224 @@
+"""One update of the trainable parameters, as a pure function of (state, batch).
+
+The step knows no model: it gets `apply_fn` (inputs to hidden states) and `logits_fn` (hidden states
+to logits). Nothing here is jitted. The caller does it once, and donates the state, so that an
+update is made in place and frozen weights exist once:
+
+    train_step = jax.jit(step.make_train_step(...), donate_argnums=0)
+    state, metrics = train_step(state, batch)
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from paligemma_jax.params import names
+from paligemma_jax.training import loss, optimizer
+
+Metrics = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that changes in training, and the frozen weights beside it.
+
+    step: int32[], updates done.
+    trainable: name -> float32 array.
+    frozen: name -> array in its stored type; the step returns the same arrays.
+    opt_state: the optimizer's, over `trainable`.
+    """
+
+    step: jax.Array
+    trainable: dict[str, jax.Array]
+    frozen: dict[str, jax.Array]
+    opt_state: Any
+
+    @property
+    def params(self) -> dict[str, jax.Array]:
+        """All parameters by name."""
+        return names.merge(self.trainable, self.frozen)
+
+
+def init_state(
+    params: Mapping[str, jax.Array], trainable: Iterable[str], tx: optax.GradientTransformation
+) -> TrainState:
+    """Returns the state before the first update.
+
+    Trainable arrays become float32; frozen ones are taken as they are, uncopied (so a step that
+    donates its state uses up `params`). Every array of the optimizer lies where its parameter lies;
+    counts are replicated.
+    """
+    chosen, frozen = names.partition(params, trainable)
+    chosen = {name: jnp.asarray(array, jnp.float32) for name, array in chosen.items()}
+    frozen = {name: jnp.asarray(array) for name, array in frozen.items()}
+    where = {name: array.sharding for name, array in chosen.items()}
+    replicated = _replicated(next(iter(where.values())))
+    init = jax.jit(tx.init, out_shardings=optimizer.opt_state_like(tx, chosen, where, replicated))
+    step = jax.device_put(jnp.zeros([], jnp.int32), replicated)
+    return TrainState(step=step, trainable=chosen, frozen=frozen, opt_state=init(chosen))
+
+
+def make_train_step(
+    apply_fn: loss.ApplyFn,
+    logits_fn: loss.LogitsFn,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    label_smoothing: float = 0.0,
+    accumulation_steps: int = 1,
+    chunk: int = loss.CHUNK,
+) -> Callable[[TrainState, loss.Batch], tuple[TrainState, Metrics]]:
+    """Returns the function (state, batch) -> (state, metrics).
+
+    Only `state.trainable` is differentiated. The loss is the mean over the batch of each example's
+    mean over its supervised tokens, so the mean over micro-batches equals the big batch. Dropout is
+    drawn from (seed, step, micro-batch).
+
+    If the loss or a gradient is not finite, the state comes back unchanged (its step too) and
+    `metrics["finite"]` is False: see `checks`.
+
+    Args:
+      apply_fn, logits_fn, label_smoothing, chunk: see `loss.example_losses`.
+      tx: the optimizer, over the trainable parameters.
+      seed: of dropout.
+      accumulation_steps: micro-batches per update, each taking every so-many-th row. The rows of
+        one device must be divisible by it, so that every device has rows in each micro-batch.
+
+    Metrics, all float32[] unless said: loss; grad_norm (before clipping), update_norm and
+    param_norm (after the update) of the trainable parameters; supervised_tokens_mean and _max per
+    example; finite bool[]; grad_max float32[n], the greatest absolute gradient of each trainable
+    array in sorted order of names.
+    """
+
+    def mean_loss(trainable: Any, frozen: Any, batch: loss.Batch, rng: jax.Array) -> jax.Array:
+        losses = loss.example_losses(
+            names.merge(trainable, frozen),
+            batch,
+            apply_fn=apply_fn,
+            logits_fn=logits_fn,
+            rng=rng,
+            label_smoothing=label_smoothing,
+            chunk=chunk,
+        )
+        return jnp.mean(losses)
+
+    def train_step(state: TrainState, batch: loss.Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        value, grads = _accumulate(mean_loss, state, batch, rng, accumulation_steps)
+        updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
+        new = TrainState(
+            step=state.step + 1,
+            trainable=optax.apply_updates(state.trainable, updates),
+            frozen=state.frozen,
+            opt_state=opt_state,
+        )
+        grad_norm = optax.tree.norm(grads)
+        # Not of the updates: waiting for all of them would keep a second copy of the parameters.
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        new = _choose(finite, new, state)
+        supervised = jnp.sum(batch["mask_loss"][:, 1:], axis=1)
+        metrics = {
+            "loss": value,
+            "grad_norm": grad_norm,
+            "update_norm": optax.tree.norm(updates),
+            "param_norm": optax.tree.norm(new.trainable),
+            "supervised_tokens_mean": jnp.mean(supervised, dtype=jnp.float32),
+            "supervised_tokens_max": jnp.max(supervised).astype(jnp.float32),
+            "finite": finite,
+            "grad_max": jnp.stack([jnp.max(jnp.abs(grads[name])) for name in sorted(grads)]),
+        }
+        return new, metrics
+
+    return train_step
+
+
+def make_eval_loss(
+    apply_fn: loss.ApplyFn,
+    logits_fn: loss.LogitsFn,
+    *,
+    label_smoothing: float = 0.0,
+    chunk: int = loss.CHUNK,
+) -> Callable[[Mapping[str, jax.Array], loss.Batch], tuple[jax.Array, jax.Array]]:
+    """Returns the function (params, batch) -> (sum of example losses, number of examples).
+
+    Batches are as in training, with `_mask` bool[B] where rows only fill up the last one: these do
+    not count. The quotient of the sums over all batches is the mean over the data set.
+    """
+
+    def eval_loss(
+        params: Mapping[str, jax.Array], batch: loss.Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        losses = loss.example_losses(
+            params,
+            batch,
+            apply_fn=apply_fn,
+            logits_fn=logits_fn,
+            label_smoothing=label_smoothing,
+            chunk=chunk,
+        )
+        real = batch["_mask"].astype(bool) if "_mask" in batch else jnp.ones_like(losses, bool)
+        return jnp.sum(jnp.where(real, losses, 0.0)), jnp.sum(real)
+
+    return eval_loss
+
+
+def _accumulate(
+    mean_loss: Callable[..., jax.Array],
+    state: TrainState,
+    batch: loss.Batch,
+    rng: jax.Array,
+    steps: int,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss and the gradients of `state.trainable`, averaged over micro-batches."""
+    loss_and_grads = jax.value_and_grad(mean_loss)
+    if steps == 1:
+        key = jax.random.fold_in(rng, 0)
+        return loss_and_grads(state.trainable, state.frozen, batch, key)
+
+    def add(total: Any, piece: tuple[Any, jax.Array]) -> tuple[Any, None]:
+        micro_batch, index = piece
+        key = jax.random.fold_in(rng, index)
+        result = loss_and_grads(state.trainable, state.frozen, micro_batch, key)
+        return jax.tree.map(lambda t, r: t + r / steps, total, result), None
+
+    zeros = (jnp.zeros([], jnp.float32), jax.tree.map(jnp.zeros_like, state.trainable))
+    pieces = ({name: _split(x, steps) for name, x in batch.items()}, jnp.arange(steps))
+    (value, grads), _ = jax.lax.scan(add, zeros, pieces)
+    return value, grads
+
+
+def _split(x: jax.Array, steps: int) -> jax.Array:
+    """Returns [B, ...] as [steps, B / steps, ...]: micro-batch i has the rows i, i + steps, ...
+
+    So each device splits the rows it holds; taking contiguous rows would move them all.
+    """
+    if x.shape[0] % steps:
+        raise ValueError(
+            f"accumulation_steps={steps} does not divide the batch of {x.shape[0]} examples"
+        )
+    return jnp.moveaxis(x.reshape(-1, steps, *x.shape[1:]), 1, 0)
+
+
+def _choose(condition: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """Returns `new` where the condition holds, else `old`. Frozen weights are the same in both."""
+
+    def choose(a: Any, b: Any) -> Any:
+        return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+    return TrainState(
+        step=choose(new.step, old.step),
+        trainable=choose(new.trainable, old.trainable),
+        frozen=old.frozen,
+        opt_state=choose(new.opt_state, old.opt_state),
+    )
+
+
+def _replicated(sharding: Any) -> Any:
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return sharding
