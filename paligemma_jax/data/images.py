@@ -31,9 +31,14 @@ TF_DECORATION = re.compile(r"\{\{[^{}]*\}\}|\[Op:[^\]]*\]")
 def tensorflow() -> Any:
     """Returns the tensorflow module, with its GPUs hidden so that they are left to JAX.
 
+    It is kept from writing to the terminal anything but errors, unless TF_CPP_MIN_LOG_LEVEL and
+    TF_ENABLE_ONEDNN_OPTS (which announces itself, and is of no use here) are set.
+
     Raises:
       ValueError: TensorFlow was started on a GPU before; then it is too late to hide it.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow as tf
 
     try:

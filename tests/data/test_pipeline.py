@@ -1,7 +1,10 @@
 """Batches: their order, their slices, their contents, and what a bad image does."""
 
 import itertools
+import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
@@ -191,3 +194,25 @@ def test_what_can_be_known_is_said_before_the_first_batch(data, tokenizer):
 def test_a_spec_that_makes_no_sense_is_an_error(kwargs, reason):
     with pytest.raises(ValueError, match=reason):
         spec(**kwargs)
+
+
+ABANDON = """
+import sys
+from paligemma_jax.data import pipeline, records, tokens
+data = [records.Record((sys.argv[1],), "a", "b")] * 100
+spec = pipeline.BatchSpec(res=28, text_len=8, batch_size=2)
+tokenizer = tokens.load_tokenizer(sys.argv[2])
+batches = pipeline.train_batches(data, tokenizer, spec, seed=0, total_steps=1000)
+print(next(batches)["image"].shape)
+raise SystemExit("stopped")
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_stops_early_adds_no_words_of_tensorflow(data):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    command = [sys.executable, "-c", ABANDON, data[0].images[0], str(REFERENCE / "tiny_spm.model")]
+    root = pathlib.Path(__file__).parents[2]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
+    assert result.stdout == "(2, 1, 28, 28, 3)\n"
+    assert result.stderr == "stopped\n"

@@ -59,6 +59,7 @@ def test_missing_loc_and_seg_pieces_are_added_after_the_vocabulary(tokenizer):
 @pytest.mark.parametrize("case", GOLDEN["to_int"], ids=lambda case: repr(case["text"]))
 def test_encode_and_decode_equal_big_vision(tokenizer, case):
     assert tokenizer.encode(case["text"]) == case["ids"]
+    assert [tokenizer.bos, *case["ids"], tokenizer.eos] == case["ids_bos_eos"]
     assert tokenizer.decode(case["ids"]) == case["roundtrip"]
 
 
