@@ -36,10 +36,7 @@ def search(
       ValueError: fewer than `beam_size` tokens to choose from, eos forbidden, or a batch without
         `_mask` or `index`.
     """
-    if max_new_tokens < 1 or beam_size < 1:
-        raise ValueError(
-            f"max_new_tokens and beam_size must be at least 1; got {max_new_tokens}, {beam_size}"
-        )
+    generate.check_positive(max_new_tokens=max_new_tokens, beam_size=beam_size)
     index, is_real = generate.row_identity(batch)
     logits, cache = prefill(params, batch)
     forbidden = generate.forbidden_mask(forbidden_ids, vocab_size=logits.shape[-1])

@@ -11,6 +11,7 @@ talks to the host. The cache must have room for max_new_tokens - 1 tokens after 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -81,47 +82,35 @@ def generate(
       ValueError: settings that contradict each other, or a batch without `_mask` or `index`.
     """
     _check_sampling(sampler, temperature=temperature, top_p=top_p, rng=rng)
-    if max_new_tokens < 1 or best_of < 1:
-        raise ValueError(
-            f"max_new_tokens and best_of must be at least 1; got {max_new_tokens}, {best_of}"
-        )
+    check_positive(max_new_tokens=max_new_tokens, best_of=best_of)
     index, is_real = row_identity(batch)
     logits, cache = prefill(params, batch)
     if best_of > 1:
         rows = jnp.repeat(jnp.arange(len(index)), best_of)
         logits, cache = logits[rows], select_rows(cache, rows)
-    rngs = None if rng is None else _row_keys(rng, index, best_of)
-    forbidden = forbidden_mask(forbidden_ids, vocab_size=logits.shape[-1])
-    needed = jnp.repeat(is_real, best_of)
-
-    def append(answers: "_Answers", logits: jax.Array) -> "_Answers":
-        step_rngs = (
-            None if rngs is None else jax.vmap(jax.random.fold_in, (0, None))(rngs, answers.step)
-        )
-        token = SAMPLERS[sampler](
-            jnp.where(forbidden, -jnp.inf, logits), step_rngs, temperature=temperature, top_p=top_p
-        )
-        return _append(answers, token, token_logp(logits, token), eos=eos)
+    append = functools.partial(
+        _append,
+        sample=functools.partial(SAMPLERS[sampler], temperature=temperature, top_p=top_p),
+        rngs=None if rng is None else _row_keys(rng, index, best_of),
+        forbidden=forbidden_mask(forbidden_ids, vocab_size=logits.shape[-1]),
+        eos=eos,
+    )
 
     def is_unfinished(state):
         answers, _ = state
-        return (answers.step < max_new_tokens) & jnp.any(needed & ~answers.ended)
+        is_needed = jnp.repeat(is_real, best_of) & ~answers.ended
+        return (answers.step < max_new_tokens) & jnp.any(is_needed)
 
     def extend(state):
         answers, cache = state
         logits, cache = decode_step(params, cache, answers.last)
         return append(answers, logits), cache
 
-    answers = append(_empty_answers(len(needed), max_new_tokens), logits)
+    answers = append(_empty_answers(len(logits), max_new_tokens), logits)
     answers, _ = jax.lax.while_loop(is_unfinished, extend, (answers, cache))
     best = _best_rows(answers.logp, best_of)
-    return Generation(
-        tokens=answers.tokens[best],
-        logp=answers.logp[best],
-        length=answers.length[best],
-        index=index,
-        is_real=is_real,
-    )
+    answer = answers.tokens[best], answers.logp[best], answers.length[best]
+    return Generation(*answer, index=index, is_real=is_real)
 
 
 def sample_greedy(logits, rngs, *, temperature, top_p):
@@ -206,9 +195,14 @@ def _empty_answers(count: int, max_new_tokens: int) -> _Answers:
     )
 
 
-def _append(answers: _Answers, token: jax.Array, logp: jax.Array, *, eos: int) -> _Answers:
+def _append(answers: _Answers, logits: jax.Array, *, sample, rngs, forbidden, eos) -> _Answers:
+    """Chooses the next token of every candidate, given float32[C, V] logits."""
+    step_rngs = None
+    if rngs is not None:
+        step_rngs = jax.vmap(jax.random.fold_in, (0, None))(rngs, answers.step)
+    token = sample(jnp.where(forbidden, -jnp.inf, logits), step_rngs)
+    logp = jnp.where(answers.ended, 0.0, token_logp(logits, token))
     token = jnp.where(answers.ended, PAD, token).astype(jnp.int32)
-    logp = jnp.where(answers.ended, 0.0, logp)
     at = (0, answers.step)
     return _Answers(
         step=answers.step + 1,
@@ -231,6 +225,12 @@ def _row_keys(rng: jax.Array, index: jax.Array, best_of: int) -> jax.Array:
     row = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.repeat(index, best_of))
     candidate = jnp.tile(jnp.arange(best_of), len(index))
     return jax.vmap(jax.random.fold_in)(row, candidate)
+
+
+def check_positive(**counts: int) -> None:
+    """Raises a ValueError that names the counts which are below 1."""
+    if wrong := {name: count for name, count in counts.items() if count < 1}:
+        raise ValueError(f"must be at least 1: {wrong}")
 
 
 def _check_sampling(sampler: str, *, temperature: float, top_p: float, rng) -> None:

@@ -62,7 +62,7 @@ def test_a_row_is_decoded_the_same_in_any_batch(mock):
 
 
 def test_rows_that_only_fill_the_batch_do_not_keep_the_search_going(mock):
-    alone = decode(mock, mock.batch([0]), beam_size=3, max_new_tokens=50)
+    alone = decode(mock, mock.batch([0, 0]), beam_size=3, max_new_tokens=50)
     for filler in PROMPTS:
         batch = mock.batch([0, filler], _mask=np.array([True, False]))
         out = decode(mock, batch, beam_size=3, max_new_tokens=50)

@@ -45,10 +45,10 @@ def test_an_answer_ends_with_eos_or_fills_the_room_and_the_rest_is_padding(mock)
 def test_decoding_stops_when_every_real_row_holds_eos(mock):
     lengths = decode(mock, mock.batch(PROMPTS)).length
     short, long = int(np.argmin(lengths)), int(np.argmax(lengths))
-    batch = mock.batch([PROMPTS[short], PROMPTS[long]], _mask=np.array([True, False]))
-    out = decode(mock, batch)
-    assert out.length.tolist() == [lengths[short], lengths[short]]
-    np.testing.assert_array_equal(out.is_real, [True, False])
+    prompts = [PROMPTS[short]] + [PROMPTS[long]] * 7
+    out = decode(mock, mock.batch(prompts, _mask=np.arange(8) == 0))
+    assert (out.length == lengths[short]).all() and lengths[short] < lengths[long]
+    np.testing.assert_array_equal(out.is_real, np.arange(8) == 0)
 
 
 def test_a_forbidden_id_is_never_chosen_and_does_not_change_log_probabilities(mock):
