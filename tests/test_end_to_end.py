@@ -1,0 +1,196 @@
+"""From a config file to a run's folder, through the doors, on a model of a few thousand weights."""
+
+import json
+import pathlib
+import textwrap
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import paligemma_jax
+from paligemma_jax import evaluate, predict, train
+from paligemma_jax.checkpoints import npz
+from paligemma_jax.data import tokens
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    """A folder with a data set of 6 images, a tokenizer and a config."""
+    folder = tmp_path_factory.mktemp("end_to_end")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(6):
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(
+            folder / f"{number}.png"
+        )
+        box = f"<loc{100 + number:04d}><loc0200><loc0500><loc0600>"
+        suffix = f"{box} cat" if number else ""
+        rows.append({"image": f"{number}.png", "prefix": "detect cat", "suffix": suffix})
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
+    (folder / "config.py").write_text(
+        textwrap.dedent(f"""
+        from paligemma_jax.config import presets, settings
+
+        def get_config(arg=""):
+            arg = settings.parse_arg(arg, trainable="")
+            c = presets.from_scratch(
+                res=28,
+                text_len=24,
+                img=dict(width=16, depth=2, mlp_dim=16, num_heads=2),
+                llm=dict(width=16, depth=2, mlp_dim=16, num_heads=2, num_kv_heads=1, head_dim=8),
+            )
+            c.input.data.fname = "{folder}/train.jsonl"
+            c.input.batch_size = 4
+            c.tokenizer = "{folder}/tokenizer.model"
+            c.total_steps = {STEPS}
+            c.lr = 1e-2
+            c.trainable = arg.trainable or None
+            c.log_training_steps = 1
+            c.evals.val = dict(fname="{folder}/train.jsonl", log_steps=2, max_new_tokens=4)
+            return c
+        """)
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder) -> pathlib.Path:
+    """A finished run."""
+    workdir = folder / "run"
+    train.main([f"--config={folder}/config.py", f"--workdir={workdir}"])
+    return workdir
+
+
+def test_run_folder_is_complete(run):
+    found = {path.name for path in run.iterdir()}
+    assert found >= {
+        "config.json",
+        "final.npz",
+        "metrics.json",
+        "metrics.jsonl",
+        "predictions-val-000002.jsonl",
+        "predictions-val-000004.jsonl",
+        "report.html",
+        "tokenizer.model",
+    }
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert {"loss", "grad_norm", "examples_per_s", "input_wait"} <= rows[0].keys()
+    assert {"val/loss", "val/map50"} <= rows[1].keys()
+
+
+def test_evaluation_of_the_final_file_equals_the_last_in_training(run, folder, capsys):
+    evaluate.main([f"--run={run}", f"--data={folder}/train.jsonl", "--eval.max_new_tokens=4"])
+    scores = json.loads(capsys.readouterr().out)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert scores["loss"] == pytest.approx(last["val/loss"], rel=1e-5)
+    first = (run / "predictions-val-000004.jsonl").read_text()
+    assert (run / "evaluation-test" / "predictions.jsonl").read_text() == first
+
+
+def test_prediction_by_file_by_array_and_in_evaluation_are_one(run, folder, capsys):
+    image = str(folder / "1.png")
+    pictures = folder / "pictures"
+    predict.main(
+        [f"--run={run}", "--prompt=detect cat", f"--pictures={pictures}", image]
+        + ["--eval.max_new_tokens=4"]
+    )
+    row = json.loads(capsys.readouterr().out)
+    evaluated = (run / "predictions-val-000004.jsonl").read_text().splitlines()[1]
+    assert row["prediction"] == json.loads(evaluated)["prediction"]
+    assert (pictures / "1.png").exists()
+    loaded = paligemma_jax.load(str(run), decoding={"max_new_tokens": 4})
+    pixels = np.asarray(Image.open(image))
+    by_array, by_file = (
+        loaded.predict([pixels, pixels], "detect cat"),
+        loaded.predict(image, "detect cat"),
+    )
+    assert [r["prediction"] for r in by_array] == [row["prediction"]] * 2
+    assert by_file[0]["logp"] == pytest.approx(row["logp"], rel=1e-5)
+
+
+def test_frozen_weights_stay_bit_identical_in_their_16_bit_type(run, folder):
+    base = npz.read(run / "final.npz")
+    half = {name: array.astype(np.float16) for name, array in base.items()}
+    npz.write(folder / "half.npz", half)
+    workdir = folder / "attention_only"
+    train.main(
+        [f"--config={folder}/config.py:trainable=llm/layers/attn/.*", f"--workdir={workdir}"]
+        + [f"--config.model_init={folder}/half.npz", "--config.evals={}"]
+    )
+    final = npz.read(workdir / "final.npz")
+    assert set(final) == set(half)
+    for name, array in final.items():
+        if name.startswith("llm/layers/attn/"):
+            assert array.dtype == np.float32
+            assert not np.array_equal(array, half[name].astype(np.float32))
+        else:
+            assert array.dtype == np.float16
+            assert np.array_equal(array, half[name])
+
+
+def test_same_command_gives_the_same_numbers(run, folder):
+    workdir = folder / "again"
+    train.main([f"--config={folder}/config.py", f"--workdir={workdir}"])
+    first, second = npz.read(run / "final.npz"), npz.read(workdir / "final.npz")
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def fails(folder, workdir, *arguments: str, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        train.main([f"--config={folder}/config.py", f"--workdir={folder / workdir}", *arguments])
+    assert not (folder / workdir / "final.npz").exists()
+
+
+def test_everything_wrong_is_said_before_the_first_step(run, folder):
+    with pytest.raises(ValueError, match=r"holds a run already.*--workdir"):
+        train.main([f"--config={folder}/config.py", f"--workdir={run}"])
+    fails(folder, "a", "--config.input.text_len=6", match=r"train.jsonl:2: needs text_len")
+    fails(folder, "b", "--config.trainable=llm/layer/attn/.*", match=r"trainable.*llm/layers/attn/")
+    fails(folder, "c", "--config.task=detecting", match="did you mean 'detection'")
+    fails(folder, "d", "--config.mesh=[('data', 3)]", match="data=3")
+    fails(
+        folder, "e", "--config.accumulation_steps=3", match=r"input.batch_size=4 is not divisible"
+    )
+    fails(
+        folder,
+        "f",
+        f"--config.model_init={run}/final.npz",
+        "--config.res=56",
+        match="resample_posemb",
+    )
+    fails(folder, "g", f"--config.tokenizer={folder}/config.py", match="sentencepiece")
+    fails(folder, "h", "--config.optax_name=scale_by_adan", match="scale_by_adam")
+    fails(folder, "i", "--config.remat_policy=some", match="remat_policy")
+
+
+def test_checkpoint_with_other_arrays_is_listed(run, folder):
+    params = npz.read(run / "final.npz")
+    params["llm/layers/attn/q_einsum/v"] = params.pop("llm/layers/attn/q_einsum/w")
+    params["img/head/bias"] = params["img/head/bias"][:3]
+    npz.write(folder / "other.npz", params)
+    fails(
+        folder,
+        "j",
+        f"--config.model_init={folder}/other.npz",
+        match=r"(?s)q_einsum/w.*q_einsum/v|q_einsum/v.*q_einsum/w",
+    )
+
+
+def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_weights(folder):
+    (folder / "broken.png").write_bytes(b"no image")
+    rows = (folder / "train.jsonl").read_text().replace('"5.png"', '"broken.png"')
+    (folder / "broken.jsonl").write_text(rows)
+    workdir = folder / "broken"
+    with pytest.raises(ValueError, match=r"broken.jsonl:6: cannot read image .*broken.png"):
+        train.main(
+            [f"--config={folder}/config.py", f"--workdir={workdir}", "--config.evals={}"]
+            + [f"--config.input.data.fname={folder}/broken.jsonl", "--config.total_steps=40"]
+        )
+    saved = list(workdir.glob("interrupted-*.npz"))
+    assert len(saved) <= 1
+    assert all(len(npz.read(path)) == len(npz.read_header(path).arrays) for path in saved)
