@@ -14,8 +14,9 @@ def attend(
 
     Args:
       q: [B, T, N, H], already scaled.
-      k: [B, S, K, H]. Query heads share the K heads in groups of G = N / K, in order.
-      v: [B, S, K, H].
+      k: [B, K, S, H]. Query heads share the K heads in groups of G = N / K, in order. Heads come
+        before slots, so that each head's keys are one block: a cache is read as it is stored.
+      v: [B, K, S, H].
       mask: bool[B, T, S], True where a query may see a key; None if all may.
       softcap: c in c * tanh(logits / c), before the mask; 0 is off.
 
@@ -23,15 +24,16 @@ def attend(
       [B, T, N, H] in the dtype of `q`.
     """
     B, T, N, H = q.shape
-    K = k.shape[2]
+    K = k.shape[1]
     q = q.reshape(B, T, K, N // K, H)
-    logits = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("BTKGH,BKSH->BKGTS", q, k, preferred_element_type=jnp.float32)
     if softcap:
         logits = jnp.tanh(logits / softcap) * softcap
     if mask is not None:
         logits = jnp.where(mask[:, None, None], logits, MASKED)
     probs = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", probs, v).reshape(B, T, N, H)
+    out = jnp.einsum("BKGTS,BKSH->BKGTH", probs, v)
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 def make_mask(valid: jax.Array, mask_ar: jax.Array) -> jax.Array:

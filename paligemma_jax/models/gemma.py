@@ -5,7 +5,9 @@ K kv heads, H head size, V vocabulary. Names and numbers follow big_vision's `mo
 (no sliding window: every layer attends over all positions).
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,13 +27,14 @@ def _truncated_normal(*, in_axis: tuple[int, ...], out_axis: tuple[int, ...]):
 
 
 def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Rotary position embedding (arXiv:2104.09864), halves layout: [B, T, N, H] -> the same.
+    """Rotary position embedding (arXiv:2104.09864), halves layout: [..., H] -> the same.
 
-    Angles are float32: bfloat16 cannot tell neighbouring positions apart beyond 256.
+    `positions` broadcasts against the other axes. Angles are float32: bfloat16 cannot tell
+    neighbouring positions apart beyond 256.
     """
     H = x.shape[-1]
     wavelength = 10_000.0 ** (jnp.arange(0, H, 2, dtype=jnp.float32) / H)
-    radians = positions[:, :, None, None].astype(jnp.float32) / wavelength
+    radians = positions[..., None].astype(jnp.float32) / wavelength
     sin, cos = jnp.sin(radians), jnp.cos(radians)
     x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
@@ -55,11 +58,11 @@ class Attention(nn.Module):
         mask: jax.Array,
         remember: Callable[[jax.Array, jax.Array], KeyValue],
     ) -> tuple[jax.Array, KeyValue]:
-        """Returns [B, T, D], and the keys and values [B, S, K, H] that `remember` gave back."""
+        """Returns [B, T, D], and the keys and values [B, K, S, H] that `remember` gave back."""
         llm = self.llm
         q, k, v = self._project_qkv(x)
-        q = rotate(q, positions) * _query_scale(llm)
-        k, v = remember(rotate(k, positions), v)
+        q = rotate(q, positions[:, :, None]) * _query_scale(llm)
+        k, v = remember(rotate(k, positions[:, None, :]), v)
         x = attention.attend(q, k.astype(x.dtype), v.astype(x.dtype), mask, llm.attn_logits_softcap)
         out = layers.Einsum(
             (llm.num_heads, llm.head_dim, llm.width),
@@ -69,17 +72,18 @@ class Attention(nn.Module):
         return out("BTNH,NHD->BTD", x), (k, v)
 
     def _project_qkv(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """[B, T, D] -> queries [B, T, N, H], keys and values [B, K, T, H]."""
         llm = self.llm
         N, K, D, H = llm.num_heads, llm.num_kv_heads, llm.width, llm.head_dim
         stacked = _truncated_normal(in_axis=(2,), out_axis=(0, 1, 3))
         if K == N:
             qkv = layers.Einsum((3, N, D, H), w_init=stacked, name="qkv_einsum")
-            q, k, v = qkv("BTD,3KDH->3BTKH", x)
-            return q, k, v
+            q, k, v = qkv("BTD,3KDH->3BKTH", x)
+            return q.swapaxes(1, 2), k, v
         single = _truncated_normal(in_axis=(1,), out_axis=(0, 2))
         q = layers.Einsum((N, D, H), w_init=single, name="q_einsum")("BTD,NDH->BTNH", x)
         kv = layers.Einsum((2, K, D, H), w_init=stacked, name="kv_einsum")
-        k, v = kv("BTD,2KDH->2BTKH", x)
+        k, v = kv("BTD,2KDH->2BKTH", x)
         return q, k, v
 
 
@@ -95,9 +99,7 @@ class FeedForward(nn.Module):
             "gating_einsum", _truncated_normal(in_axis=(1,), out_axis=(0, 2)), (2, D, F)
         )
         linear = self.param("linear", _truncated_normal(in_axis=(0,), out_axis=(1,)), (F, D))
-        # Two products, not one over the stacked weight: that would transpose it.
-        gate = weights.project({"w": gating[0]}, "BTD,DF->BTF", x)
-        up = weights.project({"w": gating[1]}, "BTD,DF->BTF", x)
+        gate, up = weights.project({"w": gating}, "BTD,2DF->2BTF", x)
         return weights.project({"w": linear}, "BTF,FD->BTD", nn.gelu(gate) * up)
 
 
@@ -191,7 +193,7 @@ class Tower(nn.Module):
         return self.final_norm(x)
 
     def prefill(self, x: jax.Array, positions: jax.Array, mask: jax.Array):
-        """As `__call__`, and also returns every layer's keys and values, [L, B, T, K, H] each."""
+        """As `__call__`, and also returns every layer's keys and values, [L, B, K, T, H] each."""
 
         def body(block: Block, x: jax.Array):
             return block(x, positions, mask)
@@ -199,12 +201,55 @@ class Tower(nn.Module):
         x, kv = layers.scan(body, depth=self.llm.depth, remat=self.remat)(self.layers, x)
         return self.final_norm(x), kv
 
+    def norm(self, x: jax.Array) -> jax.Array:
+        """The final norm alone: [B, T, D] -> the same."""
+        return self.final_norm(x)
+
     def logits(self, x: jax.Array) -> jax.Array:
         """[B, T, D] -> float32[B, T, V], with the final soft-cap if the model has one."""
         logits = self.embedder.decode(x)
         if cap := self.llm.final_logits_softcap:
             logits = jnp.tanh(logits / cap) * cap
         return logits
+
+
+def unroll(
+    params: Mapping[str, Any],
+    x: jax.Array,
+    positions: jax.Array,
+    mask: jax.Array,
+    remember: Callable[[int, jax.Array, jax.Array], KeyValue],
+    *,
+    llm: variants.Gemma,
+) -> tuple[jax.Array, list[KeyValue]]:
+    """Runs all blocks one after the other, without a scan, which copies weights out of the stack.
+
+    Args:
+      params: nested parameters of `layers`: stacked, or per layer under "0", "1", ...
+      x: [B, T, D].
+      positions: int32[B, T].
+      mask: bool[B, T, S].
+      remember: (layer, k, v) -> the keys and values [B, K, S, H] that this layer's queries see.
+      llm: dimensions.
+
+    Returns:
+      [B, T, D] before the final norm, and what each layer remembered.
+    """
+    remembered = []
+    for layer in range(llm.depth):
+        if is_stacked(params):
+            block = jax.tree.map(lambda w, layer=layer: w[layer], params)
+        else:
+            block = params[str(layer)]
+        keep = functools.partial(remember, layer)
+        x, kv = Block(llm).apply({"params": block}, x, positions, mask, keep)
+        remembered.append(kv)
+    return x, remembered
+
+
+def is_stacked(params: Mapping[str, Any]) -> bool:
+    """Whether nested parameters of `layers` have a leading layer axis, as in a checkpoint."""
+    return "0" not in params
 
 
 def _query_scale(llm: variants.Gemma) -> float:

@@ -11,6 +11,15 @@ from paligemma_jax.models import weights
 
 Initializer = nn.initializers.Initializer
 
+# "none", or the names in `jax.checkpoint_policies` that need no further argument.
+REMAT = (
+    "none",
+    "nothing_saveable",
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "everything_saveable",
+)
+
 
 class Einsum(nn.Module):
     """A weight `w` without bias."""
@@ -81,11 +90,12 @@ def scan(body: Callable[..., Any], *, depth: int, remat: str) -> Callable[..., A
     Args:
       body: a function of one linen module and the carry.
       depth: number of layers (L), the leading axis of every parameter below the module.
-      remat: name in `jax.checkpoint_policies` of what the backward pass may keep of a layer, for
-        example "nothing_saveable"; "none" keeps everything.
+      remat: one of `REMAT`, what the backward pass may keep of a layer; "none" keeps everything.
     """
+    check_remat(remat)
     if remat != "none":
-        body = nn.remat(body, prevent_cse=False, policy=checkpoint_policy(remat))
+        policy = getattr(jax.checkpoint_policies, remat)
+        body = nn.remat(body, prevent_cse=False, policy=policy)
     return nn.scan(
         body,
         variable_axes={"params": 0},
@@ -94,10 +104,7 @@ def scan(body: Callable[..., Any], *, depth: int, remat: str) -> Callable[..., A
     )
 
 
-def checkpoint_policy(name: str) -> Callable[..., Any]:
-    """Returns the policy of that name; an unknown one is a ValueError that lists them."""
-    known = ["nothing_saveable", "everything_saveable", "dots_saveable"]
-    known += ["dots_with_no_batch_dims_saveable"]
-    if name not in known:
-        raise ValueError(f"remat: no policy named '{name}'; choose 'none' or one of {known}")
-    return getattr(jax.checkpoint_policies, name)
+def check_remat(name: str) -> None:
+    """Raises a ValueError that lists the known names if this is none of them."""
+    if name not in REMAT:
+        raise ValueError(f"remat: no policy named '{name}'; choose one of {REMAT}")

@@ -9,47 +9,34 @@ with none that of text alone.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 
-from paligemma_jax.models import attention, gemma, siglip
+from paligemma_jax.models import attention, cache, gemma, towers
 from paligemma_jax.params import names, variants
 
-Params = Mapping[str, jax.Array]
+Params = towers.Params
+Compute = towers.Compute
+Cache = cache.Cache
+select_rows = cache.select_rows
 
-
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """How to run a model, not what it is.
-
-    Attributes:
-      dtype: of activations and matrix products, "float32", "bfloat16" or "float16"; weights are
-        cast to it where they are used. Norms, softmax and logits are float32 in any case.
-      remat: what the backward pass may keep, a `jax.checkpoint_policies` name; "none" keeps all.
-      dropout: rate in the language model, applied where an rng is given.
-      img_dropout: rate in the vision tower, likewise.
-    """
-
-    dtype: str = "float32"
-    remat: str = "nothing_saveable"
-    dropout: float = 0.0
-    img_dropout: float = 0.0
+_LAYERS = "llm/layers/"
 
 
 def init(rng: jax.Array, model: variants.PaliGemma) -> dict[str, jax.Array]:
     """Returns random float32 parameters, distributed as big_vision's (but see siglip's head)."""
     rng_img, rng_llm = jax.random.split(rng)
     image = jnp.zeros((1, model.res, model.res, 3), jnp.uint8)
-    img = _img(model, Compute()).init(rng_img, image)["params"]
+    img = towers.img(model, Compute()).init(rng_img, image)["params"]
 
     def touch_all(llm: gemma.Tower):
         x = llm.embed(jnp.zeros((1, 1), jnp.int32))
         return llm(x, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1, 1), bool))
 
-    llm = _llm(model, Compute()).init(rng_llm, method=touch_all)["params"]
+    llm = towers.llm(model, Compute()).init(rng_llm, method=touch_all)["params"]
     return names.flatten({"img": img, "llm": llm})
 
 
@@ -70,8 +57,8 @@ def embed_images(
     if image.ndim != 5:
         raise ValueError(f"image shape {image.shape}: expected [B, M, R, R, 3], M slots per row")
     B, M = image.shape[:2]
-    tower = _img(model, compute if rng is not None else _without_dropout(compute))
-    x = _run(tower, params, "img", image.reshape(B * M, *image.shape[2:]), rng=rng)
+    image = image.reshape(B * M, *image.shape[2:])
+    x = towers.run_img(params, image, model=model, compute=compute, rng=rng)
     return x.reshape(B, M * model.num_image_tokens, model.llm.width)
 
 
@@ -101,20 +88,90 @@ def apply(
       rng: switches dropout on.
     """
     rng_img, rng_llm = jax.random.split(rng) if rng is not None else (None, None)
-    tower = _llm(model, compute if rng is not None else _without_dropout(compute))
     zimg = embed_images(params, image, model=model, compute=compute, rng=rng_img)
-    ztxt = _run(tower, params, "llm", text, method="embed")
-    valid, block = _join_masks(mask_image, mask_ar, mask_input, model=model)
-    hidden = _run(
-        tower,
-        params,
-        "llm",
-        jnp.concatenate([zimg, ztxt], axis=1),
-        attention.count_positions(valid),
-        attention.make_mask(valid, block),
-        rng=rng_llm,
+    x, valid, block = _join(
+        params, zimg, mask_image, text, mask_ar, mask_input, model=model, compute=compute
     )
-    return hidden[:, zimg.shape[1] :]
+    seen = attention.count_positions(valid), attention.make_mask(valid, block)
+    hidden = towers.run_llm("__call__", params, x, *seen, model=model, compute=compute, rng=rng_llm)
+    return hidden[:, -text.shape[1] :]
+
+
+def prefill(
+    params: Params,
+    image: jax.Array,
+    mask_image: jax.Array,
+    text: jax.Array,
+    mask_ar: jax.Array,
+    mask_input: jax.Array,
+    *,
+    model: variants.PaliGemma,
+    compute: Compute,
+    cache_len: int,
+    cache_dtype: str,
+) -> tuple[jax.Array, Cache]:
+    """Reads prompts: returns float32[B, V], logits behind each row's last valid token, and a cache.
+
+    Arguments as `apply`; `text` holds prompts padded on the right to T.
+      cache_len: slots in all, at least M * P + T and one more per token to be decoded.
+      cache_dtype: dtype of the stored keys and values.
+    """
+    compute = dataclasses.replace(compute, remat="none")
+    zimg = embed_images(params, image, model=model, compute=compute)
+    x, valid, block = _join(
+        params, zimg, mask_image, text, mask_ar, mask_input, model=model, compute=compute
+    )
+    hidden, keys_values = _read_prompt(params, x, valid, block, model=model, compute=compute)
+    last = valid.shape[1] - 1 - jnp.argmax(valid[:, ::-1], axis=1)
+    last_hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
+    past = cache.fill(*keys_values, valid, cache_len=cache_len, dtype=cache_dtype)
+    return logits(params, last_hidden, model=model)[:, 0], past
+
+
+def decode_step(
+    params: Params,
+    past: Cache,
+    token: jax.Array,
+    *,
+    model: variants.PaliGemma,
+    compute: Compute,
+) -> tuple[jax.Array, Cache]:
+    """Appends one token to every row: int32[B] -> float32[B, V] behind it, and the cache.
+
+    The cache must have a free slot. Stacked parameters are sliced, and so copied, at each token;
+    `unstack` them once to avoid that.
+    """
+    # Ties the weights to the token: without it a loop around this function casts all 16-bit weights
+    # once and keeps the result, several times the model's size.
+    params, token = jax.lax.optimization_barrier((dict(params), token))
+    x = towers.run_llm("embed", params, token[:, None], model=model, compute=compute)
+    x, keys_values = gemma.unroll(
+        names.unflatten(params)["llm"]["layers"],
+        x,
+        past.position[:, None],
+        cache.open_slot(past)[:, None],
+        functools.partial(cache.write, past),
+        llm=model.llm,
+    )
+    x = towers.run_llm("norm", params, x, model=model, compute=compute)
+    return logits(params, x, model=model)[:, 0], cache.advance(past, keys_values)
+
+
+def unstack(params: Params) -> dict[str, jax.Array]:
+    """Returns parameters with one array per layer of the language model, for decoding.
+
+    `llm/layers/attn/q_einsum/w` [L, ...] becomes `llm/layers/0/attn/q_einsum/w` and so on.
+    `prefill` and `decode_step` take both forms; `decode_step` on this one copies no weight. While
+    both exist the language model is in memory twice.
+    """
+    unstacked = {}
+    for name, w in params.items():
+        if name.startswith(_LAYERS):
+            for layer in range(w.shape[0]):
+                unstacked[f"{_LAYERS}{layer}/{name.removeprefix(_LAYERS)}"] = w[layer]
+        else:
+            unstacked[name] = w
+    return unstacked
 
 
 def logits(params: Params, hidden: jax.Array, *, model: variants.PaliGemma) -> jax.Array:
@@ -122,52 +179,42 @@ def logits(params: Params, hidden: jax.Array, *, model: variants.PaliGemma) -> j
 
     The final soft-cap is applied here alone: loss, first and later tokens all come this way.
     """
-    return _run(_llm(model, Compute()), params, "llm", hidden, method="logits")
+    return towers.run_llm("logits", params, hidden, model=model, compute=Compute())
 
 
-def _join_masks(
-    mask_image: jax.Array, mask_ar: jax.Array, mask_input: jax.Array, *, model: variants.PaliGemma
-) -> tuple[jax.Array, jax.Array]:
-    """Returns `valid` and `mask_ar` bool[B, M*P + T] of the joined sequence."""
+def _join(
+    params: Params,
+    zimg: jax.Array,
+    mask_image: jax.Array,
+    text: jax.Array,
+    mask_ar: jax.Array,
+    mask_input: jax.Array,
+    *,
+    model: variants.PaliGemma,
+    compute: Compute,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Embeds text behind image tokens: returns [B, M*P + T, D], `valid` and `mask_ar` bool[B, M*P + T]."""
+    ztxt = towers.run_llm("embed", params, text, model=model, compute=compute)
     valid_image = jnp.repeat(mask_image.astype(bool), model.num_image_tokens, axis=1)
     valid = jnp.concatenate([valid_image, mask_input.astype(bool)], axis=1)
     block = jnp.concatenate([jnp.zeros_like(valid_image), mask_ar.astype(bool)], axis=1)
-    return valid, block
+    return jnp.concatenate([zimg, ztxt], axis=1), valid, block
 
 
-def _img(model: variants.PaliGemma, compute: Compute) -> siglip.Tower:
-    return siglip.Tower(
-        model.img,
-        grid=model.grid,
-        out_dim=model.llm.width,
-        dtype=compute.dtype,
-        remat=compute.remat,
-        dropout=compute.img_dropout,
-    )
-
-
-def _llm(model: variants.PaliGemma, compute: Compute) -> gemma.Tower:
-    return gemma.Tower(
-        model.llm,
-        vocab_size=model.vocab_size,
-        dtype=compute.dtype,
-        remat=compute.remat,
-        dropout=compute.dropout,
-    )
-
-
-def _without_dropout(compute: Compute) -> Compute:
-    return dataclasses.replace(compute, dropout=0.0, img_dropout=0.0)
-
-
-def _run(
-    tower: siglip.Tower | gemma.Tower,
+def _read_prompt(
     params: Params,
-    part: str,
-    *args: jax.Array,
-    method: str = "__call__",
-    rng: jax.Array | None = None,
-) -> Any:
-    variables = {"params": names.unflatten(params)[part]}
-    rngs = {} if rng is None else {"dropout": rng}
-    return tower.apply(variables, *args, method=method, rngs=rngs)
+    x: jax.Array,
+    valid: jax.Array,
+    block: jax.Array,
+    *,
+    model: variants.PaliGemma,
+    compute: Compute,
+) -> tuple[jax.Array, tuple[Iterable[jax.Array], Iterable[jax.Array]]]:
+    """Returns hidden states after the final norm, and each layer's keys and values."""
+    seen = attention.count_positions(valid), attention.make_mask(valid, block)
+    layers = names.unflatten(params)["llm"]["layers"]
+    if gemma.is_stacked(layers):
+        return towers.run_llm("prefill", params, x, *seen, model=model, compute=compute)
+    x, keys_values = gemma.unroll(layers, x, *seen, lambda _, k, v: (k, v), llm=model.llm)
+    keys, values = zip(*keys_values, strict=True)
+    return towers.run_llm("norm", params, x, model=model, compute=compute), (keys, values)

@@ -29,8 +29,8 @@ class SelfAttention(nn.Module):
             dense = layers.Dense((D, N, H), bias_shape=(N, H), w_init=_xavier_in, name=name)
             return dense("BPD,DNH->BPNH", x)
 
-        q, k, v = heads("query"), heads("key"), heads("value")
-        x = attention.attend(q * H**-0.5, k, v, mask=None)
+        q, k, v = heads("query") * H**-0.5, heads("key"), heads("value")
+        x = attention.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask=None)
         out = layers.Dense((N, H, D), bias_shape=(D,), w_init=_xavier_out, name="out")
         return out("BPNH,NHD->BPD", x)
 

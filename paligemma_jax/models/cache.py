@@ -1,0 +1,92 @@
+"""What decoding remembers: every layer's keys and values, and which slots of them are valid.
+
+Slots are `[image | prefix padded to T | new tokens]`. Padding stays in the middle, masked; every
+row writes the same slot, so one slice update serves the batch; positions count valid slots.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """A pytree. C is `cache_len`, the number of slots.
+
+    Attributes:
+      keys: one [B, K, C, H] per layer. Kv heads come before slots, so that attention reads a head's
+        keys as one block; separate arrays per layer, so that a loop can update them in place.
+      values: likewise.
+      valid: bool[B, C], the slots that a query may see.
+      position: int32[B], position of each row's next token.
+      slot: int32[], where the next token goes; the same for all rows.
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    valid: jax.Array
+    position: jax.Array
+    slot: jax.Array
+
+
+def fill(
+    keys: Iterable[jax.Array],
+    values: Iterable[jax.Array],
+    valid: jax.Array,
+    *,
+    cache_len: int,
+    dtype: DTypeLike,
+) -> Cache:
+    """Makes a cache of each layer's keys and values [B, K, S, H] of a prompt, valid bool[B, S]."""
+    S = valid.shape[1]
+    if cache_len < S:
+        raise ValueError(
+            f"cache_len={cache_len} is too short for {S} image and prompt slots; "
+            "it must hold these and the new tokens"
+        )
+
+    def grow(x: jax.Array) -> jax.Array:
+        return jnp.pad(x.astype(dtype), ((0, 0), (0, 0), (0, cache_len - S), (0, 0)))
+
+    return Cache(
+        keys=tuple(grow(k) for k in keys),
+        values=tuple(grow(v) for v in values),
+        valid=jnp.pad(valid, ((0, 0), (0, cache_len - S))),
+        position=jnp.sum(valid, axis=1, dtype=jnp.int32),
+        slot=jnp.asarray(S, jnp.int32),
+    )
+
+
+def write(cache: Cache, layer: int, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns a layer's keys and values [B, K, C, H] with [B, K, 1, H] put at the next slot."""
+
+    def put(buffer: jax.Array, new: jax.Array) -> jax.Array:
+        new = new.astype(buffer.dtype)
+        return jax.lax.dynamic_update_slice(buffer, new, (0, 0, cache.slot, 0))
+
+    return put(cache.keys[layer], k), put(cache.values[layer], v)
+
+
+def advance(cache: Cache, keys_values: Iterable[tuple[jax.Array, jax.Array]]) -> Cache:
+    """Returns the cache one slot further, with what `write` gave for each layer."""
+    keys, values = zip(*keys_values, strict=True)
+    return Cache(keys, values, open_slot(cache), cache.position + 1, cache.slot + 1)
+
+
+def open_slot(cache: Cache) -> jax.Array:
+    """Returns `valid` bool[B, C] with the next slot visible: a new token sees itself."""
+    seen = jnp.ones_like(cache.valid[:, :1])
+    return jax.lax.dynamic_update_slice(cache.valid, seen, (0, cache.slot))
+
+
+def select_rows(cache: Cache, rows: jax.Array) -> Cache:
+    """Returns the cache of the given rows, int32[B']: repeats, drops and reorders them."""
+
+    def take(x: jax.Array) -> jax.Array:
+        return jnp.take(x, rows, axis=0) if x.ndim else x
+
+    return jax.tree.map(take, cache)
