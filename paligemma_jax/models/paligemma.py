@@ -193,7 +193,10 @@ def _join(
     model: variants.PaliGemma,
     compute: Compute,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Embeds text behind image tokens: returns [B, M*P + T, D], `valid` and `mask_ar` bool[B, M*P + T]."""
+    """Embeds text and puts it behind the image tokens.
+
+    Returns [B, M*P + T, D], and which of these are valid and which open a block, bool[B, M*P + T].
+    """
     ztxt = towers.run_llm("embed", params, text, model=model, compute=compute)
     valid_image = jnp.repeat(mask_image.astype(bool), model.num_image_tokens, axis=1)
     valid = jnp.concatenate([valid_image, mask_input.astype(bool)], axis=1)

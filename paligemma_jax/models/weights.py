@@ -49,9 +49,12 @@ def _spread(eqn: str, x: jax.Array, w: jax.Array) -> tuple[str, jax.Array]:
     """Repeats a single token along the weight's leading free letters, making them batch letters.
 
     "BTD,NDH->BTNH" contracts a middle axis, for which the compiler first transposes the weight. At
-    one token per row that costs as much as the product; repeating the token costs nothing.
+    one token per row that costs as much as the product; repeating the token costs nothing. A last
+    axis, as in "BTD,VD->BTV", is contracted as it lies.
     """
     x_letters, w_letters, _ = _letters(eqn)
+    if w_letters[-1] in x_letters:
+        return eqn, x
     first = min(w_letters.index(letter) for letter in w_letters if letter in x_letters)
     return w_letters[:first] + eqn, jnp.broadcast_to(x, w.shape[:first] + x.shape)
 

@@ -106,9 +106,49 @@ def merge(*parts: Mapping[str, T]) -> dict[str, T]:
     return dict(sorted(merged.items()))
 
 
+def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], *, what: str) -> None:
+    """Checks that two sets of parameters have the same names and shapes.
+
+    Args:
+      found: name -> array or shape.
+      expected: name -> array or shape.
+      what: where `found` comes from, for the message.
+
+    Raises:
+      ValueError: lists every missing, extra and misshapen array, missing ones with near misses.
+    """
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    misshapen = [
+        name
+        for name in expected
+        if name in found and _shape_of(found[name]) != _shape_of(expected[name])
+    ]
+    if not missing and not extra and not misshapen:
+        return
+    lines = [
+        f"{what} does not fit the model: of {len(expected)} arrays {len(missing)} are missing and "
+        f"{len(misshapen)} have another shape; {len(extra)} are not of this model"
+    ]
+    for name in missing:
+        near = nearest(name, extra, count=1)
+        lines.append(f"missing: {name}" + (f" (is it '{near[0]}'?)" if near else ""))
+    for name in misshapen:
+        shapes = _shape_of(found[name]), _shape_of(expected[name])
+        lines.append(f"shape: {name} is {shapes[0]}, the model has {shapes[1]}")
+    lines += [f"extra: {name} {_shape_of(found[name])}" for name in extra]
+    if missing and not extra and not misshapen:
+        lines.append("a file of trained arrays only is loaded on top of the model it came from")
+    raise ValueError("\n  ".join(lines))
+
+
 def nearest(name: str, candidates: Iterable[str], *, count: int = 3) -> list[str]:
     """Returns up to `count` candidates that look most like `name`, best first."""
     return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
+
+
+def _shape_of(array_or_shape: Any) -> tuple[int, ...]:
+    return tuple(getattr(array_or_shape, "shape", array_or_shape))
 
 
 def _compile(regex: str, what: str) -> re.Pattern[str]:
