@@ -1,0 +1,233 @@
+"""One file over http(s): resumed where it was cut, compared with the checksum the server gives.
+
+What has arrived lies beside the file's place as `.part`, with what must not change between two
+attempts (`.part.json`). The file itself appears whole and checked, or not at all.
+"""
+
+import base64
+import binascii
+import dataclasses
+import errno
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import re
+import shutil
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+CHUNK_BYTES = 2**20
+TIMEOUT_S = 30
+ATTEMPTS = 4  # in a row that bring nothing new
+WAIT_S = 1.0  # before the second attempt; twice as long before each further one
+RETRIED = {408, 416, 429, 500, 502, 503, 504}
+# What another attempt may mend. A full disk is not among these.
+INTERRUPTIONS = (
+    http.client.HTTPException,
+    urllib.error.URLError,
+    ssl.SSLError,
+    ConnectionError,
+    TimeoutError,
+)
+
+
+class DownloadError(OSError):
+    """A file that could not be fetched. `status` is the server's answer, None if it gave none."""
+
+    def __init__(self, message: str, *, status: int | None = None):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclasses.dataclass(frozen=True)
+class _Remote:
+    """What the server said of the file when its first byte was sent.
+
+    validator: its ETag or date, which must be the same for the rest; None: it cannot be resumed.
+    size: in bytes, None if not said.
+    checksum: (algorithm, hexadecimal digest, where it was found), None if there is none.
+    """
+
+    validator: str | None
+    size: int | None
+    checksum: tuple[str, str, str] | None
+
+
+def fetch(url: str, path: pathlib.Path, *, progress: Progress | None = None) -> None:
+    """Downloads a file to `path`, going on where an earlier attempt was cut.
+
+    Args:
+      url: http(s) address; a fragment `#sha256=...` is what the file must have.
+      path: where the file goes; folders are made.
+      progress: called with the bytes that are there, and in all, if the server says how many.
+
+    Raises:
+      DownloadError: the server refuses, cannot be reached or keeps cutting the connection, or the
+        checksum differs (then nothing is kept). Addresses are shown without queries and users,
+        which may hold keys.
+      OSError: too little space on the disk.
+      ValueError: an address with a password, or a fragment that is no checksum.
+    """
+    url, _, fragment = url.partition("#")
+    if "@" in urllib.parse.urlsplit(url).netloc:
+        raise ValueError(f"{public(url)}: an address with user or password is not understood")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    remote = _fetch_all(url, partial, progress)
+    checksum = _from_fragment(fragment) or remote.checksum
+    if checksum and (found := _digest(partial, checksum[0])) != checksum[1]:
+        _forget(partial)
+        raise DownloadError(
+            f"{public(url)}: its {checksum[0]} is {found}, but {checksum[2]} says {checksum[1]}. "
+            f"What arrived is deleted; download it again"
+        )
+    os.replace(partial, path)
+    _forget(partial)
+
+
+def public(url: str) -> str:
+    """Returns an address without user, password, query and fragment: these may hold keys."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _fetch_all(url: str, partial: pathlib.Path, progress: Progress | None) -> _Remote:
+    """Asks for what is missing until it is there, or until nothing more comes."""
+    failures = 0
+    while True:
+        before = _size(partial)
+        try:
+            remote = _fetch_some(url, partial, progress)
+            if remote.size is None or _size(partial) == remote.size:
+                return remote
+            problem = "the connection was cut"
+        except urllib.error.HTTPError as error:
+            error.close()
+            problem = f"the server answers {error.code} {error.reason}"
+            if error.code not in RETRIED:
+                raise DownloadError(f"{public(url)}: {problem}", status=error.code) from None
+            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                _forget(partial)
+        except INTERRUPTIONS as error:
+            problem = str(getattr(error, "reason", error)) or type(error).__name__
+        failures = 1 if _size(partial) > before else failures + 1
+        if failures >= ATTEMPTS:
+            kept = f"; {_size(partial) / 1e6:.1f} MB are here, the same command goes on from there"
+            raise DownloadError(
+                f"{public(url)}: {problem}{kept if _size(partial) else '; is there a network?'}"
+            )
+        time.sleep(WAIT_S * 2 ** (failures - 1))
+
+
+def _fetch_some(url: str, partial: pathlib.Path, progress: Progress | None) -> _Remote:
+    """Makes one request and appends what it brings."""
+    known, start = _recall(partial), _size(partial)
+    if known and known.size == start:
+        return known
+    headers = {"Accept-Encoding": "identity", "User-Agent": "paligemma_jax"}
+    if known and known.validator and start:
+        # The whole file comes instead if it is not the same any more.
+        headers |= {"Range": f"bytes={start}-", "If-Range": known.validator}
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        is_rest = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        if known and is_rest and _is_rest_of(known, start, response.headers):
+            remote = known
+        elif is_rest:
+            _forget(partial)
+            raise http.client.HTTPException("the server sent another part than was asked for")
+        else:
+            remote, start = _describe(response.headers), 0
+            _check_space(partial, remote.size)
+            _note(partial).write_text(json.dumps(dataclasses.asdict(remote)))
+        with open(partial, "r+b" if is_rest else "wb") as file:
+            file.seek(start)
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                if progress and remote.size:
+                    progress(file.tell(), remote.size)
+    return remote
+
+
+def _is_rest_of(known: _Remote, start: int, headers: http.client.HTTPMessage) -> bool:
+    same = _describe(headers).validator in (known.validator, None)
+    return same and headers.get("Content-Range", "").startswith(f"bytes {start}-")
+
+
+def _describe(headers: http.client.HTTPMessage) -> _Remote:
+    etag, size = headers.get("ETag"), headers.get("Content-Length")
+    validator = headers.get("Last-Modified") if not etag or etag.startswith("W/") else etag
+    return _Remote(validator, int(size) if size else None, _checksum(headers))
+
+
+def _checksum(headers: http.client.HTTPMessage) -> tuple[str, str, str] | None:
+    """Returns the md5 that a server gives: Google's header, Content-MD5, or an ETag that is one."""
+    google = ",".join(headers.get_all("x-goog-hash", []))
+    for name, encoded in (
+        ("x-goog-hash", next(iter(re.findall(r"md5=([^,\s]+)", google)), None)),
+        ("Content-MD5", headers.get("Content-MD5")),
+    ):
+        if encoded:
+            try:
+                return "md5", base64.b64decode(encoded, validate=True).hex(), name
+            except binascii.Error:
+                continue
+    # Object stores use the md5 as ETag, except for what they keep encrypted with a key of its own.
+    encrypted = headers.get("x-amz-server-side-encryption", "AES256") != "AES256"
+    etag = re.fullmatch(r'"([0-9a-f]{32})"', headers.get("ETag", ""))
+    return ("md5", etag[1], "ETag") if etag and not encrypted else None
+
+
+def _from_fragment(fragment: str) -> tuple[str, str, str] | None:
+    key, _, digest = fragment.partition("=")
+    if not fragment:
+        return None
+    if key != "sha256" or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise ValueError(f"'#{fragment}': expected #sha256= and 64 hexadecimal digits")
+    return "sha256", digest.lower(), "the address"
+
+
+def _digest(path: pathlib.Path, algorithm: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _check_space(partial: pathlib.Path, size: int | None) -> None:
+    free = shutil.disk_usage(partial.parent).free + _size(partial)
+    if size and size > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"the download takes {size / 1e9:.2f} GB and {partial.parent} has {free / 1e9:.2f} GB "
+            f"free; choose another folder",
+        )
+
+
+def _size(path: pathlib.Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _note(partial: pathlib.Path) -> pathlib.Path:
+    return partial.with_name(partial.name + ".json")
+
+
+def _recall(partial: pathlib.Path) -> _Remote | None:
+    try:
+        stored = json.loads(_note(partial).read_text())
+        checksum = tuple(stored["checksum"]) if stored["checksum"] else None
+        return _Remote(stored["validator"], stored["size"], checksum)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _forget(partial: pathlib.Path) -> None:
+    partial.unlink(missing_ok=True)
+    _note(partial).unlink(missing_ok=True)

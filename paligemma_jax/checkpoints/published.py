@@ -1,0 +1,41 @@
+"""The released checkpoints: big_vision's names for them, and where each file is served."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A released file: what it is called in a BV_GEMMA_DIR folder, and its addresses."""
+
+    file: str
+    sources: tuple[str, ...]
+
+
+def _files() -> dict[str, Published]:
+    """Returns name -> file for the names that big_vision knows.
+
+    Names and folder: VANITY_NAMES in models/proj/paligemma/paligemma.py at 0127fb6. Addresses that
+    public code and notebooks show: the Kaggle handles of all models, their files at 224 px (3B),
+    the Hugging Face repositories of PaliGemma 1 and its revision `bfloat16`; the others follow
+    their pattern. Kaggle's version 1 is spelled out, so that a file fetched before is found
+    without a network. 28B is too large for one file on Hugging Face: Kaggle only.
+    """
+    table = {}
+    for res in (224, 448, 896):
+        model = f"paligemma-3b-pt-{res}"
+        for suffix, revision in (("", "main"), (".bf16", "bfloat16"), (".f16", "float16")):
+            name, file = f"pt_{res}{suffix}", f"{model}{suffix}.npz"
+            kaggle = f"kaggle://google/paligemma/jax/{model}/1/{file}"
+            hugging_face = f"hf://google/{model}-jax/{file}@{revision}"
+            table[name] = Published(f"{name}.npz", (kaggle, hugging_face))
+        for size in ("3b", "10b", "28b"):
+            model = f"paligemma2-{size}-pt-{res}"
+            name, file = f"pt_{size}_{res}", f"{model}.b16.npz"
+            kaggle = f"kaggle://google/paligemma-2/jax/{model}/1/{file}"
+            hugging_face = f"hf://google/{model}-jax/{file}"
+            sources = (kaggle,) if size == "28b" else (kaggle, hugging_face)
+            table[name] = Published(f"{name}.bf16.npz", sources)
+    return table
+
+
+FILES = _files()

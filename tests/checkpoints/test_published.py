@@ -1,0 +1,23 @@
+"""The released checkpoints."""
+
+from paligemma_jax.checkpoints import published
+
+
+def test_the_names_are_big_visions():
+    sizes = [f"pt_{size}_{res}" for size in ("3b", "10b", "28b") for res in (224, 448, 896)]
+    first = [f"pt_{res}{suffix}" for res in (224, 448, 896) for suffix in ("", ".bf16", ".f16")]
+    assert sorted(published.FILES) == sorted(first + sizes)
+    assert published.FILES["pt_448.f16"] == published.Published(
+        "pt_448.f16.npz",
+        (
+            "kaggle://google/paligemma/jax/paligemma-3b-pt-448/1/paligemma-3b-pt-448.f16.npz",
+            "hf://google/paligemma-3b-pt-448-jax/paligemma-3b-pt-448.f16.npz@float16",
+        ),
+    )
+    assert published.FILES["pt_10b_224"] == published.Published(
+        "pt_10b_224.bf16.npz",
+        (
+            "kaggle://google/paligemma-2/jax/paligemma2-10b-pt-224/1/paligemma2-10b-pt-224.b16.npz",
+            "hf://google/paligemma2-10b-pt-224-jax/paligemma2-10b-pt-224.b16.npz",
+        ),
+    )
