@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 
 from paligemma_jax.build import assembly, command_line, evaluation, terminal
-from paligemma_jax.config import settings
 from paligemma_jax.tasks import task
 
 
@@ -25,10 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
     config, source = assembly.open_run(args.run, args.config, overrides["config"])
     source = assembly.choose_weights(args.weights, source)
-    with config.unlocked():
-        config.evals = {args.name: {"fname": args.data}}
-    for override in overrides["eval"]:
-        settings.override(config, [f"evals.{args.name}.{override}"])
+    assembly.set_evaluation(config, args.name, args.data, overrides["eval"])
     out = pathlib.Path(args.out or pathlib.Path(args.run or "runs") / f"evaluation-{args.name}")
     scores = evaluate(assembly.assemble(config), source, name=args.name, out=out)
     sys.stdout.write(json.dumps(scores) + "\n")

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.build import assembly, command_line, predictor, terminal
-from paligemma_jax.config import settings
 from paligemma_jax.reports import drawing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -32,11 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = assembly.choose_weights(args.weights, source)
     paths = find_images(args.images)
     pictures = pathlib.Path(args.pictures) if args.pictures else None
-    with config.unlocked():
-        config.evals = {"predict": {"fname": "(command line)"}}
-    for override in overrides["eval"]:
-        settings.override(config, [f"evals.predict.{override}"])
-    chosen = config.evals["predict"].to_dict()
+    chosen = assembly.set_evaluation(config, "predict", "(command line)", overrides["eval"])
     opened = predictor.open_predictor(
         assembly.assemble(config),
         source,

@@ -96,8 +96,13 @@ def test_prediction_by_file_by_array_and_in_evaluation_are_one(run, folder, caps
     image = str(folder / "1.png")
     pictures = folder / "pictures"
     predict.main(
-        [f"--run={run}", "--prompt=detect cat", f"--pictures={pictures}", image]
-        + ["--eval.max_new_tokens=4"]
+        [
+            f"--run={run}",
+            "--prompt=detect cat",
+            f"--pictures={pictures}",
+            "--eval.max_new_tokens=4",
+            image,
+        ]
     )
     row = json.loads(capsys.readouterr().out)
     evaluated = (run / "predictions-val-000004.jsonl").read_text().splitlines()[1]
@@ -119,8 +124,12 @@ def test_frozen_weights_stay_bit_identical_in_their_16_bit_type(run, folder):
     npz.write(folder / "half.npz", half)
     workdir = folder / "attention_only"
     train.main(
-        [f"--config={folder}/config.py:trainable=llm/layers/attn/.*", f"--workdir={workdir}"]
-        + [f"--config.model_init={folder}/half.npz", "--config.evals={}"]
+        [
+            f"--config={folder}/config.py:trainable=llm/layers/attn/.*",
+            f"--workdir={workdir}",
+            f"--config.model_init={folder}/half.npz",
+            "--config.evals={}",
+        ]
     )
     final = npz.read(workdir / "final.npz")
     assert set(final) == set(half)
@@ -188,8 +197,13 @@ def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_weights(folder):
     workdir = folder / "broken"
     with pytest.raises(ValueError, match=r"broken.jsonl:6: cannot read image .*broken.png"):
         train.main(
-            [f"--config={folder}/config.py", f"--workdir={workdir}", "--config.evals={}"]
-            + [f"--config.input.data.fname={folder}/broken.jsonl", "--config.total_steps=40"]
+            [
+                f"--config={folder}/config.py",
+                f"--workdir={workdir}",
+                "--config.evals={}",
+                f"--config.input.data.fname={folder}/broken.jsonl",
+                "--config.total_steps=40",
+            ]
         )
     saved = list(workdir.glob("interrupted-*.npz"))
     assert len(saved) <= 1

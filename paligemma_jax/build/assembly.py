@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 
 from paligemma_jax.build import data, terminal, weights
 from paligemma_jax.build import model as build_model
-from paligemma_jax.config import settings
+from paligemma_jax.config import presets, settings
 from paligemma_jax.data import tokens
 from paligemma_jax.params import sharding, variants
 from paligemma_jax.tasks import task
@@ -95,6 +96,17 @@ def open_run(
     if (folder / TOKENIZER).exists():
         loaded.tokenizer = str(folder / TOKENIZER)
     return loaded, str(folder / FINAL)
+
+
+def set_evaluation(
+    config: ml_collections.ConfigDict, name: str, fname: str, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Makes `name` the only evaluation of the settings, and returns its own settings, complete."""
+    with config.unlocked():
+        config.evals = {name: {"fname": fname}}
+        settings.override(config, [f"evals.{name}.{override}" for override in overrides])
+    presets.validate(config)
+    return presets.eval_settings(config.evals[name])
 
 
 def choose_weights(asked: str | None, default: str | None) -> str | None:

@@ -1,5 +1,6 @@
 """From settings to records and batches: everything that can be wrong with data is said here."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def read_records(
         raise ValueError(f"{key} is not set: the path of a JSONL file")
     data = config.input.data
     with terminal.progress(f"reading {fname}", unit="B", unit_scale=True) as report:
-        return records.read_jsonl(
+        found = records.read_jsonl(
             fname,
             keys=data.fields.to_dict(),
             required=("image", "prefix", "suffix") if need_suffix else ("image", "prefix"),
@@ -46,6 +47,8 @@ def read_records(
             check=make_task(config).check,
             progress=report,
         )
+    # Truth is scored as it is learnt.
+    return [_lowercase(record) for record in found] if config.input.lowercase else found
 
 
 def check_lengths(
@@ -114,3 +117,10 @@ def on_mesh(
     """Yields batches on their devices."""
     for batch in batches:
         yield sharding.place_batch(batch, mesh)
+
+
+def _lowercase(record: records.Record) -> records.Record:
+    prefix, suffix, _ = rows.clean(record.prefix, record.suffix or "", lowercase=True)
+    return dataclasses.replace(
+        record, prefix=prefix, suffix=None if record.suffix is None else suffix
+    )

@@ -65,7 +65,11 @@ def make(
     data.check_lengths(config, records, tokenizer, name=f"evals.{name}")
     room = settings["max_new_tokens"] or data.answer_len(config, records, tokenizer)
     decode = make_generate(
-        functions, settings, eos=tokenizer.eos, max_new_tokens=room, seed=config.seed
+        functions,
+        settings,
+        tokenizer=tokenizer,
+        max_new_tokens=room,
+        seed=config.seed,
     )
     return Evaluation(
         name=name,
@@ -82,11 +86,19 @@ def make_generate(
     functions: build_model.Functions,
     settings: Mapping[str, Any],
     *,
-    eos: int,
+    tokenizer: tokens.Tokenizer,
     max_new_tokens: int,
     seed: int,
 ) -> Callable[..., generate.Generation]:
-    """Returns the jitted function (params, batch) -> Generation of the sampler in `settings`."""
+    """Returns the jitted function (params, batch) -> Generation of the sampler in `settings`.
+
+    Rows of the embedding beyond the tokenizer's pieces are never chosen.
+    """
+    common = {
+        "max_new_tokens": max_new_tokens,
+        "eos": tokenizer.eos,
+        "forbidden_ids": range(tokenizer.vocab_size, functions.vocab_size),
+    }
     prefill = functools.partial(functions.prefill, max_new_tokens=max_new_tokens)
     parts = (prefill, functions.decode_step, paligemma.select_rows)
     if settings["sampler"] == "beam":
@@ -97,8 +109,7 @@ def make_generate(
                 params,
                 batch,
                 beam_size=settings["beam_size"],
-                max_new_tokens=max_new_tokens,
-                eos=eos,
+                **common,
             )
     else:
         rng = None if settings["sampler"] == "greedy" else jax.random.key(seed)
@@ -108,8 +119,7 @@ def make_generate(
                 *parts,
                 params,
                 batch,
-                max_new_tokens=max_new_tokens,
-                eos=eos,
+                **common,
                 sampler=settings["sampler"],
                 temperature=float(settings["temperature"]),
                 top_p=float(settings["top_p"]),

@@ -20,12 +20,14 @@ class Functions:
     """A model closed over its dimensions: what training and decoding call.
 
     Attributes:
+      vocab_size: V, rows of the embedding.
       apply: (params, batch, rng | None) -> hidden [B, T, D] behind every text token.
       logits: (params, hidden) -> float32[..., V].
       prefill: (params, batch, *, max_new_tokens) -> (float32[B, V], cache).
       decode_step: (params, cache, int32[B]) -> (float32[B, V], cache).
     """
 
+    vocab_size: int
     apply: Callable[..., jax.Array]
     logits: Callable[..., jax.Array]
     prefill: Callable[..., Any]
@@ -91,6 +93,7 @@ def make_functions(
         )
 
     return Functions(
+        vocab_size=model.vocab_size,
         apply=apply,
         logits=functools.partial(paligemma.logits, model=model),
         prefill=prefill,

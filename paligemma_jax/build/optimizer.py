@@ -9,6 +9,7 @@ import ml_collections
 from paligemma_jax.build import model as build_model
 from paligemma_jax.build import terminal
 from paligemma_jax.config import settings
+from paligemma_jax.params import names
 from paligemma_jax.training import optimizer, step
 
 FROZEN = None
@@ -39,6 +40,8 @@ def make(
     data_size: int,
 ) -> optimizer.Optimizer:
     """Returns the optimizer of the trainable parameters among `shapes`."""
+    if config.trainable is not None:
+        names.select(config.trainable, shapes, what="trainable")
     return optimizer.make_optimizer(
         shapes,
         schedule=schedule_rules(config),

@@ -114,7 +114,7 @@ def open_predictor(
     decode = evaluation.make_generate(
         built.functions,
         complete,
-        eos=built.tokenizer.eos,
+        tokenizer=built.tokenizer,
         max_new_tokens=complete["max_new_tokens"] or 128,
         seed=built.config.seed,
     )
