@@ -78,7 +78,7 @@ def find_images(patterns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def draw(row: dict[str, Any], paths: Sequence[str], folder: pathlib.Path) -> None:
+def draw(row: dict[str, Any], paths: list[str], folder: pathlib.Path) -> None:
     """Writes the image with its boxes; the name shows where it is from, so that none is lost."""
     folder.mkdir(parents=True, exist_ok=True)
     path = paths[row["index"]]
