@@ -225,7 +225,7 @@ def unroll(
     """Runs all blocks one after the other, without a scan, which copies weights out of the stack.
 
     Args:
-      params: nested parameters of `layers`: stacked, or per layer under "0", "1", ...
+      params: nested parameters of `layers`: per layer under "0", "1", ..., else stacked.
       x: [B, T, D].
       positions: int32[B, T].
       mask: bool[B, T, S].
@@ -237,19 +237,14 @@ def unroll(
     """
     remembered = []
     for layer in range(llm.depth):
-        if is_stacked(params):
-            block = jax.tree.map(lambda w, layer=layer: w[layer], params)
-        else:
+        if "0" in params:
             block = params[str(layer)]
+        else:
+            block = jax.tree.map(lambda w, layer=layer: w[layer], params)
         keep = functools.partial(remember, layer)
         x, kv = Block(llm).apply({"params": block}, x, positions, mask, keep)
         remembered.append(kv)
     return x, remembered
-
-
-def is_stacked(params: Mapping[str, Any]) -> bool:
-    """Whether nested parameters of `layers` have a leading layer axis, as in a checkpoint."""
-    return "0" not in params
 
 
 def _query_scale(llm: variants.Gemma) -> float:

@@ -10,6 +10,7 @@ with none that of text alone.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable
 
 import jax
@@ -24,6 +25,7 @@ Cache = cache.Cache
 select_rows = cache.select_rows
 
 _LAYERS = "llm/layers/"
+_UNSTACKED = re.compile(r"llm/layers/\d+/")
 
 
 def init(rng: jax.Array, model: variants.PaliGemma) -> dict[str, jax.Array]:
@@ -139,7 +141,7 @@ def decode_step(
     """Appends one token to every row: int32[B] -> float32[B, V] behind it, and the cache.
 
     The cache must have a free slot. Stacked parameters are sliced, and so copied, at each token;
-    `unstack` them once to avoid that.
+    give the unstacked ones too to avoid that: `{**params, **unstack(params)}`.
     """
     # Ties the weights to the token: without it a loop around this function casts all 16-bit weights
     # once and keeps the result, several times the model's size.
@@ -158,20 +160,18 @@ def decode_step(
 
 
 def unstack(params: Params) -> dict[str, jax.Array]:
-    """Returns parameters with one array per layer of the language model, for decoding.
+    """Returns the language model's blocks with one array per layer, for decoding.
 
-    `llm/layers/attn/q_einsum/w` [L, ...] becomes `llm/layers/0/attn/q_einsum/w` and so on.
-    `prefill` and `decode_step` take both forms; `decode_step` on this one copies no weight. While
-    both exist the language model is in memory twice.
+    `llm/layers/attn/q_einsum/w` [L, ...] becomes `llm/layers/0/attn/q_einsum/w` and so on; other
+    parameters are left out. `prefill` scans over the stacked form where it is given, `decode_step`
+    prefers this one. Both together hold the blocks in memory twice; either alone is enough.
     """
-    unstacked = {}
-    for name, w in params.items():
-        if name.startswith(_LAYERS):
-            for layer in range(w.shape[0]):
-                unstacked[f"{_LAYERS}{layer}/{name.removeprefix(_LAYERS)}"] = w[layer]
-        else:
-            unstacked[name] = w
-    return unstacked
+    return {
+        f"{_LAYERS}{layer}/{name.removeprefix(_LAYERS)}": w[layer]
+        for name, w in params.items()
+        if name.startswith(_LAYERS)
+        for layer in range(w.shape[0])
+    }
 
 
 def logits(params: Params, hidden: jax.Array, *, model: variants.PaliGemma) -> jax.Array:
@@ -216,7 +216,8 @@ def _read_prompt(
     """Returns hidden states after the final norm, and each layer's keys and values."""
     seen = attention.count_positions(valid), attention.make_mask(valid, block)
     layers = names.unflatten(params)["llm"]["layers"]
-    if gemma.is_stacked(layers):
+    if "attn" in layers:
+        params = {name: w for name, w in params.items() if not _UNSTACKED.match(name)}
         return towers.run_llm("prefill", params, x, *seen, model=model, compute=compute)
     x, keys_values = gemma.unroll(layers, x, *seen, lambda _, k, v: (k, v), llm=model.llm)
     keys, values = zip(*keys_values, strict=True)

@@ -4,9 +4,14 @@ Names and numbers follow big_vision's `models/vit.py` with `pool_type="none", sc
 architecture is arXiv:2303.15343, table 1 (So400m: arXiv:2305.13035).
 """
 
+import math
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.ndimage
 from jax.typing import DTypeLike
 
 from paligemma_jax.models import attention, layers
@@ -137,6 +142,62 @@ def normalize(image: jax.Array) -> jax.Array:
             f"images must be uint8 in 0..255, found {image.dtype}; they are normalized on device"
         )
     return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def resample_position_embedding(old: np.ndarray, grid: int) -> np.ndarray:
+    """Interpolates position embeddings linearly to another grid, corners kept on corners.
+
+    Equals big_vision's `resample_posemb`, which however fails on bfloat16.
+
+    Args:
+      old: `img/pos_embedding` [1, old_grid**2, D], any float dtype.
+      grid: patches along one side of the new image.
+
+    Returns:
+      [1, grid**2, D] in the dtype of `old`, computed in float32.
+    """
+    old = np.asarray(old)
+    old_grid = _grid_of(old.shape)
+    if old_grid == grid:
+        return old
+    square = old.reshape(old_grid, old_grid, -1).astype(np.float32)
+    zoom = (grid / old_grid, grid / old_grid, 1)
+    return scipy.ndimage.zoom(square, zoom, order=1).reshape(1, grid**2, -1).astype(old.dtype)
+
+
+def check_position_embedding(
+    shape: Sequence[int], model: variants.PaliGemma, *, resample: bool, where: str
+) -> None:
+    """Checks that a checkpoint's `img/pos_embedding` can serve this model.
+
+    Args:
+      shape: [1, grid**2, D] as found.
+      model: what it should serve.
+      resample: whether another grid is wanted, and `resample_position_embedding` will follow.
+      where: the file, for the message.
+
+    Raises:
+      ValueError: it is no square grid, or another one than the model's and `resample` is False.
+    """
+    try:
+        grid = _grid_of(shape)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if grid != model.grid and not resample:
+        res = grid * model.img.patch_size
+        raise ValueError(
+            f"{where}: checkpoint grid {grid}x{grid} ({res} px) but res={model.res} "
+            f"({model.grid}x{model.grid}): set model.img.resample_posemb=True or res={res}"
+        )
+
+
+def _grid_of(shape: Sequence[int]) -> int:
+    grid = math.isqrt(shape[1]) if len(shape) == 3 else 0
+    if not grid or grid**2 != shape[1]:
+        raise ValueError(
+            f"img/pos_embedding has shape {tuple(shape)}, expected [1, grid * grid, D]"
+        )
+    return grid
 
 
 def _cut_patches(image: jax.Array, *, grid: int, patch_size: int) -> jax.Array:

@@ -106,13 +106,13 @@ def merge(*parts: Mapping[str, T]) -> dict[str, T]:
     return dict(sorted(merged.items()))
 
 
-def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], *, what: str) -> None:
+def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], *, where: str) -> None:
     """Checks that two sets of parameters have the same names and shapes.
 
     Args:
       found: name -> array or shape.
       expected: name -> array or shape.
-      what: where `found` comes from, for the message.
+      where: the file that `found` comes from, for the message.
 
     Raises:
       ValueError: lists every missing, extra and misshapen array, missing ones with near misses.
@@ -127,7 +127,7 @@ def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], *, what:
     if not missing and not extra and not misshapen:
         return
     lines = [
-        f"{what} does not fit the model: of {len(expected)} arrays {len(missing)} are missing and "
+        f"{where} does not fit the model: of {len(expected)} arrays {len(missing)} are missing and "
         f"{len(misshapen)} have another shape; {len(extra)} are not of this model"
     ]
     for name in missing:
