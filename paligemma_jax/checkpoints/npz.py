@@ -16,7 +16,7 @@ import pathlib
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -118,8 +118,9 @@ def write(
     _check_space(path, total + OVERHEAD_BYTES * len(params) + len(comment))
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb", buffering=0) as file:
+        with open(temporary, "wb") as file:
             _write_zip(file, params, types, comment, total, progress)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -250,7 +251,7 @@ def _check_space(path: pathlib.Path, needed: int) -> None:
 
 
 def _write_zip(
-    file: io.FileIO,
+    file: BinaryIO,
     params: Mapping[str, Any],
     types: Mapping[str, np.dtype],
     comment: bytes,
@@ -258,10 +259,7 @@ def _write_zip(
     progress: Progress | None,
 ) -> None:
     done = 0
-    with (
-        zipped_arrays.WriteBehind(file) as behind,
-        zipfile.ZipFile(behind, "w") as archive,
-    ):
+    with zipfile.ZipFile(file, "w") as archive:
         archive.comment = comment
         for name, array in params.items():
             zipped_arrays.write_array(archive, name, _fetch(array).astype(types[name], copy=False))

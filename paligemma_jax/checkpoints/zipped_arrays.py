@@ -4,7 +4,6 @@ An .npz is a zip of `.npy` members, each a short header (shape, dtype, order) an
 `npz` decides which arrays are read and written, and what becomes of them.
 """
 
-import concurrent.futures
 import dataclasses
 import io
 import math
@@ -12,7 +11,6 @@ import os
 import struct
 import zipfile
 import zlib
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -137,46 +135,6 @@ def write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
         np.lib.format.write_array_header_1_0(stream, header)
         for at in range(0, len(data), CHUNK_BYTES):
             stream.write(data[at : at + CHUNK_BYTES])
-
-
-class WriteBehind(io.RawIOBase):
-    """A file to write a zip to: one chunk is on its way to disk while the next one's CRC is taken.
-
-    Only one write is under way at a time; its error comes out of the next call. Closing this
-    leaves the file open.
-    """
-
-    def __init__(self, file: io.FileIO):
-        self._file = file
-        self._thread = concurrent.futures.ThreadPoolExecutor(1)
-        self._pending: concurrent.futures.Future[None] | None = None
-
-    def write(self, data: Any) -> int:
-        self.flush()
-        view = memoryview(data)
-        self._pending = self._thread.submit(self._write_all, view)
-        return len(view)
-
-    def flush(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending:
-            pending.result()
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.flush()
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        self.flush()
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._thread.shutdown()
-        super().close()  # flushes first
-
-    def _write_all(self, view: memoryview) -> None:
-        while view:
-            view = view[self._file.write(view) :]
 
 
 def _number_type(dtype: np.dtype, recorded: str | None, where: str) -> np.dtype:

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from paligemma_jax.checkpoints import npz, zipped_arrays
+from paligemma_jax.checkpoints import npz
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -245,10 +245,10 @@ def test_a_failed_write_leaves_the_good_file_and_nothing_else(tmp_path, error):
 
 
 def test_an_error_of_the_disk_comes_out_of_write(tmp_path, monkeypatch):
-    def broken(self, view):
+    def broken(descriptor):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(zipped_arrays.WriteBehind, "_write_all", broken)
+    monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match=r"a\.npz is not written \(Input/output error\)"):
         npz.write(tmp_path / "a.npz", some_params())
     assert not list(tmp_path.iterdir())
