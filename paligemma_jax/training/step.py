@@ -118,21 +118,18 @@ def make_train_step(
             opt_state=opt_state,
         )
         grad_norm = optax.tree.norm(grads)
-        # Not of the updates: waiting for all of them would keep a second copy of the parameters.
+        # Not of the updates too: to wait for all of them is to keep a copy of the parameters.
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         new = _choose(finite, new, state)
-        supervised = jnp.sum(batch["mask_loss"][:, 1:], axis=1)
         metrics = {
             "loss": value,
             "grad_norm": grad_norm,
             "update_norm": optax.tree.norm(updates),
             "param_norm": optax.tree.norm(new.trainable),
-            "supervised_tokens_mean": jnp.mean(supervised, dtype=jnp.float32),
-            "supervised_tokens_max": jnp.max(supervised).astype(jnp.float32),
             "finite": finite,
             "grad_max": jnp.stack([jnp.max(jnp.abs(grads[name])) for name in sorted(grads)]),
         }
-        return new, metrics
+        return new, metrics | _count_supervised(batch)
 
     return train_step
 
@@ -165,6 +162,14 @@ def make_eval_loss(
         return jnp.sum(jnp.where(real, losses, 0.0)), jnp.sum(real)
 
     return eval_loss
+
+
+def _count_supervised(batch: loss.Batch) -> Metrics:
+    per_example = jnp.sum(batch["mask_loss"][:, 1:], axis=1)
+    return {
+        "supervised_tokens_mean": jnp.mean(per_example, dtype=jnp.float32),
+        "supervised_tokens_max": jnp.max(per_example).astype(jnp.float32),
+    }
 
 
 def _accumulate(

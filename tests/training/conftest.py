@@ -1,7 +1,9 @@
-"""The reference runs of big_vision, and the tiny PaliGemma they were made with."""
+"""The reference runs of big_vision and the tiny PaliGemma they were made with; a toy model."""
 
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,3 +43,42 @@ def reference_run(load_reference):
         return params, batches, out
 
     return load
+
+
+V, D = 11, 4
+
+
+class Toy:
+    """A model of three arrays: each token sees the mean of the embeddings up to itself."""
+
+    @staticmethod
+    def params(seed=0):
+        rng = np.random.default_rng(seed)
+        shapes = {"llm/embedder": (V, D), "llm/mix": (D, D), "llm/out": (D, V)}
+        return {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+
+    @staticmethod
+    def batch(seed=0, size=8, length=7):
+        rng = np.random.default_rng(seed)
+        text = rng.integers(1, V, (size, length), dtype=np.int32)
+        prefix = rng.integers(1, 5, (size, 1))
+        suffix = (np.arange(length) >= prefix).astype(np.int32)
+        ones = np.ones_like(text)
+        return dict(text=text, mask_ar=suffix, mask_loss=suffix, mask_input=ones)
+
+    @staticmethod
+    def apply_fn(params, inputs, rng, dropout=0.0):
+        x = params["llm/embedder"].astype(jnp.float32)[inputs["text"]]
+        x = jnp.cumsum(x, axis=1) / jnp.arange(1.0, x.shape[1] + 1)[:, None]
+        if dropout and rng is not None:
+            x *= jax.random.bernoulli(rng, 1 - dropout, x.shape) / (1 - dropout)
+        return jnp.tanh(x @ params["llm/mix"])
+
+    @staticmethod
+    def logits_fn(params, hidden):
+        return hidden @ params["llm/out"]
+
+
+@pytest.fixture(scope="session")
+def toy():
+    return Toy

@@ -28,7 +28,7 @@ def make(**settings):
 def first_updates(opt):
     """Updates of gradients of ones at parameters of ones."""
     ones = {name: jnp.ones(PARAMS[name].shape) for name in opt.trainable}
-    updates, _ = opt.tx.update(ones, opt.tx.init(ones), ones)
+    updates = jax.jit(lambda p: opt.tx.update(p, opt.tx.init(p), p)[0])(ones)
     return {name: float(np.unique(u).item()) for name, u in updates.items()}
 
 

@@ -1,0 +1,126 @@
+"""The loop: rows in order, hooks when due, the state saved when anything goes wrong."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from paligemma_jax.training import loop, optimizer, step
+
+
+@pytest.fixture(scope="module")
+def fresh(toy):
+    """Returns (train_step, a function that makes a fresh state)."""
+    opt = optimizer.make_optimizer(
+        toy.params(), schedule=dict(decay_type="constant"), total_steps=6, lr=0.1, optax_name="sgd"
+    )
+    train_step = jax.jit(
+        step.make_train_step(toy.apply_fn, toy.logits_fn, opt.tx, seed=0),
+        donate_argnums=0,
+        compiler_options={"xla_backend_optimization_level": 0},  # Compiles in half the time.
+    )
+    return train_step, lambda: step.init_state(toy.params(), opt.trainable, opt.tx)
+
+
+def run(toy, fresh, *, state=None, batches=None, total_steps=6, **settings):
+    """Returns the last state and the rows."""
+    train_step, make_state = fresh
+    state = make_state() if state is None else state
+    if batches is None:
+        batches = (toy.batch(seed) for seed in itertools.count(int(state.step)))
+    rows = []
+    state = loop.run(
+        state, batches, train_step, total_steps=total_steps, log=rows.append, **settings
+    )
+    return state, rows
+
+
+def test_every_update_has_a_row_in_order(toy, fresh):
+    state, rows = run(toy, fresh)
+    assert int(state.step) == 6
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "grad_norm", "examples_per_s", "seconds", "input_wait"} <= rows[0].keys()
+    assert all(isinstance(value, float | int) for row in rows for value in row.values())
+
+
+def test_hooks_run_when_due_and_write_into_the_row(toy, fresh):
+    calls = []
+
+    def evaluate(state, step):
+        calls.append((step, int(state.step)))
+        return {"val": 10.0 * step}
+
+    _, rows = run(toy, fresh, hooks=[loop.Hook(4, evaluate, first=True)])
+    assert calls == [(0, 0), (4, 4), (6, 6)]
+    assert {row["step"]: row["val"] for row in rows if "val" in row} == {0: 0.0, 4: 40.0, 6: 60.0}
+
+
+def test_hook_can_run_at_the_end_alone(toy, fresh):
+    calls = []
+    hook = loop.Hook(0, lambda _, step: calls.append(step) or {})
+    run(toy, fresh, hooks=[hook])
+    assert calls == [6]
+
+
+def test_run_that_goes_on_equals_one_that_never_stopped(toy, fresh):
+    whole, rows = run(toy, fresh)
+    half, _ = run(toy, fresh, total_steps=3)
+    joined, later_rows = run(toy, fresh, state=half)
+    assert [row["step"] for row in later_rows] == [4, 5, 6]
+    assert [row["loss"] for row in later_rows] == [row["loss"] for row in rows[3:]]
+    jax.tree.map(np.testing.assert_array_equal, joined, whole)
+
+
+def test_finished_run_only_repeats_its_last_hooks(toy, fresh):
+    state, _ = run(toy, fresh)
+    hook = loop.Hook(2, lambda *_: {"val": 1.0})
+    _, rows = run(toy, fresh, state=state, hooks=[hook])
+    assert rows == [{"step": 6, "val": 1.0}]
+
+
+def test_state_beyond_the_end_is_an_error(toy, fresh):
+    state, _ = run(toy, fresh)
+    with pytest.raises(ValueError, match="6 updates, more than total_steps=5"):
+        run(toy, fresh, state=state, total_steps=5)
+
+
+def test_progress_is_told_each_update(toy, fresh):
+    told = []
+    run(toy, fresh, progress=told.append)
+    assert told == [1, 2, 3, 4, 5, 6]
+
+
+def test_batches_that_end_early_are_an_error_and_the_state_is_rescued(toy, fresh):
+    rescued = []
+    with pytest.raises(ValueError, match="the batches ended before update 4 of 6"):
+        run(toy, fresh, batches=[toy.batch(n) for n in range(3)], rescue=rescued.append)
+    assert [int(state.step) for state in rescued] == [3]
+
+
+def test_loss_that_is_not_finite_stops_the_run_with_the_last_good_state(toy, fresh):
+    bad = toy.batch() | {"text": np.full((8, 7), 99, np.int32)}  # no such token
+    batches = [toy.batch(0), toy.batch(1), bad]
+    rescued, hooked = [], []
+    hook = loop.Hook(3, lambda _, step: hooked.append(step) or {})
+    with pytest.raises(FloatingPointError, match="step 3: loss is nan"):
+        run(toy, fresh, batches=batches, rescue=rescued.append, hooks=[hook])
+    assert [int(state.step) for state in rescued] == [2]
+    assert all(np.isfinite(x).all() for x in rescued[0].trainable.values())
+    assert not hooked
+
+
+def test_error_of_a_rescue_does_not_hide_the_first(toy, fresh):
+    def rescue(state):
+        raise OSError("disk full")
+
+    with pytest.raises(ValueError, match="ended before update 1") as caught:
+        run(toy, fresh, batches=[], rescue=rescue)
+    assert "disk full" in caught.value.__notes__[0]
+
+
+def test_group_that_learns_nothing_stops_the_run_at_its_first_update(toy, fresh):
+    batch = toy.batch()
+    batch["mask_loss"] = np.zeros_like(batch["mask_loss"])
+    with pytest.raises(ValueError, match="step 1: no token of the batch is supervised"):
+        run(toy, fresh, batches=[batch] * 3, groups={".*": ("llm/mix",)})

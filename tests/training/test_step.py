@@ -1,0 +1,194 @@
+"""The update step: in place, equal however it is cut up, and harmless when numbers go wrong."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from paligemma_jax.training import optimizer, step
+
+SCHEDULE = [("llm/embedder", None), (".*", dict(decay_type="constant"))]
+
+
+@functools.cache
+def compile_step(toy, optax_name="adam", seed=0, accumulation_steps=1, dropout=0.0):
+    """Returns the optimizer and the jitted step of the toy model."""
+    opt = optimizer.make_optimizer(
+        toy.params(), schedule=SCHEDULE, total_steps=5, lr=0.1, optax_name=optax_name
+    )
+    train_step = step.make_train_step(
+        functools.partial(toy.apply_fn, dropout=dropout),
+        toy.logits_fn,
+        opt.tx,
+        seed=seed,
+        accumulation_steps=accumulation_steps,
+        chunk=4,
+    )
+    quickly = {"xla_backend_optimization_level": 0}
+    return opt, jax.jit(train_step, donate_argnums=0, compiler_options=quickly)
+
+
+def make(toy, *, params=None, **settings):
+    """Returns the jitted step and a fresh state."""
+    opt, train_step = compile_step(toy, **settings)
+    return train_step, step.init_state(params or toy.params(), opt.trainable, opt.tx)
+
+
+def test_training_lowers_the_loss_and_counts_updates(toy):
+    train_step, state = make(toy)
+    losses = []
+    for _ in range(5):
+        state, metrics = train_step(state, toy.batch())
+        losses.append(float(metrics["loss"]))
+    assert losses == sorted(losses, reverse=True)
+    assert int(state.step) == 5
+
+
+def test_frozen_weights_stay_where_they_are_in_their_type(toy):
+    params = toy.params()
+    params["llm/embedder"] = params["llm/embedder"].astype(np.float16)
+    train_step, state = make(toy, params=params)
+    place = state.frozen["llm/embedder"].unsafe_buffer_pointer()
+    state, _ = train_step(state, toy.batch())
+    frozen = state.frozen["llm/embedder"]
+    assert frozen.unsafe_buffer_pointer() == place and frozen.dtype == np.float16
+    np.testing.assert_array_equal(frozen, params["llm/embedder"])
+
+
+def test_trainable_weights_and_moments_are_float32(toy):
+    params = {name: x.astype(np.float16) for name, x in toy.params().items()}
+    _, state = make(toy, params=params)
+    arrays = jax.tree.leaves((state.trainable, state.opt_state))
+    assert {x.dtype for x in arrays if x.ndim} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("accumulation_steps", [2, 4])
+def test_accumulation_equals_the_big_batch(toy, accumulation_steps):
+    big_step, big_state = make(toy, optax_name="sgd")
+    small_step, small_state = make(toy, optax_name="sgd", accumulation_steps=accumulation_steps)
+    for seed in range(3):
+        big_state, big = big_step(big_state, toy.batch(seed))
+        small_state, small = small_step(small_state, toy.batch(seed))
+        assert small.keys() == big.keys()
+        for key in big:
+            np.testing.assert_allclose(small[key], big[key], rtol=1e-6, err_msg=key)
+    for name, array in big_state.trainable.items():
+        np.testing.assert_allclose(small_state.trainable[name], array, rtol=1e-6, atol=1e-7)
+
+
+def test_accumulation_must_divide_the_batch(toy):
+    train_step, state = make(toy, accumulation_steps=3)
+    with pytest.raises(ValueError, match="accumulation_steps=3 does not divide the batch of 8"):
+        train_step(state, toy.batch())
+
+
+def test_dropout_is_a_function_of_seed_step_and_micro_batch(toy):
+    def first_loss(batch, **settings):
+        train_step, state = make(toy, dropout=0.5, **settings)
+        _, metrics = train_step(state, batch)
+        return float(metrics["loss"])
+
+    batch = toy.batch(size=4)
+    assert first_loss(batch) == first_loss(batch)
+    assert first_loss(batch) != first_loss(batch, seed=1)
+    # Each row twice, once in each micro-batch: the same noise in both would give the same loss.
+    twice = {name: np.repeat(x, 2, axis=0) for name, x in batch.items()}
+    assert first_loss(twice, accumulation_steps=2) != pytest.approx(first_loss(batch), rel=1e-4)
+
+
+def test_update_that_is_not_finite_changes_nothing(toy):
+    train_step, state = make(toy)
+    state, _ = train_step(state, toy.batch())
+    before = jax.device_get((state.step, state.trainable, state.opt_state))
+    broken = toy.batch() | {"text": np.full((8, 7), 99, np.int32)}  # no such token: a NaN loss
+    state, metrics = train_step(state, broken)
+    assert not metrics["finite"] and not np.isfinite(metrics["loss"])
+    jax.tree.map(
+        np.testing.assert_array_equal, (state.step, state.trainable, state.opt_state), before
+    )
+    state, metrics = train_step(state, toy.batch())
+    assert metrics["finite"] and int(state.step) == 2
+
+
+def test_gradient_maxima_are_in_sorted_order_of_names(toy):
+    params = toy.params()
+    params["llm/out"][:] = 0.0  # cuts llm/mix off, for one step
+    train_step, state = make(toy, params=params)
+    _, metrics = train_step(state, toy.batch())
+    assert sorted(state.trainable) == ["llm/mix", "llm/out"]
+    assert metrics["grad_max"][0] == 0.0 and metrics["grad_max"][1] > 0.0
+
+
+def test_evaluation_loss_leaves_out_rows_that_only_fill_the_batch(toy):
+    eval_loss = jax.jit(step.make_eval_loss(toy.apply_fn, toy.logits_fn))
+    batch = toy.batch(size=6)
+    whole, count = eval_loss(toy.params(), batch)
+    assert count == 6
+    filled = {name: np.concatenate([x, x[:2]]) for name, x in batch.items()}
+    filled["_mask"] = np.arange(8) < 6
+    np.testing.assert_allclose(eval_loss(toy.params(), filled), (whole, 6), rtol=1e-6)
+
+
+SHARDED = """
+import importlib.util
+import sys
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from paligemma_jax.training import optimizer, step
+
+spec = importlib.util.spec_from_file_location("toy", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+toy = module.Toy
+
+
+def train(num_devices):
+    mesh = Mesh(np.array(jax.devices()[:num_devices]), ("data",))
+    rows, columns, everywhere = (
+        NamedSharding(mesh, PartitionSpec(*axes)) for axes in [("data",), (None, "data"), ()]
+    )
+    params = toy.params()
+    where = {name: columns if name == "llm/mix" else everywhere for name in params}
+    opt = optimizer.make_optimizer(
+        params, schedule=dict(decay_type="constant"), total_steps=3, lr=0.1, optax_name="adam"
+    )
+    state = step.init_state(jax.device_put(params, where), opt.trainable, opt.tx)
+    moments = [x.sharding for x in jax.tree.leaves(state.opt_state) if x.shape == (4, 4)]
+    assert moments == [columns] * 2, moments
+
+    train_step = jax.jit(
+        step.make_train_step(
+            toy.apply_fn, toy.logits_fn, opt.tx, seed=0, accumulation_steps=2, chunk=4
+        ),
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda x: x.sharding, state), everywhere),
+    )
+    program = train_step.lower(state, jax.device_put(toy.batch(), rows)).compile()
+    for line in program.as_text().splitlines():
+        assert "all-to-all" not in line and "collective-permute" not in line, line
+        # What is gathered is the split weight (4 x 4), never rows of the batch.
+        assert "all-gather(" not in line or "= f32[4,4]" in line, line
+    losses = []
+    for seed in range(3):
+        state, metrics = program(state, jax.device_put(toy.batch(seed), rows))
+        losses.append(float(metrics["loss"]))
+    return losses
+
+
+np.testing.assert_allclose(train(4), train(1), rtol=1e-6)
+"""
+
+
+def test_four_devices_give_the_losses_of_one_and_move_no_rows():
+    toy_file = os.path.join(os.path.dirname(__file__), "conftest.py")
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", SHARDED, toy_file]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
