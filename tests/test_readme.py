@@ -1,0 +1,28 @@
+"""README says what the program does."""
+
+import pathlib
+import re
+
+from paligemma_jax.config import keys
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_key_table_is_printed_from_the_code():
+    table = re.search(r"<!-- keys -->\n(.*)<!-- /keys -->", README, re.DOTALL)
+    assert table, "README.md has no <!-- keys --> ... <!-- /keys -->"
+    expected = keys.markdown() + "\n"
+    assert table[1] == expected, "paste the output of python -m paligemma_jax.config.keys"
+
+
+def test_every_local_link_leads_somewhere():
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    missing = [target for target in targets if not (ROOT / target).exists()]
+    assert targets
+    assert not missing
+
+
+def test_every_config_is_listed():
+    for path in (ROOT / "configs").glob("*.py"):
+        assert f"(configs/{path.name})" in README
