@@ -1,0 +1,71 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from paligemma_jax.models import gemma, layers
+from paligemma_jax.params import variants
+
+
+@pytest.fixture(scope="module")
+def run_tower(params):
+    """(remat, positions) -> (hidden, gradient of its sum) of the tiny language model."""
+    tree = {"embedder": {"input_embedding": params["llm/embedder/input_embedding"]}}
+    for name, w in params.items():
+        if name.startswith("llm/layers/") or name.startswith("llm/final_norm/"):
+            node = tree
+            *folders, leaf = name.split("/")[1:]
+            for folder in folders:
+                node = node.setdefault(folder, {})
+            node[leaf] = w
+    x = np.random.default_rng(0).normal(size=(2, 7, 64)).astype(np.float32)
+    mask = np.tril(np.ones((7, 7), bool))[None].repeat(2, axis=0)
+
+    @functools.partial(jax.jit, static_argnames="remat")
+    def run(positions, remat):
+        tower = gemma.Tower(variants.GEMMAS["tiny"], vocab_size=1400, remat=remat)
+
+        def total(tree):
+            hidden = tower.apply({"params": tree}, x, positions, mask)
+            return hidden.sum(), hidden
+
+        gradient, hidden = jax.grad(total, has_aux=True)(tree)
+        return hidden, gradient
+
+    return run
+
+
+def test_remat_does_not_change_gradients(run_tower):
+    positions = np.tile(np.arange(7), (2, 1))
+    _, kept = run_tower(positions, "none")
+    _, again = run_tower(positions, "nothing_saveable")
+    for one, other in zip(jax.tree.leaves(kept), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(one).max())
+
+
+def test_only_distances_between_positions_matter(run_tower):
+    positions = np.tile(np.arange(7), (2, 1))
+    hidden, _ = run_tower(positions, "none")
+    shifted, _ = run_tower(positions + np.array([[5], [300]]), "none")
+    spread, _ = run_tower(positions * 2, "none")
+    np.testing.assert_allclose(shifted, hidden, rtol=0, atol=1e-4)
+    assert np.abs(spread - hidden).max() > 0.01
+
+
+def test_rotation_keeps_lengths_and_turns_the_first_pair_by_one_radian_per_position():
+    x = np.zeros((1, 3, 8), np.float32)
+    x[..., 0] = 2.0
+    turned = np.asarray(gemma.rotate(x, np.arange(3)[None]))
+    np.testing.assert_allclose(turned[0, :, 0], 2 * np.cos(np.arange(3)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(turned[0, :, 4], 2 * np.sin(np.arange(3)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), 2, rtol=0, atol=1e-6)
+
+
+def test_norms_are_computed_in_float32():
+    """In float16 the square of 300 overflows."""
+    x = np.full((1, 1, 4), 300, np.float16)
+    for norm, expected in [(layers.RMSNorm(), 1), (layers.LayerNorm(), 0)]:
+        y, _ = norm.init_with_output(jax.random.key(0), x)
+        assert y.dtype == np.float16
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-3)

@@ -1,0 +1,53 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from paligemma_jax.models import weights
+
+SIZES = {"B": 2, "D": 3, "N": 4, "K": 5, "H": 6, "F": 7, "V": 8, "2": 2, "3": 3}
+EQUATIONS = [
+    "BTD,NDH->BTNH",
+    "BTD,2KDH->2BKTH",
+    "BTD,3KDH->3BKTH",
+    "BTNH,NHD->BTD",
+    "BTD,2DF->2BTF",
+    "BTF,FD->BTD",
+    "BTD,VD->BTV",
+    "BTD,DNH->BTNH",
+]
+
+
+@pytest.mark.parametrize("eqn", EQUATIONS)
+@pytest.mark.parametrize("num_tokens", [1, 4])
+def test_project_equals_einsum(eqn, num_tokens):
+    rng = np.random.default_rng(0)
+    operands = eqn.split("->")[0].split(",")
+    sizes = {**SIZES, "T": num_tokens}
+    x, w = (rng.normal(size=[sizes[i] for i in letters]) for letters in operands)
+    x, w = x.astype(np.float32), w.astype(np.float32)
+    found = weights.project({"w": w}, eqn, x)
+    np.testing.assert_allclose(found, jnp.einsum(eqn, x, w), rtol=0, atol=1e-5)
+
+
+def test_the_activation_decides_the_dtype():
+    w, bias = np.ones((3, 2), np.float32), np.full(2, 0.5, np.float32)
+    x = jnp.ones((1, 2, 3), jnp.bfloat16)
+    found = weights.project({"w": w, "bias": bias}, "BTD,DF->BTF", x)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, np.full((1, 2, 2), 3.5))
+    wide = weights.project({"w": w}, "BTD,DF->BTF", x, out_dtype=jnp.float32)
+    assert wide.dtype == jnp.float32
+
+
+def test_16_bit_weights_under_float32_compute_are_exact():
+    w = np.array([[1.0], [2**-10]], np.float16)
+    x = np.array([[[1.0, 2**-10]]], np.float32)
+    found = weights.project({"w": w}, "BTD,DF->BTF", x)
+    np.testing.assert_array_equal(found, [[[1 + 2.0**-20]]])
+
+
+def test_look_up_takes_rows():
+    table = np.arange(6, dtype=np.float16).reshape(3, 2)
+    found = weights.look_up({"w": table}, np.array([[2, 0]]), dtype="float32")
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, [[[4, 5], [0, 1]]])
