@@ -47,6 +47,9 @@ def reference_run(load_reference):
 
 V, D = 11, 4
 
+# For programs that run a few times: they compile in a fifth of the time, and compute the same.
+QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
 
 class Toy:
     """A model of three arrays: each token sees the mean of the embeddings up to itself."""
@@ -82,3 +85,9 @@ class Toy:
 @pytest.fixture(scope="session")
 def toy():
     return Toy
+
+
+@pytest.fixture(scope="session")
+def quick_jit():
+    """`jax.jit` with the state donated, for steps that a test calls a few times."""
+    return functools.partial(jax.jit, donate_argnums=0, compiler_options=QUICK_COMPILE)

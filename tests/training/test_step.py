@@ -15,7 +15,7 @@ SCHEDULE = [("llm/embedder", None), (".*", dict(decay_type="constant"))]
 
 
 @functools.cache
-def compile_step(toy, optax_name="adam", seed=0, accumulation_steps=1, dropout=0.0):
+def compile_step(toy, quick_jit, optax_name="adam", seed=0, accumulation_steps=1, dropout=0.0):
     """Returns the optimizer and the jitted step of the toy model."""
     opt = optimizer.make_optimizer(
         toy.params(), schedule=SCHEDULE, total_steps=5, lr=0.1, optax_name=optax_name
@@ -28,18 +28,17 @@ def compile_step(toy, optax_name="adam", seed=0, accumulation_steps=1, dropout=0
         accumulation_steps=accumulation_steps,
         chunk=4,
     )
-    quickly = {"xla_backend_optimization_level": 0}
-    return opt, jax.jit(train_step, donate_argnums=0, compiler_options=quickly)
+    return opt, quick_jit(train_step)
 
 
-def make(toy, *, params=None, **settings):
+def make(toy, quick_jit, *, params=None, **settings):
     """Returns the jitted step and a fresh state."""
-    opt, train_step = compile_step(toy, **settings)
+    opt, train_step = compile_step(toy, quick_jit, **settings)
     return train_step, step.init_state(params or toy.params(), opt.trainable, opt.tx)
 
 
-def test_training_lowers_the_loss_and_counts_updates(toy):
-    train_step, state = make(toy)
+def test_training_lowers_the_loss_and_counts_updates(toy, quick_jit):
+    train_step, state = make(toy, quick_jit)
     losses = []
     for _ in range(5):
         state, metrics = train_step(state, toy.batch())
@@ -48,10 +47,10 @@ def test_training_lowers_the_loss_and_counts_updates(toy):
     assert int(state.step) == 5
 
 
-def test_frozen_weights_stay_where_they_are_in_their_type(toy):
+def test_frozen_weights_stay_where_they_are_in_their_type(toy, quick_jit):
     params = toy.params()
     params["llm/embedder"] = params["llm/embedder"].astype(np.float16)
-    train_step, state = make(toy, params=params)
+    train_step, state = make(toy, quick_jit, params=params)
     place = state.frozen["llm/embedder"].unsafe_buffer_pointer()
     state, _ = train_step(state, toy.batch())
     frozen = state.frozen["llm/embedder"]
@@ -59,17 +58,19 @@ def test_frozen_weights_stay_where_they_are_in_their_type(toy):
     np.testing.assert_array_equal(frozen, params["llm/embedder"])
 
 
-def test_trainable_weights_and_moments_are_float32(toy):
+def test_trainable_weights_and_moments_are_float32(toy, quick_jit):
     params = {name: x.astype(np.float16) for name, x in toy.params().items()}
-    _, state = make(toy, params=params)
+    _, state = make(toy, quick_jit, params=params)
     arrays = jax.tree.leaves((state.trainable, state.opt_state))
     assert {x.dtype for x in arrays if x.ndim} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("accumulation_steps", [2, 4])
-def test_accumulation_equals_the_big_batch(toy, accumulation_steps):
-    big_step, big_state = make(toy, optax_name="sgd")
-    small_step, small_state = make(toy, optax_name="sgd", accumulation_steps=accumulation_steps)
+def test_accumulation_equals_the_big_batch(toy, quick_jit, accumulation_steps):
+    big_step, big_state = make(toy, quick_jit, optax_name="sgd")
+    small_step, small_state = make(
+        toy, quick_jit, optax_name="sgd", accumulation_steps=accumulation_steps
+    )
     for seed in range(3):
         big_state, big = big_step(big_state, toy.batch(seed))
         small_state, small = small_step(small_state, toy.batch(seed))
@@ -80,15 +81,15 @@ def test_accumulation_equals_the_big_batch(toy, accumulation_steps):
         np.testing.assert_allclose(small_state.trainable[name], array, rtol=1e-6, atol=1e-7)
 
 
-def test_accumulation_must_divide_the_batch(toy):
-    train_step, state = make(toy, accumulation_steps=3)
+def test_accumulation_must_divide_the_batch(toy, quick_jit):
+    train_step, state = make(toy, quick_jit, accumulation_steps=3)
     with pytest.raises(ValueError, match="accumulation_steps=3 does not divide the batch of 8"):
         train_step(state, toy.batch())
 
 
-def test_dropout_is_a_function_of_seed_step_and_micro_batch(toy):
+def test_dropout_is_a_function_of_seed_step_and_micro_batch(toy, quick_jit):
     def first_loss(batch, **settings):
-        train_step, state = make(toy, dropout=0.5, **settings)
+        train_step, state = make(toy, quick_jit, dropout=0.5, **settings)
         _, metrics = train_step(state, batch)
         return float(metrics["loss"])
 
@@ -100,8 +101,8 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch(toy):
     assert first_loss(twice, accumulation_steps=2) != pytest.approx(first_loss(batch), rel=1e-4)
 
 
-def test_update_that_is_not_finite_changes_nothing(toy):
-    train_step, state = make(toy)
+def test_update_that_is_not_finite_changes_nothing(toy, quick_jit):
+    train_step, state = make(toy, quick_jit)
     state, _ = train_step(state, toy.batch())
     before = jax.device_get((state.step, state.trainable, state.opt_state))
     broken = toy.batch() | {"text": np.full((8, 7), 99, np.int32)}  # no such token: a NaN loss
@@ -114,10 +115,10 @@ def test_update_that_is_not_finite_changes_nothing(toy):
     assert metrics["finite"] and int(state.step) == 2
 
 
-def test_gradient_maxima_are_in_sorted_order_of_names(toy):
+def test_gradient_maxima_are_in_sorted_order_of_names(toy, quick_jit):
     params = toy.params()
     params["llm/out"][:] = 0.0  # cuts llm/mix off, for one step
-    train_step, state = make(toy, params=params)
+    train_step, state = make(toy, quick_jit, params=params)
     _, metrics = train_step(state, toy.batch())
     assert sorted(state.trainable) == ["llm/mix", "llm/out"]
     assert metrics["grad_max"][0] == 0.0 and metrics["grad_max"][1] > 0.0
