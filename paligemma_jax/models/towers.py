@@ -19,7 +19,8 @@ class Compute:
     Attributes:
       dtype: of activations and matrix products, "float32", "bfloat16" or "float16"; weights are
         cast to it where they are used. Norms, softmax and logits are float32 in any case.
-      remat: what the backward pass may keep, a `jax.checkpoint_policies` name; "none" keeps all.
+      remat: one of `layers.REMAT`, what the backward pass may keep of a layer. "none" keeps all,
+        the cast copies of 16-bit weights too.
       dropout: rate in the language model, applied where an rng is given.
       img_dropout: rate in the vision tower, likewise.
     """
