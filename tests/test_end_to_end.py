@@ -173,7 +173,7 @@ def test_everything_wrong_is_said_before_the_first_step(run, folder):
         match="resample_posemb",
     )
     fails(folder, "g", f"--config.tokenizer={folder}/config.py", match="sentencepiece")
-    fails(folder, "h", "--config.optax_name=scale_by_adan", match="scale_by_adam")
+    fails(folder, "h", "--config.optax_name=scale_by_adamm", match="scale_by_adam")
     fails(folder, "i", "--config.remat_policy=some", match="remat_policy")
 
 

@@ -148,7 +148,7 @@ def run(
         with terminal.progress(f"answering {evaluation.name}", unit="examples") as report:
             rows, found = evaluator.evaluate(
                 evaluation.generate,
-                params,
+                {**params, **build_model.unstack(params)},
                 data.on_mesh(batches, mesh),
                 evaluation.records,
                 tokenizer,

@@ -61,16 +61,28 @@ def describe(config: ml_collections.ConfigDict, *, vocab_size: int) -> variants.
 
 
 def make_compute(config: ml_collections.ConfigDict) -> paligemma.Compute:
-    """Returns how the model runs: types, remat, dropout."""
-    known = [name for name in dir(jax.checkpoint_policies) if not name.startswith("_")]
-    if config.remat_policy not in ("none", *known):
-        raise ValueError(f"remat_policy='{config.remat_policy}': expected 'none' or one of {known}")
+    """Returns how the model runs: types, remat, dropout. A value it does not know is an error."""
     return paligemma.Compute(
         dtype=config.compute_dtype,
         remat=config.remat_policy,
         dropout=float(config.model.llm.dropout),
         img_dropout=float(config.model.img.dropout),
     )
+
+
+@jax.jit
+def unstack(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the language model's blocks once more, an array per layer: decoding reads these.
+
+    A loop over tokens that sliced them out of the stacked arrays would copy them for every token.
+    """
+    return paligemma.unstack(params)
+
+
+def for_decoding(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns parameters that serve decoding only: its blocks unstacked, the stacked ones gone."""
+    others = {name: x for name, x in params.items() if not name.startswith(paligemma.LAYERS)}
+    return {**others, **unstack(params)}
 
 
 def make_functions(

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from paligemma_jax.build import assembly, data, evaluation
+from paligemma_jax.build import model as build_model
 from paligemma_jax.config import presets
 from paligemma_jax.data import images, pipeline, records, rows
 from paligemma_jax.inference import evaluator, generate
@@ -23,7 +24,7 @@ class Predictor:
 
     Attributes:
       built: the assembly that the weights belong to.
-      params: weights on their devices.
+      params: weights on their devices, as decoding wants them.
       generate: (params, batch) -> Generation, compiled once per batch shape.
       batch_size: images answered at a time.
     """
@@ -120,7 +121,7 @@ def open_predictor(
     )
     return Predictor(
         built=built,
-        params=assembly.load_weights(built, source),
+        params=build_model.for_decoding(assembly.load_weights(built, source)),
         generate=decode,
         batch_size=evaluation.round_up(batch_size, built.mesh.size),
     )

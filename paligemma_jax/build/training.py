@@ -207,10 +207,8 @@ def _device_memory() -> dict[str, float]:
 
 
 def _shown(values: Mapping[str, float]) -> list[str]:
+    """Returns which values a line on the terminal has room for."""
     always = ("loss", "grad_norm", "examples_per_s", "input_wait")
-    from_evaluation = [
-        name
-        for name in values
-        if name.endswith(("/loss", "/map50", "/map", "/exact_match", "/word_f1"))
-    ]
-    return [name for name in (*always, *from_evaluation) if name in values]
+    summary = ("loss", "map", "map50", "exact_match", "word_f1")
+    evaluated = [n for n in values if n.count("/") == 1 and n.rpartition("/")[2] in summary]
+    return [name for name in (*always, *evaluated) if name in values]

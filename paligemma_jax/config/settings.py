@@ -147,7 +147,9 @@ def steps(
     else:
         if not batch_size or (unit == "epochs" and not data_size):
             raise ValueError(f"{prefix}_{unit}: needs the batch size and the number of examples")
-        exact = amount * (data_size or 0) / batch_size if unit == "epochs" else amount / batch_size
+        exact = (
+            amount * ((data_size or 0) / batch_size) if unit == "epochs" else amount / batch_size
+        )
     return max(1, round(exact)) if amount else 0
 
 

@@ -24,7 +24,7 @@ Compute = towers.Compute
 Cache = cache.Cache
 select_rows = cache.select_rows
 
-_LAYERS = "llm/layers/"
+LAYERS = "llm/layers/"
 _UNSTACKED = re.compile(r"llm/layers/\d+/")
 
 
@@ -167,9 +167,9 @@ def unstack(params: Params) -> dict[str, jax.Array]:
     prefers this one. Both together hold the blocks in memory twice; either alone is enough.
     """
     return {
-        f"{_LAYERS}{layer}/{name.removeprefix(_LAYERS)}": w[layer]
+        f"{LAYERS}{layer}/{name.removeprefix(LAYERS)}": w[layer]
         for name, w in params.items()
-        if name.startswith(_LAYERS)
+        if name.startswith(LAYERS)
         for layer in range(w.shape[0])
     }
 
