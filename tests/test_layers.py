@@ -7,6 +7,7 @@ here, in the same commit, with the reason.
 import ast
 import dataclasses
 import functools
+import gc
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator
@@ -166,8 +167,12 @@ def check_calls(path: str, tree: ast.Module) -> list[str]:
 @functools.cache
 def trees(folder: str) -> dict[str, ast.Module]:
     """Returns path relative to the folder -> parsed text, for every Python file below it."""
-    base = ROOT / folder
-    return {str(p.relative_to(base)): ast.parse(p.read_text()) for p in sorted(base.rglob("*.py"))}
+    files = {str(p.relative_to(ROOT / folder)): p for p in sorted((ROOT / folder).rglob("*.py"))}
+    gc.disable()  # It would visit all nodes again and again: parsing then takes thrice as long.
+    try:
+        return {path: ast.parse(file.read_text()) for path, file in files.items()}
+    finally:
+        gc.enable()
 
 
 def own_modules(paths: Iterable[str]) -> set[str]:
