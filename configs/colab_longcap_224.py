@@ -30,7 +30,5 @@ def get_config(arg=""):
     c.optax_name, c.lr = "sgd", 0.03
     c.schedule_offset = 1
     c.log_training_steps = 1
-    c.evals.val = dict(
-        fname="data/longcap100/data_val10.jsonl", log_steps=16, max_new_tokens=128
-    )
+    c.evals.val = dict(fname="data/longcap100/data_val10.jsonl", log_steps=16, max_new_tokens=128)
     return c
