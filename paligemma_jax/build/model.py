@@ -62,12 +62,15 @@ def describe(config: ml_collections.ConfigDict, *, vocab_size: int) -> variants.
 
 def make_compute(config: ml_collections.ConfigDict) -> paligemma.Compute:
     """Returns how the model runs: types, remat, dropout. A value it does not know is an error."""
-    return paligemma.Compute(
-        dtype=config.compute_dtype,
-        remat=config.remat_policy,
-        dropout=float(config.model.llm.dropout),
-        img_dropout=float(config.model.img.dropout),
-    )
+    try:
+        return paligemma.Compute(
+            dtype=config.compute_dtype,
+            remat=config.remat_policy,
+            dropout=float(config.model.llm.dropout),
+            img_dropout=float(config.model.img.dropout),
+        )
+    except ValueError as error:
+        raise ValueError(f"compute_dtype, remat_policy or dropout: {error}") from error
 
 
 @jax.jit
