@@ -61,7 +61,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 def run(folder) -> pathlib.Path:
     """A finished run."""
     workdir = folder / "run"
-    train.main([f"--config={folder}/config.py", f"--workdir={workdir}"])
+    train.main(["--config", f"{folder}/config.py", "--workdir", str(workdir)])
     return workdir
 
 

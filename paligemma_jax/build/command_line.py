@@ -44,8 +44,8 @@ def parse(
     overrides: dict[str, list[str]] = {group: [] for group in groups}
     rest = []
     for word in sys.argv[1:] if argv is None else argv:
-        group, _, override = word.removeprefix("--").partition(".")
-        if word.startswith("--") and group in overrides:
+        group, dot, override = word.removeprefix("--").partition(".")
+        if word.startswith("--") and dot and group in overrides:
             overrides[group].append(override)
         else:
             rest.append(word)
