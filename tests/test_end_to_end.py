@@ -1,7 +1,10 @@
 """From a config file to a run's folder, through the doors, on a model of a few thousand weights."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 import textwrap
 
 import numpy as np
@@ -12,6 +15,7 @@ import paligemma_jax
 from paligemma_jax import evaluate, predict, train
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.data import tokens
+from paligemma_jax.reports import runlog
 
 STEPS = 4
 
@@ -208,3 +212,33 @@ def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_weights(folder):
     saved = list(workdir.glob("interrupted-*.npz"))
     assert len(saved) <= 1
     assert all(len(npz.read(path)) == len(npz.read_header(path).arrays) for path in saved)
+
+
+def test_four_devices_give_the_losses_of_one(run, folder):
+    workdir = folder / "four"
+    command = [
+        sys.executable,
+        *("-m", "paligemma_jax.train"),
+        f"--config={folder}/config.py",
+        f"--workdir={workdir}",
+        """--config.sharding_strategy=[('.*', 'fsdp(axis="data", min_size_to_shard_mb=0)')]""",
+        "--config.evals.val.batch_size=8",
+    ]
+    flags = "--xla_force_host_platform_device_count=4"
+    done = subprocess.run(
+        command,
+        env={**os.environ, "XLA_FLAGS": flags},
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 x cpu" in done.stderr
+    one, four = (runlog.read_rows(path / "metrics.jsonl") for path in (run, workdir))
+    for name in ("loss", "grad_norm", "val/loss"):
+        found, expected = ([row[name] for row in rows if name in row] for rows in (four, one))
+        assert found == pytest.approx(expected, rel=2e-5), name
+    assert (
+        npz.read_header(workdir / "final.npz").arrays == npz.read_header(run / "final.npz").arrays
+    )

@@ -1,0 +1,37 @@
+"""Scenes of real handwritten digits, "detect 3 ; 7", a PaliGemma of two million parameters, on a CPU.
+
+    python experiments/digits/make_data.py --out data/digits --placement grid
+    python -m paligemma_jax.train --config configs/digits.py --workdir runs/digits
+
+From random weights. experiments/digits has the scores, for digits on the patch grid and anywhere.
+
+Arguments (configs/digits.py:data=data/digits_free): data, steps.
+"""
+
+from paligemma_jax.config import presets, settings
+
+
+def get_config(arg=""):
+    arg = settings.parse_arg(arg, data="data/digits", steps=4000)
+
+    c = presets.from_scratch(
+        res=112,
+        text_len=40,
+        img=dict(width=128, depth=4, mlp_dim=512, num_heads=4),
+        llm=dict(width=128, depth=3, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=32),
+    )
+    c.task = "detection"
+    c.tokenizer = f"{arg.data}/tokenizer.model"
+    c.input.data.fname = f"{arg.data}/_annotations.train.jsonl"
+    c.input.batch_size = 32
+    c.total_steps = arg.steps
+    c.schedule = dict(decay_type="cosine", warmup_percent=0.05)
+    c.optax_name, c.lr, c.optax = "scale_by_adam", 1e-3, dict(b2=0.99)
+    c.grad_clip_norm = 1.0
+    c.lr_mults = [("img/pos_embedding", 10.0)]
+    c.remat_policy = "none"
+    c.log_training_steps = 100
+    c.evals.valid = dict(
+        fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.1, batch_size=100
+    )
+    return c
