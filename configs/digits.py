@@ -1,4 +1,4 @@
-"""Scenes of real handwritten digits, "detect 3 ; 7", a PaliGemma of two million parameters, on a CPU.
+"""Real handwritten digits in scenes, "detect 3 ; 7": two million parameters, on a CPU.
 
     python experiments/digits/make_data.py --out data/digits --placement grid
     python -m paligemma_jax.train --config configs/digits.py --workdir runs/digits
@@ -17,7 +17,7 @@ def get_config(arg=""):
     c = presets.from_scratch(
         res=112,
         text_len=40,
-        img=dict(width=128, depth=4, mlp_dim=512, num_heads=4),
+        img=dict(width=128, depth=4, mlp_dim=512, num_heads=4, posemb_init="sines"),
         llm=dict(width=128, depth=3, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=32),
     )
     c.task = "detection"
@@ -28,7 +28,6 @@ def get_config(arg=""):
     c.schedule = dict(decay_type="cosine", warmup_percent=0.05)
     c.optax_name, c.lr, c.optax = "scale_by_adam", 1e-3, dict(b2=0.99)
     c.grad_clip_norm = 1.0
-    c.lr_mults = [("img/pos_embedding", 10.0)]
     c.remat_policy = "none"
     c.log_training_steps = 100
     c.evals.valid = dict(

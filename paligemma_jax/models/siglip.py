@@ -119,9 +119,10 @@ class Tower(nn.Module):
             (c, c, 3, D), bias_shape=(D,), w_init=nn.initializers.lecun_normal(), name="embedding"
         )
         x = embedding("BPxyc,xycD->BPD", x)
-        x += self.param(
-            "pos_embedding", nn.initializers.normal(D**-0.5), (1, self.grid**2, D)
-        ).astype(self.dtype)
+        position = self.param(
+            "pos_embedding", POSITION_INITS[self.img.posemb_init], (1, self.grid**2, D)
+        )
+        x += position.astype(self.dtype)
         x = layers.Dropout(self.dropout)(x)
         x = Encoder(self.img, self.remat, self.dropout, name="Transformer")(x)
         # big_vision starts a classification head at zero. Here that would cut the gradient to the
@@ -133,6 +134,30 @@ class Tower(nn.Module):
             name="head",
         )
         return head("BPD,DE->BPE", x)
+
+
+def init_normal_positions(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Returns positions that are still to be learnt, as big_vision starts them."""
+    return shape[-1] ** -0.5 * jax.random.normal(rng, shape, dtype)
+
+
+def init_sine_positions(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Returns sines and cosines of x and y, [1, grid**2, D], D a multiple of 4.
+
+    The fixed embedding of MoCo v3 (arXiv:2104.02057), big_vision's posemb="sincos2d", here only
+    where training starts: a model from scratch then sees from its first step what is near what.
+    """
+    del rng
+    _, P, D = shape
+    if D % 4:
+        raise ValueError(f"posemb_init='sines' needs a width that is a multiple of 4, found {D}")
+    y, x = np.divmod(np.arange(P), math.isqrt(P))
+    omega = 10_000.0 ** (-np.arange(D // 4) / (D // 4 - 1))
+    waves = [f(np.outer(axis, omega)) for axis in (x, y) for f in (np.sin, np.cos)]
+    return jnp.asarray(np.concatenate(waves, axis=1)[None], dtype)
+
+
+POSITION_INITS = {"normal": init_normal_positions, "sines": init_sine_positions}
 
 
 def normalize(image: jax.Array) -> jax.Array:

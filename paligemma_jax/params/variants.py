@@ -18,15 +18,22 @@ VOCAB_SIZE = 257_152
 
 @dataclasses.dataclass(frozen=True)
 class Vit:
-    """Dimensions of a SigLIP vision tower: square patches, no pooling."""
+    """Dimensions of a SigLIP vision tower: square patches, no pooling.
+
+    Attributes:
+      posemb_init: how position embeddings start in training from scratch, see `siglip`.
+    """
 
     width: int
     depth: int
     mlp_dim: int
     num_heads: int
     patch_size: int
+    posemb_init: Literal["normal", "sines"] = "normal"
 
     def __post_init__(self):
+        if self.posemb_init not in ("normal", "sines"):
+            raise ValueError(f"posemb_init '{self.posemb_init}': expected 'normal' or 'sines'")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is not a multiple of {self.num_heads} heads")
 
@@ -238,9 +245,9 @@ def _dimensions(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
 
 def _visible(img: Vit, llm: Gemma) -> dict[str, int]:
     """The part of the table that names and shapes show."""
-    hidden = ("query_scale", "attn_logits_softcap", "final_logits_softcap")
+    hidden = ("posemb_init", "query_scale", "attn_logits_softcap", "final_logits_softcap")
     return {
-        **{f"img.{key}": value for key, value in dataclasses.asdict(img).items()},
+        **{f"img.{k}": value for k, value in dataclasses.asdict(img).items() if k not in hidden},
         **{f"llm.{k}": value for k, value in dataclasses.asdict(llm).items() if k not in hidden},
     }
 

@@ -65,3 +65,14 @@ def test_another_grid_is_an_error_unless_resampling_is_wanted():
         check((1, 1024, 1152), resample=False)
     with pytest.raises(ValueError, match=r"pt_448.npz: .* expected \[1, grid \* grid, D\]"):
         check((1, 257, 1152), resample=True)
+
+
+def test_sine_positions_are_sines_of_x_then_y():
+    # A 2x2 grid of width 8: frequencies 1 and 1/10000; rows are (y, x) = 00, 01, 10, 11.
+    found = siglip.init_sine_positions(jax.random.key(0), (1, 4, 8))
+    sin, cos, slow = np.sin(1.0), np.cos(1.0), 1e-4
+    zero, one = [0, 0, 1, 1], [sin, slow, cos, 1]
+    expected = [zero + zero, one + zero, zero + one, one + one]
+    np.testing.assert_allclose(found, [expected], atol=1e-6)
+    with pytest.raises(ValueError, match="multiple of 4, found 6"):
+        siglip.init_sine_positions(jax.random.key(0), (1, 4, 6))

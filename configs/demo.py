@@ -1,0 +1,33 @@
+"""The demo: find fractures in drawn X-rays with a PaliGemma of one million parameters, on a CPU.
+
+    make demo
+
+From random weights through the same code as the 3B runs. experiments/demo tells how the recipe was
+found and what it reaches.
+"""
+
+from paligemma_jax.config import presets, settings
+
+
+def get_config(arg=""):
+    arg = settings.parse_arg(arg, data="data/demo", steps=1600)
+
+    c = presets.from_scratch(
+        res=112,
+        text_len=20,
+        img=dict(width=96, depth=3, mlp_dim=384, num_heads=3, posemb_init="sines"),
+        llm=dict(width=96, depth=3, mlp_dim=384, num_heads=3, num_kv_heads=1, head_dim=32),
+    )
+    c.task = "detection"
+    c.tokenizer = f"{arg.data}/tokenizer.model"
+    c.input.data.fname = f"{arg.data}/_annotations.train.jsonl"
+    c.input.batch_size = 16
+    c.total_steps = arg.steps
+    c.optax_name, c.lr, c.optax = "scale_by_adam", 2e-3, dict(b2=0.99)
+    c.grad_clip_norm = 1.0
+    c.remat_policy = "none"
+    c.log_training_steps = 100
+    c.evals.valid = dict(
+        fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.25, batch_size=100
+    )
+    return c
