@@ -10,7 +10,7 @@ from paligemma_jax.config import presets, settings
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, data="data/demo", steps=1600)
+    arg = settings.parse_arg(arg, data="data/demo", steps=2400)
 
     c = presets.from_scratch(
         res=112,
@@ -25,7 +25,6 @@ def get_config(arg=""):
     c.total_steps = arg.steps
     c.optax_name, c.lr, c.optax = "scale_by_adam", 2e-3, dict(b2=0.99)
     c.grad_clip_norm = 1.0
-    c.remat_policy = "none"
     c.log_training_steps = 100
     c.evals.valid = dict(
         fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.25, batch_size=100
