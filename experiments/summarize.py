@@ -1,0 +1,100 @@
+"""Make a run's figures for an experiment's README: results.json, a curve and a sheet of pictures.
+
+    python experiments/summarize.py --run runs/demo --out experiments/demo --name demo
+
+Reads what train and evaluate wrote (metrics.jsonl, evaluation-*/metrics.json and predictions.jsonl)
+and writes NAME.json, NAME-curve.png and NAME-pictures.png into the experiment's folder.
+"""
+
+import argparse
+import json
+import pathlib
+
+import matplotlib as mpl
+import numpy as np
+from PIL import Image, ImageDraw
+
+from paligemma_jax.reports import drawing, runlog
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+KEPT = ("map", "map50", "map75", "precision50", "recall50", "count_correct", "loss", "num_images")
+SIDE, COLUMNS = 224, 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--name", required=True)
+    args = parser.parse_args()
+    rows = runlog.read_rows(args.run / "metrics.jsonl")
+    scores = {
+        folder.name.removeprefix("evaluation-"): read_scores(folder)
+        for folder in sorted(args.run.glob("evaluation-*"))
+    }
+    result = {"scores": scores, "steps": rows[-1]["step"], "config": read_config(args.run)}
+    (args.out / f"{args.name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    draw_curve(rows, args.out / f"{args.name}-curve.png")
+    predictions = (args.run / "evaluation-test" / "predictions.jsonl").read_text().splitlines()
+    draw_pictures(
+        [json.loads(line) for line in predictions], args.out / f"{args.name}-pictures.png"
+    )
+
+
+def read_scores(folder: pathlib.Path) -> dict:
+    """Returns the summary scores of one evaluation."""
+    scores = json.loads((folder / "metrics.json").read_text())
+    kept = {key: scores[key] for key in KEPT if key in scores}
+    per_class = {name: values["map50"] for name, values in scores.get("per_class", {}).items()}
+    return {**kept, "map50_per_class": per_class}
+
+
+def read_config(run: pathlib.Path) -> dict:
+    """Returns the settings that the recipe is made of."""
+    config = json.loads((run / "config.json").read_text())
+    chosen = ("res", "model", "optax_name", "optax", "lr", "schedule", "grad_clip_norm", "seed")
+    return {**{key: config[key] for key in chosen}, "batch_size": config["input"]["batch_size"]}
+
+
+def draw_curve(rows: list[dict], path: pathlib.Path) -> None:
+    """Draws losses (left axis) and validation mAP50 (right axis) over steps."""
+    figure, left = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    for key, label in (("loss", "training loss"), ("valid/loss", "validation loss")):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        left.plot(*zip(*points, strict=True), label=label)
+    left.set(xlabel="step", ylabel="loss")
+    right = left.twinx()
+    points = [(row["step"], row["valid/map50"]) for row in rows if "valid/map50" in row]
+    right.plot(*zip(*points, strict=True), "k.--", label="validation mAP50")
+    right.set(ylabel="mAP50", ylim=(0, 1))
+    figure.legend(loc="outside upper center", ncols=3)
+    figure.savefig(path, dpi=100)
+
+
+def draw_pictures(rows: list[dict], path: pathlib.Path) -> None:
+    """Draws examples evenly from worst to best: truth dashed white, predictions coloured."""
+    rows = sorted(rows, key=lambda row: row["score"])
+    chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, 2 * COLUMNS).astype(int)]
+    sheet = Image.new("RGB", (COLUMNS * SIDE, 2 * SIDE))
+    for number, row in enumerate(chosen):
+        image = drawing.open_rgb(row["images"][0]).resize((SIDE, SIDE))
+        found = row["detections"]
+        boxes = np.array([d["box_yxyx"] for d in found], np.float32).reshape(-1, 4)
+        image = drawing.draw_boxes(image, boxes, [d["label"] for d in found])
+        pen = ImageDraw.Draw(image)
+        for truth in row["truths"]:
+            y1, x1, y2, x2 = (round(v * (SIDE - 1)) for v in truth["box_yxyx"])
+            for start in range(x1, x2, 8):
+                pen.line([(start, y1), (min(start + 4, x2), y1)], fill="white")
+                pen.line([(start, y2), (min(start + 4, x2), y2)], fill="white")
+            for start in range(y1, y2, 8):
+                pen.line([(x1, start), (x1, min(start + 4, y2))], fill="white")
+                pen.line([(x2, start), (x2, min(start + 4, y2))], fill="white")
+        sheet.paste(image, (number % COLUMNS * SIDE, number // COLUMNS * SIDE))
+    sheet.save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
