@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = assembly.choose_weights(args.weights, source)
     assembly.set_evaluation(config, args.name, args.data, overrides["eval"])
     out = pathlib.Path(args.out or pathlib.Path(args.run or "runs") / f"evaluation-{args.name}")
-    scores = evaluate(assembly.assemble(config), source, name=args.name, out=out)
+    run = pathlib.Path(args.run) if args.run else None
+    scores = evaluate(assembly.assemble(config), source, name=args.name, out=out, run=run)
     sys.stdout.write(json.dumps(scores) + "\n")
 
 
@@ -42,9 +43,22 @@ def parse_args(
 
 
 def evaluate(
-    built: assembly.Assembly, source: str | None, *, name: str, out: pathlib.Path
+    built: assembly.Assembly,
+    source: str | None,
+    *,
+    name: str,
+    out: pathlib.Path,
+    run: pathlib.Path | None = None,
 ) -> dict[str, float]:
-    """Evaluates the weights of `source` and returns the scores that are numbers."""
+    """Evaluates the weights of `source` and returns the scores that are numbers.
+
+    Args:
+      built: from `assembly.assemble`, with the evaluation `name` in its settings.
+      source: weights; None: random ones.
+      name: of the evaluation.
+      out: folder for predictions, scores and report.
+      run: the training run whose curves the report shows.
+    """
     start = time.monotonic()
     one = evaluation.make(
         built.config,
@@ -59,9 +73,8 @@ def evaluate(
     rows, scores = evaluation.run(
         one, params, tokenizer=built.tokenizer, judge=built.task, mesh=built.mesh
     )
-    evaluation.write_report(
-        out, rows, {"weights": source, "data": one.settings["fname"], **scores}, title=str(out)
-    )
+    summary = {"weights": source or "random", "data": one.settings["fname"], **scores}
+    evaluation.write_report(out, rows, summary, title=str(out), run=run)
     terminal.say(
         f"{len(one.records)} examples in {time.monotonic() - start:.0f} s: {out / 'report.html'}"
     )

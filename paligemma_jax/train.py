@@ -18,6 +18,8 @@ from paligemma_jax.config import settings
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
+    if args.distributed:
+        command_line.join_processes()
     config = settings.load(args.config, overrides["config"])
     train(config, pathlib.Path(args.workdir))
 
@@ -26,6 +28,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     parser = command_line.parser(__doc__)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a Python file")
     parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the run's folder")
+    command_line.add_processes(parser)
     return command_line.parse(parser, argv, groups=["config"])
 
 

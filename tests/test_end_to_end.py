@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import textwrap
@@ -215,30 +216,64 @@ def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_weights(folder):
 
 
 def test_four_devices_give_the_losses_of_one(run, folder):
-    workdir = folder / "four"
-    command = [
-        sys.executable,
-        *("-m", "paligemma_jax.train"),
-        f"--config={folder}/config.py",
-        f"--workdir={workdir}",
-        """--config.sharding_strategy=[('.*', 'fsdp(axis="data", min_size_to_shard_mb=0)')]""",
-        "--config.evals.val.batch_size=8",
+    process = start_train(folder, "four", devices=4)
+    _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
+    assert "4 x cpu" in stderr
+    assert_same_losses(folder / "four", run)
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_give_the_losses_of_one(run, folder):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = [
+        start_train(
+            folder,
+            "two_processes",
+            "--distributed",
+            devices=2,
+            JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(number),
+        )
+        for number in range(2)
     ]
-    flags = "--xla_force_host_platform_device_count=4"
-    done = subprocess.run(
-        command,
-        env={**os.environ, "XLA_FLAGS": flags},
+    for process in processes:
+        _, stderr = process.communicate(timeout=600)
+        assert process.returncode == 0, stderr
+    assert_same_losses(folder / "two_processes", run)
+
+
+def start_train(folder, workdir: str, *arguments: str, devices: int, **env: str):
+    """Starts a program that trains, every array split over so many devices of this machine."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            *("-m", "paligemma_jax.train"),
+            f"--config={folder}/config.py",
+            f"--workdir={folder / workdir}",
+            """--config.sharding_strategy=[('.*', 'fsdp(axis="data", min_size_to_shard_mb=0)')]""",
+            "--config.evals.val.batch_size=8",
+            *arguments,
+        ],
+        env={
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            **env,
+        },
         cwd=pathlib.Path(__file__).parents[1],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert "4 x cpu" in done.stderr
-    one, four = (runlog.read_rows(path / "metrics.jsonl") for path in (run, workdir))
+
+
+def assert_same_losses(found: pathlib.Path, expected: pathlib.Path) -> None:
+    several, one = (runlog.read_rows(path / "metrics.jsonl") for path in (found, expected))
     for name in ("loss", "grad_norm", "val/loss"):
-        found, expected = ([row[name] for row in rows if name in row] for rows in (four, one))
-        assert found == pytest.approx(expected, rel=2e-5), name
-    assert (
-        npz.read_header(workdir / "final.npz").arrays == npz.read_header(run / "final.npz").arrays
-    )
+        values, truth = ([row[name] for row in rows if name in row] for rows in (several, one))
+        assert values == pytest.approx(truth, rel=2e-5), name
+    first, second = (npz.read_header(path / "final.npz").arrays for path in (found, expected))
+    assert first == second

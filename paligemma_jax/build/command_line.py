@@ -30,6 +30,31 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     )
 
 
+def add_processes(made: argparse.ArgumentParser) -> None:
+    """Adds the switch for runs of several processes (TPU pods, clusters)."""
+    made.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes: found by jax on TPU pods and under Slurm, else set "
+        "JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID",
+    )
+
+
+def join_processes() -> None:
+    """Connects this process with the others, or says within five minutes which one it is."""
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    numbers = [os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")]
+    if address and not all(numbers):
+        raise ValueError("JAX_COORDINATOR_ADDRESS needs JAX_NUM_PROCESSES and JAX_PROCESS_ID too")
+    count, number = (int(text) if text else None for text in numbers)
+    try:
+        jax.distributed.initialize(address, num_processes=count, process_id=number)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"--distributed: process {number} of {count} could not join at {address}: {error}"
+        ) from error
+
+
 def add_source(made: argparse.ArgumentParser) -> None:
     """Adds the arguments that say which settings and which weights to use."""
     made.add_argument("--run", metavar="FOLDER", help="a finished run")
@@ -65,6 +90,11 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(_fail(f"{remedies[0]}\n\n{str(error)[:2000]}", error=error))
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(_fail(str(error), error=error))
+    except RuntimeError as error:
+        if "initialize backend" not in str(error):
+            raise
+        hint = "JAX_PLATFORMS names the device to use; without it jax takes what it finds"
+        sys.exit(_fail(f"no such device: {error}. {hint}", error=error))
 
 
 def _fail(message: str, *, error: BaseException | None = None, status: int = 2) -> int:

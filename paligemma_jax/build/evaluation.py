@@ -165,14 +165,18 @@ def write_report(
     scores: Mapping[str, Any],
     *,
     title: str,
+    run: pathlib.Path | None,
     predictions: str = "predictions.jsonl",
 ) -> None:
-    """Writes predictions, metrics.json and report.html into a folder; the first process does."""
+    """Writes predictions, metrics.json and report.html into a folder; the first process does.
+
+    The report has the curves of `run`, the folder of a training run, if there is one.
+    """
     if jax.process_index():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = folder / runlog.METRICS
-    history = runlog.read_rows(metrics) if metrics.exists() else []
+    metrics = run / runlog.METRICS if run else None
+    history = runlog.read_rows(metrics) if metrics and metrics.exists() else []
     files.write_jsonl(folder / predictions, rows)
     files.write_json(folder / "metrics.json", scores)
     gallery.write(folder / "report.html", rows, title=title, scores=scores, history=history)

@@ -35,7 +35,9 @@ class Plan:
 
 
 def check_workdir(workdir: pathlib.Path) -> None:
-    """Raises a ValueError if the folder holds a run already."""
+    """Raises a ValueError if the folder holds a run already. The first process looks."""
+    if jax.process_index():
+        return
     taken = [name for name in (assembly.FINAL, runlog.METRICS) if (workdir / name).exists()]
     if taken:
         raise ValueError(
@@ -184,6 +186,7 @@ def _make_hook(
                 rows,
                 {"evaluation": one.name, "step": number, **scores},
                 title=f"{workdir.name}: {one.name} after step {number}",
+                run=workdir,
                 predictions=f"predictions-{one.name}-{number:06d}.jsonl",
             )
         return {f"{one.name}/{key}": value for key, value in task.scalars(scores).items()}

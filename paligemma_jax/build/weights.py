@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from paligemma_jax.build import terminal
@@ -121,11 +122,15 @@ def init_random(
 def save(path: pathlib.Path, params: Mapping[str, jax.Array], metadata: Mapping[str, Any]) -> None:
     """Writes all parameters as one npz file that big_vision reads, and says so.
 
-    With several processes the first one writes; arrays spread over hosts are gathered one by one.
+    With several processes, each gathers every array in turn and the first one writes.
     """
-    with terminal.progress(f"saving {path}", unit="B", unit_scale=True) as report:
-        npz.write(path, params, metadata=metadata, progress=report)
-    terminal.say(f"saved {path}, {terminal.size(path.stat().st_size)}")
+    if jax.process_count() > 1:
+        gather = multihost_utils.process_allgather
+        params = {name: gather(array, tiled=True) for name, array in params.items()}
+    if jax.process_index() == 0:
+        with terminal.progress(f"saving {path}", unit="B", unit_scale=True) as report:
+            npz.write(path, params, metadata=metadata, progress=report)
+        terminal.say(f"saved {path}, {terminal.size(path.stat().st_size)}")
 
 
 def metadata(
