@@ -17,13 +17,17 @@ RULES = (list, tuple)
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A config key: dotted name, default, allowed types (None included where it may be unset)."""
+    """A config key: dotted name, default, allowed types (None included where it may be unset).
+
+    `rule_types` are those of the values where a key may be a list of pairs (text, value).
+    """
 
     name: str
     default: Any
     types: tuple[type, ...]
     doc: str
     choices: tuple[Any, ...] = ()
+    rule_types: tuple[type, ...] = ()
 
 
 KEYS = (
@@ -145,23 +149,43 @@ KEYS = (
         {"decay_type": "cosine", "warmup_percent": 0.1},
         (dict, *RULES),
         "learning-rate schedule, or rules [(regex, schedule | None)]; None is frozen",
+        rule_types=(dict, *OPTIONAL),
     ),
     Key("schedule_offset", 0, (int,), "schedule counts from 0 (big_vision's trainer) or 1 (Colab)"),
     Key("optax_name", "scale_by_adam", (str,), "optimizer: sgd, momentum, scale_by_adam, ..."),
     Key("optax", {}, (dict,), "the optimizer's own arguments"),
     Key("lr", 1e-5, NUMBER, "learning rate at the top of the schedule"),
     Key("wd", None, (*NUMBER, *OPTIONAL), "weight decay, times the schedule and not times lr"),
-    Key("lr_mults", None, (*RULES, *OPTIONAL), "rules [(regex, factor)] on the learning rate"),
+    Key(
+        "lr_mults",
+        None,
+        (*RULES, *OPTIONAL),
+        "rules [(regex, factor)] on the learning rate",
+        rule_types=NUMBER,
+    ),
     Key(
         "wd_mults",
         None,
         (*RULES, *OPTIONAL),
         "rules [(regex, factor)] on the weight decay; None: kernels only, as big_vision",
+        rule_types=NUMBER,
     ),
     Key("grad_clip_norm", None, (*NUMBER, *OPTIONAL), "clip gradients to this global norm"),
     Key("label_smoothing", 0.0, NUMBER, "probability given to all other tokens together"),
-    Key("mesh", [("data", -1)], RULES, "axes of the device mesh; -1: all devices that are left"),
-    Key("sharding_strategy", [(".*", "fsdp")], RULES, "rules [(regex, replicate | fsdp | axis)]"),
+    Key(
+        "mesh",
+        [("data", -1)],
+        RULES,
+        "axes of the device mesh; -1: all devices that are left",
+        rule_types=(int,),
+    ),
+    Key(
+        "sharding_strategy",
+        [(".*", "fsdp")],
+        RULES,
+        "rules [(regex, replicate | fsdp | axis)]",
+        rule_types=(str, *RULES),
+    ),
     Key("log_training_steps", 10, (int,), "a row of training metrics every so many steps"),
     Key("evals", {}, (dict,), "evaluations by name: dict(fname=..., log_percent=1/8, ...)"),
 )
@@ -189,6 +213,19 @@ EVAL_KEYS = (
     Key("beam_size", 4, (int,), "of the sampler beam"),
     Key("best_of", 1, (int,), "sample so many answers and keep the likeliest"),
 )
+
+_AT_LEAST_1 = (
+    *("res", "model.llm.vocab_size", "input.batch_size", "input.text_len", "input.max_images"),
+    *("input.num_workers", "accumulation_steps", "log_training_steps"),
+    *("batch_size", "num_examples", "max_new_tokens", "beam_size", "best_of"),
+)
+_AT_LEAST_0 = (
+    *("seed", "model.img.dropout", "model.llm.dropout", "model.llm.final_logits_softcap"),
+    *("total_steps", "total_epochs", "total_examples", "schedule_offset"),
+    *("lr", "wd", "grad_clip_norm", "label_smoothing"),
+)
+# Least values of numbers, by the names in both tables.
+MINIMUM = dict.fromkeys(_AT_LEAST_1, 1) | dict.fromkeys(_AT_LEAST_0, 0)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

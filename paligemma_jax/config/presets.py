@@ -33,8 +33,10 @@ def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDi
         node[leaf] = _fresh(key.default)
     _overlay(config, stored or {})
     config.lock()
-    for name in ("evals", "optax"):
-        config[name].unlock()
+    # What may be in these is checked elsewhere: EVAL_KEYS, the optimizer's and schedule's keys.
+    for name in ("evals", "optax", "schedule"):
+        if isinstance(config[name], ml_collections.ConfigDict):
+            config[name].unlock()
     return config
 
 
@@ -88,8 +90,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     problems += [
         f"config key '{name}' is missing" for name in table if not _has(config, name.split("."))
     ]
-    for eval_name, settings in config.get("evals", {}).items():
-        problems += _check_eval(eval_name, settings)
+    evals = config.get("evals")
+    for eval_name in evals if isinstance(evals, ml_collections.ConfigDict) else ():
+        problems += _check_eval(eval_name, evals[eval_name])
     totals = [k for k in ("total_steps", "total_epochs", "total_examples") if config.get(k)]
     if len(totals) > 1:
         problems.append(f"{' and '.join(totals)} are set: keep one")
@@ -115,6 +118,8 @@ def check_eval(eval_name: str, settings: Mapping[str, Any]) -> None:
 def _check_eval(eval_name: str, settings: Any) -> list[str]:
     table = {key.name: key for key in keys.EVAL_KEYS}
     where = f"evals.{eval_name}"
+    if not eval_name or set(eval_name) & set("/\\. "):
+        return [f"{where}: a name of files: letters, digits, '-' and '_'"]
     if not isinstance(settings, Mapping | ml_collections.ConfigDict):
         return [f"{where}: expected dict(fname=...), found {settings!r}"]
     problems = [
@@ -133,12 +138,31 @@ def _check(key: keys.Key, value: Any, where: str = "") -> list[str]:
         value = value.to_dict()
     right_type = isinstance(value, key.types) and (not isinstance(value, bool) or bool in key.types)
     if not right_type:
-        expected = " or ".join("None" if t is type(None) else t.__name__ for t in key.types)
-        return [f"{name}={value!r}: expected {expected}, found {type(value).__name__}"]
+        expected, found = _type_names(key.types), type(value).__name__
+        return [f"{name}={value!r}: expected {expected}, found {found}"]
     if key.choices and value not in key.choices:
         hint = keys.did_you_mean(str(value), map(str, key.choices))
         return [f"{name}={value!r}: expected one of {key.choices}. {hint}"]
+    minimum = keys.MINIMUM.get(key.name)
+    if minimum is not None and isinstance(value, int | float) and not value >= minimum:
+        return [f"{name}={value!r}: expected {minimum} or more"]
+    if key.rule_types and isinstance(value, list | tuple):
+        return [problem for rule in value if (problem := _check_rule(key, rule, name))]
     return []
+
+
+def _check_rule(key: keys.Key, rule: Any, name: str) -> str | None:
+    is_pair = isinstance(rule, list | tuple) and len(rule) == 2 and isinstance(rule[0], str)
+    value = rule[1] if is_pair else None
+    if isinstance(value, ml_collections.ConfigDict):
+        value = value.to_dict()
+    if is_pair and isinstance(value, key.rule_types) and not isinstance(value, bool):
+        return None
+    return f"{name}: expected pairs ('text', {_type_names(key.rule_types)}), found {rule!r}"
+
+
+def _type_names(types: tuple[type, ...]) -> str:
+    return " or ".join("None" if t is type(None) else t.__name__ for t in types)
 
 
 def _leaves(node: ml_collections.ConfigDict, table: Mapping[str, keys.Key], prefix: str = ""):

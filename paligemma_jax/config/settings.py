@@ -51,14 +51,21 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"{path}: defines no get_config(arg)")
     try:
+        module_spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ValueError(f"{path}: defines no get_config(arg)")
         config = module.get_config(arg)
-    except (KeyError, AttributeError, TypeError) as error:
+    except SyntaxError as error:
+        raise ValueError(f"{path}:{error.lineno}: not Python: {error.msg}") from error
+    except (LookupError, AttributeError, TypeError, NameError, ImportError) as error:
         line = _line_in(file, error)
         raise ValueError(f"{path}:{line}: {error.args[0] if error.args else error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        found = type(config).__name__
+        raise ValueError(
+            f"{path}: get_config returned {found}, expected what presets.finetune does"
+        )
     override(config, overrides)
     presets.validate(config)
     return config
@@ -90,10 +97,10 @@ def assign(config: ml_collections.ConfigDict, key: str, text: str) -> None:
 
 
 def convert(text: str, *, like: Any, where: str) -> Any:
-    """Returns `text` as a value of the type of `like`; a switch is no number."""
+    """Returns `text` as a value of the type of `like`, or None; a switch is no number."""
     kind = type(like)
     if kind is str:
-        return text
+        return None if text == "None" else text
     value = _literal(text)
     if kind is type(None) or value is None:
         return value
@@ -188,5 +195,5 @@ def _unknown(path: str, key: str, node: ml_collections.ConfigDict) -> str:
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text

@@ -61,11 +61,29 @@ def test_wrong_argument_is_named(arg, message):
         ("compute_dtype=bfloat", "Did you mean 'bfloat16'"),
         ("total_steps=3", "total_steps and total_examples are set: keep one"),
         ("lr", "expected key=value"),
+        ("accumulation_steps=0", "accumulation_steps=0: expected 1 or more"),
+        ("evals.val.num_examples=-1", "evals.val.num_examples=-1: expected 1 or more"),
+        ("seed=-1", "seed=-1: expected 0 or more"),
+        ("task=None", "task=None: expected str, found NoneType"),
+        ("evals=None", "evals=None: expected dict"),
+        ("evals={'a/b': {'fname': 'a.jsonl'}}", "evals.a/b: a name of files"),
+        ("mesh=[3]", r"mesh: expected pairs \('text', int\), found 3"),
+        ("lr_mults=[('.*',)]", r"lr_mults: expected pairs \('text', int or float\)"),
+        ("schedule=[('.*', 'cosine')]", r"schedule: expected pairs \('text', dict or None\)"),
     ],
 )
 def test_wrong_override_is_named(config_file, override, message):
     with pytest.raises(ValueError, match=message):
         settings.load(config_file, [override])
+
+
+def test_override_with_none_unsets_a_text(config_file):
+    assert settings.load(config_file, ["model_init=None"]).model_init is None
+
+
+def test_override_adds_to_the_schedule(config_file):
+    config = settings.load(config_file, ["schedule.cooldown_steps=3"])
+    assert config.schedule.cooldown_steps == 3
 
 
 def test_override_keeps_the_type(config_file):
@@ -79,6 +97,22 @@ def test_override_keeps_the_type(config_file):
 def test_typo_inside_a_config_file_names_file_and_line(tmp_path):
     (tmp_path / "bad.py").write_text(CONFIG.replace("c.total_examples", "c.total_exampels"))
     with pytest.raises(ValueError, match=r"bad.py:7: .*total_exampels"):
+        settings.load(str(tmp_path / "bad.py"))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def get_config(arg=''):\n    return (", r"bad.py:2: not Python"),
+        ("import nothing_like_this", r"bad.py:1: No module named 'nothing_like_this'"),
+        ("def get_config(arg=''):\n    return presets", r"bad.py:2: name 'presets' is not defined"),
+        ("def get_config(arg=''):\n    pass", r"bad.py: get_config returned NoneType"),
+        ("", r"bad.py: defines no get_config"),
+    ],
+)
+def test_what_is_wrong_with_a_config_file_is_said(tmp_path, source, message):
+    (tmp_path / "bad.py").write_text(source)
+    with pytest.raises(ValueError, match=message):
         settings.load(str(tmp_path / "bad.py"))
 
 
@@ -129,3 +163,7 @@ def test_defaults_are_valid_and_locked():
     presets.validate(config)
     with pytest.raises(AttributeError):
         config.learning_rate = 1
+
+
+def test_every_minimum_is_of_a_key():
+    assert set(keys.MINIMUM) <= {key.name for key in (*keys.KEYS, *keys.EVAL_KEYS)}
