@@ -124,4 +124,11 @@ def _replace_dims(tower: Dims, dims: Mapping[str, Any] | None, key: str) -> Dims
     known = [field.name for field in dataclasses.fields(tower)]
     if unknown := set(dims or {}) - set(known):
         raise ValueError(f"{key}: {sorted(unknown)} are no dimensions. Known: {known}")
+    for name, value in (dims or {}).items():
+        kind = type(getattr(tower, name))
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            found = type(value).__name__
+            raise ValueError(f"{key}.{name}={value!r}: expected {kind.__name__}, found {found}")
+        if kind is int and value < 1:
+            raise ValueError(f"{key}.{name}={value}: expected 1 or more")
     return dataclasses.replace(tower, **dict(dims or {}))

@@ -69,11 +69,10 @@ def check_file(
         siglip.check_position_embedding(
             found[POSITION_EMBEDDING].shape, model, resample=allowed, where=os.fspath(path)
         )
-    comparable = {
-        name: expected[name] if name == POSITION_EMBEDDING and name in expected else array
-        for name, array in found.items()
-    }
-    names.check_shapes(comparable, expected, where=os.fspath(path))
+    shapes = {name: array.shape for name, array in found.items()}
+    if POSITION_EMBEDDING in found:
+        shapes[POSITION_EMBEDDING] = (1, model.grid**2, shapes[POSITION_EMBEDDING][2])
+    names.check_shapes(shapes, expected, where=os.fspath(path))
     return found
 
 
@@ -164,9 +163,8 @@ def describe_devices() -> str:
 
 
 def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
-    """Returns the mesh of the settings, after making sure that batches can be split over it."""
-    mesh = sharding.make_mesh([(str(axis), int(size)) for axis, size in config.mesh])
-    return mesh
+    """Returns the mesh of the settings."""
+    return sharding.make_mesh([(axis, size) for axis, size in config.mesh])
 
 
 def check_divisible(batch_size: int, mesh: Mesh, *, key: str, parts: int = 1) -> None:

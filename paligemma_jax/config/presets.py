@@ -154,9 +154,9 @@ def _check(key: keys.Key, value: Any, where: str = "") -> list[str]:
 def _check_rule(key: keys.Key, rule: Any, name: str) -> str | None:
     is_pair = isinstance(rule, list | tuple) and len(rule) == 2 and isinstance(rule[0], str)
     value = rule[1] if is_pair else None
-    if isinstance(value, ml_collections.ConfigDict):
-        value = value.to_dict()
-    if is_pair and isinstance(value, key.rule_types) and not isinstance(value, bool):
+    is_mapping = isinstance(value, ml_collections.ConfigDict)
+    right_type = isinstance({} if is_mapping else value, key.rule_types)
+    if is_pair and right_type and not isinstance(value, bool):
         return None
     return f"{name}: expected pairs ('text', {_type_names(key.rule_types)}), found {rule!r}"
 

@@ -67,6 +67,10 @@ class Gemma:
     final_logits_softcap: float = 0.0
 
     def __post_init__(self):
+        if self.query_scale not in ("head_dim", "width_per_head"):
+            raise ValueError(
+                f"query_scale '{self.query_scale}': expected 'head_dim' or 'width_per_head'"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"{self.num_heads} query heads cannot share {self.num_kv_heads} kv heads evenly"

@@ -1,0 +1,26 @@
+"""Dimensions in settings are checked by name and type."""
+
+import pytest
+
+from paligemma_jax.build import model
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        (dict(widht=8), "'widht'.* are no dimensions"),
+        (dict(width="8"), "model.llm.dims.width='8': expected int, found str"),
+        (dict(depth=0), "model.llm.dims.depth=0: expected 1 or more"),
+        (dict(post_norms=1), "post_norms=1: expected bool, found int"),
+        (dict(query_scale="width"), "query_scale 'width': expected"),
+    ],
+)
+def test_wrong_dimension_is_named(config, dims, message):
+    config.model.llm.dims = dims
+    with pytest.raises(ValueError, match=message):
+        model.describe(config, vocab_size=1500)
+
+
+def test_whole_number_does_for_a_soft_cap(config):
+    config.model.llm.dims = dict(attn_logits_softcap=50)
+    assert model.describe(config, vocab_size=1500).llm.attn_logits_softcap == 50
