@@ -33,7 +33,7 @@ def load(run: str, *, weights: str | None = None, decoding: Mapping[str, Any] | 
     presets.check_eval("load", {"fname": run, **decoding})
     return predictor.open_predictor(
         assembly.assemble(config),
-        weights or final,
+        assembly.choose_weights(weights, final),
         batch_size=decoding.get("batch_size") or 1,
         settings=decoding,
     )

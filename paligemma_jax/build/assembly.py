@@ -84,7 +84,8 @@ def open_run(
 ) -> tuple[ml_collections.ConfigDict, str | None]:
     """Returns (settings, weights) of a finished run's folder, or of a config file.
 
-    A run brings its own tokenizer and final weights; a config names a tokenizer and `model_init`.
+    A run brings its own tokenizer and final weights, and these are in the types that they should
+    have: `frozen_dtype` would change trained ones too. A config names a tokenizer and `model_init`.
     """
     if (run is None) == (config is None):
         raise ValueError("give one of --run FOLDER and --config FILE")
@@ -92,7 +93,7 @@ def open_run(
         loaded = settings.load(config, overrides)
         return loaded, loaded.model_init
     folder = pathlib.Path(str(run))
-    loaded = settings.from_json(folder / CONFIG, overrides)
+    loaded = settings.from_json(folder / CONFIG, ["frozen_dtype=None", *overrides])
     if (folder / TOKENIZER).exists():
         loaded.tokenizer = str(folder / TOKENIZER)
     return loaded, str(folder / FINAL)
@@ -110,8 +111,21 @@ def set_evaluation(
 
 
 def choose_weights(asked: str | None, default: str | None) -> str | None:
-    """Returns the weights of --weights, where "none" stands for random ones, or the default."""
-    return default if asked is None else None if asked == "none" else asked
+    """Returns the weights of --weights, where "none" stands for random ones, or the default.
+
+    Raises:
+      ValueError: the default is a run's final weights, and there are none yet.
+    """
+    if asked is not None:
+        return None if asked == "none" else asked
+    path = pathlib.Path(default or "")
+    if path.name == FINAL and not path.exists():
+        found = sorted(str(other) for other in path.parent.glob("*.npz"))
+        raise ValueError(
+            f"{path}: not found, so the run did not end. Name weights with --weights; in its "
+            f"folder: {', '.join(found) or 'none'}"
+        )
+    return default
 
 
 def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:

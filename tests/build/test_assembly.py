@@ -1,0 +1,27 @@
+"""A run's folder gives back what was trained, and says so if it was not."""
+
+import numpy as np
+import pytest
+
+from paligemma_jax.build import assembly
+from paligemma_jax.checkpoints import npz
+from paligemma_jax.config import settings
+
+
+def test_weights_of_a_run_keep_the_types_that_they_are_stored_in(config, tmp_path):
+    config.frozen_dtype = "float16"  # of what was frozen: trained arrays are float32
+    (tmp_path / "config.json").write_text(settings.to_json(config))
+    loaded, _ = assembly.open_run(str(tmp_path), None, [])
+    assert loaded.frozen_dtype is None
+    loaded, _ = assembly.open_run(str(tmp_path), None, ["frozen_dtype=bfloat16"])
+    assert loaded.frozen_dtype == "bfloat16"
+
+
+def test_run_without_final_weights_shows_what_there_is(tmp_path):
+    npz.write(tmp_path / "interrupted-000003.npz", {"a": np.zeros(2, np.float32)})
+    final = str(tmp_path / "final.npz")
+    with pytest.raises(ValueError, match=r"did not end.*--weights.*interrupted-000003.npz"):
+        assembly.choose_weights(None, final)
+    assert assembly.choose_weights("none", final) is None
+    assert assembly.choose_weights("other.npz", final) == "other.npz"
+    assert assembly.choose_weights(None, "pt_224") == "pt_224"
