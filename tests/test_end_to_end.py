@@ -197,10 +197,11 @@ def test_checkpoint_with_other_arrays_is_listed(run, folder):
 
 def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_weights(folder):
     (folder / "broken.png").write_bytes(b"no image")
-    rows = (folder / "train.jsonl").read_text().replace('"5.png"', '"broken.png"')
+    # The second batch is the first one that holds this row: see pipeline.order.
+    rows = (folder / "train.jsonl").read_text().replace('"4.png"', '"broken.png"')
     (folder / "broken.jsonl").write_text(rows)
     workdir = folder / "broken"
-    with pytest.raises(ValueError, match=r"broken.jsonl:6: cannot read image .*broken.png"):
+    with pytest.raises(ValueError, match=r"broken.jsonl:5: cannot read image .*broken.png"):
         train.main(
             [
                 f"--config={folder}/config.py",
@@ -210,9 +211,11 @@ def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_weights(folder):
                 "--config.total_steps=40",
             ]
         )
-    saved = list(workdir.glob("interrupted-*.npz"))
-    assert len(saved) <= 1
-    assert all(len(npz.read(path)) == len(npz.read_header(path).arrays) for path in saved)
+    (saved,) = workdir.glob("interrupted-*.npz")
+    assert saved.name == "interrupted-000001.npz"
+    assert npz.read_header(saved).metadata["step"] == 1
+    with pytest.raises(ValueError, match=r"did not end.*interrupted-000001.npz"):
+        evaluate.main([f"--run={workdir}", f"--data={folder}/train.jsonl"])
 
 
 def test_four_devices_give_the_losses_of_one(run, folder):

@@ -31,24 +31,33 @@ def read_records(
     *,
     key: str,
     image_dir: str | None = None,
-    need_suffix: bool = True,
 ) -> Records:
     """Returns the records of a JSONL file; `key` is the config key that names it, for errors."""
     if not fname:
         raise ValueError(f"{key} is not set: the path of a JSONL file")
     data = config.input.data
+    check = make_task(config).check
     with terminal.progress(f"reading {fname}", unit="B", unit_scale=True) as report:
-        found = records.read_jsonl(
+        return records.read_jsonl(
             fname,
             keys=data.fields.to_dict(),
-            required=("image", "prefix", "suffix") if need_suffix else ("image", "prefix"),
             prefix_template=data.prefix_template,
             image_dir=image_dir or None,
-            check=make_task(config).check,
+            check=lambda suffix: check(rows.clean("", suffix)[1]),
             progress=report,
         )
-    # Truth is scored as it is learnt.
-    return [_lowercase(record) for record in found] if config.input.lowercase else found
+
+
+def as_learnt(config: ml_collections.ConfigDict, examples: Records) -> Records:
+    """Returns records with the texts that a model is taught, which are what it is scored by."""
+    cleaned = []
+    for record in examples:
+        prefix, suffix, _ = rows.clean(
+            record.prefix, record.suffix or "", lowercase=config.input.lowercase
+        )
+        suffix = None if record.suffix is None else suffix
+        cleaned.append(dataclasses.replace(record, prefix=prefix, suffix=suffix))
+    return cleaned
 
 
 def check_lengths(
@@ -117,10 +126,3 @@ def on_mesh(
     """Yields batches on their devices."""
     for batch in batches:
         yield sharding.place_batch(batch, mesh)
-
-
-def _lowercase(record: records.Record) -> records.Record:
-    prefix, suffix, _ = rows.clean(record.prefix, record.suffix or "", lowercase=True)
-    return dataclasses.replace(
-        record, prefix=prefix, suffix=None if record.suffix is None else suffix
-    )

@@ -32,7 +32,8 @@ class Evaluation:
       settings: of this evaluation, complete.
       records: of the data set.
       generate: (params, batch) -> Generation, jitted; None where only the loss is wanted.
-      eval_loss: (params, batch) -> (sum, count), jitted; None where rows have no suffix.
+      prompts, examples: shapes of the batches to answer, and to take the loss of.
+      eval_loss: (params, batch) -> (sum of losses, count), jitted.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Evaluation:
     prompts: pipeline.BatchSpec
     examples: pipeline.BatchSpec
     generate: Callable[..., generate.Generation] | None
-    eval_loss: Callable[..., Any] | None
+    eval_loss: Callable[..., Any]
 
 
 def make(
@@ -53,7 +54,7 @@ def make(
     name: str,
     settings: Mapping[str, Any],
 ) -> Evaluation:
-    """Reads and checks one evaluation's data; compiles nothing yet."""
+    """Reads and checks one evaluation's data and settings; compiles nothing yet."""
     settings = presets.eval_settings(settings)
     records = data.read_records(
         config, settings["fname"], key=f"evals.{name}.fname", image_dir=settings["image_dir"]
@@ -63,6 +64,9 @@ def make(
     batch_size = round_up(settings["batch_size"] or config.input.batch_size, mesh.size)
     text_len = data.prompt_len(config, records, tokenizer)
     data.check_lengths(config, records, tokenizer, name=f"evals.{name}")
+    records = data.as_learnt(config, records)
+    examples = data.spec(config, batch_size=batch_size)
+    pipeline.check_records(records, examples)
     room = settings["max_new_tokens"] or data.answer_len(config, records, tokenizer)
     decode = make_generate(
         functions,
@@ -76,7 +80,7 @@ def make(
         settings=settings,
         records=records,
         prompts=data.spec(config, batch_size=batch_size, text_len=text_len),
-        examples=data.spec(config, batch_size=batch_size),
+        examples=examples,
         generate=decode if settings["decode"] else None,
         eval_loss=jax.jit(step.make_eval_loss(functions.apply, functions.logits)),
     )
@@ -93,7 +97,11 @@ def make_generate(
     """Returns the jitted function (params, batch) -> Generation of the sampler in `settings`.
 
     Rows of the embedding beyond the tokenizer's pieces are never chosen.
+
+    Raises:
+      ValueError: settings that contradict each other.
     """
+    _check_decoding(settings)
     common = {
         "max_new_tokens": max_new_tokens,
         "eos": tokenizer.eos,
@@ -139,10 +147,8 @@ def run(
     mesh: jax.sharding.Mesh,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns (rows of predictions.jsonl, scores with the validation loss under "loss")."""
-    scores: dict[str, Any] = {}
+    scores: dict[str, Any] = {"loss": _mean_loss(evaluation, params, tokenizer, mesh)}
     rows: list[dict[str, Any]] = []
-    if evaluation.eval_loss is not None:
-        scores["loss"] = _mean_loss(evaluation, params, tokenizer, mesh)
     if evaluation.generate is not None:
         batches = pipeline.eval_batches(evaluation.records, tokenizer, evaluation.prompts)
         with terminal.progress(f"answering {evaluation.name}", unit="examples") as report:
@@ -166,20 +172,31 @@ def write_report(
     *,
     title: str,
     run: pathlib.Path | None,
+    now: Mapping[str, Any] | None = None,
     predictions: str = "predictions.jsonl",
+    suffix: str = "",
 ) -> None:
     """Writes predictions, metrics.json and report.html into a folder; the first process does.
 
-    The report has the curves of `run`, the folder of a training run, if there is one.
+    Args:
+      folder: made if need be.
+      rows, scores: of `run`, the function.
+      title: of the report.
+      run: the folder of a training run whose curves the report shows, if there is one.
+      now: row of metrics.jsonl that is not written yet.
+      predictions: name of the file of rows.
+      suffix: of the other two names, before their endings.
     """
     if jax.process_index():
         return
     folder.mkdir(parents=True, exist_ok=True)
     metrics = run / runlog.METRICS if run else None
     history = runlog.read_rows(metrics) if metrics and metrics.exists() else []
+    history += [now] if now else []
     files.write_jsonl(folder / predictions, rows)
-    files.write_json(folder / "metrics.json", scores)
-    gallery.write(folder / "report.html", rows, title=title, scores=scores, history=history)
+    files.write_json(folder / f"metrics{suffix}.json", scores)
+    page = folder / f"report{suffix}.html"
+    gallery.write(page, rows, title=title, scores=scores, history=history)
 
 
 def round_up(number: int, multiple: int) -> int:
@@ -187,10 +204,17 @@ def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
+def _check_decoding(settings: Mapping[str, Any]) -> None:
+    if settings["sampler"] != "beam":
+        chosen = {key: settings[key] for key in ("sampler", "temperature", "top_p")}
+        generate.check_sampling(**chosen)
+    elif unused := [key for key in ("temperature", "top_p", "best_of") if settings[key] != 1]:
+        raise ValueError(f"sampler 'beam' has no use for {', '.join(unused)}: leave it out")
+
+
 def _mean_loss(
     evaluation: Evaluation, params: Params, tokenizer: tokens.Tokenizer, mesh: jax.sharding.Mesh
 ) -> float:
-    assert evaluation.eval_loss is not None
     batches = pipeline.validation_batches(evaluation.records, tokenizer, evaluation.examples)
     sums = []
     with terminal.progress(f"loss of {evaluation.name}", unit="examples") as report:

@@ -1,7 +1,9 @@
 """A training run, assembled: what is checked before weights load, the state, hooks and the log."""
 
 import dataclasses
+import os
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,9 +37,17 @@ class Plan:
 
 
 def check_workdir(workdir: pathlib.Path) -> None:
-    """Raises a ValueError if the folder holds a run already. The first process looks."""
+    """Raises a ValueError if a run cannot be written there. The first process looks.
+
+    Because the folder holds a run already, or it (or the folder it is to be made in) is none or may
+    not be written to.
+    """
     if jax.process_index():
         return
+    nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        problem = "may not be written to" if nearest.is_dir() else "is a file"
+        raise ValueError(f"--workdir {workdir}: {nearest} {problem}; choose another folder")
     taken = [name for name in (assembly.FINAL, runlog.METRICS) if (workdir / name).exists()]
     if taken:
         raise ValueError(
@@ -62,6 +72,7 @@ def plan(built: assembly.Assembly) -> Plan:
         image_dir=config.input.data.image_dir,
     )
     data.check_lengths(config, records, built.tokenizer, name="training data")
+    pipeline.check_records(records, data.spec(config))
     steps = build_optimizer.total_steps(config, data_size=len(records))
     terminal.say(
         f"training data: {len(records)} examples; {steps} steps of {config.input.batch_size}, "
@@ -120,8 +131,6 @@ class Log:
     """The run's rows: a line on the terminal and one in metrics.jsonl every so many steps."""
 
     def __init__(self, workdir: pathlib.Path, *, every: int, total_steps: int):
-        if every < 1:
-            raise ValueError(f"log_training_steps={every}: expected 1 or more")
         self._every, self._total = every, total_steps
         self._file = runlog.RunLog(workdir) if jax.process_index() == 0 else None
 
@@ -157,14 +166,17 @@ def _plan_evaluation(
         name=name,
         settings=chosen,
     )
-    every = settings.steps(
-        "log",
-        made.settings,
-        data_size=data_size,
-        batch_size=built.config.input.batch_size,
-        total_steps=steps,
-        default=0,
-    )
+    try:
+        every = settings.steps(
+            "log",
+            made.settings,
+            data_size=data_size,
+            batch_size=built.config.input.batch_size,
+            total_steps=steps,
+            default=0,
+        )
+    except ValueError as error:
+        raise ValueError(f"evals.{name}: {error}") from error
     return made, every or 0
 
 
@@ -180,6 +192,7 @@ def _make_hook(
         rows, scores = evaluation.run(
             one, state.params, tokenizer=built.tokenizer, judge=built.task, mesh=built.mesh
         )
+        numbers = {f"{one.name}/{key}": value for key, value in task.scalars(scores).items()}
         if rows:
             evaluation.write_report(
                 workdir,
@@ -187,15 +200,25 @@ def _make_hook(
                 {"evaluation": one.name, "step": number, **scores},
                 title=f"{workdir.name}: {one.name} after step {number}",
                 run=workdir,
+                now={"step": number, **numbers},
                 predictions=f"predictions-{one.name}-{number:06d}.jsonl",
+                suffix=f"-{one.name}" if len(built.config.evals) > 1 else "",
             )
-        return {f"{one.name}/{key}": value for key, value in task.scalars(scores).items()}
+        return numbers
 
     return loop.Hook(every=every, fn=evaluate)
 
 
 def _rescue(built: assembly.Assembly, state: step.TrainState, workdir: pathlib.Path) -> None:
-    """Saves the last good weights of a run that stops before its end."""
+    """Saves the last good weights of a run that stops before its end.
+
+    Several processes gather weights together, which they can only for an error that all of them
+    have, as a loss that is not finite is: the others would wait for ever.
+    """
+    error = sys.exception()
+    if jax.process_count() > 1 and not isinstance(error, FloatingPointError):
+        terminal.say(f"process {jax.process_index()} stops, its weights unsaved: {error}")
+        return
     number = int(state.step)
     if number:
         path = workdir / f"interrupted-{number:06d}.npz"

@@ -114,7 +114,7 @@ def train_batches(
       ValueError: here, for records without suffix or with too many images; while iterating, for an
         image that cannot be read or a text that does not fit, naming the record's source.
     """
-    _check_records(records, spec, need_suffix=True)
+    check_records(records, spec)
 
     def plan() -> Iterator[np.ndarray]:
         for step in range(start_step, total_steps):
@@ -140,7 +140,7 @@ def eval_batches(
     Raises:
       ValueError: as `train_batches`.
     """
-    _check_records(records, spec, need_suffix=False)
+    check_records(records, spec, need_suffix=False)
     encode = functools.partial(_encode_prompt, tokenizer=tokenizer, spec=spec)
     return _number_rows(records, encode, spec)
 
@@ -149,7 +149,7 @@ def validation_batches(
     records: Sequence[data_records.Record], tokenizer: tokens.Tokenizer, spec: BatchSpec
 ) -> Iterator[Batch]:
     """As `eval_batches`, with text and masks as in training: for the loss over all records."""
-    _check_records(records, spec, need_suffix=True)
+    check_records(records, spec)
     encode = functools.partial(_encode_training, tokenizer=tokenizer, spec=spec)
     return _number_rows(records, encode, spec)
 
@@ -166,7 +166,10 @@ def _permutation(seed: int, epoch: int, num_records: int) -> np.ndarray:
     return permutation
 
 
-def _check_records(records, spec: BatchSpec, *, need_suffix: bool) -> None:
+def check_records(
+    records: Sequence[data_records.Record], spec: BatchSpec, *, need_suffix: bool = True
+) -> None:
+    """Raises a ValueError for records that make no batch: what `train_batches` would say."""
     if not records:
         raise ValueError("no records to make batches of")
     for record in records:

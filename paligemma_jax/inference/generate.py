@@ -81,7 +81,9 @@ def generate(
     Raises:
       ValueError: settings that contradict each other, or a batch without `_mask` or `index`.
     """
-    _check_sampling(sampler, temperature=temperature, top_p=top_p, rng=rng)
+    check_sampling(sampler, temperature=temperature, top_p=top_p)
+    if sampler != "greedy" and rng is None:
+        raise ValueError(f"sampler '{sampler}' draws at random: pass rng=jax.random.key(seed)")
     check_positive(max_new_tokens=max_new_tokens, best_of=best_of)
     index, is_real = row_identity(batch)
     logits, cache = prefill(params, batch)
@@ -115,13 +117,13 @@ def generate(
 
 def sample_greedy(logits, rngs, *, temperature, top_p):
     """Returns the likeliest token of each row, the first one of equals."""
-    del rngs, temperature, top_p  # Refused by _check_sampling.
+    del rngs, temperature, top_p  # Refused by check_sampling.
     return jnp.argmax(logits, axis=-1)
 
 
 def sample_temperature(logits, rngs, *, temperature, top_p):
     """Draws each row's token from softmax(logits / temperature)."""
-    del top_p  # Refused by _check_sampling.
+    del top_p  # Refused by check_sampling.
     return jax.vmap(jax.random.categorical)(rngs, logits / temperature)
 
 
@@ -233,7 +235,8 @@ def check_positive(**counts: int) -> None:
         raise ValueError(f"must be at least 1: {wrong}")
 
 
-def _check_sampling(sampler: str, *, temperature: float, top_p: float, rng) -> None:
+def check_sampling(sampler: str, *, temperature: float, top_p: float) -> None:
+    """Raises a ValueError for settings that contradict each other."""
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler '{sampler}' is none of {sorted(SAMPLERS)}")
     if sampler == "greedy" and temperature != 1.0:
@@ -245,5 +248,3 @@ def _check_sampling(sampler: str, *, temperature: float, top_p: float, rng) -> N
             f"need temperature > 0 and 0 < top_p <= 1; got {temperature}, {top_p}. "
             f"Without randomness: sampler 'greedy'"
         )
-    if sampler != "greedy" and rng is None:
-        raise ValueError(f"sampler '{sampler}' draws at random: pass rng=jax.random.key(seed)")

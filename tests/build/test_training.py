@@ -1,0 +1,52 @@
+"""What a run would meet later is said before its weights are loaded."""
+
+import pytest
+
+from paligemma_jax.build import assembly, training
+
+
+def plan(config, **changes):
+    for key, value in changes.items():
+        config.evals.val[key] = value
+    return training.plan(assembly.assemble(config))
+
+
+def test_plan_of_good_settings_is_made(config):
+    planned = plan(config, log_percent=0.5)
+    assert planned.total_steps == 2
+    assert [every for _, every in planned.evaluations] == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(temperature=0.5), "temperature=0.5 has no effect on sampler 'greedy'"),
+        (dict(sampler="nucleus", top_p=1.5), "top_p <= 1"),
+        (dict(sampler="beam", best_of=2), "'beam' has no use for best_of"),
+        (dict(log_steps=1, log_percent=0.5), "evals.val: set one of"),
+        (dict(log_percent=2), "evals.val: log_percent=2: a fraction"),
+    ],
+)
+def test_evaluation_that_could_not_run_is_refused(config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan(config, **changes)
+
+
+def test_rows_with_more_images_than_slots_are_refused(config, data_folder):
+    message = r"two.jsonl:2: 2 images, but max_images is 1; set max_images=2"
+    with pytest.raises(ValueError, match=message):
+        plan(config, fname=f"{data_folder}/two.jsonl")
+    config.evals = {}
+    config.input.data.fname = f"{data_folder}/two.jsonl"
+    with pytest.raises(ValueError, match=message):
+        training.plan(assembly.assemble(config))
+
+
+def test_workdir_that_cannot_be_one_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"--workdir .*run: .*file is a file"):
+        training.check_workdir(tmp_path / "file" / "run")
+    (tmp_path / "final.npz").touch()
+    with pytest.raises(ValueError, match="holds a run already"):
+        training.check_workdir(tmp_path)
+    training.check_workdir(tmp_path / "new" / "run")
