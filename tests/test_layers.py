@@ -39,7 +39,7 @@ HOMES = {
     "ml_dtypes": {"params", "checkpoints"},
     "scipy": {"params", "models", "checkpoints", "tasks"},
     "flax": {"models"},
-    "einops": {"models"},
+    "einops": {"models", "checkpoints"},
     "optax": {"training"},
     "tensorflow": {"data"},
     "ml_collections": {"config", "build", "doors"},

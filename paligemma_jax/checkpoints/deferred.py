@@ -1,0 +1,54 @@
+"""Arrays that are made when their turn comes to be written, so that one at a time is in memory."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+CHUNK_ELEMENTS = 2**22
+
+
+@dataclasses.dataclass(frozen=True)
+class Deferred:
+    """Says its shape and dtype at once; `make` is called whenever numpy asks for the numbers.
+
+    `npz.write` takes it in place of an array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del copy  # What `make` returns belongs to nobody else.
+        made = self.make()
+        if (made.shape, made.dtype) != (self.shape, self.dtype):
+            raise ValueError(f"made {made.dtype}{made.shape}, promised {self.dtype}{self.shape}")
+        return made if dtype is None else made.astype(dtype, copy=False)
+
+
+def cast(array: np.ndarray, dtype: Any, *, name: str) -> np.ndarray:
+    """Returns an array in another dtype, itself if it has it already.
+
+    Raises:
+      ValueError: finite numbers that the dtype cannot hold. float16 ends at 65504, and a weight
+        that became infinite would be noticed much later.
+    """
+    dtype = jnp.dtype(dtype)
+    if array.dtype == dtype:
+        return array
+    source = array.reshape(-1)
+    made = np.empty(source.shape, dtype)
+    for at in range(0, source.size, CHUNK_ELEMENTS):
+        part = slice(at, at + CHUNK_ELEMENTS)
+        with np.errstate(over="ignore"):  # reported below, by name
+            made[part] = source[part]
+        if not np.array_equal(np.isfinite(made[part]), np.isfinite(source[part])):
+            largest = np.abs(source[part].astype(np.float64)).max()
+            raise ValueError(
+                f"'{name}' holds numbers up to {largest:.4g}, {dtype} ends at "
+                f"{float(jnp.finfo(dtype).max):.4g}: choose bfloat16 or float32"
+            )
+    return made.reshape(array.shape)

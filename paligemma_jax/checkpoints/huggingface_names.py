@@ -1,0 +1,154 @@
+"""Which of transformers' tensors is which part of which of our arrays, and how its axes lie.
+
+transformers has one tensor for each layer and projection where big_vision stacks all layers, and
+its linear layers are [out, in]. Names here are those of the released files on the Hub, which every
+version of transformers reads; `hub_name` understands two more spellings:
+
+  Hub, 4.x      vision_tower.vision_model.*  language_model.model.*  multi_modal_projector.*
+  saved by 5.x  vision_tower.*               language_model.model.*  multi_modal_projector.*
+  in 5.x        model.vision_tower.*         model.language_model.*  model.multi_modal_projector.*
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import einops
+import jax
+import numpy as np
+
+# transformers' embedding has more rows: `<image>`, and padding to a multiple of 64.
+EXTRA_ROWS = 64
+EMBEDDING = "llm/embedder/input_embedding"
+POST_NORM = "llm/layers/post_attention_norm/scale"
+# Spellings of the head, which is the embedding once more.
+HEADS = ("lm_head.weight", "language_model.lm_head.weight", "model.lm_head.weight")
+
+# (our prefix, their prefix, is it stacked?): [(our name, index behind that of the layer, their
+# name, our axes -> their axes)]. Axes are named by CONVENTIONS' letters, I and O are in and out.
+Row = tuple[str, tuple[int, ...], str, str]
+TABLE: dict[tuple[str, str, bool], list[Row]] = {
+    ("img/", "vision_tower.vision_model.", False): [
+        ("embedding/kernel", (), "embeddings.patch_embedding.weight", "h w C O -> O C h w"),
+        ("embedding/bias", (), "embeddings.patch_embedding.bias", "O -> O"),
+        ("pos_embedding", (0,), "embeddings.position_embedding.weight", "P D -> P D"),
+        ("Transformer/encoder_norm/scale", (), "post_layernorm.weight", "D -> D"),
+        ("Transformer/encoder_norm/bias", (), "post_layernorm.bias", "D -> D"),
+    ],
+    ("img/Transformer/encoderblock/", "vision_tower.vision_model.encoder.layers.{}.", True): [
+        ("LayerNorm_0/scale", (), "layer_norm1.weight", "D -> D"),
+        ("LayerNorm_0/bias", (), "layer_norm1.bias", "D -> D"),
+        ("LayerNorm_1/scale", (), "layer_norm2.weight", "D -> D"),
+        ("LayerNorm_1/bias", (), "layer_norm2.bias", "D -> D"),
+        ("MlpBlock_0/Dense_0/kernel", (), "mlp.fc1.weight", "D F -> F D"),
+        ("MlpBlock_0/Dense_0/bias", (), "mlp.fc1.bias", "F -> F"),
+        ("MlpBlock_0/Dense_1/kernel", (), "mlp.fc2.weight", "F D -> D F"),
+        ("MlpBlock_0/Dense_1/bias", (), "mlp.fc2.bias", "D -> D"),
+    ],
+    (
+        "img/Transformer/encoderblock/MultiHeadDotProductAttention_0/",
+        "vision_tower.vision_model.encoder.layers.{}.self_attn.",
+        True,
+    ): [
+        ("query/kernel", (), "q_proj.weight", "D N H -> (N H) D"),
+        ("query/bias", (), "q_proj.bias", "N H -> (N H)"),
+        ("key/kernel", (), "k_proj.weight", "D N H -> (N H) D"),
+        ("key/bias", (), "k_proj.bias", "N H -> (N H)"),
+        ("value/kernel", (), "v_proj.weight", "D N H -> (N H) D"),
+        ("value/bias", (), "v_proj.bias", "N H -> (N H)"),
+        ("out/kernel", (), "out_proj.weight", "N H D -> D (N H)"),
+        ("out/bias", (), "out_proj.bias", "D -> D"),
+    ],
+    ("img/head/", "multi_modal_projector.linear.", False): [
+        ("kernel", (), "weight", "I O -> O I"),
+        ("bias", (), "bias", "O -> O"),
+    ],
+    ("llm/", "language_model.model.", False): [
+        ("embedder/input_embedding", (), "embed_tokens.weight", "V D -> V D"),
+        ("final_norm/scale", (), "norm.weight", "D -> D"),
+    ],
+    ("llm/layers/attn/", "language_model.model.layers.{}.self_attn.", True): [
+        ("q_einsum/w", (), "q_proj.weight", "N D H -> (N H) D"),
+        ("kv_einsum/w", (0,), "k_proj.weight", "K D H -> (K H) D"),
+        ("kv_einsum/w", (1,), "v_proj.weight", "K D H -> (K H) D"),
+        ("qkv_einsum/w", (0,), "q_proj.weight", "N D H -> (N H) D"),
+        ("qkv_einsum/w", (1,), "k_proj.weight", "N D H -> (N H) D"),
+        ("qkv_einsum/w", (2,), "v_proj.weight", "N D H -> (N H) D"),
+        ("attn_vec_einsum/w", (), "o_proj.weight", "N H D -> D (N H)"),
+    ],
+    ("llm/layers/", "language_model.model.layers.{}.", True): [
+        ("mlp/gating_einsum", (0,), "mlp.gate_proj.weight", "D F -> F D"),
+        ("mlp/gating_einsum", (1,), "mlp.up_proj.weight", "D F -> F D"),
+        ("mlp/linear", (), "mlp.down_proj.weight", "F D -> D F"),
+        ("pre_attention_norm/scale", (), "input_layernorm.weight", "D -> D"),
+        ("pre_ffw_norm/scale", (), "pre_feedforward_layernorm.weight", "D -> D"),
+        ("post_attention_norm/scale", (), "post_attention_layernorm.weight", "D -> D"),
+        ("post_ffw_norm/scale", (), "post_feedforward_layernorm.weight", "D -> D"),
+    ],
+}
+# Gemma 1 has one norm behind attention and its file names it so; it is the one before the MLP.
+GEMMA_1 = {"pre_feedforward_layernorm.weight": "post_attention_layernorm.weight"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One of their tensors: `ours[index]`, its axes rearranged.
+
+    Attributes:
+      ours: name of our array.
+      index: which part of it.
+      theirs: the tensor's name.
+      shape: of the tensor, the embedding without its extra rows.
+      pattern: our axes -> their axes, as einops reads it.
+      axes: length of each of our axes.
+    """
+
+    ours: str
+    index: tuple[int, ...]
+    theirs: str
+    shape: tuple[int, ...]
+    pattern: str
+    axes: Mapping[str, int]
+
+    def to_theirs(self, array: np.ndarray) -> np.ndarray:
+        """Returns this tensor from the whole of our array."""
+        return einops.rearrange(array[self.index], self.pattern)
+
+    def to_ours(self, tensor: np.ndarray) -> np.ndarray:
+        """Returns what belongs at `index` of our array."""
+        ours, theirs = self.pattern.split(" -> ")
+        return einops.rearrange(tensor, f"{theirs} -> {ours}", **self.axes)
+
+
+def pieces(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> list[Piece]:
+    """Returns all tensors that transformers keeps of parameters with these names and shapes.
+
+    A name that it has no place for is a ValueError.
+    """
+    found: list[Piece] = []
+    for (our_prefix, their_prefix, is_stacked), rows in TABLE.items():
+        for name, index, their_name, pattern in rows:
+            ours = our_prefix + name
+            if ours not in shapes:
+                continue
+            if POST_NORM not in shapes:
+                their_name = GEMMA_1.get(their_name, their_name)
+            letters = pattern.partition(" -> ")[0].split()
+            sizes = shapes[ours].shape[-len(letters) :]
+            axes = dict(zip(letters, sizes, strict=True))
+            # A view of one byte has the shape of the tensor and none of its size.
+            shape = einops.rearrange(np.broadcast_to(np.uint8(0), sizes), pattern).shape
+            for layer in range(shapes[ours].shape[0]) if is_stacked else [None]:
+                theirs = their_prefix.format(layer) + their_name
+                where = index if layer is None else (layer, *index)
+                found.append(Piece(ours, where, theirs, shape, pattern, axes))
+    if unknown := sorted(shapes.keys() - {piece.ours for piece in found}):
+        raise ValueError(f"transformers' PaliGemma has no place for {unknown}")
+    return found
+
+
+def hub_name(name: str) -> str:
+    """Returns a tensor's name in the Hub's spelling, from any of the three."""
+    name = re.sub(r"^model\.(?=vision_tower|language_model|multi_modal)", "", name)
+    name = re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", name)
+    return re.sub(r"^language_model\.(?!model\.|lm_head)", "language_model.model.", name)
