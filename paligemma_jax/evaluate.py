@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = assembly.choose_weights(args.weights, source)
     assembly.set_evaluation(config, args.name, args.data, overrides["eval"])
     out = pathlib.Path(args.out or pathlib.Path(args.run or "runs") / f"evaluation-{args.name}")
+    assembly.check_writable(out, option="--out")
     run = pathlib.Path(args.run) if args.run else None
     scores = evaluate(assembly.assemble(config), source, name=args.name, out=out, run=run)
     sys.stdout.write(json.dumps(scores) + "\n")

@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = assembly.choose_weights(args.weights, source)
     paths = find_images(args.images)
     pictures = pathlib.Path(args.pictures) if args.pictures else None
+    if pictures:
+        assembly.check_writable(pictures, option="--pictures")
     chosen = assembly.set_evaluation(config, "predict", "(command line)", overrides["eval"])
     opened = predictor.open_predictor(
         assembly.assemble(config),

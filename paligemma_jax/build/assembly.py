@@ -1,6 +1,7 @@
 """Settings in, parts out: what every door starts from."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,6 +46,11 @@ def assemble(config: ml_collections.ConfigDict) -> Assembly:
     terminal.say(f"devices: {weights.describe_devices()}")
     tokenizer = tokens.load_tokenizer(weights.fetch(config.tokenizer))
     model = build_model.describe(config, vocab_size=tokenizer.vocab_size)
+    if model.vocab_size != tokenizer.vocab_size:
+        terminal.say(
+            f"tokenizer: {tokenizer.vocab_size} pieces for {model.vocab_size} rows of the "
+            f"embedding. Is it the tokenizer that the weights were trained with?"
+        )
     compute = build_model.make_compute(config)
     return Assembly(
         config=config,
@@ -126,6 +132,14 @@ def choose_weights(asked: str | None, default: str | None) -> str | None:
             f"folder: {', '.join(found) or 'none'}"
         )
     return default
+
+
+def check_writable(folder: pathlib.Path, *, option: str) -> None:
+    """Raises a ValueError if nothing can be written into a folder that is there or to be made."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        problem = "may not be written to" if nearest.is_dir() else "is a file"
+        raise ValueError(f"{option} {folder}: {nearest} {problem}; choose another folder")
 
 
 def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:

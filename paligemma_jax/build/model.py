@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 import ml_collections
 
+from paligemma_jax.checkpoints import published
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants
 
@@ -38,9 +39,15 @@ def describe(config: ml_collections.ConfigDict, *, vocab_size: int) -> variants.
     """Returns the model's dimensions. `vocab_size`: the tokenizer's pieces.
 
     Raises:
-      ValueError: an unknown variant or dimension, or fewer embedding rows than pieces.
+      ValueError: an unknown variant or dimension, fewer embedding rows than pieces, or published
+        weights with a tokenizer of another size than their own.
     """
     rows = config.model.llm.vocab_size or vocab_size
+    if rows != vocab_size and config.model_init in published.FILES:
+        raise ValueError(
+            f"the tokenizer {config.tokenizer} has {vocab_size} pieces, {config.model_init} knows "
+            f"{rows}: it would read every piece as another one. Use PaliGemma's or Gemma's own"
+        )
     if rows < vocab_size:
         raise ValueError(
             f"model.llm.vocab_size={rows}, but the tokenizer {config.tokenizer} has {vocab_size} "

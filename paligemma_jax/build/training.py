@@ -1,7 +1,6 @@
 """A training run, assembled: what is checked before weights load, the state, hooks and the log."""
 
 import dataclasses
-import os
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -37,17 +36,10 @@ class Plan:
 
 
 def check_workdir(workdir: pathlib.Path) -> None:
-    """Raises a ValueError if a run cannot be written there. The first process looks.
-
-    Because the folder holds a run already, or it (or the folder it is to be made in) is none or may
-    not be written to.
-    """
+    """Raises a ValueError if the folder holds a run, or cannot. The first process looks."""
     if jax.process_index():
         return
-    nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        problem = "may not be written to" if nearest.is_dir() else "is a file"
-        raise ValueError(f"--workdir {workdir}: {nearest} {problem}; choose another folder")
+    assembly.check_writable(workdir, option="--workdir")
     taken = [name for name in (assembly.FINAL, runlog.METRICS) if (workdir / name).exists()]
     if taken:
         raise ValueError(

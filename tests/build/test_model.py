@@ -24,3 +24,10 @@ def test_wrong_dimension_is_named(config, dims, message):
 def test_whole_number_does_for_a_soft_cap(config):
     config.model.llm.dims = dict(attn_logits_softcap=50)
     assert model.describe(config, vocab_size=1500).llm.attn_logits_softcap == 50
+
+
+def test_published_weights_need_a_tokenizer_of_their_size(config):
+    config.model.llm.vocab_size, config.model_init = 257_152, "pt_224.f16"
+    assert model.describe(config, vocab_size=257_152).vocab_size == 257_152
+    with pytest.raises(ValueError, match=r"has 1500 pieces, pt_224\.f16 knows 257152"):
+        model.describe(config, vocab_size=1500)
