@@ -79,11 +79,6 @@ def specs(
     return {name: PartitionSpec(*matched[name](name, array)) for name, array in arrays.items()}
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole (a step count, a key)."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its first dimension split over all devices."""
     return NamedSharding(mesh, PartitionSpec(_entry(mesh.axis_names)))
