@@ -61,19 +61,10 @@ def evaluate(
       run: the training run whose curves the report shows.
     """
     start = time.monotonic()
-    one = evaluation.make(
-        built.config,
-        built.functions,
-        built.tokenizer,
-        mesh=built.mesh,
-        name=name,
-        settings=built.config.evals[name],
-    )
+    one = evaluation.make(built, name)
     params = assembly.load_weights(built, source)
     terminal.say(f"weights: {source or 'random'}, {assembly.parameter_counts(params)}")
-    rows, scores = evaluation.run(
-        one, params, tokenizer=built.tokenizer, judge=built.task, mesh=built.mesh
-    )
+    rows, scores = evaluation.run(built, one, params)
     summary = {"weights": source or "random", "data": one.settings["fname"], **scores}
     evaluation.write_report(out, rows, summary, title=str(out), run=run)
     terminal.say(

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 
-from paligemma_jax.build import data, terminal
+from paligemma_jax.build import assembly, data, terminal
 from paligemma_jax.build import model as build_model
 from paligemma_jax.config import presets
 from paligemma_jax.data import pipeline, tokens
@@ -17,7 +16,6 @@ from paligemma_jax.inference import beam, evaluator, generate
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import files, gallery, runlog
-from paligemma_jax.tasks import task
 from paligemma_jax.training import step
 
 Params = Mapping[str, jax.Array]
@@ -45,23 +43,16 @@ class Evaluation:
     eval_loss: Callable[..., Any]
 
 
-def make(
-    config: ml_collections.ConfigDict,
-    functions: build_model.Functions,
-    tokenizer: tokens.Tokenizer,
-    *,
-    mesh: jax.sharding.Mesh,
-    name: str,
-    settings: Mapping[str, Any],
-) -> Evaluation:
-    """Reads and checks one evaluation's data and settings; compiles nothing yet."""
-    settings = presets.eval_settings(settings)
+def make(built: assembly.Assembly, name: str) -> Evaluation:
+    """Reads and checks the data and settings of `evals.{name}`; compiles nothing yet."""
+    config, tokenizer = built.config, built.tokenizer
+    settings = presets.eval_settings(config.evals[name])
     records = data.read_records(
         config, settings["fname"], key=f"evals.{name}.fname", image_dir=settings["image_dir"]
     )
     if settings["num_examples"]:
         records = records[: settings["num_examples"]]
-    batch_size = round_up(settings["batch_size"] or config.input.batch_size, mesh.size)
+    batch_size = round_up(settings["batch_size"] or config.input.batch_size, built.mesh.size)
     text_len = data.prompt_len(config, records, tokenizer)
     data.check_lengths(config, records, tokenizer, name=f"evals.{name}")
     records = data.as_learnt(config, records)
@@ -69,7 +60,7 @@ def make(
     pipeline.check_records(records, examples)
     room = settings["max_new_tokens"] or data.answer_len(config, records, tokenizer)
     decode = make_generate(
-        functions,
+        built.functions,
         settings,
         tokenizer=tokenizer,
         max_new_tokens=room,
@@ -82,7 +73,7 @@ def make(
         prompts=data.spec(config, batch_size=batch_size, text_len=text_len),
         examples=examples,
         generate=decode if settings["decode"] else None,
-        eval_loss=jax.jit(step.make_eval_loss(functions.apply, functions.logits)),
+        eval_loss=jax.jit(step.make_eval_loss(built.functions.apply, built.functions.logits)),
     )
 
 
@@ -139,26 +130,21 @@ def make_generate(
 
 
 def run(
-    evaluation: Evaluation,
-    params: Params,
-    *,
-    tokenizer: tokens.Tokenizer,
-    judge: task.Task,
-    mesh: jax.sharding.Mesh,
+    built: assembly.Assembly, evaluation: Evaluation, params: Params
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns (rows of predictions.jsonl, scores with the validation loss under "loss")."""
-    scores: dict[str, Any] = {"loss": _mean_loss(evaluation, params, tokenizer, mesh)}
+    scores: dict[str, Any] = {"loss": _mean_loss(built, evaluation, params)}
     rows: list[dict[str, Any]] = []
     if evaluation.generate is not None:
-        batches = pipeline.eval_batches(evaluation.records, tokenizer, evaluation.prompts)
+        batches = pipeline.eval_batches(evaluation.records, built.tokenizer, evaluation.prompts)
         with terminal.progress(f"answering {evaluation.name}", unit="examples") as report:
             rows, found = evaluator.evaluate(
                 evaluation.generate,
                 {**params, **build_model.unstack(params)},
-                data.on_mesh(batches, mesh),
+                data.on_mesh(batches, built.mesh),
                 evaluation.records,
-                tokenizer,
-                judge,
+                built.tokenizer,
+                built.task,
                 progress=report,
             )
         scores |= found
@@ -212,14 +198,12 @@ def _check_decoding(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"sampler 'beam' has no use for {', '.join(unused)}: leave it out")
 
 
-def _mean_loss(
-    evaluation: Evaluation, params: Params, tokenizer: tokens.Tokenizer, mesh: jax.sharding.Mesh
-) -> float:
-    batches = pipeline.validation_batches(evaluation.records, tokenizer, evaluation.examples)
+def _mean_loss(built: assembly.Assembly, evaluation: Evaluation, params: Params) -> float:
+    batches = pipeline.validation_batches(evaluation.records, built.tokenizer, evaluation.examples)
     sums = []
     with terminal.progress(f"loss of {evaluation.name}", unit="examples") as report:
         for batch in batches:
-            sums.append(evaluation.eval_loss(params, sharding.place_batch(batch, mesh)))
+            sums.append(evaluation.eval_loss(params, sharding.place_batch(batch, built.mesh)))
             done = min(len(sums) * evaluation.examples.batch_size, len(evaluation.records))
             report(done, len(evaluation.records))
         totals = jax.device_get(sums)

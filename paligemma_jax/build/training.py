@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
@@ -74,8 +73,7 @@ def plan(built: assembly.Assembly) -> Plan:
         config, paligemma.shapes(built.model), steps=steps, data_size=len(records)
     )
     evaluations = tuple(
-        _plan_evaluation(built, name, chosen, steps=steps, data_size=len(records))
-        for name, chosen in config.evals.items()
+        _plan_evaluation(built, name, steps=steps, data_size=len(records)) for name in config.evals
     )
     return Plan(records, steps, made, evaluations)
 
@@ -148,16 +146,9 @@ class Log:
 
 
 def _plan_evaluation(
-    built: assembly.Assembly, name: str, chosen: Any, *, steps: int, data_size: int
+    built: assembly.Assembly, name: str, *, steps: int, data_size: int
 ) -> tuple[evaluation.Evaluation, int]:
-    made = evaluation.make(
-        built.config,
-        built.functions,
-        built.tokenizer,
-        mesh=built.mesh,
-        name=name,
-        settings=chosen,
-    )
+    made = evaluation.make(built, name)
     try:
         every = settings.steps(
             "log",
@@ -181,9 +172,7 @@ def _make_hook(
     """Returns the hook that evaluates and writes predictions, scores and the report."""
 
     def evaluate(state: step.TrainState, number: int) -> Mapping[str, float]:
-        rows, scores = evaluation.run(
-            one, state.params, tokenizer=built.tokenizer, judge=built.task, mesh=built.mesh
-        )
+        rows, scores = evaluation.run(built, one, state.params)
         numbers = {f"{one.name}/{key}": value for key, value in task.scalars(scores).items()}
         if rows:
             evaluation.write_report(
