@@ -16,7 +16,7 @@ def get_config(arg=""):
         res=112,
         text_len=20,
         img=dict(width=96, depth=3, mlp_dim=384, num_heads=3, posemb_init="sines"),
-        llm=dict(width=96, depth=3, mlp_dim=384, num_heads=3, num_kv_heads=1, head_dim=32),
+        llm=dict(width=96, depth=3, mlp_dim=512, num_heads=3, num_kv_heads=1, head_dim=32),
     )
     c.task = "detection"
     c.tokenizer = f"{arg.data}/tokenizer.model"

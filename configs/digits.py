@@ -1,4 +1,4 @@
-"""Real handwritten digits in scenes, "detect 3 ; 7": two million parameters, on a CPU.
+"""Real handwritten digits in scenes, "detect 3 ; 7": 1.8 million parameters, on a CPU.
 
     python experiments/digits/make_data.py --out data/digits --placement grid
     python -m paligemma_jax.train --config configs/digits.py --workdir runs/digits

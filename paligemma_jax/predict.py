@@ -22,6 +22,7 @@ import numpy as np
 from paligemma_jax.build import assembly, command_line, predictor, terminal
 from paligemma_jax.reports import drawing
 
+NOT_DECODING = ("fname", "image_dir", "num_examples", "decode")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pictures = pathlib.Path(args.pictures) if args.pictures else None
     if pictures:
         assembly.check_writable(pictures, option="--pictures")
+    check_decoding(overrides["eval"])
     chosen = assembly.set_evaluation(config, "predict", "(command line)", overrides["eval"])
     opened = predictor.open_predictor(
         assembly.assemble(config),
@@ -57,6 +59,14 @@ def parse_args(
     parser.add_argument("--pictures", metavar="FOLDER", help="write annotated pictures there")
     parser.add_argument("images", nargs="+", help="files, folders or globs")
     return command_line.parse(parser, argv, groups=["config", "eval"])
+
+
+def check_decoding(overrides: Sequence[str]) -> None:
+    """Raises a ValueError for keys of evaluations that say nothing about how to answer."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in NOT_DECODING or key.startswith("log_"):
+            raise ValueError(f"--eval.{key} has no effect on predictions; it is for evaluations")
 
 
 def find_images(patterns: Sequence[str]) -> list[str]:

@@ -192,7 +192,7 @@ KEYS = (
 
 EVAL_KEYS = (
     Key("fname", None, (str,), "data set: a JSONL file"),
-    Key("image_dir", None, (str, *OPTIONAL), "as input.data.image_dir"),
+    Key("image_dir", None, (str, *OPTIONAL), "its images; None: beside its own JSONL file"),
     Key("log_steps", None, (int, *OPTIONAL), "how often; one of four, and always after the last"),
     Key("log_epochs", None, (*NUMBER, *OPTIONAL), "how often, in passes over the training data"),
     Key("log_examples", None, (int, *OPTIONAL), "how often, in training examples"),

@@ -142,15 +142,15 @@ def init_normal_positions(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.floa
 
 
 def init_sine_positions(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Returns sines and cosines of x and y, [1, grid**2, D], D a multiple of 4.
+    """Returns sines and cosines of x and y, [1, grid**2, D], D = 8, 12, 16, ...
 
     The fixed embedding of MoCo v3 (arXiv:2104.02057), big_vision's posemb="sincos2d", here only
     where training starts: a model from scratch then sees from its first step what is near what.
     """
     del rng
     _, P, D = shape
-    if D % 4:
-        raise ValueError(f"posemb_init='sines' needs a width that is a multiple of 4, found {D}")
+    if D % 4 or D < 8:
+        raise ValueError(f"posemb_init='sines' needs a width of 8, 12, 16, ...; found {D}")
     y, x = np.divmod(np.arange(P), math.isqrt(P))
     omega = 10_000.0 ** (-np.arange(D // 4) / (D // 4 - 1))
     waves = [f(np.outer(axis, omega)) for axis in (x, y) for f in (np.sin, np.cos)]

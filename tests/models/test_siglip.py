@@ -74,5 +74,5 @@ def test_sine_positions_are_sines_of_x_then_y():
     zero, one = [0, 0, 1, 1], [sin, slow, cos, 1]
     expected = [zero + zero, one + zero, zero + one, one + one]
     np.testing.assert_allclose(found, [expected], atol=1e-6)
-    with pytest.raises(ValueError, match="multiple of 4, found 6"):
+    with pytest.raises(ValueError, match="found 6"):
         siglip.init_sine_positions(jax.random.key(0), (1, 4, 6))

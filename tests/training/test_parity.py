@@ -49,10 +49,6 @@ CASES = {
     "sgd": dict(optax_name="big_vision.sgd", optax_args={}, lr=0.03),
 }
 
-# The others differ from these in numbers more than in kind.
-FAST = {"groups", "smooth0.1", "adafactor", "momentum_hp"}
-
-
 def train(quick_jit, tiny_paligemma, params, batches, *, label_smoothing=0.0, **settings):
     opt = optimizer.make_optimizer(params, **settings)
     train_step = quick_jit(
@@ -82,9 +78,7 @@ def assert_same_parameters(params, stats):
         np.testing.assert_allclose(values.sum(), expected_sum, atol=atol, rtol=0, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=() if c in FAST else pytest.mark.slow) for c in CASES]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_trainer_case_equals_big_vision(case, quick_jit, tiny_paligemma, reference_run):
     params, batches, out = reference_run("trainer")
     settings = {**BASE, **CASES[case], "total_steps": 10, "batch_size": 4, "data_size": 40}
