@@ -56,10 +56,12 @@ HOMES = {
     "matplotlib": {"reports"},
     "tensorboardX": {"reports/runlog.py"},
     "tqdm": {"doors", "build/terminal.py"},  # terminal.py is what all doors show progress with
-    "torch": set(),  # tests and benchmarks only
+    # To compare a conversion with; tests and benchmarks use them too.
+    "torch": {"build/parity.py"},
+    "transformers": {"build/parity.py"},
 }
 # Slow or heavy to import: only where used, so that everything else starts without them.
-LAZY = {"tensorflow", "orbax"}
+LAZY = {"tensorflow", "orbax", "torch", "transformers"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +245,7 @@ MODULES = {PACKAGE} | {
         ("checkpoints/a.py", "import orbax.checkpoint as ocp", "inside the function"),
         ("models/a.py", "def f():\n    import jax", "jax: import at module level"),
         ("models/a.py", "class A:\n  def f(self):\n    if 1:\n      import jax", "module level"),
-        ("reports/a.py", "import torch", "torch lives in the tests only"),
+        ("reports/a.py", "import torch", "torch lives in build/parity.py only"),
         ("data/pipeline.py", "from tqdm import tqdm", "tqdm lives in"),
         ("data/images.py", "import cv2", "cv2 has no home"),
         ("build/a.py", "import configs.demo", "configs has no home"),

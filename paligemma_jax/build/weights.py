@@ -19,6 +19,8 @@ from paligemma_jax.models import paligemma, siglip
 from paligemma_jax.params import names, sharding, variants
 
 POSITION_EMBEDDING = "img/pos_embedding"
+# What the shapes of a language model's arrays cannot tell.
+HIDDEN = ("attn_logits_softcap", "final_logits_softcap", "query_scale")
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -139,15 +141,20 @@ def metadata(
     return {
         "format": "paligemma_jax",
         "variant": {"img": config.model.img.variant, "llm": config.model.llm.variant},
-        "res": model.res,
-        "vocab_size": model.vocab_size,
-        "attn_logits_softcap": model.llm.attn_logits_softcap,
-        "final_logits_softcap": model.llm.final_logits_softcap,
-        "query_scale": model.llm.query_scale,
+        **model_metadata(model),
         "coordinates": config.coordinates,
         "task": config.task,
         "model_init": config.model_init,
         "step": step,
+    }
+
+
+def model_metadata(model: variants.PaliGemma) -> dict[str, Any]:
+    """Returns what a file of weights says of its model, besides its arrays."""
+    return {
+        "res": model.res,
+        "vocab_size": model.vocab_size,
+        **{key: getattr(model.llm, key) for key in HIDDEN},
     }
 
 

@@ -1,6 +1,6 @@
 """The small files beside the weights that transformers reads: model, processor, tokenizer.
 
-What these say is what transformers 4.49 to 5.23 reads; where versions differ, both are said.
+What these say is what transformers 4.57 and 5.23 read; where versions differ, both are said.
 """
 
 from collections.abc import Mapping

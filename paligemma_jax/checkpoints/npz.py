@@ -115,7 +115,7 @@ def write(
     types = _stored_types(params, dtypes or {})
     comment = _comment(metadata or {}, types)
     total = sum(math.prod(np.shape(params[name])) * types[name].itemsize for name in params)
-    _check_space(path, total + OVERHEAD_BYTES * len(params) + len(comment))
+    check_space(path, total + OVERHEAD_BYTES * len(params) + len(comment))
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
@@ -240,7 +240,8 @@ def _comment(metadata: Mapping[str, Any], types: Mapping[str, np.dtype]) -> byte
     return text.encode()
 
 
-def _check_space(path: pathlib.Path, needed: int) -> None:
+def check_space(path: pathlib.Path, needed: int) -> None:
+    """Raises an OSError if the disk that `path` would be on lacks `needed` bytes."""
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise OSError(

@@ -76,6 +76,11 @@ class Tokenizer:
             kept = kept[: kept.index(self.eos)]
         return self._processor.decode([i for i in kept if 0 <= i < self.vocab_size])
 
+    def control_pieces(self) -> dict[str, tuple[int, str]]:
+        """Returns "pad", "eos", "bos" and "unk" -> (id, piece)."""
+        ids = {"pad": self.pad, "eos": self.eos, "bos": self.bos, "unk": self._processor.unk_id()}
+        return {name: (i, self._processor.id_to_piece(i)) for name, i in ids.items()}
+
     def _check(self, name: str) -> int:
         """Returns the id of "\\n" after making sure that this is a tokenizer PaliGemma can use."""
         for piece in ("pad", "eos", "bos"):

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -199,7 +199,9 @@ def infer(
     found = _dimensions(shapes)
     differences = {}
     for name, (img, llm) in among.items():
-        expected = _visible(VITS[img], GEMMAS[llm])
+        expected = _visible(
+            _look_up(VITS, img, what="vision tower"), _look_up(GEMMAS, llm, what="language model")
+        )
         differs = [
             f"{key} {found[key]} instead of {expected[key]}"
             for key in expected
@@ -214,6 +216,20 @@ def infer(
         for name, differs in sorted(differences.items(), key=lambda item: len(item[1]))
     )
     raise ValueError(f"these arrays are none of {list(among)}. What differs:{listing}")
+
+
+def measure(shapes: Mapping[str, Sequence[int]], hidden: Mapping[str, Any]) -> PaliGemma:
+    """Returns the model with the dimensions of these arrays, released or not; raises as `infer`.
+
+    `hidden` is what shapes cannot tell, by the attributes of `Gemma`: soft-caps and query scale.
+    """
+    found: dict[str, Any] = {**_dimensions(shapes)}
+    img, llm = (
+        {k.removeprefix(tower): size for k, size in found.items() if k.startswith(tower)}
+        for tower in ("img.", "llm.")
+    )
+    res = found["grid"] * found["img.patch_size"]
+    return PaliGemma(Vit(**img), Gemma(**llm, **hidden), res, found["vocab_size"])
 
 
 def _dimensions(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:

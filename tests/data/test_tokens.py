@@ -162,3 +162,9 @@ def test_training_a_tokenizer_twice_gives_the_same_bytes(tmp_path):
 def test_a_tokenizer_that_cannot_be_trained_is_an_error(tmp_path, texts, vocab_size, reason):
     with pytest.raises(ValueError, match=reason):
         tokens.train_tokenizer(texts, tmp_path / "t.model", vocab_size=vocab_size)
+
+
+def test_control_pieces_are_named_with_their_ids():
+    found = tokens.load_tokenizer(MODEL).control_pieces()
+    expected = {"pad": (0, "<pad>"), "eos": (1, "</s>"), "bos": (2, "<s>"), "unk": (3, "<unk>")}
+    assert found == expected

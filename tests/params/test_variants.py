@@ -85,3 +85,12 @@ def test_heads_that_do_not_divide_are_an_error():
         dataclasses.replace(variants.GEMMAS["tiny"], num_kv_heads=3)
     with pytest.raises(ValueError, match="width 48 is not a multiple of 5 heads"):
         dataclasses.replace(variants.VITS["tiny/14"], num_heads=5)
+
+
+def test_dimensions_that_were_never_released_are_measured():
+    shapes = read_contract("paligemma2_3b_224")
+    shapes["llm/embedder/input_embedding"] = (1000, 2304)
+    hidden = {"query_scale": "head_dim", "attn_logits_softcap": 50.0, "final_logits_softcap": 0.0}
+    expected = variants.released("paligemma2-3b", res=224, final_logits_softcap=0.0)
+    expected = dataclasses.replace(expected, vocab_size=1000)
+    assert variants.measure(shapes, hidden) == expected

@@ -1,0 +1,158 @@
+"""Convert weights: npz files and runs to Hugging Face folders, these to npz, and casts.
+
+    python -m paligemma_jax.convert runs/fracture hf/fracture
+    python -m paligemma_jax.convert paligemma2-3b-pt-224.npz hf/pt --variant paligemma2-3b
+    python -m paligemma_jax.convert hf/paligemma-3b-mix-224 mix.npz --dtype float16
+    python -m paligemma_jax.convert runs/fracture openpi.npz --openpi
+
+SRC is an npz file, a run's folder or a folder with safetensors; DST is an npz file (by its ending)
+or a folder that transformers' PaliGemmaForConditionalGeneration and processor load. What SRC is and
+its dimensions are seen from its files. Nothing is downloaded, and one array is in memory at a time.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+from paligemma_jax.build import (
+    command_line,
+    conversion,
+    conversion_source,
+    parity,
+    terminal,
+)
+from paligemma_jax.params import variants
+
+DTYPES = ("float32", "float16", "bfloat16")
+# What openpi's loader of PaliGemma weights expects.
+OPENPI_PREFIX, OPENPI_DTYPE = "params/", "float32"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    start = time.monotonic()
+    source = conversion_source.find(args.source)
+    check_target(args.target, source.path, overwrite=args.overwrite)
+    if args.target.suffix == ".npz":
+        model, written = to_npz(source, args)
+    else:
+        model, written = to_folder(source, args)
+    seconds = time.monotonic() - start
+    terminal.say(
+        f"{written.num_arrays} arrays, {terminal.size(written.num_bytes)} in {seconds:.1f} s: "
+        f"{source.path} -> {args.target}"
+    )
+    result = {"arrays": written.num_arrays, "bytes": written.num_bytes, "seconds": seconds}
+    if args.verify:
+        result |= verify(source, args.target, model)
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = command_line.parser(__doc__)
+    parser.add_argument("source", metavar="SRC", type=pathlib.Path)
+    parser.add_argument("target", metavar="DST", type=pathlib.Path)
+    parser.add_argument("--dtype", choices=DTYPES, help="of all arrays; default: as they are")
+    parser.add_argument("--variant", help="a released model, as paligemma2-3b, or VIT,GEMMA")
+    parser.add_argument("--config", metavar="FILE[:ARG]", help="what the weights were trained with")
+    parser.add_argument(
+        "--final_logits_softcap", type=float, metavar="C", help="instead of what SRC says; 0: none"
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FILE", help="sentencepiece model; default: beside SRC; 'none'"
+    )
+    parser.add_argument("--openpi", action="store_true", help="an npz as openpi reads it")
+    parser.add_argument("--overwrite", action="store_true", help="replace DST")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare logits (needs torch and transformers)"
+    )
+    args = parser.parse_args(argv)
+    if args.openpi and args.dtype not in (None, OPENPI_DTYPE):
+        parser.error(f"--openpi means {OPENPI_DTYPE}, not --dtype {args.dtype}")
+    if args.openpi and args.target.suffix != ".npz":
+        parser.error("--openpi writes an npz file: DST must end in .npz")
+    return args
+
+
+def check_target(target: pathlib.Path, source: pathlib.Path, *, overwrite: bool) -> None:
+    """Raises a ValueError if DST may not be written: it is SRC, or there and not to be replaced."""
+    if target.exists() and target.resolve() in (source.resolve(), source.parent.resolve()):
+        raise ValueError(f"DST {target} is where SRC is: choose another place")
+    if target.exists() and (target.suffix == ".npz") != target.is_file():
+        raise ValueError(f"DST {target} is a {'file' if target.is_file() else 'folder'} already")
+    is_taken = target.is_file() or (target.is_dir() and any(target.iterdir()))
+    if is_taken and not overwrite:
+        raise ValueError(f"DST {target} is there already; --overwrite replaces it")
+
+
+def to_npz(
+    source: conversion_source.Source, args: argparse.Namespace
+) -> tuple[variants.PaliGemma | None, conversion.Written]:
+    """Writes an npz file, and returns the model where it was needed."""
+    prefix = OPENPI_PREFIX if args.openpi else ""
+    dtype = OPENPI_DTYPE if args.openpi else args.dtype
+    if source.is_huggingface:
+        model = describe(source, args)
+        done = conversion.from_huggingface(
+            source.path, args.target, model, dtype=dtype, prefix=prefix
+        )
+        return model, done
+    if args.verify:
+        raise ValueError("--verify compares with transformers: SRC or DST must be such a folder")
+    return None, conversion.rewrite(source.path, args.target, dtype=dtype, prefix=prefix)
+
+
+def to_folder(
+    source: conversion_source.Source, args: argparse.Namespace
+) -> tuple[variants.PaliGemma, conversion.Written]:
+    """Writes a folder for transformers."""
+    if source.is_huggingface:
+        raise ValueError("SRC and DST are both Hugging Face folders: go through an npz file")
+    tokenizer = source.tokenizer if args.tokenizer is None else pathlib.Path(args.tokenizer)
+    if args.tokenizer == "none" or tokenizer is None:
+        tokenizer = None
+        terminal.say(
+            "no tokenizer: the model will load, its processor will not. --tokenizer FILE adds it"
+        )
+    model = describe(source, args)
+    return model, conversion.to_huggingface(
+        source.path, args.target, model, dtype=args.dtype, tokenizer=tokenizer
+    )
+
+
+def describe(source: conversion_source.Source, args: argparse.Namespace) -> variants.PaliGemma:
+    """Returns the model of the weights, and says which it is."""
+    model = conversion_source.describe(
+        source,
+        variant=args.variant,
+        config=args.config,
+        final_logits_softcap=args.final_logits_softcap,
+    )
+    llm = model.llm
+    terminal.say(
+        f"model: {model.res} px, {llm.depth} layers of width {llm.width}, {model.vocab_size} "
+        f"pieces; soft-caps: attention {llm.attn_logits_softcap:g}, final "
+        f"{llm.final_logits_softcap:g}; query scale: {llm.query_scale}"
+    )
+    return model
+
+
+def verify(
+    source: conversion_source.Source, target: pathlib.Path, model: variants.PaliGemma | None
+) -> dict[str, float]:
+    """Compares the logits of SRC and DST, says how far they are apart, and returns that."""
+    assert model is not None
+    paths = (target, source.path) if source.is_huggingface else (source.path, target)
+    found = parity.compare(*paths, model)
+    terminal.say(
+        f"logits differ from transformers' by up to {found.largest:.3g}; the largest is "
+        f"{found.largest_logit:.3g}"
+    )
+    return {"max_logit_difference": found.largest, "max_logit": found.largest_logit}
+
+
+if __name__ == "__main__":
+    command_line.run(main)

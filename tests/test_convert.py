@@ -1,0 +1,211 @@
+"""Conversion through the door: there and back, what it infers, what it refuses."""
+
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from paligemma_jax import convert
+from paligemma_jax.checkpoints import huggingface, npz
+from paligemma_jax.data import tokens
+from paligemma_jax.models import paligemma
+from paligemma_jax.params import variants
+
+REFERENCE = pathlib.Path(__file__).parent / "reference"
+SWITCHES = {
+    "query_scale": "head_dim",
+    "attn_logits_softcap": 50.0,
+    "final_logits_softcap": 30.0,
+}
+
+
+@pytest.fixture
+def weights(tmp_path, load_reference):
+    """An npz file of a tiny PaliGemma 2 with metadata, without a tokenizer."""
+    params = load_reference("forward_pg2")[0]
+    npz.write(tmp_path / "weights.npz", params, metadata={**SWITCHES, "task": "detection"})
+    return tmp_path / "weights.npz"
+
+
+def run(capsys, *words) -> dict:
+    """Runs the door and returns what it prints, with what it says as `said`."""
+    convert.main([str(word) for word in words])
+    out, said = capsys.readouterr()
+    return {**json.loads(out), "said": said}
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def test_there_and_back_keeps_every_bit_and_the_metadata(weights, tmp_path, capsys):
+    result = run(capsys, weights, tmp_path / "hf")
+    size = (tmp_path / "hf" / "model.safetensors").stat().st_size
+    assert (result["arrays"], result["bytes"]) == (34, size)
+    assert "soft-caps: attention 50, final 30" in result["said"]
+    text = read_json(tmp_path / "hf" / "config.json")["text_config"]
+    assert (text["attn_logit_softcapping"], text["final_logit_softcapping"]) == (50.0, 30.0)
+    run(capsys, tmp_path / "hf", tmp_path / "back.npz")
+    expected, found = npz.read(weights), npz.read(tmp_path / "back.npz")
+    assert sorted(found) == sorted(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    metadata = npz.read_header(tmp_path / "back.npz").metadata
+    assert metadata.items() >= {**SWITCHES, "task": "detection", "res": 56}.items()
+
+
+def test_weights_saved_by_transformers_become_an_npz(tmp_path, capsys, load_reference):
+    run(capsys, REFERENCE / "hf_pg1", tmp_path / "a.npz", "--dtype", "bfloat16")
+    for name, array in load_reference("forward_pg1")[0].items():
+        found = npz.read(tmp_path / "a.npz", names=[name])[name]
+        np.testing.assert_array_equal(found, array.astype(ml_dtypes.bfloat16), err_msg=name)
+
+
+def test_a_run_brings_its_tokenizer(tmp_path, capsys):
+    tokenizer = tokens.load_tokenizer(REFERENCE / "tiny_spm.model")
+    model = variants.make("tiny/14", "tiny", res=28, vocab_size=tokenizer.vocab_size)
+    params = {name: np.zeros(x.shape, "float16") for name, x in paligemma.shapes(model).items()}
+    metadata = {**SWITCHES, "attn_logits_softcap": 0.0, "final_logits_softcap": 0.0}
+    npz.write(tmp_path / "final.npz", params, metadata=metadata)
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer.model)
+    run(capsys, tmp_path, tmp_path / "hf")
+    config = read_json(tmp_path / "hf" / "config.json")
+    assert (config["dtype"], config["image_token_index"]) == ("float16", tokenizer.vocab_size)
+    assert config["text_config"]["model_type"] == "gemma"
+    added = read_json(tmp_path / "hf" / "tokenizer_config.json")["added_tokens_decoder"]
+    names = {int(number): token["content"] for number, token in added.items()}
+    assert names[tokenizer.loc_ids[7]] == "<loc0007>"
+    assert names[tokenizer.vocab_size] == "<image>"
+    assert (tmp_path / "hf" / "tokenizer.model").read_bytes() == tokenizer.model
+    assert read_json(tmp_path / "hf" / "preprocessor_config.json")["image_seq_length"] == 4
+
+
+def test_a_tokenizer_of_another_size_is_refused_before_anything_is_written(weights, tmp_path):
+    spm = str(REFERENCE / "tiny_spm.model")
+    with pytest.raises(ValueError, match="1572 pieces, the embedding 1400 rows"):
+        convert.main([str(weights), str(tmp_path / "hf"), "--tokenizer", spm])
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.npz"]
+
+
+def test_openpi_gets_its_prefix_and_float32(tmp_path, capsys):
+    params = {"img/head/bias": np.ones(3, "float16")}
+    npz.write(tmp_path / "a.npz", params)
+    run(capsys, tmp_path / "a.npz", tmp_path / "b.npz", "--openpi")
+    with np.load(tmp_path / "b.npz") as file:
+        assert {name: file[name].dtype for name in file} == {"params/img/head/bias": "float32"}
+
+
+def test_casts_keep_the_metadata(weights, tmp_path, capsys):
+    run(capsys, weights, tmp_path / "half.npz", "--dtype", "float16")
+    header = npz.read_header(tmp_path / "half.npz")
+    assert {array.dtype for array in header.arrays.values()} == {np.dtype("float16")}
+    assert header.metadata["task"] == "detection"
+
+
+def test_what_arrays_cannot_tell_must_be_said(tmp_path, capsys, load_reference):
+    source, folder = tmp_path / "bare.npz", tmp_path / "hf"
+    npz.write(source, load_reference("forward_pg2")[0])
+    with pytest.raises(ValueError, match="these arrays are none of"):
+        convert.main([str(source), str(folder)])
+    run(capsys, source, folder, "--variant", "tiny/14,tiny2")
+    text = read_json(folder / "config.json")["text_config"]
+    assert (text["attn_logit_softcapping"], text["final_logit_softcapping"]) == (50.0, None)
+    cap = ("--final_logits_softcap", 30, "--overwrite")
+    run(capsys, source, folder, "--variant", "tiny/14,tiny2", *cap)
+    text = read_json(folder / "config.json")["text_config"]
+    assert text["final_logit_softcapping"] == 30.0
+
+
+def test_a_released_paligemma_2_without_metadata_asks_for_the_variant(tmp_path, monkeypatch):
+    monkeypatch.setitem(variants.RELEASED, "paligemma2-0b", ("tiny/14", "tiny2"))
+    model = variants.make("tiny/14", "tiny2", res=28, vocab_size=8)
+    params = {name: np.zeros(x.shape, "float16") for name, x in paligemma.shapes(model).items()}
+    npz.write(tmp_path / "a.npz", params)
+    with pytest.raises(ValueError, match="Give --variant paligemma2-0b"):
+        convert.main([str(tmp_path / "a.npz"), str(tmp_path / "hf")])
+
+
+def test_a_variant_of_other_dimensions_says_what_differs(weights, tmp_path):
+    with pytest.raises(ValueError, match=r"llm\.width 64 instead of 2304"):
+        convert.main([str(weights), str(tmp_path / "hf"), "--variant", "paligemma2-3b"])
+
+
+def test_nothing_is_overwritten_unless_asked(weights, tmp_path, capsys):
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    for name in ("README.md", "model-00001-of-00002.safetensors"):
+        (folder / name).write_text("old")
+    with pytest.raises(ValueError, match="--overwrite replaces it"):
+        convert.main([str(weights), str(folder)])
+    run(capsys, weights, folder, "--overwrite")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "README.md",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    assert (folder / "README.md").read_text() == "old"
+    with pytest.raises(ValueError, match="is where SRC is"):
+        convert.main([str(weights), str(weights), "--overwrite"])
+
+
+def test_a_failed_export_leaves_what_was_there(tmp_path, load_reference, capsys):
+    params = load_reference("forward_pg1")[0]
+    params["llm/final_norm/scale"][0] = 1e6
+    npz.write(tmp_path / "a.npz", params)
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    (folder / "config.json").write_text("old")
+    words = [tmp_path / "a.npz", folder, "--variant", "tiny/14,tiny", "--overwrite"]
+    with pytest.raises(ValueError, match="'llm/final_norm/scale' holds numbers up to 1e"):
+        run(capsys, *words, "--dtype", "float16")
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "hf"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing.npz", "hf"], "no such file or folder; nothing is downloaded"),
+        (["empty", "hf"], "it holds nothing"),
+        (["weights.npz", "a.npz", "--verify"], "must be such a folder"),
+        (["weights.npz", "hf", "--variant", "paligemma3"], "expected one of"),
+        (["weights.npz", "hf", "--variant", "tiny/14,gemma5"], "no language model named"),
+    ],
+)
+def test_what_cannot_be_converted_is_said(weights, tmp_path, monkeypatch, words, message):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        convert.main(words)
+
+
+def test_several_files_are_read_through_their_index(weights, tmp_path, capsys, monkeypatch):
+    small = functools.partial(huggingface.plan, shard_bytes=300_000)
+    monkeypatch.setattr(huggingface, "plan", small)
+    run(capsys, weights, tmp_path / "hf")
+    assert len(list((tmp_path / "hf").glob("model-*-of-*.safetensors"))) > 3
+    run(capsys, tmp_path / "hf", tmp_path / "back.npz")
+    found = npz.read(tmp_path / "back.npz")
+    for name, array in npz.read(weights).items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["pg1", "pg2"])
+def test_transformers_gives_the_same_logits(case, tmp_path, load_reference):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    npz.write(tmp_path / "a.npz", load_reference(f"forward_{case}")[0])
+    words = [tmp_path / "a.npz", tmp_path / "hf", "--verify", "--variant"]
+    words += ["tiny/14,tiny" if case == "pg1" else "tiny/14,tiny2"]
+    command = [sys.executable, "-m", "paligemma_jax.convert", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["max_logit_difference"] < 1e-3
