@@ -177,6 +177,13 @@ def test_everything_wrong_is_said_before_the_first_step(run, folder):
         "--config.res=56",
         match="resample_posemb",
     )
+    fails(
+        folder,
+        "k",
+        f"--config.model_init={run}/final.npz",
+        "--config.coordinates=1024",
+        match="it says coordinates '1023', the settings '1024'",
+    )
     fails(folder, "g", f"--config.tokenizer={folder}/config.py", match="sentencepiece")
     fails(folder, "h", "--config.optax_name=scale_by_adamm", match="scale_by_adam")
     fails(folder, "i", "--config.remat_policy=some", match="remat_policy")

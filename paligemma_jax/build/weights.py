@@ -62,9 +62,11 @@ def check_file(
 
     Raises:
       ValueError: another grid of position embeddings (unless `model.img.resample_posemb`), or
-        arrays that are missing, extra or misshapen, all of them listed.
+        arrays that are missing, extra or misshapen, all of them listed; or what the file says of
+        itself (loc convention, soft-caps, query scale) contradicts the settings.
     """
-    found = dict(npz.read_header(path).arrays)
+    header = npz.read_header(path)
+    found = dict(header.arrays)
     expected = paligemma.shapes(model)
     if POSITION_EMBEDDING in found:
         allowed = config.model.img.resample_posemb
@@ -75,6 +77,7 @@ def check_file(
     if POSITION_EMBEDDING in found:
         shapes[POSITION_EMBEDDING] = (1, model.grid**2, shapes[POSITION_EMBEDDING][2])
     names.check_shapes(shapes, expected, where=os.fspath(path))
+    _check_metadata(config, model, header.metadata, where=os.fspath(path))
     return found
 
 
@@ -156,6 +159,31 @@ def model_metadata(model: variants.PaliGemma) -> dict[str, Any]:
         "vocab_size": model.vocab_size,
         **{key: getattr(model.llm, key) for key in HIDDEN},
     }
+
+
+def _check_metadata(
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma,
+    stored: Mapping[str, Any],
+    *,
+    where: str,
+) -> None:
+    """Compares what shapes cannot show; published files say nothing of themselves."""
+    if config.task == "detection" and stored.get("task") == "detection":
+        expected = {"coordinates": config.coordinates}
+    else:
+        expected = {}
+    expected |= {key: getattr(model.llm, key) for key in HIDDEN}
+    differing = [
+        f"{key} {stored[key]!r}, the settings {value!r}"
+        for key, value in expected.items()
+        if key in stored and stored[key] != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{where} was made with other settings: it says {'; '.join(differing)}. "
+            f"Set coordinates, model.llm.final_logits_softcap or model.llm.dims as it says"
+        )
 
 
 @functools.cache
