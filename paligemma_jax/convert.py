@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     start = time.monotonic()
     source = conversion_source.find(args.source)
+    if args.verify:
+        parity.check_installed()
     check_target(args.target, source.path, overwrite=args.overwrite)
     if args.target.suffix == ".npz":
         model, written = to_npz(source, args)

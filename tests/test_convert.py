@@ -12,6 +12,7 @@ import pytest
 
 from paligemma_jax import convert
 from paligemma_jax.checkpoints import huggingface, npz
+from paligemma_jax.config import presets, settings
 from paligemma_jax.data import tokens
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants
@@ -130,6 +131,30 @@ def test_a_released_paligemma_2_without_metadata_asks_for_the_variant(tmp_path, 
         convert.main([str(tmp_path / "a.npz"), str(tmp_path / "hf")])
 
 
+def test_a_run_without_metadata_is_described_by_its_config(tmp_path, capsys, load_reference):
+    npz.write(tmp_path / "final.npz", load_reference("forward_pg2")[0])
+    config = presets.finetune(model="paligemma2-3b", res=56)
+    config.model.img.variant, config.model.llm.variant = "tiny/14", "tiny2"
+    config.model.llm.vocab_size = 1400
+    (tmp_path / "config.json").write_text(settings.to_json(config))
+    run(capsys, tmp_path, tmp_path / "hf")
+    text = read_json(tmp_path / "hf" / "config.json")["text_config"]
+    assert (text["attn_logit_softcapping"], text["final_logit_softcapping"]) == (50.0, None)
+
+
+def test_missing_packages_are_said_before_the_work(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("paligemma_jax.build.parity.PACKAGES", ("torch_of_nobody",))
+    with pytest.raises(ValueError, match="pip install torch_of_nobody"):
+        convert.main([str(weights), str(tmp_path / "hf"), "--verify"])
+    assert not (tmp_path / "hf").exists()
+
+
+def test_two_npz_files_cannot_be_verified(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("paligemma_jax.build.parity.PACKAGES", ())
+    with pytest.raises(ValueError, match="must be such a folder"):
+        convert.main([str(weights), str(tmp_path / "a.npz"), "--verify"])
+
+
 def test_a_variant_of_other_dimensions_says_what_differs(weights, tmp_path):
     with pytest.raises(ValueError, match=r"llm\.width 64 instead of 2304"):
         convert.main([str(weights), str(tmp_path / "hf"), "--variant", "paligemma2-3b"])
@@ -175,7 +200,6 @@ def test_a_failed_export_leaves_what_was_there(tmp_path, load_reference, capsys)
     [
         (["nothing.npz", "hf"], "no such file or folder; nothing is downloaded"),
         (["empty", "hf"], "it holds nothing"),
-        (["weights.npz", "a.npz", "--verify"], "must be such a folder"),
         (["weights.npz", "hf", "--variant", "paligemma3"], "expected one of"),
         (["weights.npz", "hf", "--variant", "tiny/14,gemma5"], "no language model named"),
     ],

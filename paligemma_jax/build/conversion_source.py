@@ -130,7 +130,11 @@ def _from_table(shapes: Mapping[str, Sequence[int]], variant: str) -> variants.P
 
 def _infer(shapes: Mapping[str, Sequence[int]], path: pathlib.Path) -> variants.PaliGemma:
     """Returns a released model of which arrays tell everything: Gemma 1 has nothing hidden."""
-    name, model = variants.infer(shapes)
+    try:
+        name, model = variants.infer(shapes)
+    except ValueError as error:
+        error.add_note("--config FILE or --variant VIT,GEMMA says which other model it is")
+        raise
     if model.llm.attn_logits_softcap or model.llm.final_logits_softcap:
         raise ValueError(
             f"{path}: these are the dimensions of {name}, but arrays cannot tell soft-caps and "

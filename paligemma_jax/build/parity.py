@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gc
+import importlib.util
 import os
 import pathlib
 
@@ -13,6 +14,7 @@ from paligemma_jax.checkpoints import npz
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants
 
+PACKAGES = "torch", "transformers"
 NUM_EXAMPLES, TEXT_LEN = 2, 8
 # Rounding of float32 gives 1e-5 of the largest logit, a cast to bfloat16 some 1e-2, a wrong mask,
 # scale or soft-cap more than a tenth.
@@ -27,6 +29,12 @@ class Difference:
     largest_logit: float
 
 
+def check_installed() -> None:
+    """Raises a ValueError if a package is missing that `compare` needs."""
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise ValueError(f"--verify needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+
+
 def compare(
     path: pathlib.Path, folder: pathlib.Path, model: variants.PaliGemma, *, seed: int = 0
 ) -> Difference:
@@ -36,8 +44,8 @@ def compare(
     these alike. One model is in memory at a time, in float32.
 
     Raises:
-      ValueError: torch or transformers cannot be imported, tensors that transformers misses, or
-        logits that differ by more than a tenth of the largest.
+      ValueError: tensors that transformers misses, or logits that differ by more than a
+        tenth of the largest.
     """
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (NUM_EXAMPLES, model.res, model.res, 3), np.uint8)
@@ -84,13 +92,9 @@ def _their_logits(
     model: variants.PaliGemma,
 ) -> np.ndarray:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-        import transformers  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ValueError(
-            f"--verify needs torch and transformers ({error}): pip install torch transformers"
-        ) from error
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
+
     theirs, info = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
         folder, attn_implementation="eager", local_files_only=True, output_loading_info=True
     )
