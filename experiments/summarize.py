@@ -20,7 +20,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 KEPT = ("map", "map50", "map75", "precision50", "recall50", "count_correct", "loss", "num_images")
-SIDE, COLUMNS = 224, 4
+SIDE, GAP, COLUMNS = 224, 6, 4  # pixels, pixels, pictures in a row
 
 
 def main() -> None:
@@ -77,7 +77,8 @@ def draw_pictures(rows: list[dict], path: pathlib.Path) -> None:
     """Draws examples evenly from worst to best: truth dashed white, predictions coloured."""
     rows = sorted(rows, key=lambda row: row["score"])
     chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, 2 * COLUMNS).astype(int)]
-    sheet = Image.new("RGB", (COLUMNS * SIDE, 2 * SIDE))
+    step = SIDE + GAP
+    sheet = Image.new("RGB", (COLUMNS * step - GAP, 2 * step - GAP), "white")
     for number, row in enumerate(chosen):
         image = drawing.open_rgb(row["images"][0]).resize((SIDE, SIDE))
         found = row["detections"]
@@ -92,7 +93,7 @@ def draw_pictures(rows: list[dict], path: pathlib.Path) -> None:
             for start in range(y1, y2, 8):
                 pen.line([(x1, start), (x1, min(start + 4, y2))], fill="white")
                 pen.line([(x2, start), (x2, min(start + 4, y2))], fill="white")
-        sheet.paste(image, (number % COLUMNS * SIDE, number // COLUMNS * SIDE))
+        sheet.paste(image, (number % COLUMNS * step, number // COLUMNS * step))
     sheet.save(path, optimize=True)
 
 

@@ -49,6 +49,7 @@ CASES = {
     "sgd": dict(optax_name="big_vision.sgd", optax_args={}, lr=0.03),
 }
 
+
 def train(quick_jit, tiny_paligemma, params, batches, *, label_smoothing=0.0, **settings):
     opt = optimizer.make_optimizer(params, **settings)
     train_step = quick_jit(
