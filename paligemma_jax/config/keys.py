@@ -1,37 +1,20 @@
 """Every config key: its default, its types and what it does, in one table.
 
 README's reference is printed from here: `python -m paligemma_jax.config.keys`. Key names follow
-big_vision where the meaning is the same.
+big_vision where the meaning is the same. Those of one evaluation are in eval_keys.
 """
 
-import dataclasses
-import difflib
 import sys
-from collections.abc import Iterable
-from typing import Any
 
-NUMBER = (int, float)
-OPTIONAL = (type(None),)
-RULES = (list, tuple)
+from paligemma_jax.config import eval_keys, spec
 
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """A config key: dotted name, default, allowed types (None included where it may be unset).
-
-    `rule_types` are those of the values where a key may be a list of pairs (text, value).
-    """
-
-    name: str
-    default: Any
-    types: tuple[type, ...]
-    doc: str
-    choices: tuple[Any, ...] = ()
-    rule_types: tuple[type, ...] = ()
-
+# Every line of the table says them.
+Key, NUMBER, OPTIONAL, RULES = spec.Key, spec.NUMBER, spec.OPTIONAL, spec.RULES
 
 KEYS = (
-    Key("seed", 0, (int,), "decides the data order, dropout and any random initialization"),
+    Key(
+        "seed", 0, (int,), "decides the data order, dropout and any random initialization", least=0
+    ),
     Key("task", "detection", (str,), "what answers are: how they are checked, scored and drawn"),
     Key(
         "coordinates",
@@ -40,7 +23,13 @@ KEYS = (
         "loc convention: x*1023 (big_vision) or x*1024 (HF guide)",
         ("1023", "1024"),
     ),
-    Key("res", 224, (int,), "side of the square input image in pixels, a multiple of the patch"),
+    Key(
+        "res",
+        224,
+        (int,),
+        "side of the square input image in pixels, a multiple of the patch",
+        least=1,
+    ),
     Key("model.img.variant", "So400m/14", (str,), "vision tower"),
     Key(
         "model.img.resample_posemb",
@@ -54,16 +43,19 @@ KEYS = (
         (dict, *OPTIONAL),
         "dimensions that replace the variant's: width, depth, mlp_dim, num_heads, patch_size",
     ),
-    Key("model.img.dropout", 0.0, NUMBER, "dropout rate in the vision tower"),
+    Key("model.img.dropout", 0.0, NUMBER, "dropout rate in the vision tower", least=0),
     Key("model.llm.variant", "gemma_2b", (str,), "language model"),
     Key(
         "model.llm.vocab_size",
         257_152,
         (int, *OPTIONAL),
         "rows of the embedding; None: as many as the tokenizer has pieces",
+        least=1,
     ),
-    Key("model.llm.final_logits_softcap", 0.0, NUMBER, "cap of the final logits; 0 is off"),
-    Key("model.llm.dropout", 0.0, NUMBER, "dropout rate in the language model's blocks"),
+    Key(
+        "model.llm.final_logits_softcap", 0.0, NUMBER, "cap of the final logits; 0 is off", least=0
+    ),
+    Key("model.llm.dropout", 0.0, NUMBER, "dropout rate in the language model's blocks", least=0),
     Key(
         "model.llm.dims",
         None,
@@ -128,16 +120,44 @@ KEYS = (
         (str, *OPTIONAL),
         "prompt made from the row, as 'answer en {question}'; None: the prefix as it is",
     ),
-    Key("input.batch_size", 8, (int,), "examples per step, over all devices and processes"),
-    Key("input.text_len", 128, (int,), "tokens of prefix and suffix together, with bos, \\n, eos"),
-    Key("input.max_images", 1, (int,), "image slots per example; unused ones are masked"),
+    Key(
+        "input.batch_size", 8, (int,), "examples per step, over all devices and processes", least=1
+    ),
+    Key(
+        "input.text_len",
+        128,
+        (int,),
+        "tokens of prefix and suffix together, with bos, \\n, eos",
+        least=1,
+    ),
+    Key("input.max_images", 1, (int,), "image slots per example; unused ones are masked", least=1),
     Key("input.lowercase", False, (bool,), "lower-case prefix and suffix, as the Colabs do"),
     Key("input.allow_truncation", False, (bool,), "accept examples that lose their eos"),
-    Key("input.num_workers", None, (int, *OPTIONAL), "threads that decode images; None: all cores"),
-    Key("total_steps", None, (int, *OPTIONAL), "length of the run; one of the three is set"),
-    Key("total_epochs", None, (*NUMBER, *OPTIONAL), "length of the run in passes over the data"),
-    Key("total_examples", None, (int, *OPTIONAL), "length of the run in examples"),
-    Key("accumulation_steps", 1, (int,), "micro-batches per step; the result equals the big batch"),
+    Key(
+        "input.num_workers",
+        None,
+        (int, *OPTIONAL),
+        "threads that decode images; None: all cores",
+        least=1,
+    ),
+    Key(
+        "total_steps", None, (int, *OPTIONAL), "length of the run; one of the three is set", least=0
+    ),
+    Key(
+        "total_epochs",
+        None,
+        (*NUMBER, *OPTIONAL),
+        "length of the run in passes over the data",
+        least=0,
+    ),
+    Key("total_examples", None, (int, *OPTIONAL), "length of the run in examples", least=0),
+    Key(
+        "accumulation_steps",
+        1,
+        (int,),
+        "micro-batches per step; the result equals the big batch",
+        least=1,
+    ),
     Key(
         "trainable",
         None,
@@ -151,11 +171,23 @@ KEYS = (
         "learning-rate schedule, or rules [(regex, schedule | None)]; None is frozen",
         rule_types=(dict, *OPTIONAL),
     ),
-    Key("schedule_offset", 0, (int,), "schedule counts from 0 (big_vision's trainer) or 1 (Colab)"),
+    Key(
+        "schedule_offset",
+        0,
+        (int,),
+        "schedule counts from 0 (big_vision's trainer) or 1 (Colab)",
+        least=0,
+    ),
     Key("optax_name", "scale_by_adam", (str,), "optimizer: sgd, momentum, scale_by_adam, ..."),
     Key("optax", {}, (dict,), "the optimizer's own arguments"),
-    Key("lr", 1e-5, NUMBER, "learning rate at the top of the schedule"),
-    Key("wd", None, (*NUMBER, *OPTIONAL), "weight decay, times the schedule and not times lr"),
+    Key("lr", 1e-5, NUMBER, "learning rate at the top of the schedule", least=0),
+    Key(
+        "wd",
+        None,
+        (*NUMBER, *OPTIONAL),
+        "weight decay, times the schedule and not times lr",
+        least=0,
+    ),
     Key(
         "lr_mults",
         None,
@@ -170,8 +202,10 @@ KEYS = (
         "rules [(regex, factor)] on the weight decay; None: kernels only, as big_vision",
         rule_types=NUMBER,
     ),
-    Key("grad_clip_norm", None, (*NUMBER, *OPTIONAL), "clip gradients to this global norm"),
-    Key("label_smoothing", 0.0, NUMBER, "probability given to all other tokens together"),
+    Key(
+        "grad_clip_norm", None, (*NUMBER, *OPTIONAL), "clip gradients to this global norm", least=0
+    ),
+    Key("label_smoothing", 0.0, NUMBER, "probability given to all other tokens together", least=0),
     Key(
         "mesh",
         [("data", -1)],
@@ -186,64 +220,15 @@ KEYS = (
         "rules [(regex, replicate | fsdp | axis)]",
         rule_types=(str, *RULES),
     ),
-    Key("log_training_steps", 10, (int,), "a row of training metrics every so many steps"),
+    Key("log_training_steps", 10, (int,), "a row of training metrics every so many steps", least=1),
     Key("evals", {}, (dict,), "evaluations by name: dict(fname=..., log_percent=1/8, ...)"),
 )
-
-EVAL_KEYS = (
-    Key("fname", None, (str,), "data set: a JSONL file"),
-    Key("image_dir", None, (str, *OPTIONAL), "its images; None: beside its own JSONL file"),
-    Key("log_steps", None, (int, *OPTIONAL), "how often; one of four, and always after the last"),
-    Key("log_epochs", None, (*NUMBER, *OPTIONAL), "how often, in passes over the training data"),
-    Key("log_examples", None, (int, *OPTIONAL), "how often, in training examples"),
-    Key("log_percent", None, (*NUMBER, *OPTIONAL), "how often, as a fraction of the run"),
-    Key("batch_size", None, (int, *OPTIONAL), "None: the training batch size"),
-    Key("num_examples", None, (int, *OPTIONAL), "use only the first so many rows; None: all"),
-    Key("decode", True, (bool,), "write and score answers; False: validation loss only"),
-    Key("max_new_tokens", None, (int, *OPTIONAL), "None: the longest true answer, and 16 more"),
-    Key(
-        "sampler",
-        "greedy",
-        (str,),
-        "how tokens are chosen",
-        ("greedy", "temperature", "nucleus", "beam"),
-    ),
-    Key("temperature", 1.0, NUMBER, "of the samplers temperature and nucleus"),
-    Key("top_p", 1.0, NUMBER, "probability mass that the sampler nucleus keeps"),
-    Key("beam_size", 4, (int,), "of the sampler beam"),
-    Key("best_of", 1, (int,), "sample so many answers and keep the likeliest"),
-)
-
-_AT_LEAST_1 = (
-    *("res", "model.llm.vocab_size", "input.batch_size", "input.text_len", "input.max_images"),
-    *("input.num_workers", "accumulation_steps", "log_training_steps"),
-    *("batch_size", "num_examples", "max_new_tokens", "beam_size", "best_of"),
-)
-_AT_LEAST_0 = (
-    *("seed", "model.img.dropout", "model.llm.dropout", "model.llm.final_logits_softcap"),
-    *("total_steps", "total_epochs", "total_examples", "schedule_offset"),
-    *("lr", "wd", "grad_clip_norm", "label_smoothing"),
-)
-# Least values of numbers, by the names in both tables.
-MINIMUM = dict.fromkeys(_AT_LEAST_1, 1) | dict.fromkeys(_AT_LEAST_0, 0)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns "Did you mean 'x'? " for the nearest known name, or nothing."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    leaf = difflib.get_close_matches(
-        name.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=1, cutoff=0.7
-    )
-    if not near and leaf:
-        near = [k for k in known if k.rpartition(".")[2] == leaf[0]]
-    return f"Did you mean '{near[0]}'? " if near else ""
 
 
 def markdown() -> str:
     """Returns the reference table of all keys, for README."""
     lines = ["| key | default | what it does |", "| --- | --- | --- |"]
-    rows = [(key.name, key) for key in KEYS] + [(f"evals.NAME.{k.name}", k) for k in EVAL_KEYS]
+    rows = [(key.name, key) for key in KEYS] + [(f"evals.NAME.{k.name}", k) for k in eval_keys.KEYS]
     for name, key in rows:
         choices = " (" + ", ".join(map(str, key.choices)) + ")" if key.choices else ""
         default = str(key.default).replace("|", "\\|")

@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from paligemma_jax.config import keys
+from paligemma_jax.config import eval_keys, keys, spec
 
 MODELS = {
     "paligemma1-3b": ("gemma_2b", "pt_{res}.f16"),
@@ -33,7 +33,7 @@ def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDi
         node[leaf] = _fresh(key.default)
     _overlay(config, stored or {})
     config.lock()
-    # What may be in these is checked elsewhere: EVAL_KEYS, the optimizer's and schedule's keys.
+    # What may be in these is checked elsewhere: eval_keys, the optimizer's and schedule's keys.
     for name in ("evals", "optax", "schedule"):
         if isinstance(config[name], ml_collections.ConfigDict):
             config[name].unlock()
@@ -49,7 +49,7 @@ def finetune(model: str, res: int = 224, text_len: int = 128) -> ml_collections.
       text_len: tokens of prefix and suffix together.
     """
     if model not in MODELS:
-        raise ValueError(f"model '{model}' is not known. {keys.did_you_mean(model, MODELS)}")
+        raise ValueError(f"model '{model}' is not known. {spec.did_you_mean(model, MODELS)}")
     config = defaults()
     config.model.llm.variant, config.model_init = MODELS[model]
     config.model_init = config.model_init.format(res=res)
@@ -84,7 +84,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     problems = []
     for name, value in _leaves(config, table):
         if name not in table:
-            problems.append(f"config key '{name}' is not known. {keys.did_you_mean(name, table)}")
+            problems.append(f"config key '{name}' is not known. {spec.did_you_mean(name, table)}")
         else:
             problems += _check(table[name], value)
     problems += [
@@ -105,8 +105,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def eval_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns one evaluation's settings with the defaults of EVAL_KEYS filled in."""
-    return {key.name: settings.get(key.name, key.default) for key in keys.EVAL_KEYS}
+    """Returns one evaluation's settings with the defaults of eval_keys filled in."""
+    return {key.name: settings.get(key.name, key.default) for key in eval_keys.KEYS}
 
 
 def check_eval(eval_name: str, settings: Mapping[str, Any]) -> None:
@@ -116,23 +116,23 @@ def check_eval(eval_name: str, settings: Mapping[str, Any]) -> None:
 
 
 def _check_eval(eval_name: str, settings: Any) -> list[str]:
-    table = {key.name: key for key in keys.EVAL_KEYS}
+    table = {key.name: key for key in eval_keys.KEYS}
     where = f"evals.{eval_name}"
     if not eval_name or set(eval_name) & set("/\\. "):
         return [f"{where}: a name of files: letters, digits, '-' and '_'"]
     if not isinstance(settings, Mapping | ml_collections.ConfigDict):
         return [f"{where}: expected dict(fname=...), found {settings!r}"]
     problems = [
-        f"config key '{where}.{name}' is not known. {keys.did_you_mean(name, table)}"
+        f"config key '{where}.{name}' is not known. {spec.did_you_mean(name, table)}"
         for name in settings
         if name not in table
     ]
-    for key in keys.EVAL_KEYS:
+    for key in eval_keys.KEYS:
         problems += _check(key, settings.get(key.name, key.default), where=f"{where}.")
     return problems
 
 
-def _check(key: keys.Key, value: Any, where: str = "") -> list[str]:
+def _check(key: spec.Key, value: Any, where: str = "") -> list[str]:
     name = where + key.name
     if isinstance(value, ml_collections.ConfigDict):
         value = value.to_dict()
@@ -141,17 +141,16 @@ def _check(key: keys.Key, value: Any, where: str = "") -> list[str]:
         expected, found = _type_names(key.types), type(value).__name__
         return [f"{name}={value!r}: expected {expected}, found {found}"]
     if key.choices and value not in key.choices:
-        hint = keys.did_you_mean(str(value), map(str, key.choices))
+        hint = spec.did_you_mean(str(value), map(str, key.choices))
         return [f"{name}={value!r}: expected one of {key.choices}. {hint}"]
-    minimum = keys.MINIMUM.get(key.name)
-    if minimum is not None and isinstance(value, int | float) and not value >= minimum:
-        return [f"{name}={value!r}: expected {minimum} or more"]
+    if key.least is not None and isinstance(value, int | float) and not value >= key.least:
+        return [f"{name}={value!r}: expected {key.least} or more"]
     if key.rule_types and isinstance(value, list | tuple):
         return [problem for rule in value if (problem := _check_rule(key, rule, name))]
     return []
 
 
-def _check_rule(key: keys.Key, rule: Any, name: str) -> str | None:
+def _check_rule(key: spec.Key, rule: Any, name: str) -> str | None:
     is_pair = isinstance(rule, list | tuple) and len(rule) == 2 and isinstance(rule[0], str)
     value = rule[1] if is_pair else None
     is_mapping = isinstance(value, ml_collections.ConfigDict)
@@ -165,7 +164,7 @@ def _type_names(types: tuple[type, ...]) -> str:
     return " or ".join("None" if t is type(None) else t.__name__ for t in types)
 
 
-def _leaves(node: ml_collections.ConfigDict, table: Mapping[str, keys.Key], prefix: str = ""):
+def _leaves(node: ml_collections.ConfigDict, table: Mapping[str, spec.Key], prefix: str = ""):
     for name in node:
         path, value = f"{prefix}{name}", node[name]
         is_folder = any(known.startswith(f"{path}.") for known in table)

@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from paligemma_jax.config import keys, presets
+from paligemma_jax.config import presets, spec
 
 UNITS = ("steps", "epochs", "examples", "percent")
 
@@ -30,7 +30,7 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
         key, has_value, text = part.partition("=")
         if key not in defaults:
             raise ValueError(
-                f"config argument '{key}' is not known. {keys.did_you_mean(key, defaults)}"
+                f"config argument '{key}' is not known. {spec.did_you_mean(key, defaults)}"
                 f"Known: {', '.join(f'{k}={v}' for k, v in defaults.items()) or 'none'}"
             )
         if not has_value:
@@ -41,12 +41,12 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(values)
 
 
-def load(spec: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
+def load(source: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     """Returns the locked config of `"file.py:arg"` with `key.sub=value` overrides applied."""
-    path, _, arg = spec.partition(":")
+    path, _, arg = source.partition(":")
     file = pathlib.Path(path)
     if not file.is_file():
-        near = keys.did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
+        near = spec.did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
         raise ValueError(f"--config: no file {path}. {near}Expected FILE.py or FILE.py:ARGUMENT")
     module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     assert module_spec is not None and module_spec.loader is not None
@@ -189,7 +189,7 @@ def _line_in(file: pathlib.Path, error: BaseException) -> int:
 
 
 def _unknown(path: str, key: str, node: ml_collections.ConfigDict) -> str:
-    return f"config key '{path}' is not known. {keys.did_you_mean(key, node.keys())}"
+    return f"config key '{path}' is not known. {spec.did_you_mean(key, node.keys())}"
 
 
 def _literal(text: str) -> Any:
