@@ -10,7 +10,7 @@ from paligemma_jax.config import presets, settings
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, data="data/demo", steps=1800)
+    arg = settings.parse_arg(arg, data="data/demo", steps=2400)
 
     c = presets.from_scratch(
         res=112,

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from paligemma_jax.build import host_memory
+
 TRACEBACK = "PALIGEMMA_JAX_TRACEBACK"
 
 # What a device says, and what a user can do about it.
@@ -79,6 +81,7 @@ def parse(
 
 def run(main: Callable[[], None]) -> None:
     """Calls a door; an error that a user can mend is one message and exit status 2."""
+    host_memory.keep_freed()
     try:
         main()
     except KeyboardInterrupt:
