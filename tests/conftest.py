@@ -23,12 +23,22 @@ REFERENCE = pathlib.Path(__file__).parent / "reference"
 
 
 @pytest.fixture(scope="session")
-def load_reference():
+def reference_arrays():
+    """Returns a loader of `tests/reference/{name}.npz`: arrays by name."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(REFERENCE / f"{name}.npz") as file:
+            return dict(file)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def load_reference(reference_arrays):
     """Returns a loader of `tests/reference/{name}.npz`: (params, inputs, outputs)."""
 
     def load(name: str) -> tuple[dict, dict, dict]:
-        with np.load(REFERENCE / f"{name}.npz") as file:
-            arrays = dict(file)
+        arrays = reference_arrays(name)
 
         def part(prefix: str) -> dict[str, np.ndarray]:
             return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
