@@ -51,8 +51,7 @@ HOMES = {
     "fsspec": {"data", "checkpoints/hub.py"},
     "sentencepiece": {"data/tokens.py"},
     "PIL": {"data", "reports", "predict.py"},
-    "pycocotools": {"tasks", "data/importers.py", "data/importers"},
-    "supervision": {"tasks", "data/importers.py", "data/importers"},
+    "pycocotools": {"tasks", "data"},  # outlines of objects, besides scores
     "matplotlib": {"reports"},
     "tensorboardX": {"reports/runlog.py"},
     "tqdm": {"doors", "build/terminal.py"},  # terminal.py is what all doors show progress with

@@ -2,7 +2,7 @@
 
 import os
 
-Problem = tuple[str, str]  # (kind, to count by; message, to show)
+from paligemma_jax.data import jsonl
 
 
 class ImageFolder:
@@ -14,7 +14,7 @@ class ImageFolder:
             raise ValueError(f"image_dir {os.fspath(root)}: no such folder")
         self._folders: dict[str, tuple[str, dict[str, bool] | None]] = {}
 
-    def locate(self, image: str) -> tuple[str, Problem | None]:
+    def locate(self, image: str) -> tuple[str, jsonl.Problem | None]:
         """Returns (absolute path, None) of a row's image, or ("", what is wrong with it)."""
         folder, name = os.path.split(os.path.join(self.root, image))
         if folder not in self._folders:

@@ -4,26 +4,26 @@ A line is what Roboflow and big_vision's JSONL export hold:
 
     {"image": "a.png", "prefix": "detect cat", "suffix": "<loc0100><loc0200><loc0300><loc0400> cat"}
 
-`image` is a path, a list of paths (several images), or null or [] (text only). Other keys stay
+`image` is a path, a list of paths (several images), or null or [] (text only). A row may also keep
+the objects that its suffix was made of, as importers write them: see `objects`. Other keys stay
 with the row as `extra`. Everything but the pixels is checked when the file is read, and every bad
 line is counted: a row is never skipped.
 """
 
-import collections
 import dataclasses
-import json
 import os
 import string
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from paligemma_jax.data import image_folder
+from paligemma_jax.data import image_folder, jsonl
+from paligemma_jax.data import objects as data_objects
 
 KEYS = {"image": "image", "prefix": "prefix", "suffix": "suffix"}
-MAX_LISTED = 20
+OBJECTS_KEYS = ("width", "height", "objects")
 PROGRESS_LINES = 1000
 
-Problem = image_folder.Problem
+Problem = jsonl.Problem
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Record:
       suffix: the answer, without eos; None where the row has none (prediction).
       source: where the row stands, "file.jsonl:12".
       extra: the row's other keys.
+      objects: of the one image, in the order of the suffix; None where the row keeps none.
     """
 
     images: tuple[str, ...]
@@ -43,6 +44,7 @@ class Record:
     suffix: str | None = None
     source: str = ""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    objects: data_objects.Objects | None = None
 
 
 def read_jsonl(
@@ -75,12 +77,12 @@ def read_jsonl(
         and how many there are of each kind.
     """
     path = os.fspath(path)
-    _check_exists(path)
+    jsonl.check_exists(path)
     row_format = _RowFormat.make(keys, required, prefix_template, check)
     folder = image_folder.ImageFolder(image_dir or os.path.dirname(os.path.abspath(path)))
-    report = _Report(path)
+    report = jsonl.Report(path)
     records, done, total = [], 0, os.path.getsize(path)
-    for number, line in _read_lines(path):
+    for number, line in jsonl.read_lines(path):
         source = f"{path}:{number}"
         record, problems = _parse_line(line, source, row_format, folder)
         report.add(source, problems)
@@ -132,65 +134,25 @@ def _template_fields(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(fields))
 
 
-def _check_exists(path: str) -> None:
-    if os.path.isfile(path):
-        return
-    folder = os.path.dirname(os.path.abspath(path))
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = [name for name in names if name.endswith(".jsonl")][:10]
-    raise ValueError(f"{path}: no such file; JSONL files in {folder}: {found or 'none'}")
-
-
-def _read_lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Yields (number, line), without the blank lines at the end."""
-    is_empty, blank = True, []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if number == 1:
-                line = _strip_byte_order_mark(path, line)
-            if line.strip():
-                yield from blank
-                yield number, line
-                is_empty, blank = False, []
-            else:
-                blank.append((number, line))
-    if is_empty:
-        raise ValueError(f"{path}: the file is empty; expected one JSON object per line")
-
-
-def _strip_byte_order_mark(path: str, line: bytes) -> bytes:
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{path}: the file is UTF-16; save it as UTF-8")
-    return line.removeprefix(b"\xef\xbb\xbf")
-
-
 def _parse_line(
     line: bytes, source: str, row_format: _RowFormat, folder: image_folder.ImageFolder
 ) -> tuple[Record | None, list[Problem]]:
     """Returns (record, []) or (None, everything that is wrong with the line)."""
-    if not line.strip():
-        return None, [("empty line", "the line is empty; remove it")]
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        found = f"byte {line[error.start]:#04x} at position {error.start + 1}"
-        return None, [("not UTF-8", f"{found} is not UTF-8; save the file as UTF-8")]
-    except (ValueError, RecursionError) as error:
-        return None, [("broken JSON", f"broken JSON: {error}")]
-    if not isinstance(row, dict):
-        message = f"expected one JSON object per line, found a {type(row).__name__}"
-        return None, [("broken JSON", message)]
+    row, problem = jsonl.parse_line(line)
+    if row is None:
+        return None, [problem] if problem else []
     problems: list[Problem] = []
     images = _find_images(row, row_format, folder, problems)
     prefix = _make_prefix(row, row_format, problems)
     suffix = _get_text(row, "suffix", row_format, problems)
     if suffix is not None and row_format.check and (reason := row_format.check(suffix)):
         problems.append(("bad suffix", f"suffix {_shorten(suffix)}: {reason}"))
+    kept = _read_objects(row, images, problems)
     if problems:
         return None, problems
-    mapped = set(row_format.keys.values())
-    extra = {key: value for key, value in row.items() if key not in mapped}
-    return Record(images, prefix or "", suffix, source, extra), []
+    used = {*row_format.keys.values(), *(OBJECTS_KEYS if kept is not None else ())}
+    extra = {key: value for key, value in row.items() if key not in used}
+    return Record(images, prefix or "", suffix, source, extra, kept), []
 
 
 def _find_images(row, row_format, folder, problems: list[Problem]) -> tuple[str, ...]:
@@ -209,6 +171,19 @@ def _find_images(row, row_format, folder, problems: list[Problem]) -> tuple[str,
     found = [folder.locate(name) for name in names]
     problems += [problem for _, problem in found if problem]
     return tuple(path for path, _ in found)
+
+
+def _read_objects(row, images, problems: list[Problem]) -> data_objects.Objects | None:
+    if row.get("objects") is None:
+        return None
+    try:
+        kept = data_objects.from_row(row)
+    except ValueError as error:
+        problems.append(("bad objects", str(error)))
+        return None
+    if len(images) != 1 and not problems:
+        problems.append(("bad objects", f"key 'objects': needs one image, found {len(images)}"))
+    return kept
 
 
 def _make_prefix(row, row_format, problems: list[Problem]) -> str | None:
@@ -266,32 +241,3 @@ def _is_unicode(text: str) -> bool:
 
 def _shorten(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
-
-
-class _Report:
-    """Counts bad lines and keeps the first ones to show."""
-
-    def __init__(self, path: str):
-        self.path = path
-        self.num_lines = self.num_bad = 0
-        self.kinds: collections.Counter[str] = collections.Counter()
-        self.shown: list[str] = []
-
-    def add(self, source: str, problems: list[Problem]) -> None:
-        self.num_lines += 1
-        if not problems:
-            return
-        self.num_bad += 1
-        self.kinds.update(kind for kind, _ in problems)
-        if len(self.shown) < MAX_LISTED:
-            self.shown.append(f"{source}: " + "; ".join(message for _, message in problems))
-
-    def raise_problems(self) -> None:
-        if not self.num_bad:
-            return
-        lines = [f"{self.path}: {self.num_bad} of {self.num_lines} lines are bad", *self.shown]
-        if more := self.num_bad - len(self.shown):
-            lines.append(f"... and {more} more")
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
-        lines.append(f"In all: {kinds}. Correct or remove these lines: none is skipped silently")
-        raise ValueError("\n  ".join(lines))
