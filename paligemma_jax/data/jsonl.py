@@ -66,12 +66,20 @@ def parse_line(line: bytes) -> tuple[dict[str, Any] | None, Problem | None]:
 
 
 class Report:
-    """Counts bad lines and keeps the first ones to show."""
+    """Counts bad lines and keeps the first ones to show.
+
+    Attributes:
+      num_lines, num_bad: lines looked at, and those that are bad.
+      kinds: how many problems there are of each kind; a line may have several.
+      examples: the first (source, message) of each kind.
+      shown: the first bad lines, each with all that is wrong with it.
+    """
 
     def __init__(self, path: str):
         self.path = path
         self.num_lines = self.num_bad = 0
         self.kinds: collections.Counter[str] = collections.Counter()
+        self.examples: dict[str, list[tuple[str, str]]] = {}
         self.shown: list[str] = []
 
     def add(self, source: str, problems: Sequence[Problem]) -> None:
@@ -79,7 +87,11 @@ class Report:
         if not problems:
             return
         self.num_bad += 1
-        self.kinds.update(kind for kind, _ in problems)
+        for kind, message in problems:
+            self.kinds[kind] += 1
+            examples = self.examples.setdefault(kind, [])
+            if len(examples) < MAX_LISTED:
+                examples.append((source, message))
         if len(self.shown) < MAX_LISTED:
             self.shown.append(f"{source}: " + "; ".join(message for _, message in problems))
 

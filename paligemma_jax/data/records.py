@@ -76,6 +76,33 @@ def read_jsonl(
       ValueError: no such file, an empty one, or bad lines: the first 20 with file:line and reason,
         and how many there are of each kind.
     """
+    found, report = scan_jsonl(
+        path,
+        keys=keys,
+        required=required,
+        prefix_template=prefix_template,
+        image_dir=image_dir,
+        check=check,
+        progress=progress,
+    )
+    report.raise_problems()
+    return found
+
+
+def scan_jsonl(
+    path: str | os.PathLike[str],
+    *,
+    keys: Mapping[str, str] = KEYS,
+    required: Collection[str] = ("image", "prefix", "suffix"),
+    prefix_template: str | None = None,
+    image_dir: str | os.PathLike[str] | None = None,
+    check: Callable[[str], str | None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Record], jsonl.Report]:
+    """Returns (records of the good lines, what is wrong with the others), to look at a data set.
+
+    Takes the arguments of `read_jsonl`, and raises as it does where the file itself cannot be read.
+    """
     path = os.fspath(path)
     jsonl.check_exists(path)
     row_format = _RowFormat.make(keys, required, prefix_template, check)
@@ -93,8 +120,7 @@ def read_jsonl(
             progress(done, total)
     if progress:
         progress(total, total)
-    report.raise_problems()
-    return records
+    return records, report
 
 
 @dataclasses.dataclass(frozen=True)

@@ -210,3 +210,22 @@ def test_a_folder_is_listed_once_however_many_rows_it_has(folder, monkeypatch):
     monkeypatch.setattr(os, "scandir", lambda path: scans.append(path) or scandir(path))
     records.read_jsonl(write(folder, *[row(), row("sub/c.png")] * 50))
     assert sorted(scans) == [str(folder), str(folder / "sub")]
+
+
+def test_a_scan_keeps_good_records_and_counts_the_others_by_kind(folder):
+    bad = [row("gone.png", suffix=7), b"{", row("gone.png")]
+    path = write(folder, row(), *bad, row("b.png"))
+    found, problems = records.scan_jsonl(path)
+    assert [record.source for record in found] == [f"{path}:1", f"{path}:5"]
+    assert (problems.num_lines, problems.num_bad) == (5, 3)
+    assert problems.kinds == {"image not found": 2, "wrong type": 1, "broken JSON": 1}
+    places = {
+        kind: [source for source, _ in examples] for kind, examples in problems.examples.items()
+    }
+    assert places == {
+        "image not found": [f"{path}:2", f"{path}:4"],
+        "wrong type": [f"{path}:2"],
+        "broken JSON": [f"{path}:3"],
+    }
+    with pytest.raises(ValueError, match="3 of 5 lines are bad"):
+        problems.raise_any()
