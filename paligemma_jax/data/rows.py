@@ -120,6 +120,7 @@ class LengthReport:
       too_long: (source, needed text_len) of the records that do not fit.
       num_without_target: of these, how many would keep no token to learn if they were cut.
       removed: how many records had a bos, newline or eos of their own (see `clean`).
+      counts: how many records need each length, {text_len: records}, shortest first.
     """
 
     num_records: int
@@ -132,6 +133,7 @@ class LengthReport:
     too_long: tuple[tuple[str, int], ...]
     num_without_target: int
     removed: Mapping[str, int]
+    counts: Mapping[int, int]
 
     def describe(self) -> str:
         """Returns the report as a line or a few, for the log."""
@@ -202,6 +204,7 @@ def length_report(
         too_long=tuple((records[i].source, int(needed[i])) for i in too_long),
         num_without_target=num_without_target,
         removed=dict(removed),
+        counts=dict(sorted(collections.Counter(needed.tolist()).items())),
     )
 
 

@@ -76,6 +76,10 @@ class Tokenizer:
             kept = kept[: kept.index(self.eos)]
         return self._processor.decode([i for i in kept if 0 <= i < self.vocab_size])
 
+    def piece(self, token_id: int) -> str:
+        """Returns the piece of an id as the vocabulary spells it: "▁" is a space."""
+        return self._processor.id_to_piece(int(token_id))
+
     def control_pieces(self) -> dict[str, tuple[int, str]]:
         """Returns "pad", "eos", "bos" and "unk" -> (id, piece)."""
         ids = {"pad": self.pad, "eos": self.eos, "bos": self.bos, "unk": self._processor.unk_id()}

@@ -69,7 +69,7 @@ def write(
         *(_card(row, colors, open_image) for row in shown),
         "</div>",
     ]
-    files.write_text(path, page.layout(title, "\n".join(body)))
+    files.write_text(path, page.layout(title, "\n".join(body), script=page.SCRIPT))
 
 
 def _badness(row: Mapping[str, Any]) -> tuple[float, int]:

@@ -76,13 +76,14 @@ for (const box of document.querySelectorAll('input[data-hides]'))
 """
 
 
-def layout(title: str, body: str) -> str:
-    """Returns the whole page; `body` is HTML, `title` text."""
+def layout(title: str, body: str, *, script: str = "") -> str:
+    """Returns the whole page; `body` is HTML, `title` text, `script` what the page runs."""
+    end = f"<script>{script}</script>\n" if script else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n{body}\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        f"<h1>{escape(title)}</h1>\n{body}\n</main>\n{end}</body>\n</html>\n"
     )
 
 

@@ -108,6 +108,7 @@ def test_the_length_report_says_who_does_not_fit_and_what_would(tokenizer):
     assert (report.longest, report.suggested_text_len) == (10, 16)
     assert report.too_long == (("x.jsonl:98", 7), ("x.jsonl:99", 10))
     assert report.num_without_target == 1
+    assert report.counts == {4: 98, 7: 1, 10: 1}
     assert report.removed == {"<eos> after the suffix": 1, "newline after the prefix": 1}
     assert "removed newline after the prefix: 1 records" in report.describe()
     with pytest.raises(ValueError, match="2 of 100 records do not fit") as error:

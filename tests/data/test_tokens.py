@@ -68,6 +68,11 @@ def test_decode_stops_at_eos_as_big_vision_does(tokenizer, case):
     assert tokenizer.decode(case["ids"], stop_at_eos=case["stop_at_eos"]) == case["text"]
 
 
+def test_a_piece_is_spelt_as_the_vocabulary_does(tokenizer):
+    ids = [*tokenizer.encode("<loc0007>"), tokenizer.newline]
+    assert [tokenizer.piece(i) for i in ids] == ["<loc0007>", "\n"]
+
+
 def test_decode_leaves_out_ids_that_no_piece_has(tokenizer):
     ids = tokenizer.encode("a cat")
     assert tokenizer.decode([*ids, tokenizer.vocab_size, 999_999, -1]) == "a cat"
