@@ -228,4 +228,4 @@ def test_a_scan_keeps_good_records_and_counts_the_others_by_kind(folder):
         "broken JSON": [f"{path}:3"],
     }
     with pytest.raises(ValueError, match="3 of 5 lines are bad"):
-        problems.raise_any()
+        problems.raise_problems()
