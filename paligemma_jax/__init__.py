@@ -10,12 +10,19 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def load(run: str, *, weights: str | None = None, decoding: Mapping[str, Any] | None = None) -> Any:
+def load(
+    run: str,
+    *,
+    weights: str | None = None,
+    base: str | None = None,
+    decoding: Mapping[str, Any] | None = None,
+) -> Any:
     """Returns a finished run, ready to answer: `load("runs/fracture").predict(images, prompt)`.
 
     Args:
       run: the run's folder.
       weights: npz file in place of the run's final.npz.
+      base: what the weights were trained from, if they are trained arrays only and it moved.
       decoding: keys of `evals.NAME` in README, as {"max_new_tokens": 64, "batch_size": 8}.
 
     Returns:
@@ -34,6 +41,7 @@ def load(run: str, *, weights: str | None = None, decoding: Mapping[str, Any] | 
     return predictor.open_predictor(
         assembly.assemble(config),
         assembly.choose_weights(weights, final),
+        base=base,
         batch_size=decoding.get("batch_size") or 1,
         settings=decoding,
     )

@@ -4,10 +4,13 @@
     python -m paligemma_jax.convert paligemma2-3b-pt-224.npz hf/pt --variant paligemma2-3b
     python -m paligemma_jax.convert hf/paligemma-3b-mix-224 mix.npz --dtype float16
     python -m paligemma_jax.convert runs/fracture openpi.npz --openpi
+    python -m paligemma_jax.convert trained.npz whole.npz --base pt_224.f16.npz
 
 SRC is an npz file, a run's folder or a folder with safetensors; DST is an npz file (by its ending)
 or a folder that transformers' PaliGemmaForConditionalGeneration and processor load. What SRC is and
-its dimensions are seen from its files. Nothing is downloaded, and one array is in memory at a time.
+its dimensions are seen from its files. A file of trained arrays only (save="trainable") is
+completed by its base: where that lay in training, or --base. Nothing is downloaded, and one array
+is in memory at a time.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from paligemma_jax.build import (
     parity,
     terminal,
 )
+from paligemma_jax.checkpoints import overlay
 from paligemma_jax.params import variants
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -34,10 +38,10 @@ OPENPI_PREFIX, OPENPI_DTYPE = "params/", "float32"
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     start = time.monotonic()
-    source = conversion_source.find(args.source)
+    source = conversion_source.find(args.source, base=args.base)
     if args.verify:
         parity.check_installed()
-    check_target(args.target, source.path, overwrite=args.overwrite)
+    check_target(args.target, source, overwrite=args.overwrite)
     if args.target.suffix == ".npz":
         model, written = to_npz(source, args)
     else:
@@ -57,6 +61,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line.parser(__doc__)
     parser.add_argument("source", metavar="SRC", type=pathlib.Path)
     parser.add_argument("target", metavar="DST", type=pathlib.Path)
+    parser.add_argument(
+        "--base", metavar="FILE", type=pathlib.Path, help="npz file that completes SRC"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="of all arrays; default: as they are")
     parser.add_argument("--variant", help="a released model, as paligemma2-3b, or VIT,GEMMA")
     parser.add_argument("--config", metavar="FILE[:ARG]", help="what the weights were trained with")
@@ -79,9 +86,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def check_target(target: pathlib.Path, source: pathlib.Path, *, overwrite: bool) -> None:
+def check_target(
+    target: pathlib.Path, source: conversion_source.Source, *, overwrite: bool
+) -> None:
     """Raises a ValueError if DST may not be written: it is SRC, or there and not to be replaced."""
-    if target.exists() and target.resolve() in (source.resolve(), source.parent.resolve()):
+    read = source.weights.files if source.weights else [source.path]
+    taken = {path.resolve() for path in (*read, source.path.parent)}
+    if target.exists() and target.resolve() in taken:
         raise ValueError(f"DST {target} is where SRC is: choose another place")
     if target.exists() and (target.suffix == ".npz") != target.is_file():
         raise ValueError(f"DST {target} is a {'file' if target.is_file() else 'folder'} already")
@@ -96,7 +107,7 @@ def to_npz(
     """Writes an npz file, and returns the model where it was needed."""
     prefix = OPENPI_PREFIX if args.openpi else ""
     dtype = OPENPI_DTYPE if args.openpi else args.dtype
-    if source.is_huggingface:
+    if source.weights is None:
         model = describe(source, args)
         done = conversion.from_huggingface(
             source.path, args.target, model, dtype=dtype, prefix=prefix
@@ -104,14 +115,14 @@ def to_npz(
         return model, done
     if args.verify:
         raise ValueError("--verify compares with transformers: SRC or DST must be such a folder")
-    return None, conversion.rewrite(source.path, args.target, dtype=dtype, prefix=prefix)
+    return None, conversion.rewrite(source.weights, args.target, dtype=dtype, prefix=prefix)
 
 
 def to_folder(
     source: conversion_source.Source, args: argparse.Namespace
 ) -> tuple[variants.PaliGemma, conversion.Written]:
     """Writes a folder for transformers."""
-    if source.is_huggingface:
+    if source.weights is None:
         raise ValueError("SRC and DST are both Hugging Face folders: go through an npz file")
     tokenizer = source.tokenizer if args.tokenizer is None else pathlib.Path(args.tokenizer)
     if args.tokenizer == "none" or tokenizer is None:
@@ -121,7 +132,7 @@ def to_folder(
         )
     model = describe(source, args)
     return model, conversion.to_huggingface(
-        source.path, args.target, model, dtype=args.dtype, tokenizer=tokenizer
+        source.weights, args.target, model, dtype=args.dtype, tokenizer=tokenizer
     )
 
 
@@ -147,8 +158,10 @@ def verify(
 ) -> dict[str, float]:
     """Compares the logits of SRC and DST, says how far they are apart, and returns that."""
     assert model is not None
-    paths = (target, source.path) if source.is_huggingface else (source.path, target)
-    found = parity.compare(*paths, model)
+    if source.weights is None:
+        found = parity.compare(overlay.find(target), source.path, model)
+    else:
+        found = parity.compare(source.weights, target, model)
     terminal.say(
         f"logits differ from transformers' by up to {found.largest:.3g}; the largest is "
         f"{found.largest_logit:.3g}"

@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = pathlib.Path(args.out or pathlib.Path(args.run or "runs") / f"evaluation-{args.name}")
     assembly.check_writable(out, option="--out")
     run = pathlib.Path(args.run) if args.run else None
-    scores = evaluate(assembly.assemble(config), source, name=args.name, out=out, run=run)
+    built = assembly.assemble(config)
+    scores = evaluate(built, source, base=args.base, name=args.name, out=out, run=run)
     sys.stdout.write(json.dumps(scores) + "\n")
 
 
@@ -47,6 +48,7 @@ def evaluate(
     built: assembly.Assembly,
     source: str | None,
     *,
+    base: str | None,
     name: str,
     out: pathlib.Path,
     run: pathlib.Path | None = None,
@@ -56,13 +58,15 @@ def evaluate(
     Args:
       built: from `assembly.assemble`, with the evaluation `name` in its settings.
       source: weights; None: random ones.
+      base: of weights that are trained arrays only, if it is not where it was.
       name: of the evaluation.
       out: folder for predictions, scores and report.
       run: the training run whose curves the report shows.
     """
     start = time.monotonic()
     one = evaluation.make(built, name)
-    params = assembly.load_weights(built, source)
+    stored = assembly.find_weights(built.config, source, base)
+    params = assembly.load_weights(built, stored)
     terminal.say(f"weights: {source or 'random'}, {assembly.parameter_counts(params)}")
     rows, scores = evaluation.run(built, one, params)
     summary = {"weights": source or "random", "data": one.settings["fname"], **scores}

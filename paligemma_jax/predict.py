@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     opened = predictor.open_predictor(
         assembly.assemble(config),
         source,
+        base=args.base,
         batch_size=chosen.get("batch_size") or min(8, len(paths)),
         settings=chosen,
     )

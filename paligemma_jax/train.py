@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.build import assembly, command_line, optimizer, terminal, training, weights
+from paligemma_jax.build import assembly, command_line, optimizer, terminal, training
 from paligemma_jax.config import settings
 
 
@@ -44,11 +44,7 @@ def train(config: Any, workdir: pathlib.Path) -> None:
         workdir, every=config.log_training_steps, total_steps=planned.total_steps
     ) as log:
         state = training.run(built, planned, state, workdir, log)
-    weights.save(
-        workdir / assembly.FINAL,
-        state.params,
-        weights.metadata(config, built.model, step=int(state.step)),
-    )
+    training.save(built, planned, state, workdir / assembly.FINAL)
 
 
 if __name__ == "__main__":

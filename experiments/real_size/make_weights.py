@@ -7,6 +7,7 @@ normal with the variance of their fan-in, so that activations have the size they
 """
 
 import argparse
+import functools
 import math
 import pathlib
 import sys
@@ -15,7 +16,7 @@ import time
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoints import npz
+from paligemma_jax.checkpoints import deferred, npz
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants
 
@@ -30,20 +31,30 @@ def main() -> None:
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    shapes = paligemma.shapes(variants.released(args.model, res=args.res))
+
+    def report(done: int, total: int) -> None:
+        seconds = time.monotonic() - start
+        sys.stderr.write(f"\r{done / 1e9:.2f} of {total / 1e9:.2f} GB, {seconds:.0f} s ")
+
+    params = make(args.model, args.res, jnp.dtype(args.dtype), args.seed)
+    npz.write(args.out, params, metadata={"random": True, "seed": args.seed}, progress=report)
+    sys.stderr.write("\n")
+
+
+def make(model: str, res: int, dtype: np.dtype, seed: int) -> dict[str, deferred.Deferred]:
+    """Returns arrays that are drawn when they are written, one at a time."""
     params = {}
-    for number, (name, shape) in enumerate(shapes.items(), start=1):
-        rng = np.random.default_rng((args.seed, number))
-        params[name] = draw(rng, name, shape.shape, jnp.dtype(args.dtype))
-        sys.stderr.write(f"\r{number}/{len(shapes)} arrays, {time.monotonic() - start:.0f} s")
-    sys.stderr.write(f"\nwriting {args.out}\n")
-    npz.write(args.out, params, metadata={"random": True, "seed": args.seed})
-    size_gb = args.out.stat().st_size / 1e9
-    sys.stderr.write(f"{size_gb:.2f} GB in {time.monotonic() - start:.0f} s\n")
+    for number, (name, leaf) in enumerate(
+        paligemma.shapes(variants.released(model, res=res)).items(), start=1
+    ):
+        drawn = functools.partial(draw, (seed, number), name, leaf.shape, dtype)
+        params[name] = deferred.Deferred(leaf.shape, dtype, drawn)
+    return params
 
 
-def draw(rng: np.random.Generator, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+def draw(seed: tuple[int, int], name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
     """Returns one random array; a layer at a time, so that float32 copies stay small."""
+    rng = np.random.default_rng(seed)
     leaf = name.rpartition("/")[2]
     if leaf == "bias" or (leaf == "scale" and name.startswith("llm/")):
         return np.zeros(shape, dtype)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from paligemma_jax.build import data, terminal, weights
 from paligemma_jax.build import model as build_model
+from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import presets, settings
 from paligemma_jax.data import tokens
 from paligemma_jax.params import sharding, variants
@@ -63,26 +64,28 @@ def assemble(config: ml_collections.ConfigDict) -> Assembly:
 
 
 def load_weights(
-    built: Assembly, source: str | None, *, trainable: tuple[str, ...] = ()
+    built: Assembly, stored: overlay.Weights | None, *, trainable: tuple[str, ...] = ()
 ) -> dict[str, jax.Array]:
-    """Returns parameters on their devices: of a file, or random where `source` is None.
+    """Returns parameters on their devices: stored ones, or random ones where these are None.
 
     Args:
       built: what they are for.
-      source: vanity name, address or path of an npz file.
+      stored: from `weights.find`; they are compared with the model first.
       trainable: names to be held in float32.
     """
-    path = weights.fetch(source) if source else None
-    stored = weights.check_file(built.config, path, built.model) if path else None
-    expected = weights.expected_shapes(built.config, built.model, trainable, stored)
+    arrays = None
+    if stored:
+        weights.check(built.config, stored, built.model)
+        arrays = stored.arrays
+    expected = weights.expected_shapes(built.config, built.model, trainable, arrays)
     where = sharding.shardings(
         expected,
         [(str(regex), tactic) for regex, tactic in built.config.sharding_strategy],
         built.mesh,
     )
-    if path is None:
+    if stored is None:
         return weights.init_random(built.model, expected, where, seed=built.config.seed)
-    return weights.load(path, expected, where, grid=built.model.grid)
+    return weights.load(stored, expected, where, grid=built.model.grid)
 
 
 def open_run(
@@ -114,6 +117,25 @@ def set_evaluation(
         settings.override(config, [f"evals.{name}.{override}" for override in overrides])
     presets.validate(config)
     return presets.eval_settings(config.evals[name])
+
+
+def find_weights(
+    config: ml_collections.ConfigDict, source: str | None, base: str | None = None
+) -> overlay.Weights | None:
+    """Returns the weights of a name, an address or a path; None, for random ones, gives None.
+
+    Args:
+      config: its `model_init_base` goes with its `model_init`.
+      source: what to find.
+      base: of weights that are trained arrays only; None: the one that they name.
+    """
+    if source == config.model_init:
+        base = base or config.model_init_base
+    if source is None:
+        if base:
+            raise ValueError(f"the base {base} is given, but weights are random: they need none")
+        return None
+    return weights.find(source, base)
 
 
 def choose_weights(asked: str | None, default: str | None) -> str | None:

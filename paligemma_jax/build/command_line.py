@@ -62,6 +62,14 @@ def add_source(made: argparse.ArgumentParser) -> None:
     made.add_argument("--run", metavar="FOLDER", help="a finished run")
     made.add_argument("--config", metavar="FILE[:ARG]", help="a Python file, instead of --run")
     made.add_argument("--weights", help="npz file, vanity name or address; 'none': random")
+    add_base(made)
+
+
+def add_base(made: argparse.ArgumentParser) -> None:
+    """Adds the argument that says what a file of trained arrays only was trained from."""
+    made.add_argument(
+        "--base", metavar="FILE", help="of trainable-only weights; default: what they were made of"
+    )
 
 
 def parse(

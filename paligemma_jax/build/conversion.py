@@ -18,6 +18,7 @@ from paligemma_jax.checkpoints import (
     huggingface,
     huggingface_files,
     npz,
+    overlay,
     tensor_files,
 )
 from paligemma_jax.data import tokens
@@ -34,14 +35,14 @@ class Written:
 
 
 def to_huggingface(
-    source: pathlib.Path,
+    stored: overlay.Weights,
     folder: pathlib.Path,
     model: variants.PaliGemma,
     *,
     dtype: str | None,
     tokenizer: pathlib.Path | None,
 ) -> Written:
-    """Writes an npz file as a folder that transformers loads without a network.
+    """Writes npz weights as a folder that transformers loads without a network.
 
     The folder is made beside its place and moved there when it is whole. Files of a folder that is
     there already are replaced, others stay.
@@ -50,10 +51,9 @@ def to_huggingface(
       ValueError: a model that transformers cannot express, or a tokenizer of another size.
       OSError: too little space.
     """
-    header = npz.read_header(source)
-    metadata = {key: value for key, value in header.metadata.items() if key != "dtypes"}
-    layout = huggingface.plan(header.arrays, dtype=dtype, metadata=metadata)
-    widest = dtype or jnp.result_type(*{array.dtype for array in header.arrays.values()})
+    arrays = stored.arrays
+    layout = huggingface.plan(arrays, dtype=dtype, metadata=stored.metadata)
+    widest = dtype or jnp.result_type(*{array.dtype for array in arrays.values()})
     files = {
         "config.json": huggingface_files.config(model, dtype=widest),
         "generation_config.json": huggingface_files.generation_config(model),
@@ -70,11 +70,11 @@ def to_huggingface(
         for name, text in texts.items():
             (made / name).write_bytes(text)
         with terminal.progress(f"writing {folder}", unit="B", unit_scale=True) as report:
-            huggingface.write(source, made, layout, progress=report)
+            huggingface.write(stored, made, layout, progress=report)
         _put_in_place(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return Written(len(header.arrays), layout.num_bytes)
+    return Written(len(arrays), layout.num_bytes)
 
 
 def from_huggingface(
@@ -91,21 +91,21 @@ def from_huggingface(
     return _write_npz(path, arrays, said, prefix)
 
 
-def rewrite(source: pathlib.Path, path: pathlib.Path, *, dtype: str | None, prefix: str) -> Written:
-    """Writes an npz file anew, cast and with `prefix` before every name."""
-    header = npz.read_header(source)
+def rewrite(
+    stored: overlay.Weights, path: pathlib.Path, *, dtype: str | None, prefix: str
+) -> Written:
+    """Writes npz weights anew as one file, cast and with `prefix` before every name."""
 
-    def defer(name: str, stored: jax.ShapeDtypeStruct) -> deferred.Deferred:
-        kind = jnp.dtype(dtype or stored.dtype)
+    def defer(name: str, array: jax.ShapeDtypeStruct) -> deferred.Deferred:
+        kind = jnp.dtype(dtype or array.dtype)
 
         def make():
-            return deferred.cast(npz.read(source, names=[name])[name], kind, name=name)
+            return deferred.cast(stored.read([name])[name], kind, name=name)
 
-        return deferred.Deferred(stored.shape, kind, make)
+        return deferred.Deferred(array.shape, kind, make)
 
-    arrays = {name: defer(name, stored) for name, stored in header.arrays.items()}
-    metadata = {key: value for key, value in header.metadata.items() if key != "dtypes"}
-    return _write_npz(path, arrays, metadata, prefix)
+    arrays = {name: defer(name, array) for name, array in stored.arrays.items()}
+    return _write_npz(path, arrays, stored.metadata, prefix)
 
 
 def _write_npz(

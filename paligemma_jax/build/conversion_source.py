@@ -9,7 +9,7 @@ from typing import Any
 
 from paligemma_jax.build import assembly, weights
 from paligemma_jax.build import model as build_model
-from paligemma_jax.checkpoints import huggingface_files, npz
+from paligemma_jax.checkpoints import huggingface_files, overlay
 from paligemma_jax.config import settings
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import names, variants
@@ -23,19 +23,23 @@ class Source:
 
     Attributes:
       path: an npz file, or the folder that transformers reads.
-      is_huggingface: it is such a folder.
+      weights: of the npz file, with those of its base; None: it is a folder for transformers.
       config: a run's config.json, if the weights are a run's.
       tokenizer: the sentencepiece file beside the weights, if there is one.
     """
 
     path: pathlib.Path
-    is_huggingface: bool
+    weights: overlay.Weights | None
     config: pathlib.Path | None = None
     tokenizer: pathlib.Path | None = None
 
 
-def find(path: pathlib.Path) -> Source:
+def find(path: pathlib.Path, *, base: pathlib.Path | None = None) -> Source:
     """Returns what weights a file or folder holds.
+
+    Args:
+      path: an npz file, a run's folder or one with safetensors.
+      base: of weights that are trained arrays only; None: the one that they name.
 
     Raises:
       ValueError: nothing there, or nothing that is known; the message says what is expected.
@@ -45,15 +49,24 @@ def find(path: pathlib.Path) -> Source:
         if path.suffix != ".npz":
             raise ValueError(f"{path}: {expected}")
         beside = path.with_name(assembly.TOKENIZER)
-        return Source(path, False, tokenizer=beside if beside.exists() else None)
+        found = beside if beside.exists() else None
+        return Source(path, overlay.find(path, base=base), tokenizer=found)
     if not path.is_dir():
         raise ValueError(f"{path}: no such file or folder; nothing is downloaded here. {expected}")
     config, tokenizer = path / assembly.CONFIG, path / assembly.TOKENIZER
     found = tokenizer if tokenizer.exists() else None
     if (path / assembly.FINAL).exists():
-        return Source(path / assembly.FINAL, False, config if config.exists() else None, found)
+        final = path / assembly.FINAL
+        return Source(
+            final,
+            overlay.find(final, base=base),
+            config=config if config.exists() else None,
+            tokenizer=found,
+        )
     if any(path.glob("*.safetensors")):
-        return Source(path, True, tokenizer=found)
+        if base:
+            raise ValueError(f"--base {base}: {path} is a Hugging Face folder, which is whole")
+        return Source(path, None, tokenizer=found)
     held = ", ".join(sorted(os.listdir(path))[:8]) or "nothing"
     raise ValueError(f"{path}: {expected}; it holds {held}")
 
@@ -82,15 +95,14 @@ def describe(
       ValueError: no such model, arrays that are missing or of another, or nothing says what the
         arrays cannot.
     """
-    if source.is_huggingface:
+    if source.weights is None:
         if variant or config:
             raise ValueError(f"{source.path}: config.json says what --variant and --config would")
         path = source.path / assembly.CONFIG
         model = huggingface_files.model(_read_json(path), where=str(path))
     else:
-        header = npz.read_header(source.path)
-        model = _describe_npz(source, header, variant, config)
-        names.check_shapes(header.arrays, paligemma.shapes(model), where=str(source.path))
+        model = _describe_npz(source, source.weights, variant, config)
+        names.check_shapes(source.weights.arrays, paligemma.shapes(model), where=str(source.path))
     if final_logits_softcap is None:
         return model
     llm = dataclasses.replace(model.llm, final_logits_softcap=final_logits_softcap)
@@ -98,15 +110,15 @@ def describe(
 
 
 def _describe_npz(
-    source: Source, header: npz.Header, variant: str | None, config: str | None
+    source: Source, stored: overlay.Weights, variant: str | None, config: str | None
 ) -> variants.PaliGemma:
-    shapes = {name: array.shape for name, array in header.arrays.items()}
+    shapes = {name: array.shape for name, array in stored.arrays.items()}
     if variant and config:
         raise ValueError("give one of --variant and --config, not both")
     if variant:
         return _from_table(shapes, variant)
-    if not config and set(weights.HIDDEN) <= set(header.metadata):
-        return variants.measure(shapes, {key: header.metadata[key] for key in weights.HIDDEN})
+    if not config and set(weights.HIDDEN) <= set(stored.metadata):
+        return variants.measure(shapes, {key: stored.metadata[key] for key in weights.HIDDEN})
     rows = shapes.get(EMBEDDING, (variants.VOCAB_SIZE,))[0]
     if config:
         return build_model.describe(settings.load(config), vocab_size=rows)

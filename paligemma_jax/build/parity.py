@@ -10,7 +10,7 @@ import pathlib
 import jax
 import numpy as np
 
-from paligemma_jax.checkpoints import npz
+from paligemma_jax.checkpoints import overlay
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants
 
@@ -36,9 +36,9 @@ def check_installed() -> None:
 
 
 def compare(
-    path: pathlib.Path, folder: pathlib.Path, model: variants.PaliGemma, *, seed: int = 0
+    stored: overlay.Weights, folder: pathlib.Path, model: variants.PaliGemma, *, seed: int = 0
 ) -> Difference:
-    """Compares an npz file with the folder that transformers loads. Needs torch and transformers.
+    """Compares npz weights with the folder that transformers loads. Needs torch and transformers.
 
     Two images with texts of different length, seen as prefixes: every version of transformers masks
     these alike. One model is in memory at a time, in float32.
@@ -52,18 +52,18 @@ def compare(
     text = rng.integers(0, model.vocab_size, (NUM_EXAMPLES, TEXT_LEN), np.int32)
     valid = np.arange(TEXT_LEN) < TEXT_LEN - 3 * np.arange(NUM_EXAMPLES)[:, None]
     theirs = _their_logits(folder, image, text, valid, model=model)[valid]
-    ours = _our_logits(path, image, text, valid, model=model)[valid]
+    ours = _our_logits(stored, image, text, valid, model=model)[valid]
     found = Difference(float(np.abs(ours - theirs).max()), float(np.abs(ours).max()))
     if not found.largest <= MAX_RATIO * found.largest_logit:
         raise ValueError(
-            f"{path} and {folder} differ: logits by up to {found.largest:.3g}, the largest is "
-            f"{found.largest_logit:.3g}. Do not use what was written; please report this"
+            f"{stored.path} and {folder} differ: logits by up to {found.largest:.3g}, the largest "
+            f"is {found.largest_logit:.3g}. Do not use what was written; please report this"
         )
     return found
 
 
 def _our_logits(
-    path: pathlib.Path,
+    stored: overlay.Weights,
     image: np.ndarray,
     text: np.ndarray,
     valid: np.ndarray,
@@ -77,7 +77,7 @@ def _our_logits(
         hidden = paligemma.apply(params, *inputs, model=model, compute=compute)
         return paligemma.logits(params, hidden, model=model)
 
-    params = npz.read(path, transform=lambda _, array: array.astype(np.float32))
+    params = stored.read(transform=lambda _, array: array.astype(np.float32))
     inputs = image[:, None], np.ones((len(image), 1), bool), text, np.zeros_like(text), valid
     with jax.default_matmul_precision("highest"):
         return np.asarray(run(params, *inputs))

@@ -100,6 +100,7 @@ def open_predictor(
     built: assembly.Assembly,
     source: str | None,
     *,
+    base: str | None = None,
     batch_size: int = 1,
     settings: Mapping[str, Any] | None = None,
 ) -> Predictor:
@@ -108,10 +109,12 @@ def open_predictor(
     Args:
       built: from `assembly.assemble`.
       source: weights; None: random ones.
+      base: of weights that are trained arrays only, if it is not where it was.
       batch_size: images answered at a time, rounded up to a multiple of the devices.
       settings: keys of `evals.NAME` that say how to decode; 128 new tokens by default.
     """
     complete = presets.eval_settings({"fname": "", **(settings or {})})
+    stored = assembly.find_weights(built.config, source, base)
     decode = evaluation.make_generate(
         built.functions,
         complete,
@@ -121,7 +124,7 @@ def open_predictor(
     )
     return Predictor(
         built=built,
-        params=build_model.for_decoding(assembly.load_weights(built, source)),
+        params=build_model.for_decoding(assembly.load_weights(built, stored)),
         generate=decode,
         batch_size=evaluation.round_up(batch_size, built.mesh.size),
     )

@@ -9,12 +9,16 @@ import jax
 
 from paligemma_jax.build import assembly, data, evaluation, terminal, weights
 from paligemma_jax.build import optimizer as build_optimizer
+from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import settings
 from paligemma_jax.data import pipeline
 from paligemma_jax.models import paligemma
 from paligemma_jax.reports import runlog
 from paligemma_jax.tasks import task
 from paligemma_jax.training import loop, optimizer, step
+
+# A value of the key `save`.
+TRAINABLE = "trainable"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +30,14 @@ class Plan:
       total_steps: updates.
       optimizer: of the trainable parameters.
       evaluations: with the number of steps between two of them; 0: only at the end.
+      base: the weights to start from, not read yet; None: random ones.
     """
 
     records: data.Records
     total_steps: int
     optimizer: optimizer.Optimizer
     evaluations: tuple[tuple[evaluation.Evaluation, int], ...]
+    base: overlay.Weights | None
 
 
 def check_workdir(workdir: pathlib.Path) -> None:
@@ -75,13 +81,19 @@ def plan(built: assembly.Assembly) -> Plan:
     evaluations = tuple(
         _plan_evaluation(built, name, steps=steps, data_size=len(records)) for name in config.evals
     )
-    return Plan(records, steps, made, evaluations)
+    base = assembly.find_weights(config, config.model_init)
+    if config.save == TRAINABLE and base is None:
+        raise ValueError(
+            "save='trainable' leaves out the weights that are not trained, and random ones are in "
+            "no other file: set model_init, or save='all'"
+        )
+    return Plan(records, steps, made, evaluations, base)
 
 
 def init_state(built: assembly.Assembly, planned: Plan) -> step.TrainState:
     """Returns the state before the first update, its weights loaded or made."""
     params = assembly.load_weights(
-        built, built.config.model_init, trainable=tuple(planned.optimizer.trainable)
+        built, planned.base, trainable=tuple(planned.optimizer.trainable)
     )
     return step.init_state(params, planned.optimizer.trainable, planned.optimizer.tx)
 
@@ -113,8 +125,21 @@ def run(
             hooks=hooks,
             groups=planned.optimizer.groups,
             progress=lambda done: report(done, planned.total_steps),
-            rescue=lambda last: _rescue(built, last, workdir),
+            rescue=lambda last: _rescue(built, planned, last, workdir),
         )
+
+
+def save(
+    built: assembly.Assembly, planned: Plan, state: step.TrainState, path: pathlib.Path
+) -> None:
+    """Writes the weights as one npz file: all, or with `save="trainable"` what the base lacks."""
+    params = state.params
+    said = weights.metadata(built.config, built.model, step=int(state.step), base=planned.base)
+    if built.config.save == TRAINABLE and planned.base:
+        said[overlay.NUM_ARRAYS] = len(params)
+        kept = state.trainable.keys() | overlay.differing(params, planned.base)
+        params = {name: array for name, array in params.items() if name in kept}
+    weights.save(path, params, said)
 
 
 class Log:
@@ -190,7 +215,9 @@ def _make_hook(
     return loop.Hook(every=every, fn=evaluate)
 
 
-def _rescue(built: assembly.Assembly, state: step.TrainState, workdir: pathlib.Path) -> None:
+def _rescue(
+    built: assembly.Assembly, planned: Plan, state: step.TrainState, workdir: pathlib.Path
+) -> None:
     """Saves the last good weights of a run that stops before its end.
 
     Several processes gather weights together, which they can only for an error that all of them
@@ -202,8 +229,7 @@ def _rescue(built: assembly.Assembly, state: step.TrainState, workdir: pathlib.P
         return
     number = int(state.step)
     if number:
-        path = workdir / f"interrupted-{number:06d}.npz"
-        weights.save(path, state.params, weights.metadata(built.config, built.model, step=number))
+        save(built, planned, state, workdir / f"interrupted-{number:06d}.npz")
 
 
 def _device_memory() -> dict[str, float]:

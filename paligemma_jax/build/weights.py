@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from paligemma_jax.build import terminal
-from paligemma_jax.checkpoints import hub, npz
+from paligemma_jax.checkpoints import hub, npz, overlay
 from paligemma_jax.models import paligemma, siglip
 from paligemma_jax.params import names, sharding, variants
 
@@ -53,42 +53,46 @@ def fetch(source: str) -> pathlib.Path:
         return pathlib.Path(hub.resolve(source, progress=report))
 
 
-def check_file(
-    config: ml_collections.ConfigDict, path: pathlib.Path, model: variants.PaliGemma
-) -> Shapes:
-    """Returns what a file of weights holds, after making sure that it fits the model.
+def find(source: str, base: str | None = None) -> overlay.Weights:
+    """Returns the weights of a name, an address or a path, with their base's if they need one.
 
-    Reads the file's table of contents only.
+    Fetches files if need be; reads no array. `base`: as `source`; None: what the file itself names.
+    """
+    return overlay.find(fetch(source), base=fetch(base) if base else None, fetch=fetch)
+
+
+def check(
+    config: ml_collections.ConfigDict, stored: overlay.Weights, model: variants.PaliGemma
+) -> None:
+    """Makes sure that stored weights fit the model. Reads no array.
 
     Raises:
       ValueError: another grid of position embeddings (unless `model.img.resample_posemb`), or
         arrays that are missing, extra or misshapen, all of them listed; or what the file says of
         itself (loc convention, soft-caps, query scale) contradicts the settings.
     """
-    header = npz.read_header(path)
-    found = dict(header.arrays)
+    found, where = stored.arrays, os.fspath(stored.path)
     expected = paligemma.shapes(model)
     if POSITION_EMBEDDING in found:
         allowed = config.model.img.resample_posemb
         siglip.check_position_embedding(
-            found[POSITION_EMBEDDING].shape, model, resample=allowed, where=os.fspath(path)
+            found[POSITION_EMBEDDING].shape, model, resample=allowed, where=where
         )
     shapes = {name: array.shape for name, array in found.items()}
     if POSITION_EMBEDDING in found:
         shapes[POSITION_EMBEDDING] = (1, model.grid**2, shapes[POSITION_EMBEDDING][2])
-    names.check_shapes(shapes, expected, where=os.fspath(path))
-    _check_metadata(config, model, header.metadata, where=os.fspath(path))
-    return found
+    names.check_shapes(shapes, expected, where=where)
+    _check_metadata(config, model, stored.metadata, where=where)
 
 
 def load(
-    path: pathlib.Path,
+    stored: overlay.Weights,
     expected: Shapes,
     where: Mapping[str, NamedSharding],
     *,
     grid: int,
 ) -> dict[str, jax.Array]:
-    """Returns a file's parameters in the types of `expected`, placed as `where` says.
+    """Returns stored parameters in the types of `expected`, placed as `where` says.
 
     Arrays go to their devices one by one: the host holds one at a time.
     """
@@ -102,8 +106,8 @@ def load(
     def place(name: str, array: Any) -> jax.Array:
         return sharding.place(name, array, where[name])
 
-    with terminal.progress(f"loading {path}", unit="B", unit_scale=True) as report:
-        return npz.read(path, names=list(expected), transform=convert, place=place, progress=report)
+    with terminal.progress(f"loading {stored.path}", unit="B", unit_scale=True) as report:
+        return stored.read(expected, transform=convert, place=place, progress=report)
 
 
 def init_random(
@@ -124,7 +128,7 @@ def init_random(
 
 
 def save(path: pathlib.Path, params: Mapping[str, jax.Array], metadata: Mapping[str, Any]) -> None:
-    """Writes all parameters as one npz file that big_vision reads, and says so.
+    """Writes parameters as one npz file that big_vision reads, and says so.
 
     With several processes, each gathers every array in turn and the first one writes.
     """
@@ -138,10 +142,20 @@ def save(path: pathlib.Path, params: Mapping[str, jax.Array], metadata: Mapping[
 
 
 def metadata(
-    config: ml_collections.ConfigDict, model: variants.PaliGemma, *, step: int
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma,
+    *,
+    step: int,
+    base: overlay.Weights | None,
 ) -> dict[str, Any]:
-    """Returns what a file of weights should say of itself and shapes cannot."""
-    return {
+    """Returns what a file of weights should say of itself and shapes cannot.
+
+    Args:
+      config, model: of the run.
+      step: updates done.
+      base: what `model_init` stands for.
+    """
+    said = {
         "format": "paligemma_jax",
         "variant": {"img": config.model.img.variant, "llm": config.model.llm.variant},
         **model_metadata(model),
@@ -150,6 +164,11 @@ def metadata(
         "model_init": config.model_init,
         "step": step,
     }
+    if base:
+        said[overlay.BASE] = overlay.describe_base(
+            config.model_init, base, dtype=config.frozen_dtype
+        )
+    return said
 
 
 def model_metadata(model: variants.PaliGemma) -> dict[str, Any]:

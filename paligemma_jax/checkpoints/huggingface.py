@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoints import deferred, huggingface_names, npz, tensor_files
+from paligemma_jax.checkpoints import deferred, huggingface_names, npz, overlay, tensor_files
 from paligemma_jax.params import names
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -56,25 +56,25 @@ def plan(
 
 
 def write(
-    source: npz.Path,
+    stored: overlay.Weights,
     folder: pathlib.Path,
     layout: tensor_files.Layout,
     *,
     progress: npz.Progress | None = None,
 ) -> None:
-    """Writes the arrays of an npz file as safetensors, one array in memory at a time.
+    """Writes the arrays of npz files as safetensors, one array in memory at a time.
 
     Args:
-      source: the npz file.
+      stored: the npz files.
       folder: exists; files in it are replaced.
-      layout: from `plan`, for the arrays of this file.
+      layout: from `plan`, for these arrays.
       progress: called after each array with the bytes read so far, and in all.
 
     Raises:
       ValueError: a damaged file, or numbers that the dtype to cast to cannot hold.
     """
     found: dict[str, list[huggingface_names.Piece]] = {}
-    for piece in huggingface_names.pieces(npz.read_header(source).arrays):
+    for piece in huggingface_names.pieces(stored.arrays):
         found.setdefault(piece.ours, []).append(piece)
 
     def write_array(name: str, array: np.ndarray) -> None:
@@ -87,7 +87,7 @@ def write(
             tensor_files.put(folder, place, *parts)
 
     tensor_files.create(folder, layout)
-    npz.read(source, names=list(found), transform=write_array, progress=progress)
+    stored.read(found, transform=write_array, progress=progress)
     tensor_files.sync(folder, layout)
 
 

@@ -69,6 +69,12 @@ KEYS = (
         "starting weights: vanity name, path, kaggle:// hf:// https:// gs://; None: random",
     ),
     Key(
+        "model_init_base",
+        None,
+        (str, *OPTIONAL),
+        "base of a trainable-only model_init, where it is not what that file names",
+    ),
+    Key(
         "tokenizer",
         "gs://big_vision/paligemma_tokenizer.model",
         (str,),
@@ -219,6 +225,13 @@ KEYS = (
         RULES,
         "rules [(regex, replicate | fsdp | axis)]",
         rule_types=(str, *RULES),
+    ),
+    Key(
+        "save",
+        "all",
+        (str,),
+        "what final.npz holds: all weights, or the trained ones, which model_init completes",
+        ("all", "trainable"),
     ),
     Key("log_training_steps", 10, (int,), "a row of training metrics every so many steps", least=1),
     Key("evals", {}, (dict,), "evaluations by name: dict(fname=..., log_percent=1/8, ...)"),

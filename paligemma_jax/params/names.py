@@ -138,7 +138,7 @@ def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], *, where
         lines.append(f"shape: {name} is {shapes[0]}, the model has {shapes[1]}")
     lines += [f"extra: {name} {_shape_of(found[name])}" for name in extra]
     if missing and not extra and not misshapen:
-        lines.append("a file of trained arrays only is loaded on top of the model it came from")
+        lines.append("trained arrays only? Then give the base that has the others: --base")
     raise ValueError("\n  ".join(lines))
 
 

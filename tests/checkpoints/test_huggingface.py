@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from paligemma_jax.checkpoints import huggingface, huggingface_files, npz
+from paligemma_jax.checkpoints import huggingface, huggingface_files, npz, overlay
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants
 
@@ -35,7 +35,7 @@ def export(tmp_path, params, **settings):
     layout = huggingface.plan(npz.read_header(tmp_path / "source.npz").arrays, **settings)
     folder = tmp_path / "hf"
     folder.mkdir(exist_ok=True)
-    huggingface.write(tmp_path / "source.npz", folder, layout)
+    huggingface.write(overlay.find(tmp_path / "source.npz"), folder, layout)
     return folder
 
 
