@@ -48,7 +48,8 @@ HOMES = {
     "safetensors": {"checkpoints"},
     "kagglehub": {"checkpoints/hub.py"},
     "huggingface_hub": {"checkpoints/hub.py"},
-    "fsspec": {"data", "checkpoints/hub.py"},
+    "fsspec": {"data", "checkpoints/hub_web.py"},
+    "filelock": {"checkpoints/download.py"},
     "sentencepiece": {"data/tokens.py"},
     "PIL": {"data", "reports", "predict.py"},
     "pycocotools": {"tasks", "data"},  # outlines of objects, besides scores

@@ -4,12 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.build import assembly, weights
 from paligemma_jax.build import model as build_model
-from paligemma_jax.checkpoints import huggingface_files, overlay
+from paligemma_jax.checkpoints import huggingface_files, overlay, part_files
 from paligemma_jax.config import settings
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import names, variants
@@ -45,8 +46,9 @@ def find(path: pathlib.Path, *, base: pathlib.Path | None = None) -> Source:
       ValueError: nothing there, or nothing that is known; the message says what is expected.
     """
     expected = "expected an .npz file, a run's folder (final.npz), or one with *.safetensors"
+    path, *_ = [path] if path.exists() else part_files.find(path)
     if path.is_file():
-        if path.suffix != ".npz":
+        if not re.search(r"\.npz(\.part\w+)?$", path.name):
             raise ValueError(f"{path}: {expected}")
         beside = path.with_name(assembly.TOKENIZER)
         found = beside if beside.exists() else None

@@ -6,6 +6,7 @@ attempts (`.part.json`). The file itself appears whole and checked, or not at al
 
 import base64
 import binascii
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -20,13 +21,16 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import filelock
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 CHUNK_BYTES = 2**20
 TIMEOUT_S = 30
 ATTEMPTS = 4  # in a row that bring nothing new
+LOOK_S = 1.0  # how often to look at what another process fetches
 WAIT_S = 1.0  # before the second attempt; twice as long before each further one
 RETRIED = {408, 416, 429, 500, 502, 503, 504}
 # What another attempt may mend. A full disk is not among these.
@@ -45,6 +49,33 @@ class DownloadError(OSError):
     def __init__(self, message: str, *, status: int | None = None):
         super().__init__(message)
         self.status = status
+
+
+@contextlib.contextmanager
+def alone(path: pathlib.Path, progress: Progress | None = None) -> Iterator[None]:
+    """Lets one process at a time fetch a file; the others wait and report how far that one is.
+
+    Two that wrote the same `.part` would spoil it. What a process that was killed leaves behind
+    holds up nobody.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    lock = filelock.FileLock(partial.with_name(partial.name + ".lock"))
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=LOOK_S)
+        except filelock.Timeout:
+            known = _recall(partial)
+            if progress and known and known.size:
+                progress(_size(partial), known.size)
+    try:
+        yield
+    finally:
+        if path.exists():
+            # Whoever still waits for it finds the file.
+            with contextlib.suppress(OSError):
+                os.unlink(lock.lock_file)
+        lock.release()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +111,7 @@ def fetch(url: str, path: pathlib.Path, *, progress: Progress | None = None) -> 
     if "@" in urllib.parse.urlsplit(url).netloc:
         raise ValueError(f"{public(url)}: an address with user or password is not understood")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
+    partial = _partial(path)
     remote = _fetch_all(url, partial, progress)
     checksum = _from_fragment(fragment) or remote.checksum
     if checksum and (found := _digest(partial, checksum[0])) != checksum[1]:
@@ -213,6 +244,10 @@ def _check_space(partial: pathlib.Path, size: int | None) -> None:
 
 def _size(path: pathlib.Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def _partial(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + ".part")
 
 
 def _note(partial: pathlib.Path) -> pathlib.Path:

@@ -7,28 +7,35 @@
     https://HOST/FILE#sha256=...                    the checksum is optional
     ~/weights/pt_224.npz                            a path
 
+FILE.npz may be published in parts, FILE.npz.part0 and so on: they are fetched one by one, the first
+one stands for all, and they are read as one file (`part_files`).
+
 What https and gs fetch is kept in the cache folder; Kaggle's and Hugging Face's clients keep caches
 of their own (KAGGLEHUB_CACHE, HF_HOME) and show their own progress. Keys are read by the clients
 from their usual places and appear in no message.
 """
 
 import dataclasses
-import hashlib
+import http
 import os
 import pathlib
 import re
-import urllib.parse
 from collections.abc import Callable
 from typing import NoReturn
 
-import fsspec
 import huggingface_hub
 import huggingface_hub.errors
 import kagglehub
 import kagglehub.config
 import kagglehub.exceptions
 
-from paligemma_jax.checkpoints import download, published
+from paligemma_jax.checkpoints import (
+    download,
+    hub_web,
+    part_files,
+    published,
+    zipped_arrays,
+)
 from paligemma_jax.params import names
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -68,7 +75,7 @@ def resolve(
     if scheme not in FETCHERS:
         known = ", ".join(f"{name}://" for name in FETCHERS)
         raise ValueError(f"'{download.public(source)}': expected a path or one of {known}")
-    return FETCHERS[scheme](source, folder, progress)
+    return _fetch(source, folder, progress)
 
 
 def has_credentials() -> dict[str, bool]:
@@ -79,11 +86,62 @@ def has_credentials() -> dict[str, bool]:
     }
 
 
+def _fetch(source: str, folder: pathlib.Path, progress: Progress | None) -> pathlib.Path:
+    """Fetches what an address names, its parts where it is published so."""
+    fetch = FETCHERS[source.partition("://")[0]]
+    if part := re.fullmatch(r"(.+\.npz\.part)([0-9]+|[a-z]{2})([@?].*)?", source):
+        suffix = "aa" if part[2].isalpha() else "0" * len(part[2])
+        around = part[1], part[3] or ""
+        first = fetch(suffix.join(around), folder, progress)
+        return _fetch_others(first, suffix, around, folder, progress)
+    try:
+        return fetch(source, folder, progress)
+    except download.DownloadError as error:
+        whole = re.fullmatch(r"(.+\.npz)([@?].*)?", source)
+        if error.status != http.HTTPStatus.NOT_FOUND or not whole:
+            raise
+        around = f"{whole[1]}.part", whole[2] or ""
+        for suffix in part_files.FIRST:
+            try:
+                first = fetch(suffix.join(around), folder, progress)
+            except download.DownloadError:
+                continue
+            return _fetch_others(first, suffix, around, folder, progress)
+        raise
+
+
+def _fetch_others(
+    first: pathlib.Path,
+    suffix: str,
+    around: tuple[str, str],
+    folder: pathlib.Path,
+    progress: Progress | None,
+) -> pathlib.Path:
+    """Fetches the parts behind the first one, until they end as a zip ends, and returns that one.
+
+    Nothing says how many there are; and what is here already needs no network.
+    """
+    while not zipped_arrays.is_whole(first):
+        suffix = part_files.after(suffix)
+        source = suffix.join(around)
+        try:
+            FETCHERS[source.partition("://")[0]](source, folder, progress)
+        except download.DownloadError as error:
+            if error.status != http.HTTPStatus.NOT_FOUND:
+                raise
+            raise download.DownloadError(
+                f"{download.public(source)} is not there, and the parts before it are no whole "
+                f"file: publish it again, or choose another source",
+                status=error.status,
+            ) from None
+    return first
+
+
 def _resolve_published(name: str, folder: pathlib.Path, progress: Progress | None) -> pathlib.Path:
     entry = published.FILES[name]
     if given := os.environ.get(FOLDER_ENV):
         local = f"{given.rstrip('/')}/{entry.file}"
-        if "://" in given or os.path.exists(local):
+        if "://" in given or part_files.find(local)[0].exists():
             return resolve(local, cache_dir=folder, progress=progress)
     # The one with a key first; in the order of the table if both or none have one.
     found = has_credentials()
@@ -101,8 +159,9 @@ def _resolve_published(name: str, folder: pathlib.Path, progress: Progress | Non
 
 def _find_local(source: str) -> pathlib.Path:
     path = pathlib.Path(source).expanduser()
-    if path.exists():
-        return path
+    first, *_ = part_files.find(path)
+    if path.exists() or first.exists():
+        return path if path.exists() else first
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = names.nearest(source, published.FILES) + names.nearest(path.name, beside)
     raise FileNotFoundError(
@@ -215,78 +274,10 @@ def _refuse(source: str, site: _Site, status: int | None, page: str, listing: st
     raise download.DownloadError(f"{source}: {advice}", status=status)
 
 
-def _from_web(source: str, folder: pathlib.Path, progress: Progress | None) -> pathlib.Path:
-    parts = urllib.parse.urlsplit(source)
-    extra = parts.query + parts.fragment
-    tag = hashlib.sha256(extra.encode()).hexdigest()[:12] if extra else ""
-    host = parts.netloc.rpartition("@")[2].replace(":", "_")
-    place = _inside(folder, source, "https", host, tag, parts.path)
-    if place.exists():
-        return place
-    try:
-        download.fetch(source, place, progress=progress)
-    except download.DownloadError as error:
-        if error.status not in (401, 403):
-            raise
-        advice = "it needs a login; for Kaggle and Hugging Face use kaggle:// and hf:// addresses"
-        raise download.DownloadError(f"{error}: {advice}", status=error.status) from None
-    return place
-
-
-def _from_google_storage(
-    source: str, folder: pathlib.Path, progress: Progress | None
-) -> pathlib.Path:
-    name = source.removeprefix("gs://")
-    bucket, _, object_name = name.partition("/")
-    place = _inside(folder, source, "gs", bucket, object_name)
-    if place.exists():
-        return place
-    endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "https://storage.googleapis.com")
-    url = f"{endpoint}/{bucket}/{urllib.parse.quote(object_name)}"
-    try:
-        download.fetch(url, place, progress=progress)
-    except download.DownloadError as error:
-        if error.status not in (401, 403):
-            raise
-        _fetch_private(name, place)
-    return place
-
-
-def _fetch_private(name: str, place: pathlib.Path) -> None:
-    """Fetches an object with the user's Google credentials, as gcsfs finds them."""
-    partial = place.with_name(place.name + ".part")
-    login = "`gcloud auth application-default login`"
-    try:
-        fsspec.filesystem("gs").get_file(name, os.fspath(partial))
-    except ImportError:
-        problem, status = f"is not public: pip install gcsfs, then run {login}", 403
-    except FileNotFoundError:
-        problem, status = "is not there, or not for your account: check the name", 404
-    except Exception as error:  # gcsfs, google-auth and aiohttp raise their own
-        problem, status = (
-            f"is not public, and your Google credentials do not open it ({type(error).__name__}): "
-            f"run {login}, or set GOOGLE_APPLICATION_CREDENTIALS to the key file of an account "
-            f"that may read it",
-            403,
-        )
-    else:
-        os.replace(partial, place)
-        return
-    raise download.DownloadError(f"gs://{name} {problem}", status=status)
-
-
-def _inside(folder: pathlib.Path, source: str, *parts: str) -> pathlib.Path:
-    """Returns the place of an address in the cache; one that would leave it is an error."""
-    steps = [step for part in parts for step in part.split("/") if step]
-    if ".." in steps or not parts[-1].strip("/") or parts[-1].endswith("/"):
-        raise ValueError(f"'{download.public(source)}': expected the address of a file")
-    return folder.joinpath(*steps)
-
-
 FETCHERS = {
     "kaggle": _from_kaggle,
     "hf": _from_hugging_face,
-    "gs": _from_google_storage,
-    "https": _from_web,
-    "http": _from_web,
+    "gs": hub_web.from_google_storage,
+    "https": hub_web.from_web,
+    "http": hub_web.from_web,
 }

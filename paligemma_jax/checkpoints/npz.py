@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoints import zipped_arrays
+from paligemma_jax.checkpoints import part_files, zipped_arrays
 from paligemma_jax.params import names as parameter_names
 
 Path = str | os.PathLike[str]
@@ -63,7 +63,8 @@ def read(
     file, and every byte read is checked against its CRC.
 
     Args:
-      path: an .npz file of numbers: float32, float16, bfloat16 (also as `|V2`), integers, bool.
+      path: an .npz file of numbers: float32, float16, bfloat16 (also as `|V2`), integers, bool;
+        also one that is there in parts, as FILE.npz.part0.
       names: what to read; None: everything. Names that the file lacks are an error.
       transform: what becomes of an array on the way: a cast, a quantization. It gets the name and
         memory of its own.
@@ -74,7 +75,7 @@ def read(
       ValueError: not a zip, cut off or damaged, a type that is no number, names with and without
         `params/`, or arrays that are missing (counted and named).
     """
-    with zipped_arrays.open_zip(path) as archive, open(path, "rb", buffering=0) as file:
+    with zipped_arrays.open_zip(path) as archive, part_files.open_raw(path) as file:
         chosen = _choose(_members(archive), names, path)
         total, done, params = sum(member.num_bytes for member in chosen.values()), 0, {}
         for name, member in chosen.items():
@@ -194,7 +195,7 @@ def _near(name: str, candidates: Iterable[str]) -> str:
 
 def _load(
     archive: zipfile.ZipFile,
-    file: io.FileIO,
+    file: io.RawIOBase,
     name: str,
     member: zipped_arrays.Member,
     transform: Callable[[str, np.ndarray], Any] | None,

@@ -15,10 +15,12 @@ def _files() -> dict[str, Published]:
     """Returns name -> file for the names that big_vision knows.
 
     Names and folder: VANITY_NAMES in models/proj/paligemma/paligemma.py at 0127fb6. Addresses that
-    public code and notebooks show: the Kaggle handles of all models, their files at 224 px (3B),
-    the Hugging Face repositories of PaliGemma 1 and its revision `bfloat16`; the others follow
-    their pattern. Kaggle's version 1 is spelled out, so that a file fetched before is found
-    without a network. 28B is too large for one file on Hugging Face: Kaggle only.
+    public code, notebooks and model cards show: the Kaggle handles of PaliGemma 2 and of PaliGemma
+    1 at 224 px, their files at 224 px (3B), the Hugging Face repositories of PaliGemma 1, its
+    revision `bfloat16`, and that of 28B at 224 px, which holds its file in parts (see `hub`). The
+    others follow the pattern of these; Kaggle's handles of PaliGemma 1 at 448 and 896 px among
+    them, which no public code was found to confirm. Kaggle's version 1 is spelled out, so that a
+    file fetched before is found without a network.
     """
     table = {}
     for res in (224, 448, 896):
@@ -33,8 +35,7 @@ def _files() -> dict[str, Published]:
             name, file = f"pt_{size}_{res}", f"{model}.b16.npz"
             kaggle = f"kaggle://google/paligemma-2/jax/{model}/1/{file}"
             hugging_face = f"hf://google/{model}-jax/{file}"
-            sources = (kaggle,) if size == "28b" else (kaggle, hugging_face)
-            table[name] = Published(f"{name}.bf16.npz", sources)
+            table[name] = Published(f"{name}.bf16.npz", (kaggle, hugging_face))
     return table
 
 

@@ -4,16 +4,21 @@ An .npz is a zip of `.npy` members, each a short header (shape, dtype, order) an
 `npz` decides which arrays are read and written, and what becomes of them.
 """
 
+import contextlib
 import dataclasses
 import io
 import math
 import os
+import pathlib
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
+
+from paligemma_jax.checkpoints import part_files
 
 CHUNK_BYTES = 16 * 2**20
 # XLA on CPU takes over a host buffer without a copy if it is aligned to this.
@@ -40,29 +45,42 @@ class Member:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def open_zip(path: str | os.PathLike[str]) -> zipfile.ZipFile:
-    """Returns the open archive; a ValueError says what a file is that is none, or is not whole."""
-    try:
-        archive = zipfile.ZipFile(path)
-        with open(path, "rb") as file:
+@contextlib.contextmanager
+def open_zip(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
+    """Opens a zip, also one in parts; a ValueError says what a file is if none or not whole."""
+    with io.BufferedReader(part_files.open_raw(path)) as file:
+        try:
+            archive = zipfile.ZipFile(file)
             # The last record is 22 bytes that end in the length of the comment, then the comment.
             # zipfile would take a comment that is cut off for a shorter one.
             file.seek(-22 - len(archive.comment), os.SEEK_END)
             (length,) = struct.unpack("<20xH", file.read(22))
-        if length == len(archive.comment):
-            return archive
-        archive.close()
-        raise zipfile.BadZipFile("its end is damaged")
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{os.fspath(path)}: {_what_is(path)}") from error
+            if length != len(archive.comment):
+                raise zipfile.BadZipFile("its end is damaged")
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{os.fspath(path)}: {_what_is(path)}") from error
+        with archive:
+            yield archive
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Tells whether a zip, or what there is of its parts, has an end."""
+    try:
+        with open_zip(path):
+            return True
+    except ValueError:
+        return False
 
 
 def _what_is(path: str | os.PathLike[str]) -> str:
-    with open(path, "rb") as file:
+    with part_files.open_raw(path) as file:
         start = file.read(6)
     if not start:
         return "the file is empty"
     if start.startswith(b"PK\x03\x04"):
+        names = [part.name for part in part_files.find(path)]
+        if len(names) > 1 or names != [pathlib.Path(path).name]:
+            return f"cut off or damaged at its end; is a part missing? Found {', '.join(names)}"
         return "a zip that is cut off or damaged at its end. Download or copy it again"
     if start == b"\x93NUMPY":
         return "a single .npy array; expected an .npz of parameters"
@@ -98,7 +116,7 @@ def describe(archive: zipfile.ZipFile, info: zipfile.ZipInfo, recorded: str | No
     return member
 
 
-def read_array(archive: zipfile.ZipFile, file: io.FileIO, member: Member) -> np.ndarray:
+def read_array(archive: zipfile.ZipFile, file: io.RawIOBase, member: Member) -> np.ndarray:
     """Returns the array in fresh memory that nothing else refers to, its CRC verified.
 
     Args:
@@ -156,7 +174,7 @@ def _number_type(dtype: np.dtype, recorded: str | None, where: str) -> np.dtype:
     )
 
 
-def _read_stored(file: io.FileIO, member: Member, data: memoryview) -> None:
+def _read_stored(file: io.RawIOBase, member: Member, data: memoryview) -> None:
     """Reads straight from the member's place in the file: zipfile would copy every byte twice."""
     file.seek(member.info.header_offset)
     # A zip entry: 30 bytes that end in the lengths of the name and of the extra field, then these
@@ -170,7 +188,7 @@ def _read_stored(file: io.FileIO, member: Member, data: memoryview) -> None:
         raise zipfile.BadZipFile("its CRC is wrong")
 
 
-def _read_exactly(file: io.FileIO, room: bytearray | memoryview) -> bytearray | memoryview:
+def _read_exactly(file: io.RawIOBase, room: bytearray | memoryview) -> bytearray | memoryview:
     """Fills `room` from the file and returns it."""
     view = memoryview(room)
     while view:

@@ -3,9 +3,13 @@
 import base64
 import errno
 import hashlib
+import pathlib
 import shutil
+import subprocess
+import sys
 import traceback
 
+import filelock
 import pytest
 
 from paligemma_jax.checkpoints import download
@@ -174,3 +178,52 @@ def test_keys_in_an_address_are_in_no_message(server, path):
         with pytest.raises((download.DownloadError, ValueError)) as error:
             download.fetch(url, path)
         assert "SECRET" not in "".join(traceback.format_exception(error.value))
+
+
+# Several processes
+
+
+FETCH = """
+import pathlib, sys
+from paligemma_jax.checkpoints import hub
+
+path = hub.resolve(sys.argv[1], cache_dir=sys.argv[2])
+print(path.read_bytes() == bytes(range(250)) * 4)
+"""
+
+
+def test_processes_that_want_the_same_file_fetch_it_once(server, tmp_path):
+    url = server.serve("/a.npz", DATA, cuts=[300])
+    command = [sys.executable, "-c", FETCH, url, str(tmp_path)]
+    root = pathlib.Path(__file__).parents[2]
+    started = [
+        subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    assert [process.communicate(timeout=60)[0].strip() for process in started] == ["True"] * 2
+    # One process asked, and went on where it was cut.
+    assert [asked for _, asked in server.requests] == [None, "bytes=300-"]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.npz"]
+
+
+def test_who_waits_reports_how_far_the_other_process_is(server, path, monkeypatch):
+    monkeypatch.setattr(download, "LOOK_S", 0.01)
+    server.serve("/a", DATA, cuts=[300] + download.ATTEMPTS * [0])
+    with pytest.raises(download.DownloadError):
+        download.fetch(server.url + "/a", path)
+    seen, lock = [], filelock.FileLock(f"{path}.part.lock", thread_local=False)
+
+    def look(*counts):
+        seen.append(counts)
+        lock.release()
+
+    lock.acquire()
+    with download.alone(path, look):
+        assert seen == [(300, 1000)]
+
+
+def test_a_fetch_that_failed_leaves_the_way_free(path):
+    with pytest.raises(ZeroDivisionError), download.alone(path):
+        raise ZeroDivisionError
+    with download.alone(path):
+        path.write_bytes(DATA)
+    assert list(path.parent.iterdir()) == [path]
