@@ -204,7 +204,7 @@ def test_checkpoint_with_other_arrays_is_listed(run, folder):
 
 def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_weights(folder):
     (folder / "broken.png").write_bytes(b"no image")
-    # The second batch is the first one that holds this row: see pipeline.order.
+    # The second batch is the first one that holds this row: see data/order.py.
     rows = (folder / "train.jsonl").read_text().replace('"4.png"', '"broken.png"')
     (folder / "broken.jsonl").write_text(rows)
     workdir = folder / "broken"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import jax
 
-from paligemma_jax.build import assembly, data, evaluation, terminal, weights
+from paligemma_jax.build import assembly, data, evaluation, terminal, training_data, weights
 from paligemma_jax.build import optimizer as build_optimizer
 from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import settings
@@ -26,14 +26,14 @@ class Plan:
     """What a run will do, before it has weights.
 
     Attributes:
-      records: to train on.
+      data: to train on.
       total_steps: updates.
       optimizer: of the trainable parameters.
       evaluations: with the number of steps between two of them; 0: only at the end.
       base: the weights to start from, not read yet; None: random ones.
     """
 
-    records: data.Records
+    data: training_data.TrainingData
     total_steps: int
     optimizer: optimizer.Optimizer
     evaluations: tuple[tuple[evaluation.Evaluation, int], ...]
@@ -62,24 +62,18 @@ def plan(built: assembly.Assembly) -> Plan:
         key="input.batch_size",
         parts=config.accumulation_steps,
     )
-    records = data.read_records(
-        config,
-        config.input.data.fname,
-        key="input.data.fname",
-        image_dir=config.input.data.image_dir,
-    )
-    data.check_lengths(config, records, built.tokenizer, name="training data")
-    pipeline.check_records(records, data.spec(config))
-    steps = build_optimizer.total_steps(config, data_size=len(records))
+    read = training_data.read(config, built.tokenizer)
+    data_size = len(read.records)
+    steps = build_optimizer.total_steps(config, data_size=data_size)
     terminal.say(
-        f"training data: {len(records)} examples; {steps} steps of {config.input.batch_size}, "
-        f"{steps * config.input.batch_size / len(records):.1f} passes"
+        f"training data: {data_size} examples; {steps} steps of {config.input.batch_size}, "
+        f"{steps * config.input.batch_size / data_size:.1f} passes"
     )
     made = build_optimizer.make(
-        config, paligemma.shapes(built.model), steps=steps, data_size=len(records)
+        config, paligemma.shapes(built.model), steps=steps, data_size=data_size
     )
     evaluations = tuple(
-        _plan_evaluation(built, name, steps=steps, data_size=len(records)) for name in config.evals
+        _plan_evaluation(built, name, steps=steps, data_size=data_size) for name in config.evals
     )
     base = assembly.find_weights(config, config.model_init)
     if config.save == TRAINABLE and base is None:
@@ -87,7 +81,7 @@ def plan(built: assembly.Assembly) -> Plan:
             "save='trainable' leaves out the weights that are not trained, and random ones are in "
             "no other file: set model_init, or save='all'"
         )
-    return Plan(records, steps, made, evaluations, base)
+    return Plan(read, steps, made, evaluations, base)
 
 
 def init_state(built: assembly.Assembly, planned: Plan) -> step.TrainState:
@@ -107,12 +101,14 @@ def run(
 ) -> step.TrainState:
     """Trains to the end and returns the last state; evaluates on the way."""
     batches = pipeline.train_batches(
-        planned.records,
+        planned.data.records,
         built.tokenizer,
         data.spec(built.config),
         seed=built.config.seed,
         total_steps=planned.total_steps,
         start_step=int(state.step),
+        sources=planned.data.sources,
+        augmentation=planned.data.augmentation,
     )
     hooks = [_make_hook(built, one, every, workdir) for one, every in planned.evaluations]
     with terminal.progress("training", unit="steps") as report:

@@ -1,12 +1,13 @@
 """Every config key: its default, its types and what it does, in one table.
 
 README's reference is printed from here: `python -m paligemma_jax.config.keys`. Key names follow
-big_vision where the meaning is the same. Those of one evaluation are in eval_keys.
+big_vision where the meaning is the same. Those of augmentation are in augment_keys, those of one
+evaluation in eval_keys.
 """
 
 import sys
 
-from paligemma_jax.config import eval_keys, spec
+from paligemma_jax.config import augment_keys, eval_keys, spec
 
 # Every line of the table says them.
 Key, NUMBER, OPTIONAL, RULES = spec.Key, spec.NUMBER, spec.OPTIONAL, spec.RULES
@@ -146,6 +147,7 @@ KEYS = (
         "threads that decode images; None: all cores",
         least=1,
     ),
+    *augment_keys.KEYS,
     Key(
         "total_steps", None, (int, *OPTIONAL), "length of the run; one of the three is set", least=0
     ),

@@ -96,14 +96,23 @@ def resize(image: np.ndarray, *, res: int) -> np.ndarray:
 
 def load_op(path: Any, *, res: int) -> Any:
     """Returns tf.uint8[res, res, 3] of the file at `path`, a tf.string scalar."""
+    return resize_op(decode_op(path), res=res)
+
+
+def decode_op(path: Any) -> Any:
+    """Returns tf.uint8[H, W, 3] of the file at `path`, a tf.string scalar."""
     tf = tensorflow()
-    data = tf.io.read_file(path)
-    return resize_op(tf.io.decode_image(data, channels=3, expand_animations=False), res=res)
+    return tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
 
 
 def resize_op(image: Any, *, res: int) -> Any:
     """Returns tf.uint8[res, res, 3] of tf.uint8[H, W, 3]."""
     tf = tensorflow()
-    resized = tf.image.resize(image, (res, res), method="bilinear", antialias=True)
+    return to_uint8(tf.image.resize(image, (res, res), method="bilinear", antialias=True))
+
+
+def to_uint8(resized: Any) -> Any:
+    """Returns tf.uint8 of tf.float32 gray levels, truncated."""
+    tf = tensorflow()
     # Rounding can leave the range by a hair, and a cast would wrap around.
     return tf.cast(tf.clip_by_value(resized, 0, 255), tf.uint8)

@@ -7,22 +7,25 @@ A batch holds B examples of this process, M image slots each, all of it what a m
     text        int32[B, T + 1] to train on, [B, T] to decode from; mask_ar, mask_input (and
                 mask_loss) bool of the same shape: see `rows`
 
-The order is a function of (seed, step): nothing but the step number is needed to resume. Files are
-read, decoded and resized in TensorFlow's threads, some batches ahead.
+Order (`order`) and augmentation (`augment`) are functions of (seed, step): nothing but the step
+number is needed to resume. Files are read, decoded, resized and augmented in TensorFlow's threads,
+some batches ahead.
 """
 
 import dataclasses
 import functools
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from paligemma_jax.data import images, rows, tokens
+from paligemma_jax.data import augment, image_batches, rows, tokens
+from paligemma_jax.data import order as data_order
 from paligemma_jax.data import records as data_records
 
 Batch = dict[str, np.ndarray]
+# (record, position of the example in the run) -> a row of text and masks
+Encode = Callable[[data_records.Record, int], Batch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,21 +87,6 @@ class BatchSpec:
         )
 
 
-def order(seed: int, step: int, *, num_records: int, batch_size: int) -> np.ndarray:
-    """Returns int64[batch_size], the records of a training step over all processes.
-
-    Each pass over the data is a permutation of its own; a batch may reach into the next pass, so no
-    record is left out. Steps count from 0.
-    """
-    position = np.arange(step * batch_size, (step + 1) * batch_size)
-    epoch, offset = np.divmod(position, num_records)
-    indices = np.empty(batch_size, np.int64)
-    for e in np.unique(epoch).tolist():
-        here = epoch == e
-        indices[here] = _permutation(seed, e, num_records)[offset[here]]
-    return indices
-
-
 def train_batches(
     records: Sequence[data_records.Record],
     tokenizer: tokens.Tokenizer,
@@ -107,22 +95,40 @@ def train_batches(
     seed: int,
     total_steps: int,
     start_step: int = 0,
+    sources: Sequence[data_order.Source] = (),
+    augmentation: augment.Augmenter | None = None,
 ) -> Iterator[Batch]:
-    """Returns the batches of steps start_step .. total_steps - 1, shuffled by `order`.
+    """Returns the batches of steps start_step .. total_steps - 1, in the order of `order.Order`.
+
+    Args:
+      records: of all sources, one after the other.
+      tokenizer: makes text ids.
+      spec: what a batch looks like.
+      seed: of the order.
+      total_steps, start_step: which batches.
+      sources: what the records are from; by default one source.
+      augmentation: changes every example in its own way.
 
     Raises:
-      ValueError: here, for records without suffix or with too many images; while iterating, for an
-        image that cannot be read or a text that does not fit, naming the record's source.
+      ValueError: here, for records without suffix, with too many images or with text that cannot
+        follow an augmented image; while iterating, for an image that cannot be read or a text that
+        does not fit, naming the record's source.
     """
     check_records(records, spec)
+    if augmentation:
+        augmentation.check(records)
+    sources = sources or [data_order.Source("training data", len(records))]
+    order = data_order.Order(seed, sources, batch_size=spec.batch_size)
 
-    def plan() -> Iterator[np.ndarray]:
+    def plan() -> Iterator[list[image_batches.Example]]:
         for step in range(start_step, total_steps):
-            indices = order(seed, step, num_records=len(records), batch_size=spec.batch_size)
-            yield indices[spec.local_slice]
+            mine = order.records(step)[spec.local_slice], order.positions(step)[spec.local_slice]
+            yield [(records[i], p) for i, p in zip(*(part.tolist() for part in mine), strict=True)]
 
-    encode = functools.partial(_encode_training, tokenizer=tokenizer, spec=spec)
-    return _make_batches(plan, records, encode, spec)
+    encode = functools.partial(
+        _encode_training, tokenizer=tokenizer, spec=spec, augmentation=augmentation
+    )
+    return _make_batches(plan, encode, spec, augmentation)
 
 
 def eval_batches(
@@ -154,18 +160,6 @@ def validation_batches(
     return _number_rows(records, encode, spec)
 
 
-@functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, num_records: int) -> np.ndarray:
-    """Returns a permutation of range(num_records), the same with every version of numpy.
-
-    The raw stream of a bit generator is fixed; `Generator.permutation` may change (NEP 19).
-    """
-    bits = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_records)
-    permutation = np.argsort(bits, kind="stable")
-    permutation.flags.writeable = False  # it is cached
-    return permutation
-
-
 def check_records(
     records: Sequence[data_records.Record], spec: BatchSpec, *, need_suffix: bool = True
 ) -> None:
@@ -182,86 +176,65 @@ def check_records(
             raise ValueError(f"{record.source}: no suffix; a loss needs one in every row")
 
 
-def _number_rows(records, encode, spec: BatchSpec) -> Iterator[Batch]:
+def _number_rows(records, encode: Encode, spec: BatchSpec) -> Iterator[Batch]:
     """Yields the batches of all records in order, with `_mask` and `index`."""
     numbers = np.arange(-(-len(records) // spec.batch_size) * spec.batch_size)
     numbers = numbers.reshape(-1, spec.batch_size)[:, spec.local_slice]
-    batches = _make_batches(lambda: np.minimum(numbers, len(records) - 1), records, encode, spec)
-    for number, batch in zip(numbers, batches, strict=True):
+    examples = list(zip(records, range(len(records)), strict=True))
+    plan = [[examples[min(number, len(records) - 1)] for number in row] for row in numbers.tolist()]
+    for number, batch in zip(numbers, _make_batches(lambda: plan, encode, spec), strict=True):
         is_real = number < len(records)
         index = np.where(is_real, number, -1).astype(np.int32)
         yield {**batch, "_mask": is_real, "index": index}
 
 
 def _make_batches(
-    plan: Callable[[], Iterable[np.ndarray]],
-    records: Sequence[data_records.Record],
-    encode: Callable[[data_records.Record], Batch],
+    plan: image_batches.Plan,
+    encode: Encode,
     spec: BatchSpec,
+    augmentation: augment.Augmenter | None = None,
 ) -> Iterator[Batch]:
-    """Yields a batch for each array of record numbers in `plan()`, an iterable that can restart."""
-    tf = images.tensorflow()
-    image_batches = _image_dataset(plan, records, spec).as_numpy_iterator()
-    for numbers in plan():
-        chosen = [records[i] for i in numbers]
-        encoded = [_encode_row(encode, record) for record in chosen]
-        used = np.array([len(record.images) for record in chosen])
-        try:
-            image = next(image_batches)
-        except tf.errors.OpError as error:
-            _raise_bad_image(chosen, spec, error)
+    """Yields a batch for each list of examples in `plan()`."""
+    pixels = image_batches.read(
+        plan,
+        res=spec.res,
+        batch_size=spec.local_batch_size,
+        max_images=spec.max_images,
+        num_workers=spec.num_workers,
+        prefetch=spec.prefetch,
+        augmentation=augmentation,
+    )
+    for examples in plan():
+        encoded = [_encode_row(encode, record, position) for record, position in examples]
+        used = np.array([len(record.images) for record, _ in examples])
         yield {
-            "image": image.reshape(-1, spec.max_images, spec.res, spec.res, 3),
+            "image": next(pixels),
             "mask_image": np.arange(spec.max_images) < used[:, None],
             **{key: np.stack([row[key] for row in encoded]) for key in encoded[0]},
         }
 
 
-def _image_dataset(plan, records, spec: BatchSpec):
-    """Returns a tf.data.Dataset of uint8[B * M, R, R, 3] for each array of numbers in `plan()`.
-
-    Python only names the files, once per batch; an unused slot is named "".
-    """
-    tf = images.tensorflow()
-    num_slots = spec.local_batch_size * spec.max_images
-
-    def name_files() -> Iterator[list[str]]:
-        for numbers in plan():
-            slots = [records[i].images for i in numbers]
-            yield [p for used in slots for p in (*used, *[""] * (spec.max_images - len(used)))]
-
-    def load_slot(path):
-        empty = functools.partial(tf.zeros, (spec.res, spec.res, 3), tf.uint8)
-        return tf.cond(path == "", empty, lambda: images.load_op(path, res=spec.res))
-
-    paths = tf.data.Dataset.from_generator(
-        name_files, output_signature=tf.TensorSpec((num_slots,), tf.string)
-    )
-    num_workers = spec.num_workers or os.cpu_count() or 1
-    loaded = paths.unbatch().map(load_slot, num_parallel_calls=num_workers, deterministic=True)
-    return loaded.batch(num_slots, drop_remainder=True).prefetch(spec.prefetch)
-
-
-def _raise_bad_image(chosen: Sequence[data_records.Record], spec: BatchSpec, error) -> NoReturn:
-    """Finds which image of a batch TensorFlow could not read, and says where it is from."""
-    for record in chosen:
-        for path in record.images:
-            images.load(path, res=spec.res, source=record.source)
-    sources = ", ".join(record.source for record in chosen)
-    raise ValueError(f"an image of {sources} could not be read, and now can: {error}") from error
-
-
-def _encode_row(encode: Callable[[data_records.Record], Batch], record) -> Batch:
+def _encode_row(encode: Encode, record: data_records.Record, position: int) -> Batch:
     try:
-        return encode(record)
+        return encode(record, position)
     except ValueError as error:
         raise ValueError(f"{record.source}: {error}") from error
 
 
-def _encode_training(record: data_records.Record, tokenizer, spec: BatchSpec) -> Batch:
-    suffix = record.suffix or ""
+def _encode_training(
+    record: data_records.Record,
+    position: int,
+    *,
+    tokenizer: tokens.Tokenizer,
+    spec: BatchSpec,
+    augmentation: augment.Augmenter | None = None,
+) -> Batch:
+    suffix = augmentation.answer(record, position) if augmentation else record.suffix or ""
     return rows.encode_training(tokenizer, record.prefix, suffix, **spec.text_options)
 
 
-def _encode_prompt(record: data_records.Record, tokenizer, spec: BatchSpec) -> Batch:
+def _encode_prompt(
+    record: data_records.Record, position: int, *, tokenizer: tokens.Tokenizer, spec: BatchSpec
+) -> Batch:
+    del position  # A prompt is the same wherever it stands.
     return rows.encode_prompt(tokenizer, record.prefix, **spec.text_options)

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from paligemma_jax.data import images, pipeline, records, rows, tokens
+from paligemma_jax.data import images, order, pipeline, records, rows, tokens
 
 RES, TEXT_LEN = 28, 8
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
@@ -45,30 +45,6 @@ def assert_equal(batch, other):
         np.testing.assert_array_equal(batch[key], other[key], err_msg=key)
 
 
-def test_each_pass_is_another_permutation_and_nothing_is_left_out():
-    steps = [pipeline.order(7, step, num_records=10, batch_size=4) for step in range(10)]
-    passes = np.concatenate(steps).reshape(4, 10)
-    np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(10), (4, 1)))
-    assert len({tuple(row) for row in passes.tolist()}) == 4
-
-
-def test_the_order_depends_on_seed_and_step_alone():
-    orders = [pipeline.order(seed, 3, num_records=100, batch_size=8) for seed in (1, 1, 2)]
-    np.testing.assert_array_equal(orders[0], orders[1])
-    assert not np.array_equal(orders[0], orders[2])
-
-
-def test_the_order_is_fixed_for_good():
-    # A resumed run relies on it: these numbers may never change.
-    first = pipeline.order(0, 0, num_records=10, batch_size=10).tolist()
-    assert first == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
-
-
-def test_a_batch_may_be_larger_than_the_data():
-    indices = pipeline.order(0, 1, num_records=3, batch_size=8)
-    assert np.bincount(indices).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
-
-
 def test_a_training_batch_holds_what_a_model_reads(data, tokenizer):
     batch = next(pipeline.train_batches(data, tokenizer, spec(), seed=0, total_steps=1))
     shapes = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
@@ -81,7 +57,8 @@ def test_a_training_batch_holds_what_a_model_reads(data, tokenizer):
         mask_input=((4, TEXT_LEN + 1), "bool"),
     )
     assert batch["mask_image"].all()
-    for i, number in enumerate(pipeline.order(0, 0, num_records=10, batch_size=4)):
+    read = order.Order(0, [order.Source("", 10)], batch_size=4).records(0)
+    for i, number in enumerate(read):
         record = data[number]
         image = images.load(record.images[0], res=RES)
         row = rows.encode_training(tokenizer, record.prefix, record.suffix, text_len=TEXT_LEN)

@@ -1,0 +1,275 @@
+"""Random changes of training examples: what is decided, once per example, and what boxes become.
+
+A `Draw` says which window of the image is seen, how it is flipped and how its colours change.
+`warp` follows it with pixels, this file with boxes: they move as numbers and are written as text
+once, at the end. A draw is a function of (seed, position of the example in the run), so a resumed
+run and any number of processes see the same examples.
+
+What happens to boxes that a window cuts:
+
+* A box is clipped to the window and kept if at least `min_visible` of its area is inside and it
+  is not empty once rounded to bins; else it leaves the answer. The prompt stays as it is, so it
+  may ask for something that is not there any more.
+* A window that would leave nothing of an image that has objects is drawn again, WINDOW_TRIES times
+  in all; then the whole image is seen. No answer is empty that was not empty before.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from paligemma_jax.data import objects as data_objects
+from paligemma_jax.data import randomness, rows
+from paligemma_jax.data import records as data_records
+from paligemma_jax.tasks import detection, geometry
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+WINDOW_TRIES = 10
+NUM_NUMBERS = 10  # of a Draw
+# What may be asked for, ends included. Proportions and magnifications beyond these are mistakes.
+LIMITS = {
+    **dict.fromkeys(("flip_lr", "flip_ud", "min_visible"), (0, 1)),
+    **dict.fromkeys(("brightness", "contrast", "saturation"), (0, 1)),
+    "crop": (0.01, 1),
+    "aspect": (1, 10),
+    "scale": (0.1, 10),
+    "jpeg_quality": (1, 100),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What may change, and how far. The defaults change nothing.
+
+    Attributes:
+      flip_lr, flip_ud: probability of a flip left to right, upside down.
+      crop: least share of the image's area that a window keeps, the share being uniform between
+        it and 1; None: no crops.
+      aspect: up to what factor a window is wider or taller than the image in proportion, uniform
+        on a log scale; what it shows is stretched by as much.
+      scale: (least, most) magnification besides, uniform on a log scale; below 1 the image is
+        shown smaller, on black. None: 1.
+      min_visible: least share of its area that keeps a box in the answer.
+      brightness, contrast, saturation: factors are uniform in 1 - x .. 1 + x.
+      jpeg_quality: least quality of a JPEG compression, uniform between it and 100; None: none.
+      shuffle_objects: whether an answer names its objects in random order.
+    """
+
+    flip_lr: float = 0.0
+    flip_ud: float = 0.0
+    crop: float | None = None
+    aspect: float = 1.0
+    scale: Sequence[float] | None = None
+    min_visible: float = 0.3
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    jpeg_quality: int | None = None
+    shuffle_objects: bool = False
+
+    def __post_init__(self):
+        for name, (least, most) in LIMITS.items():
+            value = getattr(self, name)
+            values = value if name == "scale" else (value,)
+            if value is not None and not all(least <= x <= most for x in values):
+                raise ValueError(f"augment.{name}={value}: expected {least} to {most}")
+        if self.scale is not None and not (len(self.scale) == 2 and self.scale[0] <= self.scale[1]):
+            raise ValueError(f"augment.scale={self.scale}: expected (least, most), as (0.5, 2)")
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether an image may be seen in part, stretched or smaller."""
+        return self.crop is not None or self.aspect > 1 or self.scale is not None
+
+    @property
+    def moves_objects(self) -> bool:
+        return self.has_windows or self.flip_lr > 0 or self.flip_ud > 0
+
+    @property
+    def changes_colors(self) -> bool:
+        return self.brightness > 0 or self.contrast > 0 or self.saturation > 0
+
+    @property
+    def changes_pixels(self) -> bool:
+        return self.moves_objects or self.changes_colors or self.jpeg_quality is not None
+
+    def describe(self) -> str:
+        """Returns what is not as by default, "flip_lr 0.5, crop 0.6", or "none"."""
+        fields = {field.name: field.default for field in dataclasses.fields(self)}
+        changed = [f"{n} {getattr(self, n)}" for n in fields if getattr(self, n) != fields[n]]
+        return ", ".join(changed) or "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What was decided for one example.
+
+    Attributes:
+      window_yxyx: what is seen of the image, in 0..1 of it; what lies outside of the image is
+        black.
+      flip_ud, flip_lr: of what is seen.
+      brightness, contrast, saturation: factors, in this order; 1 changes nothing.
+      jpeg_quality: 1 to 100.
+    """
+
+    window_yxyx: tuple[float, ...] = WHOLE
+    flip_ud: bool = False
+    flip_lr: bool = False
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    jpeg_quality: int = 100
+
+    def to_array(self) -> np.ndarray:
+        """Returns float32[NUM_NUMBERS], the attributes one after the other."""
+        window, *others = dataclasses.astuple(self)
+        return np.array([*window, *others], np.float32)
+
+    def move(self, boxes_yxyx: np.ndarray) -> np.ndarray:
+        """Returns float64[n, 4], where boxes in 0..1 of the image lie in what is seen of it."""
+        top, left, bottom, right = self.window_yxyx
+        moved = np.asarray(boxes_yxyx, np.float64).reshape(-1, 4) - [top, left, top, left]
+        moved /= [bottom - top, right - left, bottom - top, right - left]
+        if self.flip_ud:
+            moved[:, [0, 2]] = 1 - moved[:, [2, 0]]
+        if self.flip_lr:
+            moved[:, [1, 3]] = 1 - moved[:, [3, 1]]
+        return moved
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmenter:
+    """Changes the examples of one run.
+
+    Attributes:
+      settings: what may change.
+      seed: of the run.
+      convention: of the `<loc>` tokens in answers; None: answers hold no objects.
+    """
+
+    settings: Augmentation
+    seed: int
+    convention: str | None
+
+    def draw(self, record: data_records.Record, position: int) -> Draw:
+        """Returns what is decided for a record at a position of the run."""
+        settings = self.settings
+        numbers = randomness.uniforms(self.seed, randomness.AUGMENT, position, 6 + 5 * WINDOW_TRIES)
+        ud, lr, brightness, contrast, saturation, quality = numbers[:6].tolist()
+        least_quality = settings.jpeg_quality or 100
+        draw = Draw(
+            flip_ud=ud < settings.flip_ud,
+            flip_lr=lr < settings.flip_lr,
+            brightness=1 + settings.brightness * (2 * brightness - 1),
+            contrast=1 + settings.contrast * (2 * contrast - 1),
+            saturation=1 + settings.saturation * (2 * saturation - 1),
+            jpeg_quality=round(least_quality + quality * (100 - least_quality)),
+        )
+        if not settings.has_windows:
+            return draw
+        objects = self._objects(record)
+        for tried in numbers[6:].reshape(WINDOW_TRIES, 5).tolist():
+            seen = dataclasses.replace(draw, window_yxyx=_choose_window(settings, *tried))
+            if not len(objects) or self._keep(objects, seen)[1].any():
+                return seen
+        return draw
+
+    def answer(self, record: data_records.Record, position: int) -> str:
+        """Returns the suffix of a record as it is drawn at a position of the run."""
+        settings, objects = self.settings, self._objects(record)
+        if not len(objects) or not (settings.moves_objects or settings.shuffle_objects):
+            return record.suffix or ""
+        boxes, is_kept = self._keep(objects, self.draw(record, position))
+        order = np.arange(len(objects))
+        if settings.shuffle_objects:
+            numbers = randomness.uniforms(
+                self.seed, randomness.SHUFFLE_OBJECTS, position, len(objects)
+            )
+            order = np.argsort(numbers, kind="stable")
+        order = order[is_kept[order]]
+        kept = detection.Detections(boxes[order], tuple(objects.labels[i] for i in order))
+        return detection.format(kept, convention=self._convention)
+
+    def check(self, records: Sequence[data_records.Record]) -> None:
+        """Raises a ValueError for the first record whose text would not follow its image."""
+        settings = self.settings
+        if settings.shuffle_objects and not self.convention:
+            raise ValueError("augment.shuffle_objects: answers of this task are no boxes")
+        for record in records if settings.moves_objects or settings.shuffle_objects else ():
+            problem = self._cannot_move(record) if settings.moves_objects else None
+            if problem or (problem := self._disagrees(record)):
+                raise ValueError(f"{record.source}: {problem}")
+
+    @property
+    def _convention(self) -> str:
+        return self.convention or geometry.DEFAULT_CONVENTION
+
+    def _cannot_move(self, record: data_records.Record) -> str | None:
+        """Returns why a record's text could not follow its image, or None."""
+        remedy = "leave out flips, crop, aspect and scale; colours and jpeg_quality are possible"
+        if self.convention and len(record.images) > 1:
+            return f"{len(record.images)} images, and no word of which one has the boxes: {remedy}"
+        if not self.convention and record.objects is not None:
+            return f"an answer made of objects that only the task 'detection' writes anew: {remedy}"
+        text = record.prefix if self.convention else f"{record.prefix}{record.suffix}"
+        if "<loc" in text or "<seg" in text:
+            return f"<loc> or <seg> tokens that no one can move, in {text!r:.60}: {remedy}"
+        return None
+
+    def _disagrees(self, record: data_records.Record) -> str | None:
+        """Returns how a record's objects differ from its answer, or None."""
+        if self.convention is None or record.objects is None:
+            return None
+        kept, written = record.objects.labels, self._written(record).labels
+        return None if kept == written else f"objects {kept} are not those of the suffix: {written}"
+
+    def _objects(self, record: data_records.Record) -> detection.Detections:
+        """Returns a record's boxes: those of its `objects`, which are exact, or its suffix's."""
+        if self.convention is None:
+            return NO_OBJECTS
+        if record.objects is not None:
+            return data_objects.to_detections(record.objects)
+        return self._written(record)
+
+    def _written(self, record: data_records.Record) -> detection.Detections:
+        return _parse(rows.clean("", record.suffix or "")[1], self._convention)
+
+    def _keep(self, objects: detection.Detections, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (float32[n, 4] boxes in what is seen, clipped; bool[n], which ones stay)."""
+        moved = draw.move(objects.boxes_yxyx)
+        clipped = np.clip(moved, 0, 1)
+        visible = _area(clipped) / np.maximum(_area(moved), 1e-12)
+        bins = geometry.to_bins(clipped, convention=self._convention)
+        is_box = (bins[:, :2] < bins[:, 2:]).all(axis=1)
+        return clipped.astype(np.float32), is_box & (visible >= self.settings.min_visible)
+
+
+NO_OBJECTS = detection.Detections(np.zeros((0, 4), np.float32), ())
+
+
+# An example is looked at twice, by the reader of images and by that of texts, not far apart.
+@functools.lru_cache(maxsize=4096)
+def _parse(suffix: str, convention: str) -> detection.Detections:
+    return detection.parse(suffix, convention=convention)
+
+
+def _choose_window(
+    settings: Augmentation, area: float, aspect: float, scale: float, y: float, x: float
+) -> tuple[float, ...]:
+    """Returns a window yxyx in 0..1 of the image, made of five numbers uniform in 0..1."""
+    crop = settings.crop or 1.0
+    share = crop + area * (1 - crop)
+    ratio = settings.aspect ** (2 * aspect - 1)
+    least, most = settings.scale or (1.0, 1.0)
+    factor = least * (most / least) ** scale
+    height = min(1.0, (share * ratio) ** 0.5) / factor
+    width = min(1.0, (share / ratio) ** 0.5) / factor
+    # A window inside of the image, or around it.
+    top, left = y * (1 - height), x * (1 - width)
+    return top, left, top + height, left + width
+
+
+def _area(boxes_yxyx: np.ndarray) -> np.ndarray:
+    return np.prod(np.clip(boxes_yxyx[:, 2:] - boxes_yxyx[:, :2], 0, None), axis=-1)

@@ -1,0 +1,123 @@
+"""Which records a training step reads: a function of (seed, step), for one source or several.
+
+Sources take turns by their weights in an even pattern, no source more than a few examples ahead of
+its share at any time: with weights 2 and 1 the turns are b a a b a a ... Each source is read in
+passes, every pass a permutation of its own.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from paligemma_jax.data import randomness
+
+# Shares are taken as the nearest fraction with such a denominator, so that turns are exact.
+MAX_DENOMINATOR = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set that training draws from; its records stand in a row among all records.
+
+    Attributes:
+      name: for reports.
+      num_records: at least one.
+      weight: its part of the examples, relative to the other sources'.
+    """
+
+    name: str
+    num_records: int
+    weight: float = 1.0
+
+    def __post_init__(self):
+        if self.num_records < 1:
+            raise ValueError(f"{self.name}: no records to make batches of")
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"{self.name}: weight {self.weight}, expected a number above 0")
+
+
+class Order:
+    """The records of every step.
+
+    Attributes:
+      sources: what the records are from, in the order in which they stand.
+      batch_size: examples per step, over all processes.
+    """
+
+    def __init__(self, seed: int, sources: Sequence[Source], *, batch_size: int):
+        self.sources, self.batch_size = tuple(sources), batch_size
+        self._starts = np.cumsum([0, *(source.num_records for source in sources)])
+        # A step may need the end of one pass and the beginning of the next.
+        self._permutations = [
+            functools.lru_cache(maxsize=2)(
+                functools.partial(
+                    randomness.permutation, seed, size=source.num_records, source=number
+                )
+            )
+            for number, source in enumerate(self.sources)
+        ]
+
+    def positions(self, step: int) -> np.ndarray:
+        """Returns int64[batch_size]: the places of a step's examples in the run, from 0."""
+        return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+
+    def records(self, step: int) -> np.ndarray:
+        """Returns int64[batch_size], numbers of records; steps count from 0."""
+        chosen, turn = take_turns(self.positions(step), [s.weight for s in self.sources])
+        numbers = np.empty_like(turn)
+        for number, source in enumerate(self.sources):
+            is_mine = chosen == number
+            numbers[is_mine] = self._starts[number] + self._read(number, turn[is_mine], source)
+        return numbers
+
+    def _read(self, number: int, turn: np.ndarray, source: Source) -> np.ndarray:
+        """Returns which of a source's own records each turn reads."""
+        epoch, offset = np.divmod(turn, source.num_records)
+        found = np.empty_like(turn)
+        for e in np.unique(epoch).tolist():
+            here = epoch == e
+            found[here] = self._permutations[number](e)[offset[here]]
+        return found
+
+
+def passes(sources: Sequence[Source], num_examples: int) -> dict[str, float]:
+    """Returns how often each source has been read after so many examples: {name: passes}."""
+    positions = np.array([num_examples])
+    weights = [source.weight for source in sources]
+    found = {}
+    for number, source in enumerate(sources):
+        taken = _turns_before(positions, weights)[number]
+        found[source.name] = float(taken[0]) / source.num_records
+    return found
+
+
+def take_turns(positions: np.ndarray, weights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (int64[n] which source each position reads, int64[n] how often it was read before).
+
+    The first source takes the turns at which its share of all positions passes an integer; what is
+    left are the positions that the second one shares with those after it, and so on.
+    """
+    chosen = np.full(len(positions), -1)
+    turn = np.zeros_like(positions)
+    before, after = _turns_before(positions, weights), _turns_before(positions + 1, weights)
+    for number in range(len(weights)):
+        is_mine = after[number] > before[number]
+        chosen[is_mine] = number
+        turn[is_mine] = before[number][is_mine]
+    return chosen, turn
+
+
+def _turns_before(positions: np.ndarray, weights: Sequence[float]) -> list[np.ndarray]:
+    """Returns for each source int64[n], how many of the positions below each one are its own."""
+    exact = [Fraction(weight) for weight in weights]
+    found, left = [], np.asarray(positions, np.int64)
+    for number, weight in enumerate(exact):
+        share = (weight / sum(exact[number:])).limit_denominator(MAX_DENOMINATOR)
+        share = max(share, Fraction(1, MAX_DENOMINATOR))
+        mine = left * share.numerator // share.denominator
+        found.append(mine)
+        left = left - mine
+    return found
