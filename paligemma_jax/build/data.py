@@ -31,8 +31,18 @@ def read_records(
     *,
     key: str,
     image_dir: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    prefix_template: str | None = None,
 ) -> Records:
-    """Returns the records of a JSONL file; `key` is the config key that names it, for errors."""
+    """Returns the records of a JSONL file.
+
+    Args:
+      config: all settings.
+      fname: the file.
+      key: the config key that names it, for errors.
+      image_dir: where its images are; None: beside it.
+      fields, prefix_template: None: those of `input.data`.
+    """
     if not fname:
         raise ValueError(f"{key} is not set: the path of a JSONL file")
     data = config.input.data
@@ -40,8 +50,8 @@ def read_records(
     with terminal.progress(f"reading {fname}", unit="B", unit_scale=True) as report:
         return records.read_jsonl(
             fname,
-            keys=data.fields.to_dict(),
-            prefix_template=data.prefix_template,
+            keys=fields or data.fields.to_dict(),
+            prefix_template=prefix_template or data.prefix_template,
             image_dir=image_dir or None,
             check=lambda suffix: check(rows.clean("", suffix)[1]),
             progress=report,

@@ -65,10 +65,7 @@ def plan(built: assembly.Assembly) -> Plan:
     read = training_data.read(config, built.tokenizer)
     data_size = len(read.records)
     steps = build_optimizer.total_steps(config, data_size=data_size)
-    terminal.say(
-        f"training data: {data_size} examples; {steps} steps of {config.input.batch_size}, "
-        f"{steps * config.input.batch_size / data_size:.1f} passes"
-    )
+    terminal.say(read.describe(steps=steps, batch_size=config.input.batch_size))
     made = build_optimizer.make(
         config, paligemma.shapes(built.model), steps=steps, data_size=data_size
     )
@@ -110,6 +107,11 @@ def run(
         sources=planned.data.sources,
         augmentation=planned.data.augmentation,
     )
+
+    def log_row(row: Mapping[str, float]) -> None:
+        num_examples = int(row["step"]) * built.config.input.batch_size
+        log.append({**row, **planned.data.epochs(num_examples)})
+
     hooks = [_make_hook(built, one, every, workdir) for one, every in planned.evaluations]
     with terminal.progress("training", unit="steps") as report:
         return loop.run(
@@ -117,7 +119,7 @@ def run(
             data.on_mesh(batches, built.mesh),
             build_optimizer.make_train_step(built.config, built.functions, planned.optimizer),
             total_steps=planned.total_steps,
-            log=log.append,
+            log=log_row,
             hooks=hooks,
             groups=planned.optimizer.groups,
             progress=lambda done: report(done, planned.total_steps),
@@ -149,7 +151,7 @@ class Log:
         """Writes a row if its step is due, or if it holds an evaluation."""
         values = dict(row)
         number = int(values.pop("step"))
-        has_evaluation = any("/" in name for name in values)
+        has_evaluation = any("/" in n and not n.startswith(training_data.EPOCHS) for n in values)
         due = number in (1, self._total) or number % self._every == 0
         if self._file is None or not (due or has_evaluation):
             return

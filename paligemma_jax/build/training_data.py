@@ -5,7 +5,10 @@ import dataclasses
 import ml_collections
 
 from paligemma_jax.build import data, terminal
+from paligemma_jax.config import presets
 from paligemma_jax.data import augment, order, pipeline, tokens
+
+EPOCHS = "epochs/"  # before the name of a source, in metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +25,34 @@ class TrainingData:
     sources: tuple[order.Source, ...]
     augmentation: augment.Augmenter | None
 
+    def describe(self, *, steps: int, batch_size: int) -> str:
+        """Returns how many examples there are, and how often a run of so many steps reads them."""
+        seen = order.passes(self.sources, steps * batch_size)
+        lines = [
+            f"training data: {len(self.records)} examples; {steps} steps of {batch_size}, "
+            f"{steps * batch_size / len(self.records):.1f} passes"
+        ]
+        if len(self.sources) > 1:
+            lines += [
+                f"  {source.name}: {source.num_records} examples, weight {source.weight:g}, "
+                f"{seen[source.name]:.1f} passes"
+                for source in self.sources
+            ]
+        return "\n".join(lines)
+
+    def epochs(self, num_examples: int) -> dict[str, float]:
+        """Returns {"epochs/NAME": passes over each source so far}; of a single source nothing."""
+        seen = order.passes(self.sources, num_examples) if len(self.sources) > 1 else {}
+        return {f"{EPOCHS}{name}": passes for name, passes in seen.items()}
+
 
 def read(config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer) -> TrainingData:
     """Reads and checks all records, and says how long they are and how they are changed."""
-    records = data.read_records(
-        config,
-        config.input.data.fname,
-        key="input.data.fname",
-        image_dir=config.input.data.image_dir,
+    parts = _read_mixture(config) if config.input.mixture else {"data": _read_single(config)}
+    records = [record for source_records, _ in parts.values() for record in source_records]
+    sources = tuple(
+        order.Source(name, len(source_records), weight)
+        for name, (source_records, weight) in parts.items()
     )
     data.check_lengths(config, records, tokenizer, name="training data")
     pipeline.check_records(records, data.spec(config))
@@ -37,7 +60,27 @@ def read(config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer) -> Trai
     if augmentation:
         augmentation.check(records)
         terminal.say(f"augmentation: {augmentation.settings.describe()}")
-    return TrainingData(records, (order.Source("data", len(records)),), augmentation)
+    return TrainingData(records, sources, augmentation)
+
+
+def _read_single(config: ml_collections.ConfigDict) -> tuple[data.Records, float]:
+    settings = config.input.data
+    records = data.read_records(
+        config, settings.fname, key="input.data.fname", image_dir=settings.image_dir
+    )
+    return records, 1.0
+
+
+def _read_mixture(config: ml_collections.ConfigDict) -> dict[str, tuple[data.Records, float]]:
+    """Returns {name: (records, weight)} of every source."""
+    found = {}
+    for name, settings in config.input.mixture.items():
+        chosen = presets.source_settings(settings)
+        key, weight = f"input.mixture.{name}", chosen.pop("weight")
+        if not weight > 0:
+            raise ValueError(f"config: {key}.weight={weight}: expected a number above 0")
+        found[name] = data.read_records(config, **chosen, key=f"{key}.fname"), weight
+    return found
 
 
 def make_augmenter(config: ml_collections.ConfigDict) -> augment.Augmenter | None:

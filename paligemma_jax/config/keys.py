@@ -2,12 +2,12 @@
 
 README's reference is printed from here: `python -m paligemma_jax.config.keys`. Key names follow
 big_vision where the meaning is the same. Those of augmentation are in augment_keys, those of one
-evaluation in eval_keys.
+source of a mixture in source_keys, those of one evaluation in eval_keys.
 """
 
 import sys
 
-from paligemma_jax.config import augment_keys, eval_keys, spec
+from paligemma_jax.config import augment_keys, eval_keys, source_keys, spec
 
 # Every line of the table says them.
 Key, NUMBER, OPTIONAL, RULES = spec.Key, spec.NUMBER, spec.OPTIONAL, spec.RULES
@@ -128,6 +128,12 @@ KEYS = (
         "prompt made from the row, as 'answer en {question}'; None: the prefix as it is",
     ),
     Key(
+        "input.mixture",
+        {},
+        (dict,),
+        "several training sets by name, instead of input.data.fname: dict(fname=..., weight=2.0)",
+    ),
+    Key(
         "input.batch_size", 8, (int,), "examples per step, over all devices and processes", least=1
     ),
     Key(
@@ -155,7 +161,7 @@ KEYS = (
         "total_epochs",
         None,
         (*NUMBER, *OPTIONAL),
-        "length of the run in passes over the data",
+        "length of the run in passes over the data; of a mixture: in sums of all its rows",
         least=0,
     ),
     Key("total_examples", None, (int, *OPTIONAL), "length of the run in examples", least=0),
@@ -243,7 +249,9 @@ KEYS = (
 def markdown() -> str:
     """Returns the reference table of all keys, for README."""
     lines = ["| key | default | what it does |", "| --- | --- | --- |"]
-    rows = [(key.name, key) for key in KEYS] + [(f"evals.NAME.{k.name}", k) for k in eval_keys.KEYS]
+    rows = [(key.name, key) for key in KEYS]
+    rows += [(f"input.mixture.NAME.{key.name}", key) for key in source_keys.KEYS]
+    rows += [(f"evals.NAME.{key.name}", key) for key in eval_keys.KEYS]
     for name, key in rows:
         choices = " (" + ", ".join(map(str, key.choices)) + ")" if key.choices else ""
         default = str(key.default).replace("|", "\\|")

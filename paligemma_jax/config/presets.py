@@ -1,11 +1,11 @@
 """Presets: complete, locked settings to start a config from, and the check of a finished one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
-from paligemma_jax.config import eval_keys, keys, spec
+from paligemma_jax.config import eval_keys, keys, source_keys, spec
 
 MODELS = {
     "paligemma1-3b": ("gemma_2b", "pt_{res}.f16"),
@@ -33,10 +33,10 @@ def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDi
         node[leaf] = _fresh(key.default)
     _overlay(config, stored or {})
     config.lock()
-    # What may be in these is checked elsewhere: eval_keys, the optimizer's and schedule's keys.
-    for name in ("evals", "optax", "schedule"):
-        if isinstance(config[name], ml_collections.ConfigDict):
-            config[name].unlock()
+    # What may be in these is checked elsewhere: eval_keys, source_keys, the optimizer's own keys.
+    for node in (config.evals, config.input.mixture, config.optax, config.schedule):
+        if isinstance(node, ml_collections.ConfigDict):
+            node.unlock()
     return config
 
 
@@ -90,9 +90,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
     problems += [
         f"config key '{name}' is missing" for name in table if not _has(config, name.split("."))
     ]
-    evals = config.get("evals")
-    for eval_name in evals if isinstance(evals, ml_collections.ConfigDict) else ():
-        problems += _check_eval(eval_name, evals[eval_name])
+    for group, node, known in (
+        ("evals", config.get("evals"), eval_keys.KEYS),
+        ("input.mixture", config.input.get("mixture"), source_keys.KEYS),
+    ):
+        for name in node if isinstance(node, ml_collections.ConfigDict) else ():
+            problems += _check_named(group, name, node[name], known)
+    if config.input.get("mixture") and config.input.data.get("fname"):
+        problems.append("input.mixture and input.data.fname are set: keep one")
     totals = [k for k in ("total_steps", "total_epochs", "total_examples") if config.get(k)]
     if len(totals) > 1:
         problems.append(f"{' and '.join(totals)} are set: keep one")
@@ -109,25 +114,30 @@ def eval_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key.name: settings.get(key.name, key.default) for key in eval_keys.KEYS}
 
 
+def source_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of one source of a mixture, the defaults of source_keys filled in."""
+    return {key.name: settings.get(key.name, key.default) for key in source_keys.KEYS}
+
+
 def check_eval(eval_name: str, settings: Mapping[str, Any]) -> None:
     """Raises a ValueError that lists what is wrong with one evaluation's settings."""
-    if problems := _check_eval(eval_name, settings):
+    if problems := _check_named("evals", eval_name, settings, eval_keys.KEYS):
         raise ValueError("\n".join(problems))
 
 
-def _check_eval(eval_name: str, settings: Any) -> list[str]:
-    table = {key.name: key for key in eval_keys.KEYS}
-    where = f"evals.{eval_name}"
-    if not eval_name or set(eval_name) & set("/\\. "):
+def _check_named(group: str, name: str, settings: Any, known: Sequence[spec.Key]) -> list[str]:
+    table = {key.name: key for key in known}
+    where = f"{group}.{name}"
+    if not name or set(name) & set("/\\. "):
         return [f"{where}: a name of files: letters, digits, '-' and '_'"]
     if not isinstance(settings, Mapping | ml_collections.ConfigDict):
         return [f"{where}: expected dict(fname=...), found {settings!r}"]
     problems = [
-        f"config key '{where}.{name}' is not known. {spec.did_you_mean(name, table)}"
-        for name in settings
-        if name not in table
+        f"config key '{where}.{unknown}' is not known. {spec.did_you_mean(unknown, table)}"
+        for unknown in settings
+        if unknown not in table
     ]
-    for key in eval_keys.KEYS:
+    for key in known:
         problems += _check(key, settings.get(key.name, key.default), where=f"{where}.")
     return problems
 

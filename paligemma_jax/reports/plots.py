@@ -48,11 +48,15 @@ def curves(rows: Iterable[Mapping[str, Any]], keys: Sequence[str], *, title: str
     return buffer.getvalue()
 
 
+WITHOUT_PANEL = ("per_class/", "dropped/", "epochs/")
+
+
 def choose_panels(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Returns {title: keys} worth a plot: values that change, those of one last name together.
 
-    `loss` and `val/loss` share the panel "loss". Values by class or by reason have none. First come
-    the panels with several curves, then those of evaluations (`val/map50`), then the rest.
+    `loss` and `val/loss` share the panel "loss". Values by class or by reason have none, nor have
+    the passes over each source. First come the panels with several curves, then those of
+    evaluations (`val/map50`), then the rest.
     """
     seen: dict[str, set[float]] = {}
     for row in rows:
@@ -61,7 +65,7 @@ def choose_panels(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
                 seen.setdefault(key, set()).add(value)
     panels: dict[str, list[str]] = {}
     for key, values in seen.items():
-        if len(values) > 1 and "per_class/" not in key and "dropped/" not in key:
+        if len(values) > 1 and not any(part in key for part in WITHOUT_PANEL):
             panels.setdefault(key.rsplit("/", 1)[-1], []).append(key)
     order = sorted(
         panels, key=lambda title: (-len(panels[title]), not any("/" in k for k in panels[title]))

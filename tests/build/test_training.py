@@ -3,6 +3,7 @@
 import pytest
 
 from paligemma_jax.build import assembly, training
+from paligemma_jax.reports import runlog
 
 
 def plan(config, **changes):
@@ -30,6 +31,14 @@ def test_plan_of_good_settings_is_made(config):
 def test_evaluation_that_could_not_run_is_refused(config, changes, message):
     with pytest.raises(ValueError, match=message):
         plan(config, **changes)
+
+
+def test_passes_over_sources_make_no_row_of_an_evaluation(tmp_path):
+    with training.Log(tmp_path, every=10, total_steps=20) as log:
+        for number in range(2, 12):
+            log.append({"step": number, "loss": 1.0, "epochs/cats": number / 2})
+    rows = runlog.read_rows(tmp_path / runlog.METRICS)
+    assert [(row["step"], row["epochs/cats"]) for row in rows] == [(10, 5.0)]
 
 
 def test_rows_with_more_images_than_slots_are_refused(config, data_folder):

@@ -34,6 +34,68 @@ def test_answers_that_are_not_boxes_are_left_alone(config):
     assert training_data.make_augmenter(config).convention is None
 
 
+@pytest.fixture
+def mixture(config, data_folder):
+    """Settings of two sources: two rows, and the same two in other words."""
+    config.input.data.fname = None
+    config.input.mixture.plain = dict(fname=f"{data_folder}/train.jsonl", weight=3)
+    config.input.mixture.all = dict(
+        fname=f"{data_folder}/train.jsonl", prefix_template="detect all classes"
+    )
+    presets.validate(config)
+    return config
+
+
+def test_a_mixture_has_the_records_of_all_sources(mixture, tokenizer):
+    found = training_data.read(mixture, tokenizer)
+    prefixes = ["detect all classes"] * 2 + ["detect cat"] * 2  # sources in order of their names
+    assert [record.prefix for record in found.records] == prefixes
+    assert [(s.name, s.num_records, s.weight) for s in found.sources] == [
+        ("all", 2, 1.0),
+        ("plain", 2, 3),
+    ]
+
+
+def test_passes_over_each_source_are_told(mixture, tokenizer):
+    found = training_data.read(mixture, tokenizer)
+    assert found.epochs(16) == {"epochs/all": 2.0, "epochs/plain": 6.0}
+    said = found.describe(steps=4, batch_size=4)
+    assert "training data: 4 examples; 4 steps of 4, 4.0 passes" in said
+    assert "plain: 2 examples, weight 3, 6.0 passes" in said
+
+
+def test_a_single_source_has_no_epochs_of_its_own(config, tokenizer):
+    found = training_data.read(config, tokenizer)
+    assert found.epochs(16) == {}
+    assert "\n" not in found.describe(steps=4, batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(weight=0), "input.mixture.plain.weight=0: expected a number above 0"),
+        (dict(wieght=2), "Did you mean 'weight'"),
+        (dict(fname=None), "input.mixture.plain.fname=None: expected str"),
+        (dict(fname="gone.jsonl"), "gone.jsonl: no such file"),
+    ],
+)
+def test_a_wrong_source_is_named(mixture, tokenizer, changes, message):
+    mixture.input.mixture.plain = {**mixture.input.mixture.plain, **changes}
+
+    def prepare():
+        presets.validate(mixture)
+        training_data.read(mixture, tokenizer)
+
+    with pytest.raises(ValueError, match=message):
+        prepare()
+
+
+def test_one_source_or_a_mixture(mixture, data_folder):
+    mixture.input.data.fname = f"{data_folder}/train.jsonl"
+    with pytest.raises(ValueError, match="fname are set: keep one"):
+        presets.validate(mixture)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
