@@ -8,7 +8,7 @@ import jax
 import ml_collections
 
 from paligemma_jax.build import terminal
-from paligemma_jax.data import pipeline, records, rows, tokens
+from paligemma_jax.data import noise_boxes, pipeline, records, rows, tokens
 from paligemma_jax.params import sharding
 from paligemma_jax.tasks import task
 
@@ -22,7 +22,20 @@ Records = Sequence[records.Record]
 
 def make_task(config: ml_collections.ConfigDict) -> task.Task:
     """Returns the task that the settings name."""
-    return task.choose(config.task, loc_convention=config.coordinates)
+    chosen = task.choose(config.task, loc_convention=config.coordinates)
+    if config.input.noise_piece is None:
+        return chosen
+    if config.task != "detection":
+        raise ValueError(f"config: input.noise_piece: for detection, not the task '{config.task}'")
+    return task.with_noise_boxes(config.coordinates)
+
+
+def make_noise(
+    config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer
+) -> noise_boxes.NoiseBoxes | None:
+    """Returns what fills answers up, or None where nothing does."""
+    piece = config.input.noise_piece
+    return None if piece is None else noise_boxes.make(tokenizer, piece, seed=config.seed)
 
 
 def read_records(
@@ -112,22 +125,32 @@ def prompt_len(
     config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer
 ) -> int:
     """Returns the length that all prompts fit in, a multiple of 8."""
-    longest = max(
-        len(tokenizer.encode(rows.clean(e.prefix, "", lowercase=config.input.lowercase)[0]))
-        for e in examples
-    )
-    return -(-(longest + 2) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE  # with bos and newline
+    longest = max(_prompt_lens(config, examples, tokenizer))
+    return -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
 
 
 def answer_len(
     config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer
 ) -> int:
-    """Returns how many tokens an answer may have: the longest true one with eos, and some more."""
+    """Returns how many tokens an answer may have: the longest true one with eos, and some more.
+
+    With noise boxes, as many as training answers had.
+    """
+    if config.input.noise_piece is not None:
+        return config.input.text_len + 1 - min(_prompt_lens(config, examples, tokenizer))
     suffixes = [
         rows.clean("", e.suffix or "", lowercase=config.input.lowercase)[1] for e in examples
     ]
     longest = max((len(tokenizer.encode(suffix)) + 1 for suffix in suffixes), default=1)
     return longest + EXTRA_NEW_TOKENS
+
+
+def _prompt_lens(
+    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer
+) -> list[int]:
+    """Returns the lengths of prompts with bos and newline."""
+    cleaned = (rows.clean(e.prefix, "", lowercase=config.input.lowercase)[0] for e in examples)
+    return [len(tokenizer.encode(prefix)) + 2 for prefix in cleaned]
 
 
 def on_mesh(

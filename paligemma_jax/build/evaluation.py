@@ -11,7 +11,7 @@ import jax
 from paligemma_jax.build import assembly, data, terminal
 from paligemma_jax.build import model as build_model
 from paligemma_jax.config import presets
-from paligemma_jax.data import pipeline, tokens
+from paligemma_jax.data import noise_boxes, pipeline, tokens
 from paligemma_jax.inference import beam, evaluator, generate
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import sharding
@@ -30,6 +30,7 @@ class Evaluation:
       settings: of this evaluation, complete.
       records: of the data set.
       generate: (params, batch) -> Generation, jitted; None where only the loss is wanted.
+      noise: fills the answers up that the loss is of, as in training; None: nothing does.
       prompts, examples: shapes of the batches to answer, and to take the loss of.
       eval_loss: (params, batch) -> (sum of losses, count), jitted.
     """
@@ -40,6 +41,7 @@ class Evaluation:
     prompts: pipeline.BatchSpec
     examples: pipeline.BatchSpec
     generate: Callable[..., generate.Generation] | None
+    noise: noise_boxes.NoiseBoxes | None
     eval_loss: Callable[..., Any]
 
 
@@ -59,12 +61,14 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
     examples = data.spec(config, batch_size=batch_size)
     pipeline.check_records(records, examples)
     room = settings["max_new_tokens"] or data.answer_len(config, records, tokenizer)
+    noise = data.make_noise(config, tokenizer)
     decode = make_generate(
         built.functions,
         settings,
         tokenizer=tokenizer,
         max_new_tokens=room,
         seed=config.seed,
+        noise=noise,
     )
     return Evaluation(
         name=name,
@@ -73,6 +77,7 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
         prompts=data.spec(config, batch_size=batch_size, text_len=text_len),
         examples=examples,
         generate=decode if settings["decode"] else None,
+        noise=noise,
         eval_loss=jax.jit(step.make_eval_loss(built.functions.apply, built.functions.logits)),
     )
 
@@ -84,19 +89,22 @@ def make_generate(
     tokenizer: tokens.Tokenizer,
     max_new_tokens: int,
     seed: int,
+    noise: noise_boxes.NoiseBoxes | None = None,
 ) -> Callable[..., generate.Generation]:
     """Returns the jitted function (params, batch) -> Generation of the sampler in `settings`.
 
-    Rows of the embedding beyond the tokenizer's pieces are never chosen.
+    Rows of the embedding beyond the tokenizer's pieces are never chosen, nor is what a model that
+    was trained with noise boxes may not say.
 
     Raises:
       ValueError: settings that contradict each other.
     """
-    _check_decoding(settings)
+    _check_decoding(settings, noise)
+    beyond = range(tokenizer.vocab_size, functions.vocab_size)
     common = {
         "max_new_tokens": max_new_tokens,
         "eos": tokenizer.eos,
-        "forbidden_ids": range(tokenizer.vocab_size, functions.vocab_size),
+        "forbidden_ids": (*beyond, *(noise.forbidden_ids if noise else ())),
     }
     prefill = functools.partial(functions.prefill, max_new_tokens=max_new_tokens)
     parts = (prefill, functions.decode_step, paligemma.select_rows)
@@ -190,7 +198,9 @@ def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _check_decoding(settings: Mapping[str, Any]) -> None:
+def _check_decoding(settings: Mapping[str, Any], noise: noise_boxes.NoiseBoxes | None) -> None:
+    if noise and settings["sampler"] == "beam":
+        raise ValueError("sampler 'beam' ends answers, and with input.noise_piece they have no end")
     if settings["sampler"] != "beam":
         chosen = {key: settings[key] for key in ("sampler", "temperature", "top_p")}
         generate.check_sampling(**chosen)
@@ -199,7 +209,9 @@ def _check_decoding(settings: Mapping[str, Any]) -> None:
 
 
 def _mean_loss(built: assembly.Assembly, evaluation: Evaluation, params: Params) -> float:
-    batches = pipeline.validation_batches(evaluation.records, built.tokenizer, evaluation.examples)
+    batches = pipeline.validation_batches(
+        evaluation.records, built.tokenizer, evaluation.examples, noise=evaluation.noise
+    )
     sums = []
     with terminal.progress(f"loss of {evaluation.name}", unit="examples") as report:
         for batch in batches:

@@ -14,6 +14,8 @@ from paligemma_jax.config import presets
 from paligemma_jax.data import images, pipeline, records, rows
 from paligemma_jax.inference import evaluator, generate
 
+NEW_TOKENS = 128
+
 Image = str | os.PathLike[str] | np.ndarray
 Images = Image | Sequence[Image]
 
@@ -111,7 +113,8 @@ def open_predictor(
       source: weights; None: random ones.
       base: of weights that are trained arrays only, if it is not where it was.
       batch_size: images answered at a time, rounded up to a multiple of the devices.
-      settings: keys of `evals.NAME` that say how to decode; 128 new tokens by default.
+      settings: keys of `evals.NAME` that say how to decode; 128 new tokens by default, or as many
+        as training answers had that were filled up with noise boxes.
     """
     complete = presets.eval_settings({"fname": "", **(settings or {})})
     stored = assembly.find_weights(built.config, source, base)
@@ -119,8 +122,9 @@ def open_predictor(
         built.functions,
         complete,
         tokenizer=built.tokenizer,
-        max_new_tokens=complete["max_new_tokens"] or 128,
+        max_new_tokens=complete["max_new_tokens"] or _room(built),
         seed=built.config.seed,
+        noise=data.make_noise(built.config, built.tokenizer),
     )
     return Predictor(
         built=built,
@@ -128,6 +132,13 @@ def open_predictor(
         generate=decode,
         batch_size=evaluation.round_up(batch_size, built.mesh.size),
     )
+
+
+def _room(built: assembly.Assembly) -> int:
+    """Returns how many new tokens there is room for where nothing is said."""
+    if built.config.input.noise_piece is None:
+        return NEW_TOKENS
+    return max(1, built.config.input.text_len - data.PROMPT_MULTIPLE)
 
 
 def _load_here(

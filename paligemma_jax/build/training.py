@@ -106,6 +106,7 @@ def run(
         start_step=int(state.step),
         sources=planned.data.sources,
         augmentation=planned.data.augmentation,
+        noise=planned.data.noise,
     )
 
     def log_row(row: Mapping[str, float]) -> None:

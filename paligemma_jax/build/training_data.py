@@ -6,7 +6,7 @@ import ml_collections
 
 from paligemma_jax.build import data, terminal
 from paligemma_jax.config import presets
-from paligemma_jax.data import augment, order, pipeline, tokens
+from paligemma_jax.data import augment, noise_boxes, order, pipeline, tokens
 
 EPOCHS = "epochs/"  # before the name of a source, in metrics
 
@@ -19,11 +19,13 @@ class TrainingData:
       records: of all sources, one after the other.
       sources: what they are from.
       augmentation: changes them; None: nothing does.
+      noise: fills their answers up; None: nothing does.
     """
 
     records: data.Records
     sources: tuple[order.Source, ...]
     augmentation: augment.Augmenter | None
+    noise: noise_boxes.NoiseBoxes | None
 
     def describe(self, *, steps: int, batch_size: int) -> str:
         """Returns how many examples there are, and how often a run of so many steps reads them."""
@@ -60,7 +62,7 @@ def read(config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer) -> Trai
     if augmentation:
         augmentation.check(records)
         terminal.say(f"augmentation: {augmentation.settings.describe()}")
-    return TrainingData(records, sources, augmentation)
+    return TrainingData(records, sources, augmentation, data.make_noise(config, tokenizer))
 
 
 def _read_single(config: ml_collections.ConfigDict) -> tuple[data.Records, float]:

@@ -153,6 +153,12 @@ KEYS = (
         "threads that decode images; None: all cores",
         least=1,
     ),
+    Key(
+        "input.noise_piece",
+        None,
+        (str, *OPTIONAL),
+        "fill detection answers up with boxes of noise, this piece ('<unused0>') being their class",
+    ),
     *augment_keys.KEYS,
     Key(
         "total_steps", None, (int, *OPTIONAL), "length of the run; one of the three is set", least=0

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.data import augment, image_batches, rows, tokens
+from paligemma_jax.data import augment, image_batches, noise_boxes, rows, tokens
 from paligemma_jax.data import order as data_order
 from paligemma_jax.data import records as data_records
 
@@ -97,6 +97,7 @@ def train_batches(
     start_step: int = 0,
     sources: Sequence[data_order.Source] = (),
     augmentation: augment.Augmenter | None = None,
+    noise: noise_boxes.NoiseBoxes | None = None,
 ) -> Iterator[Batch]:
     """Returns the batches of steps start_step .. total_steps - 1, in the order of `order.Order`.
 
@@ -108,6 +109,7 @@ def train_batches(
       total_steps, start_step: which batches.
       sources: what the records are from; by default one source.
       augmentation: changes every example in its own way.
+      noise: fills answers up.
 
     Raises:
       ValueError: here, for records without suffix, with too many images or with text that cannot
@@ -126,7 +128,7 @@ def train_batches(
             yield [(records[i], p) for i, p in zip(*(part.tolist() for part in mine), strict=True)]
 
     encode = functools.partial(
-        _encode_training, tokenizer=tokenizer, spec=spec, augmentation=augmentation
+        _encode_training, tokenizer=tokenizer, spec=spec, augmentation=augmentation, noise=noise
     )
     return _make_batches(plan, encode, spec, augmentation)
 
@@ -152,11 +154,15 @@ def eval_batches(
 
 
 def validation_batches(
-    records: Sequence[data_records.Record], tokenizer: tokens.Tokenizer, spec: BatchSpec
+    records: Sequence[data_records.Record],
+    tokenizer: tokens.Tokenizer,
+    spec: BatchSpec,
+    *,
+    noise: noise_boxes.NoiseBoxes | None = None,
 ) -> Iterator[Batch]:
     """As `eval_batches`, with text and masks as in training: for the loss over all records."""
     check_records(records, spec)
-    encode = functools.partial(_encode_training, tokenizer=tokenizer, spec=spec)
+    encode = functools.partial(_encode_training, tokenizer=tokenizer, spec=spec, noise=noise)
     return _number_rows(records, encode, spec)
 
 
@@ -228,9 +234,11 @@ def _encode_training(
     tokenizer: tokens.Tokenizer,
     spec: BatchSpec,
     augmentation: augment.Augmenter | None = None,
+    noise: noise_boxes.NoiseBoxes | None = None,
 ) -> Batch:
     suffix = augmentation.answer(record, position) if augmentation else record.suffix or ""
-    return rows.encode_training(tokenizer, record.prefix, suffix, **spec.text_options)
+    row = rows.encode_training(tokenizer, record.prefix, suffix, **spec.text_options)
+    return noise.fill(row, position) if noise else row
 
 
 def _encode_prompt(

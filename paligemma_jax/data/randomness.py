@@ -7,7 +7,7 @@ The raw stream of a bit generator is fixed; the methods of `numpy.random.Generat
 import numpy as np
 
 # Every use of `uniforms` has numbers of its own.
-AUGMENT, SHUFFLE_OBJECTS = range(2)
+AUGMENT, SHUFFLE_OBJECTS, NOISE_BOXES = range(3)
 # Keys of `uniforms`; those of permutations stay below.
 UNIFORMS = 1 << 63
 # Passes over one source before the keys of the next source begin.

@@ -18,6 +18,7 @@ import numpy as np
 from paligemma_jax.tasks import geometry
 
 SEPARATOR = " ; "
+EVERYTHING = "all classes"  # "detect all classes" asks for whatever is there
 
 # Why `parse` drops something, in the order in which it looks, and how `check` says it.
 REASONS = {
@@ -128,9 +129,9 @@ def check(suffix: str) -> str | None:
 
 
 def prefix_classes(prefix: str) -> list[str]:
-    """Returns the labels a prompt asks for: "detect a ; b" -> ["a", "b"]; [] if it is no such."""
+    """Returns the labels a prompt asks for: "detect a ; b" -> ["a", "b"]; [] if it names none."""
     verb, _, labels = prefix.strip().partition(" ")
-    if verb.lower() != "detect":
+    if verb.lower() != "detect" or labels.strip().lower() == EVERYTHING:
         return []
     return [label for part in labels.split(";") if (label := " ".join(part.split()))]
 
@@ -156,12 +157,31 @@ def box_scores(tokens: Sequence[tuple[str, float]]) -> np.ndarray:
         without_segs = _SEG.sub(lambda seg: " " * len(seg[0]), obj.rest)
         for word in re.finditer(r"\S+", without_segs):
             part_of[obj.rest_start + word.start() : obj.rest_start + word.end()] = 2 * number + 1
-    logps: list[list[float]] = [[] for _ in range(2 * len(kept))]
-    for (start, stop), (_, logp) in zip(spans, tokens, strict=True):
-        for part in set(part_of[start:stop].tolist()) - {-1}:
-            logps[part].append(float(logp))
+    logps = _logps_by_part(part_of, spans, tokens, num_parts=2 * len(kept))
     means = np.array([np.mean(part) for part in logps], np.float32).reshape(-1, 2)
     return np.exp(means.sum(axis=1))
+
+
+def label_scores(tokens: Sequence[tuple[str, float]]) -> np.ndarray:
+    """Returns float32[n] in 0..1: how likely each object's label is after its `<loc>` tokens.
+
+    The confidence of models that are trained with noise boxes (arXiv:2412.03555, App. C): where
+    noise is likely, a label is not. A label's own space counts, for it may be a token by itself,
+    the one that stands where noise would. Arguments and order as in `box_scores`.
+    """
+    text, spans = _piece_spans([piece for piece, _ in tokens])
+    kept = [obj for obj in _objects(text) if obj.problem is None]
+    part_of = np.full(len(text), -1)
+    for number, obj in enumerate(kept):
+        part_of[obj.rest_start : obj.rest_start + len(obj.rest.rstrip())] = number
+    logps = _logps_by_part(part_of, spans, tokens, num_parts=len(kept))
+    return np.exp(np.array([sum(part) for part in logps], np.float32))
+
+
+def drop_unfinished(tokens: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Returns the tokens before the last separator, for text that was cut off anywhere."""
+    ends = [number for number, (piece, _) in enumerate(tokens) if ";" in piece]
+    return list(tokens[: ends[-1]]) if ends else []
 
 
 def join_pieces(pieces: Iterable[str]) -> str:
@@ -219,6 +239,24 @@ def _objects(text: str) -> Iterator[_Object]:
             rest=found["rest"],
             rest_start=found.start("rest"),
         )
+
+
+def _logps_by_part(
+    part_of: np.ndarray,
+    spans: Sequence[tuple[int, int]],
+    tokens: Sequence[tuple[str, float]],
+    *,
+    num_parts: int,
+) -> list[list[float]]:
+    """Returns each part's log-probabilities; `part_of` is int[characters], -1 where there is none.
+
+    A token that reaches into several parts belongs to all of them.
+    """
+    logps: list[list[float]] = [[] for _ in range(num_parts)]
+    for (start, stop), (_, logp) in zip(spans, tokens, strict=True):
+        for part in set(part_of[start:stop].tolist()) - {-1}:
+            logps[part].append(float(logp))
+    return logps
 
 
 def _write(bins: Iterable[int], label: str) -> str:

@@ -49,28 +49,35 @@ def judge(
     text = prediction if tokens is None else detection.join_pieces(piece for piece, _ in tokens)
     predicted = detection.parse(text, convention=convention)
     scores = np.ones(len(predicted)) if tokens is None else detection.box_scores(tokens)
-    row = {
-        "detections": [
-            {**found, "score": round(float(score), 6)}
-            for found, score in zip(_to_rows(predicted), scores, strict=True)
-        ],
-        "dropped": dict(predicted.dropped),
-    }
+    row = {"detections": with_scores(predicted, scores), "dropped": dict(predicted.dropped)}
+    return row | compare(predicted, suffix, convention)
+
+
+def compare(predicted: detection.Detections, suffix: str | None, convention: str) -> dict[str, Any]:
+    """Returns the keys of `judge` from `truths` on."""
     if suffix is None:
-        return row | dict.fromkeys(("truths", "matched", "mean_iou", "score", "correct"))
+        return dict.fromkeys(("truths", "matched", "mean_iou", "score", "correct"))
     if problem := detection.check(suffix):
         raise ValueError(f"the true suffix is no detection: {problem}")
     truth = detection.parse(suffix, convention=convention)
     same = [pair for pair in match(truth, predicted, min_iou=0) if pair.same_label]
     matched = [pair.iou for pair in same if pair.iou >= MATCH_IOU]
     total = len(truth) + len(predicted)
-    return row | {
+    return {
         "truths": _to_rows(truth),
         "matched": len(matched),
         "mean_iou": round(_mean(matched), 6) if matched else None,
         "score": round(2 * sum(pair.iou for pair in same) / total, 6) if total else 1.0,
         "correct": len(matched) == len(truth) == len(predicted),
     }
+
+
+def with_scores(detections: detection.Detections, scores: np.ndarray) -> list[dict[str, Any]]:
+    """Returns detections as the rows have them, with a confidence each."""
+    return [
+        {**found, "score": round(float(score), 6)}
+        for found, score in zip(_to_rows(detections), scores, strict=True)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +119,8 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
       map, map50, map75: COCO's average precision over classes that have a truth, with the boxes'
-        confidences (`average_precision`); per_class has each class's own.
+        confidences (`average_precision`); per_class has each class's own. Boxes under the key
+        "unsure", which `noise_boxes.judge` gives, count here and nowhere else.
       precision50, recall50, mean_iou: of all boxes, from pairs of one label with IoU >= 0.5. A
         label that is no truth's (`unknown_labels` counts them) is a false positive here.
       image_score, correct: means of the rows' values. count_correct: share of images with as many
@@ -148,11 +156,12 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Image:
-    """A row, ready to be counted. `pairs` overlap by MATCH_IOU or more."""
+    """A row, ready to be counted. `pairs` overlap by MATCH_IOU or more; `ranked` has the unsure."""
 
     row: Mapping[str, Any]
     truth: detection.Detections
     predicted: detection.Detections
+    ranked: detection.Detections
     scores: list[float]
     pairs: list[Pair]
     asked: list[str]
@@ -160,11 +169,13 @@ class _Image:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "_Image":
         truth, predicted = _from_rows(row["truths"]), _from_rows(row["detections"])
+        ranked = [*row["detections"], *row.get("unsure", ())]
         return cls(
             row=row,
             truth=truth,
             predicted=predicted,
-            scores=[found["score"] for found in row["detections"]],
+            ranked=_from_rows(ranked),
+            scores=[found["score"] for found in ranked],
             pairs=match(truth, predicted, min_iou=MATCH_IOU),
             asked=detection.prefix_classes(row.get("prefix", "")),
         )
@@ -199,7 +210,7 @@ def _counts(images: Sequence[_Image]) -> dict[str, Any]:
 def _per_class(images: Sequence[_Image], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     precisions = average_precision.average_precision(
         [image.truth for image in images],
-        [image.predicted for image in images],
+        [image.ranked for image in images],
         [image.scores for image in images],
         labels=labels,
     )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.tasks import caption, detection, detection_score, geometry, vqa
+from paligemma_jax.tasks import caption, detection, detection_score, geometry, noise_boxes, vqa
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,12 @@ def make_detection(convention: str) -> Task:
         score=detection_score.score,
         metric="map50",
     )
+
+
+def with_noise_boxes(convention: str) -> Task:
+    """Returns the detection task of models that are trained with noise boxes."""
+    judge = functools.partial(noise_boxes.judge, convention=convention)
+    return dataclasses.replace(make_detection(convention), judge=judge)
 
 
 TASKS = {
