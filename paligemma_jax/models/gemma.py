@@ -49,6 +49,7 @@ class Attention(nn.Module):
     """Self-attention with rotary positions and grouped heads."""
 
     llm: variants.Gemma
+    lora: layers.Lora | None = None
 
     @nn.compact
     def __call__(
@@ -67,6 +68,7 @@ class Attention(nn.Module):
         out = layers.Einsum(
             (llm.num_heads, llm.head_dim, llm.width),
             w_init=_truncated_normal(in_axis=(0, 1), out_axis=(2,)),
+            lora=self.lora,
             name="attn_vec_einsum",
         )
         return out("BTNH,NHD->BTD", x), (k, v)
@@ -77,12 +79,12 @@ class Attention(nn.Module):
         N, K, D, H = llm.num_heads, llm.num_kv_heads, llm.width, llm.head_dim
         stacked = _truncated_normal(in_axis=(2,), out_axis=(0, 1, 3))
         if K == N:
-            qkv = layers.Einsum((3, N, D, H), w_init=stacked, name="qkv_einsum")
+            qkv = layers.Einsum((3, N, D, H), stacked, self.lora, name="qkv_einsum")
             q, k, v = qkv("BTD,3KDH->3BKTH", x)
             return q.swapaxes(1, 2), k, v
         single = _truncated_normal(in_axis=(1,), out_axis=(0, 2))
-        q = layers.Einsum((N, D, H), w_init=single, name="q_einsum")("BTD,NDH->BTNH", x)
-        kv = layers.Einsum((2, K, D, H), w_init=stacked, name="kv_einsum")
+        q = layers.Einsum((N, D, H), single, self.lora, name="q_einsum")("BTD,NDH->BTNH", x)
+        kv = layers.Einsum((2, K, D, H), stacked, self.lora, name="kv_einsum")
         k, v = kv("BTD,2KDH->2BKTH", x)
         return q, k, v
 
@@ -91,6 +93,7 @@ class FeedForward(nn.Module):
     """Gated MLP, gelu(x W0) * (x W1) W2: [B, T, D] -> [B, T, D]."""
 
     llm: variants.Gemma
+    lora: layers.Lora | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -99,8 +102,9 @@ class FeedForward(nn.Module):
             "gating_einsum", _truncated_normal(in_axis=(1,), out_axis=(0, 2)), (2, D, F)
         )
         linear = self.param("linear", _truncated_normal(in_axis=(0,), out_axis=(1,)), (F, D))
-        gate, up = weights.project({"w": gating}, "BTD,2DF->2BTF", x)
-        return weights.project({"w": linear}, "BTF,FD->BTD", nn.gelu(gate) * up)
+        project = functools.partial(layers.project, self, lora=self.lora)
+        gate, up = project("gating_einsum", {"w": gating}, "BTD,2DF->2BTF", x)
+        return project("linear", {"w": linear}, "BTF,FD->BTD", nn.gelu(gate) * up)
 
 
 class Block(nn.Module):
@@ -108,6 +112,7 @@ class Block(nn.Module):
 
     llm: variants.Gemma
     dropout: float = 0.0
+    lora: layers.Lora | None = None
 
     @nn.compact
     def __call__(
@@ -120,12 +125,12 @@ class Block(nn.Module):
         """Returns [B, T, D] and what attention remembered."""
         drop = layers.Dropout(self.dropout)
         y = layers.RMSNorm(name="pre_attention_norm")(x)
-        y, kv = Attention(self.llm, name="attn")(y, positions, mask, remember)
+        y, kv = Attention(self.llm, self.lora, name="attn")(y, positions, mask, remember)
         if self.llm.post_norms:
             y = layers.RMSNorm(name="post_attention_norm")(y)
         x += drop(y)
         y = layers.RMSNorm(name="pre_ffw_norm")(x)
-        y = drop(FeedForward(self.llm, name="mlp")(y))
+        y = drop(FeedForward(self.llm, self.lora, name="mlp")(y))
         if self.llm.post_norms:
             y = layers.RMSNorm(name="post_ffw_norm")(y)
         return x + y, kv
@@ -160,6 +165,7 @@ class Tower(nn.Module):
       dtype: compute dtype.
       remat: see `layers.scan`.
       dropout: rate; above 0 a `dropout` rng is needed.
+      lora: of the low-rank factors, if there are any.
     """
 
     llm: variants.Gemma
@@ -167,10 +173,11 @@ class Tower(nn.Module):
     dtype: DTypeLike = "float32"
     remat: str = "none"
     dropout: float = 0.0
+    lora: layers.Lora | None = None
 
     def setup(self):
         self.embedder = Embedder(self.vocab_size, self.llm.width)
-        self.layers = Block(self.llm, self.dropout)
+        self.layers = Block(self.llm, self.dropout, self.lora)
         self.final_norm = layers.RMSNorm()
 
     def embed(self, ids: jax.Array) -> jax.Array:
@@ -221,6 +228,7 @@ def unroll(
     remember: Callable[[int, jax.Array, jax.Array], KeyValue],
     *,
     llm: variants.Gemma,
+    lora: layers.Lora | None,
 ) -> tuple[jax.Array, list[KeyValue]]:
     """Runs all blocks one after the other, without a scan, which copies weights out of the stack.
 
@@ -231,6 +239,7 @@ def unroll(
       mask: bool[B, T, S].
       remember: (layer, k, v) -> the keys and values [B, K, S, H] that this layer's queries see.
       llm: dimensions.
+      lora: of the low-rank factors, if there are any.
 
     Returns:
       [B, T, D] before the final norm, and what each layer remembered.
@@ -242,7 +251,7 @@ def unroll(
         else:
             block = jax.tree.map(lambda w, layer=layer: w[layer], params)
         keep = functools.partial(remember, layer)
-        x, kv = Block(llm).apply({"params": block}, x, positions, mask, keep)
+        x, kv = Block(llm, lora=lora).apply({"params": block}, x, positions, mask, keep)
         remembered.append(kv)
     return x, remembered
 

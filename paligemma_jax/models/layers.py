@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.models import weights
+from paligemma_jax.params import lora as lora_lib
+from paligemma_jax.params import names
 
+Lora = lora_lib.Lora
 Initializer = nn.initializers.Initializer
 
 # "none", or the names in `jax.checkpoint_policies` that need no further argument.
@@ -26,10 +29,12 @@ class Einsum(nn.Module):
 
     shape: tuple[int, ...]
     w_init: Initializer
+    lora: Lora | None = None
 
     @nn.compact
     def __call__(self, eqn: str, x: jax.Array) -> jax.Array:
-        return weights.project({"w": self.param("w", self.w_init, self.shape)}, eqn, x)
+        leaf = {"w": self.param("w", self.w_init, self.shape)}
+        return project(self, "w", leaf, eqn, x, lora=self.lora)
 
 
 class Dense(nn.Module):
@@ -39,6 +44,7 @@ class Dense(nn.Module):
     bias_shape: tuple[int, ...]
     w_init: Initializer
     bias_init: Initializer = nn.initializers.zeros_init()
+    lora: Lora | None = None
 
     @nn.compact
     def __call__(self, eqn: str, x: jax.Array) -> jax.Array:
@@ -46,7 +52,49 @@ class Dense(nn.Module):
             "w": self.param("kernel", self.w_init, self.shape),
             "bias": self.param("bias", self.bias_init, self.bias_shape),
         }
+        return project(self, "kernel", leaf, eqn, x, lora=self.lora)
+
+
+def project(
+    module: nn.Module,
+    name: str,
+    leaf: weights.Leaf,
+    eqn: str,
+    x: jax.Array,
+    *,
+    lora: Lora | None,
+) -> jax.Array:
+    """As `weights.project`, with the factors that stand beside the weight `name` of a module.
+
+    With `lora`, initialization makes factors beside every weight; afterwards those act that are
+    given. A starts as PEFT's, uniform within 1 / sqrt(inputs), and B at zero, so nothing changes.
+    """
+    pair = [names.factor(name, which) for which in names.FACTORS]
+    if lora is None or not (module.is_initializing() or module.has_variable("params", pair[0])):
+        if module.has_variable("params", pair[0]):
+            path = "/".join((*module.path, pair[0]))
+            raise ValueError(f"parameters have the LoRA factor '{path}', but the model has no LoRA")
         return weights.project(leaf, eqn, x)
+    a_letters, b_letters = weights.factor_letters(eqn)
+    sizes = dict(zip(eqn.split("->")[0].split(",")[1], leaf["w"].shape, strict=True))
+    a_shape, b_shape = (
+        tuple({**sizes, "r": lora.rank}[letter] for letter in letters)
+        for letters in (a_letters, b_letters)
+    )
+    inputs = [axis for axis, letter in enumerate(a_letters[:-1]) if not letter.isdigit()]
+    batch = range(inputs[0])
+    a_init = nn.initializers.variance_scaling(
+        1 / 3, "fan_in", "uniform", in_axis=inputs, out_axis=-1, batch_axis=batch
+    )
+    factors = {
+        "lora_a": module.param(pair[0], a_init, a_shape),
+        "lora_b": module.param(pair[1], nn.initializers.zeros_init(), b_shape) * lora.scale,
+    }
+    seen = x
+    if lora.dropout and module.has_rng("dropout"):
+        keep = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - lora.dropout, x.shape)
+        seen = jnp.where(keep, x / (1.0 - lora.dropout), 0.0).astype(x.dtype)
+    return weights.project({**leaf, **factors}, eqn, x, lora_x=seen)
 
 
 class RMSNorm(nn.Module):

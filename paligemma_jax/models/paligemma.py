@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.models import attention, cache, gemma, towers
-from paligemma_jax.params import names, variants
+from paligemma_jax.params import lora, names, variants
 
 Params = towers.Params
 Compute = towers.Compute
@@ -29,7 +29,29 @@ _UNSTACKED = re.compile(r"llm/layers/\d+/")
 
 
 def init(rng: jax.Array, model: variants.PaliGemma) -> dict[str, jax.Array]:
-    """Returns random float32 parameters, distributed as big_vision's (but see siglip's head)."""
+    """Returns random float32 parameters, distributed as big_vision's (but see siglip's head).
+
+    Low-rank factors, where the model has them, change no result yet, and the rest is as without.
+    """
+    base = _init(rng, dataclasses.replace(model, lora=None))
+    return names.merge(base, init_factors(rng, model))
+
+
+def init_factors(rng: jax.Array, model: variants.PaliGemma) -> dict[str, jax.Array]:
+    """Returns the low-rank factors alone; raises as `lora.choose`."""
+    if model.lora is None:
+        return {}
+    params = _init(rng, model)
+    return {name: params[name] for name in lora.choose(params, model.lora)}
+
+
+def shapes(model: variants.PaliGemma) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns name -> shape of every parameter, allocating nothing."""
+    return jax.eval_shape(lambda rng: init(rng, model), jax.random.key(0))
+
+
+def _init(rng: jax.Array, model: variants.PaliGemma) -> dict[str, jax.Array]:
+    """Returns all parameters, with factors beside every weight that can have them."""
     rng_img, rng_llm = jax.random.split(rng)
     image = jnp.zeros((1, model.res, model.res, 3), jnp.uint8)
     img = towers.img(model, Compute()).init(rng_img, image)["params"]
@@ -40,11 +62,6 @@ def init(rng: jax.Array, model: variants.PaliGemma) -> dict[str, jax.Array]:
 
     llm = towers.llm(model, Compute()).init(rng_llm, method=touch_all)["params"]
     return names.flatten({"img": img, "llm": llm})
-
-
-def shapes(model: variants.PaliGemma) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns name -> shape of every parameter, allocating nothing."""
-    return jax.eval_shape(lambda rng: init(rng, model), jax.random.key(0))
 
 
 def embed_images(
@@ -154,6 +171,7 @@ def decode_step(
         cache.open_slot(past)[:, None],
         functools.partial(cache.write, past),
         llm=model.llm,
+        lora=model.lora,
     )
     x = towers.run_llm("norm", params, x, model=model, compute=compute)
     return logits(params, x, model=model)[:, 0], cache.advance(past, keys_values)
@@ -219,6 +237,8 @@ def _read_prompt(
     if "attn" in layers:
         params = {name: w for name, w in params.items() if not _UNSTACKED.match(name)}
         return towers.run_llm("prefill", params, x, *seen, model=model, compute=compute)
-    x, keys_values = gemma.unroll(layers, x, *seen, lambda _, k, v: (k, v), llm=model.llm)
+    x, keys_values = gemma.unroll(
+        layers, x, *seen, lambda _, k, v: (k, v), llm=model.llm, lora=model.lora
+    )
     keys, values = zip(*keys_values, strict=True)
     return towers.run_llm("norm", params, x, model=model, compute=compute), (keys, values)

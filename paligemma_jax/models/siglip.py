@@ -25,18 +25,20 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention over all patches: [B, P, D] -> [B, P, D]."""
 
     img: variants.Vit
+    lora: layers.Lora | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         D, N, H = self.img.width, self.img.num_heads, self.img.head_dim
 
         def heads(name: str) -> jax.Array:
-            dense = layers.Dense((D, N, H), bias_shape=(N, H), w_init=_xavier_in, name=name)
+            init, lora = _xavier_in, self.lora
+            dense = layers.Dense((D, N, H), (N, H), w_init=init, lora=lora, name=name)
             return dense("BPD,DNH->BPNH", x)
 
         q, k, v = heads("query") * H**-0.5, heads("key"), heads("value")
         x = attention.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask=None)
-        out = layers.Dense((N, H, D), bias_shape=(D,), w_init=_xavier_out, name="out")
+        out = layers.Dense((N, H, D), (D,), w_init=_xavier_out, lora=self.lora, name="out")
         return out("BPNH,NHD->BPD", x)
 
 
@@ -45,6 +47,7 @@ class Mlp(nn.Module):
 
     img: variants.Vit
     dropout: float
+    lora: layers.Lora | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -52,7 +55,7 @@ class Mlp(nn.Module):
 
         def dense(shape: tuple[int, int], name: str) -> layers.Dense:
             w_init, bias_init = nn.initializers.xavier_uniform(), nn.initializers.normal(1e-6)
-            return layers.Dense(shape, shape[1:], w_init, bias_init, name=name)
+            return layers.Dense(shape, shape[1:], w_init, bias_init, self.lora, name=name)
 
         x = nn.gelu(dense((D, F), "Dense_0")("BPD,DF->BPF", x))
         x = layers.Dropout(self.dropout)(x)
@@ -64,12 +67,13 @@ class Block(nn.Module):
 
     img: variants.Vit
     dropout: float
+    lora: layers.Lora | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         drop = layers.Dropout(self.dropout)
-        attn = SelfAttention(self.img, name="MultiHeadDotProductAttention_0")
-        mlp = Mlp(self.img, self.dropout, name="MlpBlock_0")
+        attn = SelfAttention(self.img, self.lora, name="MultiHeadDotProductAttention_0")
+        mlp = Mlp(self.img, self.dropout, self.lora, name="MlpBlock_0")
         x += drop(attn(layers.LayerNorm(name="LayerNorm_0")(x)))
         x += drop(mlp(layers.LayerNorm(name="LayerNorm_1")(x)))
         return x
@@ -81,10 +85,11 @@ class Encoder(nn.Module):
     img: variants.Vit
     remat: str
     dropout: float
+    lora: layers.Lora | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        block = Block(self.img, self.dropout, name="encoderblock")
+        block = Block(self.img, self.dropout, self.lora, name="encoderblock")
         x, _ = layers.scan(
             lambda block, x: (block(x), None), depth=self.img.depth, remat=self.remat
         )(block, x)
@@ -101,6 +106,7 @@ class Tower(nn.Module):
       dtype: compute dtype.
       remat: see `layers.scan`.
       dropout: rate; above 0 a `dropout` rng is needed.
+      lora: of the low-rank factors, if there are any.
     """
 
     img: variants.Vit
@@ -109,30 +115,26 @@ class Tower(nn.Module):
     dtype: DTypeLike = "float32"
     remat: str = "none"
     dropout: float = 0.0
+    lora: layers.Lora | None = None
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         """uint8[B, R, R, 3] -> dtype[B, P, E]."""
         D, c = self.img.width, self.img.patch_size
         x = _cut_patches(normalize(image), grid=self.grid, patch_size=c).astype(self.dtype)
-        embedding = layers.Dense(
-            (c, c, 3, D), bias_shape=(D,), w_init=nn.initializers.lecun_normal(), name="embedding"
-        )
+        lecun = nn.initializers.lecun_normal()
+        embedding = layers.Dense((c, c, 3, D), (D,), w_init=lecun, name="embedding")
         x = embedding("BPxyc,xycD->BPD", x)
         position = self.param(
             "pos_embedding", POSITION_INITS[self.img.posemb_init], (1, self.grid**2, D)
         )
         x += position.astype(self.dtype)
         x = layers.Dropout(self.dropout)(x)
-        x = Encoder(self.img, self.remat, self.dropout, name="Transformer")(x)
+        x = Encoder(self.img, self.remat, self.dropout, self.lora, name="Transformer")(x)
         # big_vision starts a classification head at zero. Here that would cut the gradient to the
         # whole tower at the first step of a run from scratch.
-        head = layers.Dense(
-            (D, self.out_dim),
-            bias_shape=(self.out_dim,),
-            w_init=nn.initializers.lecun_normal(),
-            name="head",
-        )
+        E = self.out_dim
+        head = layers.Dense((D, E), (E,), w_init=lecun, lora=self.lora, name="head")
         return head("BPD,DE->BPE", x)
 
 

@@ -49,6 +49,7 @@ def img(model: variants.PaliGemma, compute: Compute) -> siglip.Tower:
         dtype=compute.dtype,
         remat=compute.remat,
         dropout=compute.img_dropout,
+        lora=model.lora,
     )
 
 
@@ -60,6 +61,7 @@ def llm(model: variants.PaliGemma, compute: Compute) -> gemma.Tower:
         dtype=compute.dtype,
         remat=compute.remat,
         dropout=compute.dropout,
+        lora=model.lora,
     )
 
 

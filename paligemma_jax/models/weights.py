@@ -1,8 +1,9 @@
 """The one place where a weight meets an activation.
 
 Both towers send every matrix product through `project`. A leaf is a small dictionary that the linen
-module declares: the weight `w` and perhaps its `bias`. The activation decides the arithmetic: a
-weight stored in 16 bits is cast here, at use, so a scan over layers casts one layer at a time.
+module declares: the weight `w`, perhaps its `bias`, and perhaps the low-rank factors beside it. The
+activation decides the arithmetic: a weight stored in 16 bits is cast here, at use, so a scan over
+layers casts one layer at a time.
 """
 
 import re
@@ -15,15 +16,24 @@ from jax.typing import DTypeLike
 Leaf = Mapping[str, jax.Array]
 
 
-def project(leaf: Leaf, eqn: str, x: jax.Array, *, out_dtype: DTypeLike | None = None) -> jax.Array:
-    """Returns `einsum(eqn, x, w) + bias` in the dtype of `x`.
+def project(
+    leaf: Leaf,
+    eqn: str,
+    x: jax.Array,
+    *,
+    lora_x: jax.Array | None = None,
+    out_dtype: DTypeLike | None = None,
+) -> jax.Array:
+    """Returns `einsum(eqn, x, w) + bias + lora_x A B` in the dtype of `x`.
 
     Args:
-      leaf: `w`, and optionally `bias`, which broadcasts against the result.
+      leaf: `w`; optionally `bias`, which broadcasts against the result; optionally the factors A
+        and B as `lora_a` and `lora_b`, with the axes of `factor_letters`.
       eqn: einsum equation of (x, w), letters as in CONVENTIONS: "BTD,NDH->BTNH". A leading digit
         of the weight and the result says that so many weights are stored as one array, and is
         axis 0 of the result: "BTD,2DF->2BTF".
       x: activation [B, T, ...]; its dtype is the compute dtype.
+      lora_x: what the factors see in place of `x`: the same after their dropout.
       out_dtype: dtype to accumulate and return in; the dtype of `x` if not given.
     """
     out_dtype = out_dtype or x.dtype
@@ -37,12 +47,46 @@ def project(leaf: Leaf, eqn: str, x: jax.Array, *, out_dtype: DTypeLike | None =
         y = _einsum(eqn, x, w, out_dtype)
     if "bias" in leaf:
         y += leaf["bias"].astype(out_dtype)
+    if "lora_a" in leaf:
+        y += _project_low_rank(leaf, eqn, x if lora_x is None else lora_x, out_dtype)
     return y
+
+
+def factor_letters(eqn: str) -> tuple[str, str]:
+    """Returns the axes of the factors A and B whose product has the axes of the weight in `eqn`.
+
+    A has the axes that are contracted, B those that are new, and r, the rank, joins them:
+    "BTD,NDH->BTNH" has ("Dr", "rNH"). Each of several weights in one array has factors of its own:
+    "BTD,2DF->2BTF" has ("2Dr", "2rF").
+    """
+    x, w, _ = _letters(eqn)
+    stacked = "".join(letter for letter in w if letter.isdigit())
+    contracted = "".join(letter for letter in w if letter in x)
+    new = "".join(letter for letter in w if letter not in x + stacked)
+    return f"{stacked}{contracted}r", f"{stacked}r{new}"
 
 
 def look_up(leaf: Leaf, ids: jax.Array, *, dtype: DTypeLike) -> jax.Array:
     """Returns the rows `ids` of an embedding table as `dtype`: int32[...] -> dtype[..., D]."""
     return jnp.take(leaf["w"], ids, axis=0, mode="clip").astype(dtype)
+
+
+def _project_low_rank(leaf: Leaf, eqn: str, x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Returns `x A B` by two thin products: nothing of the weight's size is made."""
+    a, b = leaf["lora_a"].astype(x.dtype), leaf["lora_b"].astype(x.dtype)
+    is_stacked = eqn.split(",")[1][0].isdigit()
+    single = re.sub(r"\d", "", eqn)
+    x_letters, _, y_letters = _letters(single)
+    a_letters, b_letters = factor_letters(single)
+    thin = "".join(letter for letter in x_letters if letter not in a_letters) + "r"
+
+    def chain(a: jax.Array, b: jax.Array) -> jax.Array:
+        inner = _einsum(f"{x_letters},{a_letters}->{thin}", x, a, x.dtype)
+        return _einsum(f"{thin},{b_letters}->{y_letters}", inner, b, dtype)
+
+    return (
+        jnp.stack([chain(*pair) for pair in zip(a, b, strict=True)]) if is_stacked else chain(a, b)
+    )
 
 
 def _spread(eqn: str, x: jax.Array, w: jax.Array) -> tuple[str, jax.Array]:

@@ -14,6 +14,23 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Rules = Sequence[tuple[str, T]]
 
+# The low-rank factors (LoRA) that may stand beside a weight.
+FACTORS = ("lora_a", "lora_b")
+ANY_FACTOR = ".*lora_[ab]"
+# What a log can name shortly; the first that matches.
+PARTS = (
+    ("llm/layers/attn/.*", "llm_attn"),
+    ("llm/layers/mlp/.*", "llm_mlp"),
+    ("llm/embedder/.*", "llm_embedder"),
+    ("llm/.*norm/scale", "llm_norms"),
+    ("img/.*/MultiHeadDotProductAttention_0/.*", "img_attn"),
+    ("img/.*/MlpBlock_0/.*", "img_mlp"),
+    ("img/head/.*", "img_head"),
+    ("img/(pos_)?embedding.*", "img_embedding"),
+    ("img/.*[nN]orm.*", "img_norms"),
+)
+_NONE: Any = object()
+
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns a nested dictionary as a flat one: `{"a": {"b": x}}` -> `{"a/b": x}`, sorted."""
@@ -43,13 +60,49 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def match(rules: Rules[T], names: Iterable[str], *, what: str) -> dict[str, T]:
+def factor(base: str, which: str) -> str:
+    """Returns the name of one of the `FACTORS` of a weight.
+
+    "q_einsum/w" has "q_einsum/lora_a", "query/kernel" has "query/kernel_lora_a".
+    """
+    folder, slash, leaf = base.rpartition("/")
+    return f"{folder}{slash}{which}" if leaf == "w" else f"{base}_{which}"
+
+
+def is_factor(name: str) -> bool:
+    """Whether a name is that of a low-rank factor."""
+    return name.endswith(FACTORS)
+
+
+def base_of(name: str) -> str:
+    """Returns the weight that a factor stands beside; any other name is its own."""
+    if not is_factor(name):
+        return name
+    stem = name[: -len(FACTORS[0])]
+    return stem.removesuffix("_") if stem.endswith("_") else f"{stem}w"
+
+
+def group(names: Iterable[str]) -> dict[str, list[str]]:
+    """Returns part of the model ("llm_attn", "img_mlp", ...) -> which of the names belong to it."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        found = [part for regex, part in PARTS if re.fullmatch(regex, name)]
+        parts.setdefault(found[0] if found else name.split("/")[0], []).append(name)
+    return parts
+
+
+def match(
+    rules: Rules[T], names: Iterable[str], *, what: str, default: Any = _NONE
+) -> dict[str, T]:
     """Returns for each name the value of the first rule whose regex matches all of it.
+
+    A low-rank factor that no rule covers has the value of the weight it stands beside.
 
     Args:
       rules: (regex, value) pairs. A regex must match the full name (`re.fullmatch`).
       names: parameter names.
       what: the config key the rules come from, for error messages.
+      default: value of the names that no rule covers; without it they are an error.
 
     Raises:
       ValueError: a name that no rule covers, a rule that matches no name (of all names, not only
@@ -66,23 +119,22 @@ def match(rules: Rules[T], names: Iterable[str], *, what: str) -> dict[str, T]:
             )
     matched = {}
     for name in names:
-        for regex, value in compiled:
-            if regex.fullmatch(name):
-                matched[name] = value
-                break
-        else:
+        values = [value for regex, value in compiled if regex.fullmatch(name)]
+        values += [value for regex, value in compiled if regex.fullmatch(base_of(name))]
+        if not values and default is _NONE:
             patterns = [regex.pattern for regex, _ in compiled]
             raise ValueError(
                 f"{what}: no rule covers parameter '{name}'. Rules: {patterns}. "
                 f"Add a rule for it, or ('.*', ...) as the last one"
             )
+        matched[name] = values[0] if values else default
     return matched
 
 
 def select(regex: str, names: Iterable[str], *, what: str) -> list[str]:
     """Returns the names that `regex` matches fully; matching none is a ValueError."""
     return [
-        name for name, hit in match([(regex, True), (".*", False)], names, what=what).items() if hit
+        name for name, hit in match([(regex, True)], names, what=what, default=False).items() if hit
     ]
 
 

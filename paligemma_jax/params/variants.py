@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+from paligemma_jax.params import lora as lora_lib
+
 T = TypeVar("T")
 
 # 256,000 Gemma pieces, 1024 <loc....>, 128 <seg...>.
@@ -79,12 +81,17 @@ class Gemma:
 
 @dataclasses.dataclass(frozen=True)
 class PaliGemma:
-    """A vision tower and a language model, joined at one input resolution."""
+    """A vision tower and a language model, joined at one input resolution.
+
+    Attributes:
+      lora: the low-rank factors beside their weights; None: there are none.
+    """
 
     img: Vit
     llm: Gemma
     res: int
     vocab_size: int = VOCAB_SIZE
+    lora: lora_lib.Lora | None = None
 
     def __post_init__(self):
         if self.res <= 0 or self.res % self.img.patch_size:

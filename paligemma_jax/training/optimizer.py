@@ -179,13 +179,13 @@ def _lr_mults(rules: names.Rules[float] | None, all_names: Iterable[str]) -> dic
                 f"lr_mults: rule '{regex}' has factor {mult}; to freeze parameters give them the "
                 f"schedule None"
             )
-    return names.match([*(rules or ()), (".*", 1.0)], all_names, what="lr_mults")
+    return names.match(rules or (), all_names, what="lr_mults", default=1.0)
 
 
 def _wd_mults(rules: names.Rules[float] | None, all_names: Iterable[str]) -> dict[str, float]:
     if rules is None:
-        return {name: float(name.endswith("/kernel")) for name in all_names}
-    return names.match([*rules, (".*", 0.0)], all_names, what="wd_mults")
+        return {name: float(names.base_of(name).endswith("/kernel")) for name in all_names}
+    return names.match(rules, all_names, what="wd_mults", default=0.0)
 
 
 def _try_out(tx: optax.GradientTransformation, shapes: dict[str, Any], what: str) -> None:

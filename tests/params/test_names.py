@@ -1,8 +1,11 @@
+import pathlib
+
 import numpy as np
 import pytest
 
 from paligemma_jax.params import names
 
+CONTRACT = pathlib.Path(__file__).parents[1] / "reference" / "param_contract"
 NAMES = ["img/head/bias", "img/head/kernel", "llm/layers/attn/q_einsum/w", "llm/layers/mlp/linear"]
 
 
@@ -85,5 +88,42 @@ def test_every_array_that_does_not_fit_is_listed():
 
 
 def test_a_file_with_only_some_arrays_is_recognized():
-    with pytest.raises(ValueError, match="trained arrays only is loaded on top"):
+    with pytest.raises(ValueError, match=r"trained arrays only\? Then give the base"):
         names.check_shapes({"a": (1,)}, {"a": (1,), "b": (1,)}, where="run/final.npz")
+
+
+@pytest.mark.parametrize(
+    ("base", "pair"),
+    [
+        ("a/q_einsum/w", ("a/q_einsum/lora_a", "a/q_einsum/lora_b")),
+        ("a/query/kernel", ("a/query/kernel_lora_a", "a/query/kernel_lora_b")),
+        ("mlp/raw", ("mlp/raw_lora_a", "mlp/raw_lora_b")),
+        ("w", ("lora_a", "lora_b")),
+    ],
+)
+def test_factors_are_named_after_the_weight_they_stand_beside(base, pair):
+    assert tuple(names.factor(base, which) for which in names.FACTORS) == pair
+    assert [names.base_of(name) for name in (base, *pair)] == [base] * 3
+    assert [names.is_factor(name) for name in (base, *pair)] == [False, True, True]
+
+
+def test_a_factor_without_a_rule_follows_its_weight():
+    factors = ["llm/layers/attn/q_einsum/lora_a", "llm/layers/attn/q_einsum/lora_b"]
+    rules = [(".*/q_einsum/w", 1), (".*lora_b", 2)]
+    found = names.match(rules, [*NAMES, *factors], what="lr_mults", default=0)
+    assert [found[name] for name in factors] == [1, 2]
+    assert found["llm/layers/mlp/linear"] == 0
+    with pytest.raises(ValueError, match="no rule covers parameter 'img/head/bias'"):
+        names.match(rules, [*NAMES, *factors], what="lr_mults")
+
+
+def test_parts_of_the_model_have_short_names():
+    attention = "img/Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel"
+    lines = (CONTRACT / "params_paligemma2_3b_224.txt").read_text().splitlines()[1:]
+    parts = names.group(line.split("\t")[0] for line in lines)
+    assert sorted(parts) == sorted(part for _, part in names.PARTS)
+    assert attention in parts["img_attn"] and len(parts["llm_attn"]) == 3
+    assert names.group(["other/x", f"{attention}_lora_a"]) == {
+        "other": ["other/x"],
+        "img_attn": [f"{attention}_lora_a"],
+    }
