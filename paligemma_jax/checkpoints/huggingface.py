@@ -16,7 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoints import deferred, huggingface_names, npz, overlay, tensor_files
+from paligemma_jax.checkpoints import (
+    deferred,
+    huggingface_names,
+    merged,
+    npz,
+    overlay,
+    tensor_files,
+)
 from paligemma_jax.params import names
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -56,7 +63,7 @@ def plan(
 
 
 def write(
-    stored: overlay.Weights,
+    stored: overlay.Weights | merged.Merged,
     folder: pathlib.Path,
     layout: tensor_files.Layout,
     *,

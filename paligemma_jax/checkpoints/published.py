@@ -40,3 +40,10 @@ def _files() -> dict[str, Published]:
 
 
 FILES = _files()
+
+
+def hugging_face_name(name: str | None) -> str | None:
+    """Returns where transformers finds a released model: "google/paligemma-3b-pt-224" of pt_224."""
+    if name not in FILES:
+        return None
+    return f"google/{FILES[name].sources[0].split('/')[-3]}"

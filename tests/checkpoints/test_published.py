@@ -3,6 +3,15 @@
 from paligemma_jax.checkpoints import published
 
 
+def test_the_names_for_transformers():
+    found = {name: published.hugging_face_name(name) for name in ("pt_448.f16", "pt_28b_896", "x")}
+    assert found == {
+        "pt_448.f16": "google/paligemma-3b-pt-448",
+        "pt_28b_896": "google/paligemma2-28b-pt-896",
+        "x": None,
+    }
+
+
 def test_the_names_are_big_visions():
     sizes = [f"pt_{size}_{res}" for size in ("3b", "10b", "28b") for res in (224, 448, 896)]
     first = [f"pt_{res}{suffix}" for res in (224, 448, 896) for suffix in ("", ".bf16", ".f16")]
