@@ -6,22 +6,30 @@ Expects a Roboflow export in data/fracture: _annotations.train.jsonl, _annotatio
 the images beside them. The recipe is that of the Roboflow fine-tuning notebook: batch 8, 512
 examples (64 steps), SGD at 0.01 with cosine decay, evaluated eight times.
 
-Arguments (configs/fracture_224.py:res=448,version=2): res, version (1 or 2), batch_size.
+Arguments (configs/fracture_224.py:res=448,version=2): res, version (1 or 2), batch_size, lora (llm
+or hf_compat: low-rank factors with Adam instead of attention with SGD).
 """
 
 from paligemma_jax.config import presets, settings
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, res=224, version=1, batch_size=8)
+    arg = settings.parse_arg(arg, res=224, version=1, batch_size=8, lora="")
 
-    c = presets.finetune(model=f"paligemma{arg.version}-3b", res=arg.res, text_len=128)
+    c = presets.finetune(
+        model=f"paligemma{arg.version}-3b",
+        res=arg.res,
+        text_len=128,
+        method="lora" if arg.lora else "attention",
+    )
     c.task = "detection"
     c.input.data.fname = "data/fracture/_annotations.train.jsonl"
     c.input.batch_size = arg.batch_size
     c.total_examples = 512
-    c.trainable = "llm/layers/attn/.*"
-    c.optax_name, c.lr = "sgd", 0.01
+    if arg.lora:
+        c.lora.targets = arg.lora
+    else:
+        c.lr = 0.01
     c.log_training_steps = 1
     c.evals.val = dict(fname="data/fracture/_annotations.valid.jsonl", log_percent=1 / 8)
     return c

@@ -15,6 +15,7 @@ CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 TRAINED = {  # parameters that the published recipe trains
     "fracture_224": 2 * 18 * (8 * 256 * 2048) + 18 * (2 * 256 * 2048),
     "colab_longcap_224": 2 * 26 * (8 * 256 * 2304) + 26 * (2 * 4 * 256 * 2304),
+    "structured_vqa_448": 11_876_352,
 }
 
 
@@ -34,6 +35,14 @@ def test_config_builds(path):
     assert config.model_init is None or config.model_init in published.FILES
     if path.stem in TRAINED:
         assert sum(shapes[name].size for name in made.trainable) == TRAINED[path.stem]
+
+
+def test_fractures_can_be_learnt_with_lora():
+    config = settings.load(f"{CONFIGS[0].parent}/fracture_224.py:lora=llm")
+    shapes = paligemma.shapes(build_model.describe(config, vocab_size=257_152))
+    made = optimizer.make(config, shapes, steps=64, data_size=512)
+    assert sum(shapes[name].size for name in made.trainable) == 9_805_824
+    assert set(made.lrs.values()) == {1e-4}
 
 
 def test_colab_recipe_is_the_notebooks():

@@ -85,7 +85,11 @@ def load_weights(
     )
     if stored is None:
         return weights.init_random(built.model, expected, where, seed=built.config.seed)
-    return weights.load(stored, expected, where, grid=built.model.grid)
+    params = weights.load(stored, expected, where, grid=built.model.grid)
+    if len(params) < len(expected):
+        terminal.say("LoRA: the weights have no factors: new ones, which change nothing yet")
+        params |= weights.init_factors(built.model, where, seed=built.config.seed)
+    return params
 
 
 def open_run(

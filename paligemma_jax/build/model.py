@@ -9,8 +9,9 @@ import jax
 import ml_collections
 
 from paligemma_jax.checkpoints import published
+from paligemma_jax.config import presets
 from paligemma_jax.models import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.params import lora, variants
 
 Batch = Mapping[str, jax.Array]
 Dims = TypeVar("Dims", variants.Vit, variants.Gemma)
@@ -64,6 +65,21 @@ def describe(config: ml_collections.ConfigDict, *, vocab_size: int) -> variants.
         made,
         img=_replace_dims(made.img, config.model.img.dims, "model.img.dims"),
         llm=_replace_dims(made.llm, config.model.llm.dims, "model.llm.dims"),
+        lora=make_lora(config),
+    )
+
+
+def make_lora(config: ml_collections.ConfigDict) -> lora.Lora | None:
+    """Returns which low-rank factors the model has, None without `lora.targets`."""
+    targets = config.lora.targets
+    if targets is None:
+        return None
+    return lora.Lora(
+        targets=str(presets.LORA_TARGETS.get(targets, targets)),
+        rank=config.lora.rank,
+        alpha=float(config.lora.alpha),
+        dropout=float(config.lora.dropout),
+        rank_stabilized=config.lora.rank_stabilized,
     )
 
 

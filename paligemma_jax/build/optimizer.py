@@ -9,20 +9,25 @@ import ml_collections
 from paligemma_jax.build import model as build_model
 from paligemma_jax.build import terminal
 from paligemma_jax.config import settings
-from paligemma_jax.params import names
+from paligemma_jax.params import lora, names
 from paligemma_jax.training import optimizer, step
 
 FROZEN = None
 
 
 def schedule_rules(config: ml_collections.ConfigDict) -> Any:
-    """Returns the schedule as rules on names, with the short form `trainable` spelt out."""
+    """Returns the schedule as rules on names, with the short forms spelt out.
+
+    These are `trainable`, and LoRA: the factors train, and of the base what `trainable` says.
+    """
     schedule = _plain(config.schedule)
-    if config.trainable is None:
-        return schedule
-    if not isinstance(schedule, Mapping):
+    factors = None if config.lora.targets is None else names.ANY_FACTOR
+    if config.trainable is not None and not isinstance(schedule, Mapping):
         raise ValueError("trainable is the short form of schedule rules: set one of the two")
-    return [(config.trainable, schedule), (".*", FROZEN)]
+    chosen = [regex for regex in (factors, config.trainable) if regex is not None]
+    if not chosen or not isinstance(schedule, Mapping):
+        return schedule
+    return [*((regex, schedule) for regex in chosen), (".*", FROZEN)]
 
 
 def total_steps(config: ml_collections.ConfigDict, *, data_size: int) -> int:
@@ -42,9 +47,11 @@ def make(
     """Returns the optimizer of the trainable parameters among `shapes`."""
     if config.trainable is not None:
         names.select(config.trainable, shapes, what="trainable")
+    schedule = schedule_rules(config)
+    _check_factors_train(schedule, shapes)
     return optimizer.make_optimizer(
         shapes,
-        schedule=schedule_rules(config),
+        schedule=schedule,
         total_steps=steps,
         batch_size=config.input.batch_size,
         data_size=data_size,
@@ -59,6 +66,15 @@ def make(
     )
 
 
+def gradient_groups(made: optimizer.Optimizer) -> dict[str, tuple[str, ...]]:
+    """Returns what must not all start with zero gradients, by a name for messages.
+
+    Of a pair of factors one starts at zero, so the other one has no gradient yet.
+    """
+    rules = {f"rule '{regex}'": members for regex, members in made.groups.items()}
+    return rules | {f"LoRA of '{b}'": pair for b, pair in lora.pairs(made.trainable).items()}
+
+
 def make_train_step(
     config: ml_collections.ConfigDict,
     functions: build_model.Functions,
@@ -70,6 +86,7 @@ def make_train_step(
             functions.apply,
             functions.logits,
             made.tx,
+            parts=names.group(made.trainable),
             seed=config.seed,
             label_smoothing=float(config.label_smoothing),
             accumulation_steps=config.accumulation_steps,
@@ -94,6 +111,16 @@ def describe(state: step.TrainState, made: optimizer.Optimizer) -> str:
     rows.append(("optimizer state", *_row(moments), ""))
     rows.append(("all", *_row({**state.trainable, **state.frozen, **moments}), ""))
     return terminal.table(rows, header=("parameters", "arrays", "count", "bytes", "lr"))
+
+
+def _check_factors_train(schedule: Any, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    factors = [name for name in shapes if names.is_factor(name)]
+    if frozen := set(factors) - set(optimizer.trainable_names(schedule, shapes)):
+        raise ValueError(
+            f"schedule: {len(frozen)} of {len(factors)} LoRA factors are frozen by a rule, "
+            f"'{min(frozen)}' for one: put ('{names.ANY_FACTOR}', dict(...)) first, or leave their "
+            f"weights out of lora.targets"
+        )
 
 
 def _row(arrays: Mapping[str, jax.Array]) -> tuple[str, str, str]:

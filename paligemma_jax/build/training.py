@@ -73,6 +73,8 @@ def plan(built: assembly.Assembly) -> Plan:
         _plan_evaluation(built, name, steps=steps, data_size=data_size) for name in config.evals
     )
     base = assembly.find_weights(config, config.model_init)
+    if lora := built.model.lora:
+        terminal.say(f"LoRA: rank {lora.rank}, scale {lora.scale:g}, beside {config.lora.targets}")
     if config.save == TRAINABLE and base is None:
         raise ValueError(
             "save='trainable' leaves out the weights that are not trained, and random ones are in "
@@ -122,7 +124,7 @@ def run(
             total_steps=planned.total_steps,
             log=log_row,
             hooks=hooks,
-            groups=planned.optimizer.groups,
+            groups=build_optimizer.gradient_groups(planned.optimizer),
             progress=lambda done: report(done, planned.total_steps),
             rescue=lambda last: _rescue(built, planned, last, workdir),
         )
@@ -131,10 +133,11 @@ def run(
 def save(
     built: assembly.Assembly, planned: Plan, state: step.TrainState, path: pathlib.Path
 ) -> None:
-    """Writes the weights as one npz file: all, or with `save="trainable"` what the base lacks."""
+    """Writes the weights as one npz file: all, or what the base lacks, as `save` says."""
     params = state.params
     said = weights.metadata(built.config, built.model, step=int(state.step), base=planned.base)
-    if built.config.save == TRAINABLE and planned.base:
+    kept = built.config.save or (TRAINABLE if built.model.lora else "all")
+    if kept == TRAINABLE and planned.base:
         said[overlay.NUM_ARRAYS] = len(params)
         kept = state.trainable.keys() | overlay.differing(params, planned.base)
         params = {name: array for name, array in params.items() if name in kept}
@@ -152,7 +155,8 @@ class Log:
         """Writes a row if its step is due, or if it holds an evaluation."""
         values = dict(row)
         number = int(values.pop("step"))
-        has_evaluation = any("/" in n and not n.startswith(training_data.EPOCHS) for n in values)
+        every_row = (training_data.EPOCHS, step.UPDATE_NORM)
+        has_evaluation = any("/" in n and not n.startswith(every_row) for n in values)
         due = number in (1, self._total) or number % self._every == 0
         if self._file is None or not (due or has_evaluation):
             return

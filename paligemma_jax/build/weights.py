@@ -1,6 +1,8 @@
 """Weights on their devices: from a file, array by array, or random; and back into a file."""
 
+import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Collection, Mapping
@@ -14,9 +16,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from paligemma_jax.build import terminal
-from paligemma_jax.checkpoints import hub, npz, overlay
+from paligemma_jax.checkpoints import hub, merged, npz, overlay
 from paligemma_jax.models import paligemma, siglip
-from paligemma_jax.params import names, sharding, variants
+from paligemma_jax.params import lora, names, sharding, variants
 
 POSITION_EMBEDDING = "img/pos_embedding"
 # What the shapes of a language model's arrays cannot tell.
@@ -33,11 +35,12 @@ def expected_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns name, shape and type of every parameter as it will be in memory.
 
-    Trainable parameters are float32; frozen ones are `frozen_dtype`, or as the file stores them.
+    Trainable parameters and low-rank factors are float32; other ones are `frozen_dtype`, or as the
+    file stores them.
     """
 
     def dtype(name: str) -> Any:
-        if name in trainable:
+        if name in trainable or names.is_factor(name):
             return jnp.float32
         return config.frozen_dtype or (stored[name].dtype if stored else jnp.float32)
 
@@ -69,10 +72,13 @@ def check(
     Raises:
       ValueError: another grid of position embeddings (unless `model.img.resample_posemb`), or
         arrays that are missing, extra or misshapen, all of them listed; or what the file says of
-        itself (loc convention, soft-caps, query scale) contradicts the settings.
+        itself (loc convention, soft-caps, query scale, how factors act) contradicts the settings.
+        Without any low-rank factor it fits: these are then made.
     """
     found, where = stored.arrays, os.fspath(stored.path)
     expected = paligemma.shapes(model)
+    if not any(map(names.is_factor, found)):
+        expected = {name: shape for name, shape in expected.items() if not names.is_factor(name)}
     if POSITION_EMBEDDING in found:
         allowed = config.model.img.resample_posemb
         siglip.check_position_embedding(
@@ -106,8 +112,18 @@ def load(
     def place(name: str, array: Any) -> jax.Array:
         return sharding.place(name, array, where[name])
 
+    held = [name for name in expected if name in stored.arrays]
     with terminal.progress(f"loading {stored.path}", unit="B", unit_scale=True) as report:
-        return stored.read(expected, transform=convert, place=place, progress=report)
+        return stored.read(held, transform=convert, place=place, progress=report)
+
+
+def init_factors(
+    model: variants.PaliGemma, where: Mapping[str, NamedSharding], *, seed: int
+) -> dict[str, jax.Array]:
+    """Returns low-rank factors that change nothing yet, each made where it lives."""
+    make = functools.partial(paligemma.init_factors, model=model)
+    shardings = {name: where[name] for name in jax.eval_shape(make, jax.random.key(seed))}
+    return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
 
 
 def init_random(
@@ -173,11 +189,12 @@ def metadata(
 
 def model_metadata(model: variants.PaliGemma) -> dict[str, Any]:
     """Returns what a file of weights says of its model, besides its arrays."""
-    return {
+    said = {
         "res": model.res,
         "vocab_size": model.vocab_size,
         **{key: getattr(model.llm, key) for key in HIDDEN},
     }
+    return said | ({merged.LORA: dataclasses.asdict(model.lora)} if model.lora else {})
 
 
 def _check_metadata(
@@ -193,6 +210,8 @@ def _check_metadata(
     else:
         expected = {}
     expected |= {key: getattr(model.llm, key) for key in HIDDEN}
+    if merged.LORA in stored and model.lora:
+        _check_lora(lora.Lora(**stored[merged.LORA]), model.lora, where)
     differing = [
         f"{key} {stored[key]!r}, the settings {value!r}"
         for key, value in expected.items()
@@ -202,6 +221,16 @@ def _check_metadata(
         raise ValueError(
             f"{where} was made with other settings: it says {'; '.join(differing)}. "
             f"Set coordinates, model.llm.final_logits_softcap or model.llm.dims as it says"
+        )
+
+
+def _check_lora(stored: lora.Lora, wanted: lora.Lora, where: str) -> None:
+    """Raises a ValueError if factors were trained to act with another strength."""
+    if not math.isclose(stored.scale, wanted.scale):
+        raise ValueError(
+            f"{where}: its LoRA factors are multiplied by {stored.scale:g} (rank {stored.rank}, "
+            f"alpha {stored.alpha:g}, rank_stabilized {stored.rank_stabilized}), the settings' by "
+            f"{wanted.scale:g}. Set lora.alpha and lora.rank_stabilized as it says"
         )
 
 

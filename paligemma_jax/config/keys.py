@@ -185,6 +185,16 @@ KEYS = (
         "regex on parameter names: short form of schedule; the rest is frozen",
     ),
     Key(
+        "lora.targets",
+        None,
+        (str, *OPTIONAL),
+        "low-rank factors beside these weights, the base frozen: regex, llm, hf_compat; None: none",
+    ),
+    Key("lora.rank", 8, (int,), "length of the axis that joins a pair of factors", least=1),
+    Key("lora.alpha", 8.0, NUMBER, "the product of a pair is multiplied by alpha / rank", least=0),
+    Key("lora.dropout", 0.0, NUMBER, "dropout rate on what the factors see", least=0),
+    Key("lora.rank_stabilized", False, (bool,), "multiply by alpha / sqrt(rank) instead"),
+    Key(
         "schedule",
         {"decay_type": "cosine", "warmup_percent": 0.1},
         (dict, *RULES),
@@ -242,10 +252,11 @@ KEYS = (
     ),
     Key(
         "save",
-        "all",
-        (str,),
-        "what final.npz holds: all weights, or the trained ones, which model_init completes",
-        ("all", "trainable"),
+        None,
+        (str, *OPTIONAL),
+        "what final.npz holds: all weights, or the trained ones, which model_init completes; None: "
+        "those with LoRA on a model_init, else all",
+        (None, "all", "trainable"),
     ),
     Key("log_training_steps", 10, (int,), "a row of training metrics every so many steps", least=1),
     Key("evals", {}, (dict,), "evaluations by name: dict(fname=..., log_percent=1/8, ...)"),

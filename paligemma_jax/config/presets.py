@@ -14,6 +14,22 @@ MODELS = {
     "paligemma2-28b": ("gemma2_27b", "pt_28b_{res}"),
 }
 
+# Short forms of lora.targets. The projections of the language model; and what transformers and PEFT
+# adapt when told q_proj, k_proj, ..., down_proj: SigLIP has layers of the first three names.
+LORA_TARGETS = {
+    "llm": "llm/layers/.*",
+    "hf_compat": "llm/layers/.*|img/.*/(query|key|value)/kernel",
+}
+# What to train, and a rate that suits it: a recipe's own goes over it.
+METHODS: dict[str, dict[str, Any]] = {
+    # arXiv:2407.07726, 3.2.4
+    "full": {"optax_name": "scale_by_adam", "lr": 1e-5},
+    # big_vision's PaliGemma 2 Colab
+    "attention": {"trainable": "llm/layers/attn/.*", "optax_name": "sgd", "lr": 0.03},
+    # Factors need about ten times the rate of full fine-tuning (arXiv:2106.09685, D.4).
+    "lora": {"lora.targets": "llm", "optax_name": "scale_by_adam", "lr": 1e-4},
+}
+
 
 def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
     """Returns all keys with their defaults, locked: a misspelled key is an error.
@@ -40,17 +56,24 @@ def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDi
     return config
 
 
-def finetune(model: str, res: int = 224, text_len: int = 128) -> ml_collections.ConfigDict:
+def finetune(
+    model: str, res: int = 224, text_len: int = 128, method: str = "full"
+) -> ml_collections.ConfigDict:
     """Returns the settings of a fine-tuning run of a released model from its `pt` weights.
 
     Args:
       model: "paligemma1-3b", "paligemma2-3b", "paligemma2-10b" or "paligemma2-28b".
       res: 224, 448 or 896.
       text_len: tokens of prefix and suffix together.
+      method: what is trained, with a fitting optimizer and learning rate: "full", "attention" (of
+        the language model) or "lora".
     """
-    if model not in MODELS:
-        raise ValueError(f"model '{model}' is not known. {spec.did_you_mean(model, MODELS)}")
+    for what, name, table in (("model", model, MODELS), ("method", method, METHODS)):
+        if name not in table:
+            hint = spec.did_you_mean(name, table)
+            raise ValueError(f"{what} '{name}' is not known. {hint}Known: {', '.join(table)}")
     config = defaults()
+    config.update_from_flattened_dict(METHODS[method])
     config.model.llm.variant, config.model_init = MODELS[model]
     config.model_init = config.model_init.format(res=res)
     config.res = res
@@ -105,6 +128,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         config.schedule, Mapping | ml_collections.ConfigDict
     ):
         problems.append("trainable is the short form of schedule rules: set one of the two")
+    problems += _check_lora(config, table)
     if problems:
         raise ValueError("config:\n  " + "\n  ".join(problems))
 
@@ -140,6 +164,17 @@ def _check_named(group: str, name: str, settings: Any, known: Sequence[spec.Key]
     for key in known:
         problems += _check(key, settings.get(key.name, key.default), where=f"{where}.")
     return problems
+
+
+def _check_lora(config: ml_collections.ConfigDict, table: Mapping[str, spec.Key]) -> list[str]:
+    """Returns what is wrong with `lora` as a whole: settings that nothing would use."""
+    if not _has(config, ["lora", "targets"]) or config.lora.targets is not None:
+        return []
+    return [
+        f"lora.{name}={value!r} has no effect without lora.targets: 'llm', 'hf_compat' or a regex"
+        for name, value in config.lora.items()
+        if f"lora.{name}" in table and value != table[f"lora.{name}"].default
+    ]
 
 
 def _check(key: spec.Key, value: Any, where: str = "") -> list[str]:

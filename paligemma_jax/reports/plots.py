@@ -54,9 +54,10 @@ WITHOUT_PANEL = ("per_class/", "dropped/", "epochs/")
 def choose_panels(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Returns {title: keys} worth a plot: values that change, those of one last name together.
 
-    `loss` and `val/loss` share the panel "loss". Values by class or by reason have none, nor have
-    the passes over each source. First come the panels with several curves, then those of
-    evaluations (`val/map50`), then the rest.
+    `loss` and `val/loss` share the panel "loss", `update_norm` and its parts `update_norm/llm_attn`
+    that of the whole. Values by class or by reason have none, nor have the passes over each source.
+    First come the panels with several curves, then those of evaluations (`val/map50`), then the
+    rest; a whole and its parts come last.
     """
     seen: dict[str, set[float]] = {}
     for row in rows:
@@ -66,8 +67,11 @@ def choose_panels(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     panels: dict[str, list[str]] = {}
     for key, values in seen.items():
         if len(values) > 1 and not any(part in key for part in WITHOUT_PANEL):
-            panels.setdefault(key.rsplit("/", 1)[-1], []).append(key)
-    order = sorted(
-        panels, key=lambda title: (-len(panels[title]), not any("/" in k for k in panels[title]))
-    )
-    return {title: panels[title] for title in order}
+            first, _, _ = key.partition("/")
+            panels.setdefault(first if first in seen else key.rsplit("/", 1)[-1], []).append(key)
+
+    def rank(title: str) -> tuple[bool, int, bool]:
+        has_parts = any(key.startswith(f"{title}/") for key in panels[title])
+        return has_parts, -len(panels[title]), not any("/" in key for key in panels[title])
+
+    return {title: panels[title] for title in sorted(panels, key=rank)}

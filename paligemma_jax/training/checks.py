@@ -46,12 +46,12 @@ def check_gradients(
     """Raises a ValueError for a group of trainable parameters whose gradients are all exactly 0.
 
     A single array may well start with a zero gradient (a factor whose partner starts at zero), so
-    this looks at whole groups: all the parameters of one schedule rule.
+    this looks at whole groups: all the parameters of one schedule rule, both factors of a weight.
 
     Args:
       metrics, step: as in `check_finite`; meant for the first update of a run.
       trainable: names of the trainable parameters.
-      groups: rule -> its trainable names, see `optimizer.Optimizer.groups`.
+      groups: what a group is called in the message -> its trainable names.
     """
     top = dict(zip(sorted(trainable), metrics["grad_max"], strict=True))
     if not metrics["supervised_tokens_max"]:
@@ -59,9 +59,9 @@ def check_gradients(
             f"step {step}: no token of the batch is supervised, nothing to learn from. Do the "
             f"examples have suffixes, and does text_len leave room for them?"
         )
-    dead = {regex: members for regex, members in groups.items() if not any(top[n] for n in members)}
+    dead = {group: members for group, members in groups.items() if not any(top[n] for n in members)}
     if dead:
-        found = "; ".join(f"rule '{regex}': {_listed(members)}" for regex, members in dead.items())
+        found = "; ".join(f"{group}: {_listed(members)}" for group, members in dead.items())
         raise ValueError(
             f"step {step}: trainable, but all gradients are exactly zero: {found}. The loss does "
             f"not depend on them: freeze them (schedule None), or look for what cuts them off"

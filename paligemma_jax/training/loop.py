@@ -64,7 +64,8 @@ def run(
         that the device stood idle for want of a batch), and what hooks return. Before the first
         update, hooks give a row of step 0.
       hooks: see `Hook`; called in order.
-      groups: rule -> trainable names that must not all have zero gradients in update 1.
+      groups: by what they are called, trainable names that must not all have zero gradients in
+        update 1.
       progress: told the number of each update as it is started.
       rescue: gets the last good state when anything goes wrong, before the error goes on.
     """

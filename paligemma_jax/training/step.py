@@ -9,7 +9,7 @@ update is made in place and frozen weights exist once:
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,8 @@ from paligemma_jax.params import names
 from paligemma_jax.training import loss, optimizer
 
 Metrics = dict[str, jax.Array]
+
+UPDATE_NORM = "update_norm/"  # before the name of a part of the model
 
 
 @jax.tree_util.register_dataclass
@@ -72,6 +74,7 @@ def make_train_step(
     label_smoothing: float = 0.0,
     accumulation_steps: int = 1,
     chunk: int = loss.CHUNK,
+    parts: Mapping[str, Sequence[str]] | None = None,
 ) -> Callable[[TrainState, loss.Batch], tuple[TrainState, Metrics]]:
     """Returns the function (state, batch) -> (state, metrics).
 
@@ -88,9 +91,11 @@ def make_train_step(
       seed: of dropout.
       accumulation_steps: micro-batches per update, each taking every so-many-th row. The rows of
         one device must be divisible by it, so that every device has rows in each micro-batch.
+      parts: name of a part of the model -> its trainable names.
 
     Metrics, all float32[] unless said: loss; grad_norm (before clipping), update_norm and
-    param_norm (after the update) of the trainable parameters; supervised_tokens_mean and _max per
+    param_norm (after the update) of the trainable parameters; update_norm/PART of each of `parts`;
+    supervised_tokens_mean and _max per
     example; finite bool[]; grad_max float32[n], the greatest absolute gradient of each trainable
     array in sorted order of names.
     """
@@ -129,7 +134,7 @@ def make_train_step(
             "finite": finite,
             "grad_max": jnp.stack([jnp.max(jnp.abs(grads[name])) for name in sorted(grads)]),
         }
-        return new, metrics | _count_supervised(batch)
+        return new, metrics | _norms(updates, parts or {}) | _count_supervised(batch)
 
     return train_step
 
@@ -162,6 +167,13 @@ def make_eval_loss(
         return jnp.sum(jnp.where(real, losses, 0.0)), jnp.sum(real)
 
     return eval_loss
+
+
+def _norms(updates: Mapping[str, jax.Array], parts: Mapping[str, Sequence[str]]) -> Metrics:
+    return {
+        UPDATE_NORM + part: optax.tree.norm([updates[name] for name in members])
+        for part, members in parts.items()
+    }
 
 
 def _count_supervised(batch: loss.Batch) -> Metrics:

@@ -28,3 +28,8 @@ def test_losses_share_a_panel_and_what_never_changes_has_none():
 def test_shared_panels_come_first_then_evaluations():
     rows = [{"step": n, "norm": n, "loss": n, "val/map": n, "val/loss": n} for n in (1, 2)]
     assert list(plots.choose_panels(rows)) == ["loss", "map", "norm"]
+
+
+def test_a_whole_and_its_parts_share_the_last_panel():
+    rows = [{"step": n, "norm": n, "norm/a": n, "norm/b": n, "loss": n} for n in (1, 2)]
+    assert plots.choose_panels(rows) == {"loss": ["loss"], "norm": ["norm", "norm/a", "norm/b"]}

@@ -6,7 +6,7 @@ import pytest
 
 from paligemma_jax.training import checks, step
 
-GROUPS = {"img/.*": ("img/a", "img/b"), "llm/.*": ("llm/c",)}
+GROUPS = {"rule 'img/.*'": ("img/a", "img/b"), "rule 'llm/.*'": ("llm/c",)}
 
 
 def metrics(**changes):
