@@ -5,6 +5,9 @@
     python -m paligemma_jax.convert hf/paligemma-3b-mix-224 mix.npz --dtype float16
     python -m paligemma_jax.convert runs/fracture openpi.npz --openpi
     python -m paligemma_jax.convert trained.npz whole.npz --base pt_224.f16.npz
+    python -m paligemma_jax.convert runs/lora hf/adapter             # LoRA: a folder for PEFT
+    python -m paligemma_jax.convert runs/lora hf/whole --merge       # added into the base
+    python -m paligemma_jax.convert hf/adapter lora.npz --base pt_3b_224.bf16.npz
 
 SRC is an npz file, a run's folder or a folder with safetensors; DST is an npz file (by its ending)
 or a folder that transformers' PaliGemmaForConditionalGeneration and processor load. What SRC is and
@@ -14,6 +17,7 @@ is in memory at a time.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -27,7 +31,8 @@ from paligemma_jax.build import (
     parity,
     terminal,
 )
-from paligemma_jax.checkpoints import overlay
+from paligemma_jax.build import conversion_adapter as adapter
+from paligemma_jax.checkpoints import merged, overlay
 from paligemma_jax.params import variants
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -39,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     start = time.monotonic()
     source = conversion_source.find(args.source, base=args.base)
+    if args.merge:
+        source = merge(source)
     if args.verify:
         parity.check_installed()
     check_target(args.target, source, overwrite=args.overwrite)
@@ -64,6 +71,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--base", metavar="FILE", type=pathlib.Path, help="npz file that completes SRC"
     )
+    parser.add_argument("--merge", action="store_true", help="add LoRA factors into the weights")
     parser.add_argument("--dtype", choices=DTYPES, help="of all arrays; default: as they are")
     parser.add_argument("--variant", help="a released model, as paligemma2-3b, or VIT,GEMMA")
     parser.add_argument("--config", metavar="FILE[:ARG]", help="what the weights were trained with")
@@ -101,6 +109,13 @@ def check_target(
         raise ValueError(f"DST {target} is there already; --overwrite replaces it")
 
 
+def merge(source: conversion_source.Source) -> conversion_source.Source:
+    """Returns the weights of SRC with their LoRA factors added in."""
+    if not isinstance(source.weights, overlay.Weights) or source.is_peft:
+        raise ValueError(f"--merge: {source.path} must be an npz file or a run: convert it first")
+    return dataclasses.replace(source, weights=merged.merge(source.weights))
+
+
 def to_npz(
     source: conversion_source.Source, args: argparse.Namespace
 ) -> tuple[variants.PaliGemma | None, conversion.Written]:
@@ -113,6 +128,12 @@ def to_npz(
             source.path, args.target, model, dtype=dtype, prefix=prefix
         )
         return model, done
+    if source.is_peft and isinstance(source.weights, overlay.Weights):
+        check_adapter(args)
+        model = describe(source, args)
+        return model, adapter.from_peft(source.path, args.target, source.weights, model)
+    if args.openpi and merged.describe(source.weights):
+        raise ValueError(f"{source.path}: openpi knows no such LoRA factors: add --merge")
     if args.verify:
         raise ValueError("--verify compares with transformers: SRC or DST must be such a folder")
     return None, conversion.rewrite(source.weights, args.target, dtype=dtype, prefix=prefix)
@@ -121,9 +142,13 @@ def to_npz(
 def to_folder(
     source: conversion_source.Source, args: argparse.Namespace
 ) -> tuple[variants.PaliGemma, conversion.Written]:
-    """Writes a folder for transformers."""
-    if source.weights is None:
+    """Writes a folder for transformers, or one for PEFT."""
+    if source.weights is None or source.is_peft:
         raise ValueError("SRC and DST are both Hugging Face folders: go through an npz file")
+    if isinstance(source.weights, overlay.Weights) and merged.describe(source.weights):
+        check_adapter(args)
+        model = describe(source, args)
+        return model, adapter.to_peft(source.weights, args.target, model)
     tokenizer = source.tokenizer if args.tokenizer is None else pathlib.Path(args.tokenizer)
     if args.tokenizer == "none" or tokenizer is None:
         tokenizer = None
@@ -134,6 +159,13 @@ def to_folder(
     return model, conversion.to_huggingface(
         source.weights, args.target, model, dtype=args.dtype, tokenizer=tokenizer
     )
+
+
+def check_adapter(args: argparse.Namespace) -> None:
+    """Raises a ValueError for what has no meaning for low-rank factors alone."""
+    for option in ("dtype", "verify", "openpi", "tokenizer"):
+        if getattr(args, option):
+            raise ValueError(f"--{option} is for whole weights, not for an adapter; see --merge")
 
 
 def describe(source: conversion_source.Source, args: argparse.Namespace) -> variants.PaliGemma:

@@ -17,6 +17,7 @@ from paligemma_jax.checkpoints import (
     deferred,
     huggingface,
     huggingface_files,
+    merged,
     npz,
     overlay,
     tensor_files,
@@ -35,7 +36,7 @@ class Written:
 
 
 def to_huggingface(
-    stored: overlay.Weights,
+    stored: overlay.Weights | merged.Merged,
     folder: pathlib.Path,
     model: variants.PaliGemma,
     *,
@@ -92,7 +93,7 @@ def from_huggingface(
 
 
 def rewrite(
-    stored: overlay.Weights, path: pathlib.Path, *, dtype: str | None, prefix: str
+    stored: overlay.Weights | merged.Merged, path: pathlib.Path, *, dtype: str | None, prefix: str
 ) -> Written:
     """Writes npz weights anew as one file, cast and with `prefix` before every name."""
 

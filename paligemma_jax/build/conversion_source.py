@@ -10,7 +10,7 @@ from typing import Any
 
 from paligemma_jax.build import assembly, weights
 from paligemma_jax.build import model as build_model
-from paligemma_jax.checkpoints import huggingface_files, overlay, part_files
+from paligemma_jax.checkpoints import huggingface_files, merged, overlay, part_files, peft
 from paligemma_jax.config import settings
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import names, variants
@@ -24,15 +24,21 @@ class Source:
 
     Attributes:
       path: an npz file, or the folder that transformers reads.
-      weights: of the npz file, with those of its base; None: it is a folder for transformers.
+      weights: of the npz file, with those of its base; None: it is a folder for transformers. Of an
+        adapter of PEFT, the base.
       config: a run's config.json, if the weights are a run's.
       tokenizer: the sentencepiece file beside the weights, if there is one.
     """
 
     path: pathlib.Path
-    weights: overlay.Weights | None
+    weights: overlay.Weights | merged.Merged | None
     config: pathlib.Path | None = None
     tokenizer: pathlib.Path | None = None
+
+    @property
+    def is_peft(self) -> bool:
+        """Whether the weights are an adapter of PEFT."""
+        return peft.is_folder(self.path)
 
 
 def find(path: pathlib.Path, *, base: pathlib.Path | None = None) -> Source:
@@ -65,6 +71,10 @@ def find(path: pathlib.Path, *, base: pathlib.Path | None = None) -> Source:
             config=config if config.exists() else None,
             tokenizer=found,
         )
+    if peft.is_folder(path):
+        if base is None:
+            raise ValueError(f"{path}: an adapter of PEFT: give its model's npz file as --base")
+        return Source(path, overlay.find(base))
     if any(path.glob("*.safetensors")):
         if base:
             raise ValueError(f"--base {base}: {path} is a Hugging Face folder, which is whole")
@@ -104,6 +114,8 @@ def describe(
         model = huggingface_files.model(_read_json(path), where=str(path))
     else:
         model = _describe_npz(source, source.weights, variant, config)
+        lora = merged.describe(source.weights)
+        model = dataclasses.replace(model, lora=lora)
         names.check_shapes(source.weights.arrays, paligemma.shapes(model), where=str(source.path))
     if final_logits_softcap is None:
         return model
@@ -112,7 +124,10 @@ def describe(
 
 
 def _describe_npz(
-    source: Source, stored: overlay.Weights, variant: str | None, config: str | None
+    source: Source,
+    stored: overlay.Weights | merged.Merged,
+    variant: str | None,
+    config: str | None,
 ) -> variants.PaliGemma:
     shapes = {name: array.shape for name, array in stored.arrays.items()}
     if variant and config:

@@ -10,7 +10,7 @@ import pathlib
 import jax
 import numpy as np
 
-from paligemma_jax.checkpoints import overlay
+from paligemma_jax.checkpoints import merged, overlay
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants
 
@@ -36,7 +36,11 @@ def check_installed() -> None:
 
 
 def compare(
-    stored: overlay.Weights, folder: pathlib.Path, model: variants.PaliGemma, *, seed: int = 0
+    stored: overlay.Weights | merged.Merged,
+    folder: pathlib.Path,
+    model: variants.PaliGemma,
+    *,
+    seed: int = 0,
 ) -> Difference:
     """Compares npz weights with the folder that transformers loads. Needs torch and transformers.
 
@@ -63,7 +67,7 @@ def compare(
 
 
 def _our_logits(
-    stored: overlay.Weights,
+    stored: overlay.Weights | merged.Merged,
     image: np.ndarray,
     text: np.ndarray,
     valid: np.ndarray,
