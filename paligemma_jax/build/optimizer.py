@@ -63,6 +63,7 @@ def make(
         grad_clip_norm=config.grad_clip_norm,
         lr_mults=_plain(config.lr_mults),
         wd_mults=_plain(config.wd_mults),
+        ema_decay=config.ema_decay,
     )
 
 

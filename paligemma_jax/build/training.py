@@ -134,10 +134,10 @@ def save(
     built: assembly.Assembly, planned: Plan, state: step.TrainState, path: pathlib.Path
 ) -> None:
     """Writes the weights as one npz file: all, or what the base lacks, as `save` says."""
-    params = state.params
+    params = state.averaged
     said = weights.metadata(built.config, built.model, step=int(state.step), base=planned.base)
-    kept = built.config.save or (TRAINABLE if built.model.lora else "all")
-    if kept == TRAINABLE and planned.base:
+    what = built.config.save or (TRAINABLE if built.model.lora else "all")
+    if what == TRAINABLE and planned.base:
         said[overlay.NUM_ARRAYS] = len(params)
         kept = state.trainable.keys() | overlay.differing(params, planned.base)
         params = {name: array for name, array in params.items() if name in kept}
@@ -200,7 +200,7 @@ def _make_hook(
     """Returns the hook that evaluates and writes predictions, scores and the report."""
 
     def evaluate(state: step.TrainState, number: int) -> Mapping[str, float]:
-        rows, scores = evaluation.run(built, one, state.params)
+        rows, scores = evaluation.run(built, one, state.averaged)
         numbers = {f"{one.name}/{key}": value for key, value in task.scalars(scores).items()}
         if rows:
             evaluation.write_report(

@@ -235,6 +235,12 @@ KEYS = (
     Key(
         "grad_clip_norm", None, (*NUMBER, *OPTIONAL), "clip gradients to this global norm", least=0
     ),
+    Key(
+        "ema_decay",
+        None,
+        (*NUMBER, *OPTIONAL),
+        "keep a moving average of what is trained, as 0.999: evaluations and final.npz are of it",
+    ),
     Key("label_smoothing", 0.0, NUMBER, "probability given to all other tokens together", least=0),
     Key(
         "mesh",

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from paligemma_jax.params import names
-from paligemma_jax.training import directions, schedules
+from paligemma_jax.training import average, directions, schedules
 
 ScheduleRules = Mapping[str, Any] | Sequence[tuple[str, Mapping[str, Any] | None]]
 
@@ -75,6 +75,7 @@ def make_optimizer(
     grad_clip_norm: float | None = None,
     lr_mults: names.Rules[float] | None = None,
     wd_mults: names.Rules[float] | None = None,
+    ema_decay: float | None = None,
 ) -> Optimizer:
     """Returns the optimizer of the parameters that `schedule` does not freeze.
 
@@ -96,6 +97,8 @@ def make_optimizer(
       lr_mults: rules on lr, each above 0; names without a rule have 1.
       wd_mults: rules on wd; names without a rule have 0. None: 1 for names that end in `/kernel`
         (big_vision's default; Gemma has none, so it reaches the vision tower only).
+
+      ema_decay: of a moving average of the parameters, see `average`; None: none is kept.
 
     Raises:
       ValueError: whatever is misspelled, matches nothing or cannot be converted, by its key.
@@ -121,6 +124,7 @@ def make_optimizer(
         _scale(lrs),
         _add_decay(decays),
         _descend({name: functions[rule_of[name]] for name in trainable}),
+        average.keep_average(ema_decay) if ema_decay is not None else optax.identity(),
     )
     shapes = {name: jax.ShapeDtypeStruct(params[name].shape, jnp.float32) for name in trainable}
     _try_out(tx, shapes, f"optax_name='{optax_name}' with optax={dict(optax_args or {})}")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from paligemma_jax.params import names
-from paligemma_jax.training import loss, optimizer
+from paligemma_jax.training import average, loss, optimizer
 
 Metrics = dict[str, jax.Array]
 
@@ -44,6 +44,12 @@ class TrainState:
     def params(self) -> dict[str, jax.Array]:
         """All parameters by name."""
         return names.merge(self.trainable, self.frozen)
+
+    @property
+    def averaged(self) -> dict[str, jax.Array]:
+        """All parameters by name, the trained ones averaged where an average is kept."""
+        trained = average.find(self.opt_state)
+        return names.merge(self.trainable if trained is None else trained, self.frozen)
 
 
 def init_state(

@@ -33,10 +33,11 @@ def test_evaluation_that_could_not_run_is_refused(config, changes, message):
         plan(config, **changes)
 
 
-def test_passes_over_sources_make_no_row_of_an_evaluation(tmp_path):
+def test_passes_over_sources_and_norms_of_parts_make_no_row_of_an_evaluation(tmp_path):
     with training.Log(tmp_path, every=10, total_steps=20) as log:
         for number in range(2, 12):
-            log.append({"step": number, "loss": 1.0, "epochs/cats": number / 2})
+            parts = {"epochs/cats": number / 2, "update_norm/llm_attn": 0.1}
+            log.append({"step": number, "loss": 1.0, **parts})
     rows = runlog.read_rows(tmp_path / runlog.METRICS)
     assert [(row["step"], row["epochs/cats"]) for row in rows] == [(10, 5.0)]
 

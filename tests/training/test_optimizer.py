@@ -42,6 +42,33 @@ def test_frozen_parameters_have_no_optimizer_state():
     assert [x.shape for x in moments] == [(3, 3)] * 2
 
 
+@pytest.mark.parametrize(
+    ("optax_name", "optax_args", "num_bytes"),
+    [
+        ("sgd", {}, 0),
+        ("big_vision.momentum_hp", {}, 2),
+        ("scale_by_lion", dict(mu_dtype="bfloat16"), 2),
+        ("big_vision.scale_by_adafactor", {}, 2),
+        ("scale_by_adam", dict(mu_dtype="bfloat16"), 6),
+        ("scale_by_adam", {}, 8),
+    ],
+)
+def test_state_takes_so_many_bytes_per_parameter(optax_name, optax_args, num_bytes):
+    shape = jax.ShapeDtypeStruct((1024, 2048), jnp.float32)
+    opt = optimizer.make_optimizer(
+        {"w": shape},
+        schedule=CONSTANT,
+        total_steps=10,
+        lr=0.5,
+        optax_name=optax_name,
+        optax_args=optax_args,
+    )
+    state = jax.tree.leaves(jax.eval_shape(opt.tx.init, {"w": shape}))
+    found = sum(x.size * x.dtype.itemsize for x in state)
+    # Adafactor's rows and columns, and counts, are few.
+    assert found / shape.size == pytest.approx(num_bytes, abs=0.01)
+
+
 def test_decay_follows_the_schedule_but_not_the_learning_rate():
     opt = make(schedule=dict(decay_type="constant", warmup_steps=2), schedule_offset=1, wd=0.25)
     # At half of the warm-up: (gradient * lr + decay * parameter) / 2, on kernels by default.
