@@ -15,13 +15,11 @@ of their own (KAGGLEHUB_CACHE, HF_HOME) and show their own progress. Keys are re
 from their usual places and appear in no message.
 """
 
-import dataclasses
 import http
 import os
 import pathlib
 import re
 from collections.abc import Callable
-from typing import NoReturn
 
 import huggingface_hub
 import huggingface_hub.errors
@@ -30,19 +28,17 @@ import kagglehub.config
 import kagglehub.exceptions
 
 from paligemma_jax.checkpoints import (
+    cached,
     download,
     hub_web,
     part_files,
     published,
+    sites,
     zipped_arrays,
 )
 from paligemma_jax.params import names
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
-
-CACHE_ENV = "PALIGEMMA_JAX_CACHE"
-DEFAULT_CACHE = "~/.cache/paligemma_jax"
-FOLDER_ENV = "BV_GEMMA_DIR"  # big_vision's: a folder (or an address) that holds published files
 
 
 def resolve(
@@ -66,7 +62,7 @@ def resolve(
         and what to do.
     """
     source = os.fspath(source)
-    folder = pathlib.Path(cache_dir or os.environ.get(CACHE_ENV) or DEFAULT_CACHE).expanduser()
+    folder = pathlib.Path(cache_dir or cached.own_cache())
     if source in published.FILES:
         return _resolve_published(source, folder, progress)
     scheme, separator, _ = source.partition("://")
@@ -139,7 +135,7 @@ def _fetch_others(
 
 def _resolve_published(name: str, folder: pathlib.Path, progress: Progress | None) -> pathlib.Path:
     entry = published.FILES[name]
-    if given := os.environ.get(FOLDER_ENV):
+    if given := os.environ.get(cached.FOLDER_ENV):
         local = f"{given.rstrip('/')}/{entry.file}"
         if "://" in given or part_files.find(local)[0].exists():
             return resolve(local, cache_dir=folder, progress=progress)
@@ -152,8 +148,8 @@ def _resolve_published(name: str, folder: pathlib.Path, progress: Progress | Non
         except download.DownloadError as error:
             failures.append(f"\n  {error}")
     raise download.DownloadError(
-        f"'{name}' cannot be had:{''.join(failures)}\n  Or set {FOLDER_ENV} to a folder that holds "
-        f"{entry.file}, or give a path"
+        f"'{name}' cannot be had:{''.join(failures)}\n  Or set {cached.FOLDER_ENV} to a folder "
+        f"that holds {entry.file}, or give a path"
     )
 
 
@@ -172,12 +168,7 @@ def _find_local(source: str) -> pathlib.Path:
 
 def _from_kaggle(source: str, folder: pathlib.Path, progress: Progress | None) -> pathlib.Path:
     del folder, progress  # kagglehub has its own
-    match = re.fullmatch(r"kaggle://((?:[^/]+/){3}[^/]+)(/\d+)?(?:/(.+))?", source)
-    if not match:
-        raise ValueError(f"'{source}': expected kaggle://OWNER/MODEL/FRAMEWORK/VARIATION/FILE")
-    model, version, file = match[1], match[2] or "", match[3]
-    if not file:
-        raise ValueError(f"'{source}' holds several files: add one.{_known_files(model)}")
+    model, version, file = cached.parse_kaggle(source)
     try:
         return pathlib.Path(kagglehub.model_download(model + version, file))
     except kagglehub.exceptions.UnauthenticatedError:
@@ -191,25 +182,15 @@ def _from_kaggle(source: str, folder: pathlib.Path, progress: Progress | None) -
         status = getattr(getattr(error, "response", None), "status_code", None)
     # Not chained: the client's errors may show addresses that are signed with a key.
     page = "https://www.kaggle.com/models/" + "/".join(model.split("/")[:2])
-    _refuse(source, KAGGLE, status, page, _known_files(model))
-
-
-def _known_files(model: str) -> str:
-    """Returns what the table knows to lie in a Kaggle model, as a sentence."""
-    start = f"kaggle://{model}/"
-    sources = [entry.sources[0] for entry in published.FILES.values()]
-    files = [source.rpartition("/")[2] for source in sources if source.startswith(start)]
-    return f" Files: {', '.join(files)}" if files else ""
+    has_key = has_credentials()["kaggle"]
+    sites.KAGGLE.refuse(source, status, page, cached.known_files(model), has_key=has_key)
 
 
 def _from_hugging_face(
     source: str, folder: pathlib.Path, progress: Progress | None
 ) -> pathlib.Path:
     del folder, progress  # huggingface_hub has its own
-    match = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/([^@]+)(?:@([^@]+))?", source)
-    if not match:
-        raise ValueError(f"'{source}': expected hf://OWNER/REPOSITORY/FILE or .../FILE@REVISION")
-    repository, file, revision = match[1], match[3], match[2] or match[4]
+    repository, file, revision = cached.parse_hugging_face(source)
     errors = huggingface_hub.errors
     listing = ""
     try:
@@ -224,7 +205,8 @@ def _from_hugging_face(
         if error.errno is not None:  # the disk, not the network
             raise
         status = getattr(getattr(error, "response", None), "status_code", None)
-    _refuse(source, HUGGING_FACE, status, f"https://huggingface.co/{repository}", listing)
+    page, has_key = f"https://huggingface.co/{repository}", has_credentials()["hf"]
+    sites.HUGGING_FACE.refuse(source, status, page, listing, has_key=has_key)
 
 
 def _list_files(repository: str, revision: str | None) -> str:
@@ -233,45 +215,6 @@ def _list_files(repository: str, revision: str | None) -> str:
     except Exception:  # the list would only have helped
         return ""
     return f" Files: {', '.join(sorted(files))}"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Site:
-    key: str  # its name in has_credentials
-    host: str
-    how: str
-
-
-KAGGLE = _Site(
-    "kaggle",
-    "www.kaggle.com",
-    "create a token at https://www.kaggle.com/settings and set KAGGLE_USERNAME and KAGGLE_KEY (or "
-    "KAGGLE_API_TOKEN), or put kaggle.json into ~/.kaggle",
-)
-HUGGING_FACE = _Site(
-    "hf",
-    "huggingface.co",
-    "create a token at https://huggingface.co/settings/tokens and set HF_TOKEN, or run `hf auth "
-    "login` (~/.cache/huggingface/token)",
-)
-
-
-def _refuse(source: str, site: _Site, status: int | None, page: str, listing: str) -> NoReturn:
-    """Raises the error that says what is missing: a key, the licence, the file, the network."""
-    licence = f"open {page} with your account and accept the licence"
-    if status in (401, 403) and not has_credentials()[site.key]:
-        advice = f"no key for {site.host} is found: {site.how}; then {licence}"
-    elif status == 401:
-        advice = f"{site.host} does not accept your key: {site.how}"
-    elif status == 403:
-        advice = f"not allowed for your key: {licence}, and check the name.{listing}"
-    elif status == 404:
-        advice = f"no such file (or revision), see {page}.{listing}"
-    elif status is None:
-        advice = f"{site.host} cannot be reached or is out of order; is there a network?"
-    else:
-        advice = f"{site.host} answers {status}; try again later"
-    raise download.DownloadError(f"{source}: {advice}", status=status)
 
 
 FETCHERS = {

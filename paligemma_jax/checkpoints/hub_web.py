@@ -1,23 +1,18 @@
 """What https:// and gs:// addresses name, kept in the cache folder."""
 
-import hashlib
 import os
 import pathlib
 import urllib.parse
 
 import fsspec
 
-from paligemma_jax.checkpoints import download, part_files, zipped_arrays
+from paligemma_jax.checkpoints import cached, download, part_files, zipped_arrays
 
 Progress = download.Progress
 
 
 def from_web(source: str, folder: pathlib.Path, progress: Progress | None) -> pathlib.Path:
-    parts = urllib.parse.urlsplit(source)
-    extra = parts.query + parts.fragment
-    tag = hashlib.sha256(extra.encode()).hexdigest()[:12] if extra else ""
-    host = parts.netloc.rpartition("@")[2].replace(":", "_")
-    place = _inside(folder, source, "https", host, tag, parts.path)
+    place = cached.place_of(source, folder)
     with download.alone(place, progress):
         if kept := _find_kept(place):
             return kept
@@ -36,11 +31,9 @@ def from_web(source: str, folder: pathlib.Path, progress: Progress | None) -> pa
 def from_google_storage(
     source: str, folder: pathlib.Path, progress: Progress | None
 ) -> pathlib.Path:
-    name = source.removeprefix("gs://")
-    bucket, _, object_name = name.partition("/")
-    place = _inside(folder, source, "gs", bucket, object_name)
+    name, place = source.removeprefix("gs://"), cached.place_of(source, folder)
     endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "https://storage.googleapis.com")
-    url = f"{endpoint}/{bucket}/{urllib.parse.quote(object_name)}"
+    url = f"{endpoint}/{urllib.parse.quote(name)}"
     with download.alone(place, progress):
         if kept := _find_kept(place):
             return kept
@@ -82,11 +75,3 @@ def _fetch_private(name: str, place: pathlib.Path) -> None:
         os.replace(partial, place)
         return
     raise download.DownloadError(f"gs://{name} {problem}", status=status)
-
-
-def _inside(folder: pathlib.Path, source: str, *parts: str) -> pathlib.Path:
-    """Returns the place of an address in the cache; one that would leave it is an error."""
-    steps = [step for part in parts for step in part.split("/") if step]
-    if ".." in steps or not parts[-1].strip("/") or parts[-1].endswith("/"):
-        raise ValueError(f"'{download.public(source)}': expected the address of a file")
-    return folder.joinpath(*steps)
