@@ -45,6 +45,7 @@ HOMES = {
     "ml_collections": {"config", "build", "doors"},
     "absl": {"config", "build", "doors"},
     "orbax": {"checkpoints"},
+    "packaging": {"build/environment.py"},
     "safetensors": {"checkpoints"},
     "kagglehub": {"checkpoints/hub.py", "checkpoints/cached.py"},
     "huggingface_hub": {"checkpoints/hub.py", "checkpoints/cached.py"},

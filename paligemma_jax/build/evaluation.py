@@ -99,7 +99,7 @@ def make_generate(
     Raises:
       ValueError: settings that contradict each other.
     """
-    _check_decoding(settings, noise)
+    check_decoding(settings, noise)
     beyond = range(tokenizer.vocab_size, functions.vocab_size)
     common = {
         "max_new_tokens": max_new_tokens,
@@ -198,7 +198,8 @@ def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _check_decoding(settings: Mapping[str, Any], noise: noise_boxes.NoiseBoxes | None) -> None:
+def check_decoding(settings: Mapping[str, Any], noise: noise_boxes.NoiseBoxes | None) -> None:
+    """Raises a ValueError for settings of a sampler that contradict each other."""
     if noise and settings["sampler"] == "beam":
         raise ValueError("sampler 'beam' ends answers, and with input.noise_piece they have no end")
     if settings["sampler"] != "beam":

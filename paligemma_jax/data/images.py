@@ -19,6 +19,7 @@ else in the package.
 import functools
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,13 +64,17 @@ def load(path: str | os.PathLike[str], *, res: int, source: str = "") -> np.ndar
     Raises:
       ValueError: the file is missing or no image.
     """
-    tf = tensorflow()
-    try:
-        return load_op(os.fspath(path), res=res).numpy()
-    except tf.errors.OpError as error:
-        reason = TF_DECORATION.sub("", error.message).strip()
-        where = f"{source}: " if source else ""
-        raise ValueError(f"{where}cannot read image {os.fspath(path)}: {reason}") from error
+    return _read(lambda: load_op(os.fspath(path), res=res).numpy(), path, source)
+
+
+def measure(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Returns (height, width) in pixels of an image file, after decoding all of it.
+
+    Raises:
+      ValueError: as `load`.
+    """
+    height, width, _ = _read(lambda: decode_op(os.fspath(path)).shape, path, "")
+    return int(height), int(width)
 
 
 def resize(image: np.ndarray, *, res: int) -> np.ndarray:
@@ -116,3 +121,14 @@ def to_uint8(resized: Any) -> Any:
     tf = tensorflow()
     # Rounding can leave the range by a hair, and a cast would wrap around.
     return tf.cast(tf.clip_by_value(resized, 0, 255), tf.uint8)
+
+
+def _read(function: Callable[[], Any], path: str | os.PathLike[str], source: str) -> Any:
+    """Returns function(), which reads `path`; what TensorFlow raises becomes a ValueError."""
+    tf = tensorflow()
+    try:
+        return function()
+    except tf.errors.OpError as error:
+        reason = TF_DECORATION.sub("", error.message).strip()
+        where = f"{source}: " if source else ""
+        raise ValueError(f"{where}cannot read image {os.fspath(path)}: {reason}") from error

@@ -74,6 +74,12 @@ def draw_boxes(
     return picture
 
 
+def enlarge(pixels: np.ndarray, *, at_least: int) -> Image.Image:
+    """Returns uint8[H, W, 3] as a picture of so many pixels a side, each one a sharp square."""
+    factor = max(1, -(-at_least // min(pixels.shape[:2])))
+    return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
 def _draw_tag(
     draw: ImageDraw.ImageDraw,
     text: str,

@@ -45,3 +45,11 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     Image.fromarray(deep).save(tmp_path / "deep.png")
     pixels = np.asarray(drawing.open_rgb(tmp_path / "deep.png"))
     assert pixels[0, :, 0].tolist() == [0, 128, 255] and pixels.shape == (1, 3, 3)
+
+
+def test_an_enlarged_picture_shows_every_pixel_as_a_square():
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    picture = np.asarray(drawing.enlarge(pixels, at_least=5))
+    assert picture.shape == (6, 9, 3)
+    np.testing.assert_array_equal(picture[::3, ::3], pixels)
+    np.testing.assert_array_equal(picture[2::3, 2::3], pixels)

@@ -1,0 +1,163 @@
+"""What a run would do: its length, what it trains, what it fetches and writes; and what forbids it.
+
+The same functions are called that training calls before it loads weights.
+"""
+
+import pathlib
+import shutil
+
+import jax
+import ml_collections
+
+from paligemma_jax.build import data, evaluation, terminal, training_data, weights
+from paligemma_jax.build import model as build_model
+from paligemma_jax.build import optimizer as build_optimizer
+from paligemma_jax.checkpoints import cached, published
+from paligemma_jax.config import presets, settings
+from paligemma_jax.data import findings, tokens
+from paligemma_jax.models import paligemma
+from paligemma_jax.params import variants
+from paligemma_jax.reports import sections
+from paligemma_jax.training import optimizer
+
+Finding = findings.Finding
+
+# Bytes of a number in a published file, by a part of its name; float32 otherwise.
+HALF = (".f16.", ".b16.", ".bf16.")
+REMEDY = "correct it in the config file, or with --config.KEY=VALUE"
+
+
+def look(
+    config: ml_collections.ConfigDict,
+    tokenizer: tokens.Tokenizer | None,
+    *,
+    examples: data.Records,
+) -> tuple[sections.Section, list[Finding], variants.PaliGemma | None]:
+    """Returns (what the run would do, what forbids it, the model's dimensions).
+
+    Args:
+      config: of the run.
+      tokenizer: of the run; None where it cannot be had.
+      examples: to train on.
+    """
+    found: list[Finding] = []
+    facts: list[tuple[str, str]] = []
+    model = None
+    if tokenizer is not None:
+        try:
+            model = build_model.describe(config, vocab_size=tokenizer.vocab_size)
+            build_model.make_compute(config)
+        except ValueError as error:
+            found.append(_refused("model", error))
+    if model is not None:
+        shapes = paligemma.shapes(model)
+        count = sum(shape.size for shape in shapes.values())
+        facts.append(("model", f"{count:,} parameters, {config.res} px"))
+        made, more, problems = _plan(config, shapes, len(examples))
+        facts += more
+        found += problems + _weights(config, model) + _space(config, shapes, made)
+    if tokenizer is not None:
+        found += _augmentation(config, examples)
+        for name in config.evals:
+            found += _evaluation(name, config, tokenizer)
+    return sections.Section("run", "The run", (sections.Facts(tuple(facts)),)), found, model
+
+
+def _plan(
+    config: ml_collections.ConfigDict, shapes: dict[str, jax.ShapeDtypeStruct], data_size: int
+) -> tuple[optimizer.Optimizer | None, list[tuple[str, str]], list[Finding]]:
+    """Returns (optimizer, facts, findings) on steps, rules and the mesh."""
+    found, facts = [], []
+    batch_size = config.input.batch_size
+    try:
+        mesh, parts = weights.make_mesh(config), config.accumulation_steps
+        weights.check_divisible(batch_size, mesh, key="input.batch_size", parts=parts)
+    except (ValueError, RuntimeError) as error:
+        found.append(_refused("mesh", error))
+    try:
+        steps = build_optimizer.total_steps(config, data_size=data_size)
+        made = build_optimizer.make(config, shapes, steps=steps, data_size=data_size)
+    except ValueError as error:
+        return None, facts, [*found, _refused("optimizer", error)]
+    passes = steps * batch_size / max(data_size, 1)
+    trained = sum(shapes[name].size for name in made.trainable)
+    facts.append(("length", f"{steps:,} steps of {batch_size}, {passes:.1f} passes"))
+    facts.append(("trained", f"{trained:,} parameters in {len(made.trainable)} arrays"))
+    return made, facts, found
+
+
+def _augmentation(config: ml_collections.ConfigDict, examples: data.Records) -> list[Finding]:
+    """Returns why training examples could not be changed as the settings say."""
+    try:
+        if augmentation := training_data.make_augmenter(config):
+            augmentation.check(examples)
+    except ValueError as error:
+        return [_refused("input.augment", error)]
+    return []
+
+
+def _evaluation(
+    name: str, config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer
+) -> list[Finding]:
+    """Returns what the settings of one evaluation contradict."""
+    try:
+        chosen = presets.eval_settings(config.evals[name])
+        evaluation.check_decoding(chosen, data.make_noise(config, tokenizer))
+        settings.steps("log", chosen, data_size=1, batch_size=1, total_steps=1, default=0)
+    except ValueError as error:
+        return [_refused(f"evals.{name}", error)]
+    return []
+
+
+def _weights(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> list[Finding]:
+    """Returns why the starting weights do not fit, where they are here already."""
+    source, base = config.model_init, config.model_init_base
+    try:
+        if source is None or not all(cached.find(s) for s in (source, base) if s):
+            return []
+        weights.check(config, weights.find(source, base), model)
+    except (ValueError, OSError) as error:
+        return [_refused("model_init", error)]
+    return []
+
+
+def _space(
+    config: ml_collections.ConfigDict,
+    shapes: dict[str, jax.ShapeDtypeStruct],
+    made: optimizer.Optimizer | None,
+) -> list[Finding]:
+    """Returns what would not fit on the disk: the download, and the weights that are written."""
+    found = []
+    source = config.model_init
+    stored = _stored_bytes(source)
+    if source in published.FILES and not cached.find(source):
+        size = sum(shape.size for shape in shapes.values()) * stored
+        for address in published.FILES[source].sources[:1]:
+            found += _too_large(size, cached.cache_of(address), "the download")
+    if made is not None:
+        is_saved = made.trainable if config.save == "trainable" else shapes
+        size = sum(
+            shapes[name].size * (4 if name in made.trainable else stored) for name in is_saved
+        )
+        found += _too_large(size, pathlib.Path.cwd(), "final.npz")
+    return found
+
+
+def _stored_bytes(source: str | None) -> int:
+    """Returns the bytes of a number in a file of weights, told by its name."""
+    file = published.FILES[source].sources[0] if source in published.FILES else source or ""
+    return 2 if any(part in file for part in HALF) else 4
+
+
+def _too_large(size: float, folder: pathlib.Path, what: str) -> list[Finding]:
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(nearest).free
+    if size <= free:
+        return []
+    text = f"{what} takes about {terminal.size(size)}, and {folder} has {terminal.size(free)} free"
+    remedy = "make room, or choose a folder on another disk (KAGGLEHUB_CACHE, HF_HOME, --workdir)"
+    return [Finding("error", "disk too small", text, remedy, what)]
+
+
+def _refused(subject: str, error: Exception) -> Finding:
+    return Finding("error", "settings", str(error), REMEDY, subject)

@@ -1,0 +1,57 @@
+"""Check a run before it costs anything: machine, keys, data, settings, one example explained.
+
+    python -m paligemma_jax.check --config configs/fracture_224.py --out runs/check
+    python -m paligemma_jax.check --config configs/fracture_224.py --full --example 12
+    python -m paligemma_jax.check
+
+Loads no weights. Without --config it looks at the machine only. --out writes check.html, which
+opens without network, and check.json. Exit status: 0 nothing that must be mended, 1 errors were
+found, 2 it could not check. Settings can be changed: --config.input.text_len=64.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from paligemma_jax.build import assembly, checking, command_line
+from paligemma_jax.config import settings
+
+# Another program may be training on this GPU: take no more of its memory than is used.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args, overrides = parse_args(argv)
+    if args.out:
+        assembly.check_writable(pathlib.Path(args.out), option="--out")
+    if args.config:
+        config = settings.load(args.config, overrides["config"])
+        report = checking.check(config, example=args.example, full=args.full)
+    elif overrides["config"] or args.full or args.example is not None:
+        raise ValueError("--full, --example and --config.KEY belong to a --config FILE")
+    else:
+        report = checking.check_machine()
+    encoding = sys.stdout.encoding or "utf-8"  # a terminal may lack the letters of a piece
+    text = checking.to_text(report).encode(encoding, "replace").decode(encoding)
+    sys.stdout.write(f"{text}\n")
+    if args.out:
+        checking.write(report, pathlib.Path(args.out), title=f"Check of {args.config or 'machine'}")
+    if report.num_errors:
+        sys.exit(1)
+
+
+def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, list[str]]]:
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--config", metavar="FILE[:ARG]", help="a Python file")
+    parser.add_argument("--out", metavar="FOLDER", help="write check.html and check.json there")
+    parser.add_argument("--full", action="store_true", help="decode every image")
+    parser.add_argument(
+        "--example", type=int, metavar="LINE", help="of the training data; default: with an answer"
+    )
+    return command_line.parse(parser, argv, groups=["config"])
+
+
+if __name__ == "__main__":
+    command_line.run(main)

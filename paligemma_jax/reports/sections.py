@@ -1,0 +1,187 @@
+"""What a check found, as sections: one list of parts that becomes text, HTML and JSON.
+
+A section is a title and parts; a new section needs no code here. Findings come as dictionaries
+(severity, kind, what, remedy, subject, count, places).
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from paligemma_jax.reports import page
+
+Row = tuple[str, ...]
+
+STYLE = """
+table.left td, table.left th { text-align: left; vertical-align: top; white-space: pre-wrap; }
+.finding { background: #fff; border: 1px solid #e1e5ea; border-left: 4px solid #9aa5b1;
+  border-radius: 6px; padding: 8px 12px; margin-bottom: 8px; overflow-wrap: anywhere; }
+.finding.error { border-left-color: #b42318; } .finding.warning { border-left-color: #d97706; }
+.findings { margin-top: 16px; } .finding b { margin-right: 8px; }
+.finding small { color: #66727f; display: block; }
+.beside { display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start; }
+.beside img { max-width: 100%; border: 1px solid #e1e5ea; }
+.prefix td { background: #eef4fb; } .suffix td { background: #edf7ee; }
+.padding td { color: #9aa5b1; }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Names with what is known of them."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of text under a header.
+
+    Attributes:
+      title: above it.
+      header: one name per column.
+      rows: one text per column each.
+      styles: a class per row for HTML ("prefix", "suffix", "padding"), or none.
+      num_shown: how many rows a terminal shows; the page shows all, folded away where it is 0.
+    """
+
+    title: str
+    header: Row
+    rows: tuple[Row, ...]
+    styles: tuple[str, ...] = ()
+    num_shown: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture, on the page only."""
+
+    image: Image.Image
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the report: `name` is its key in JSON."""
+
+    name: str
+    title: str
+    parts: tuple[Facts | Table | Picture, ...]
+
+
+def to_text(sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the report for a terminal: the sections, then what was found, the worst first."""
+    lines = []
+    for section in sections:
+        lines += [section.title, "=" * len(section.title)]
+        for part in section.parts:
+            if isinstance(part, Facts):
+                width = max((len(name) for name, _ in part.pairs), default=0)
+                lines += [f"{name:<{width}}  {value}" for name, value in part.pairs]
+            elif isinstance(part, Table) and part.rows[: part.num_shown]:
+                lines += ["", *_table_text(part)]
+        lines.append("")
+    for found in findings:
+        lines += _finding_text(found)
+    return "\n".join(lines)
+
+
+def to_html(title: str, sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the report as one HTML file that opens without network: what was found first."""
+    counts = dict.fromkeys(("error", "warning", "note"), 0)
+    for found in findings:
+        counts[found["severity"]] += 1
+    body = [f"<style>{STYLE}</style>", page.scores_section({f"{k}s": n for k, n in counts.items()})]
+    body.append(f'<div class="findings">{"".join(map(_finding_html, findings))}</div>')
+    for section in sections:
+        tables = [part for part in section.parts if not isinstance(part, Picture)]
+        pictures = [part for part in section.parts if isinstance(part, Picture)]
+        content = "".join(map(_part_html, tables))
+        if pictures:
+            shown = "".join(map(_picture_html, pictures))
+            content = f'<div class="beside"><div>{content}</div><div>{shown}</div></div>'
+        body.append(f"<section><h2>{page.escape(section.title)}</h2>{content}</section>")
+    return page.layout(title, "\n".join(body))
+
+
+def to_json(sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the report as dictionaries: {"findings": [...], "sections": {name: {...}}}."""
+    shown: dict[str, dict[str, Any]] = {}
+    for section in sections:
+        shown[section.name] = {}
+        for part in section.parts:
+            if isinstance(part, Facts):
+                shown[section.name] |= dict(part.pairs)
+            elif isinstance(part, Table):
+                rows = [dict(zip(part.header, row, strict=True)) for row in part.rows]
+                shown[section.name][part.title] = rows
+    return {"findings": list(findings), "sections": shown}
+
+
+def _table_text(table: Table) -> list[str]:
+    rows = list(table.rows[: table.num_shown])
+    cells = [table.header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(table.header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    more = len(table.rows) - len(rows)
+    end = [f"... {more} more rows: --out FOLDER writes all"] if more else []
+    return [table.title, *lines, *end]
+
+
+def _finding_text(found: Mapping[str, Any]) -> list[str]:
+    subject = f"{found['subject']}: " if found["subject"] else ""
+    times = f" ({found['count']})" if found["count"] > 1 else ""
+    title = f"{found['severity'].upper()}  {subject}{found['kind']}{times}"
+    inner = [found["what"], ", ".join(_shown_places(found)), f"-> {found['remedy']}"]
+    return [title, *(f"    {line}" for line in inner if line), ""]
+
+
+def _shown_places(found: Mapping[str, Any]) -> list[str]:
+    more = found["count"] - len(found["places"])
+    is_cut = bool(found["places"]) and more > 0
+    return [*found["places"], *([f"and {more:,} more"] if is_cut else [])]
+
+
+def _finding_html(found: Mapping[str, Any]) -> str:
+    times = f" × {found['count']:,}" if found["count"] > 1 else ""
+    places = ", ".join(map(page.escape, _shown_places(found)))
+    subject = f"{found['subject']}: " if found["subject"] else ""
+    return (
+        f'<div class="finding {page.escape(found["severity"])}">'
+        f"<b>{page.escape(subject + found['kind'] + times)}</b>{page.escape(found['what'])}"
+        f"<small>{places}</small><small>→ {page.escape(found['remedy'])}</small></div>"
+    )
+
+
+def _part_html(part: Facts | Table | Picture) -> str:
+    if isinstance(part, Facts):
+        header, rows, styles, title = (), part.pairs, (), ""
+    elif isinstance(part, Table):
+        header, rows, styles, title = part.header, part.rows, part.styles, part.title
+    else:
+        return _picture_html(part)
+    head = "".join(f"<th>{page.escape(name)}</th>" for name in header)
+    body = "".join(
+        f'<tr class="{page.escape(styles[number]) if styles else ""}">'
+        + "".join(f"<td>{page.escape(cell)}</td>" for cell in row)
+        + "</tr>"
+        for number, row in enumerate(rows)
+    )
+    head = f"<tr>{head}</tr>" if head else ""
+    table = f'<div class="scroll"><table class="left">{head}{body}</table></div>'
+    if isinstance(part, Table) and not part.num_shown:
+        return f"<details><summary>{page.escape(title)}</summary>{table}</details>"
+    return f"<p>{page.escape(title)}</p>{table}" if title else table
+
+
+def _picture_html(picture: Picture) -> str:
+    buffer = io.BytesIO()
+    picture.image.save(buffer, format="PNG")
+    url, caption = page.embed(buffer.getvalue(), "image/png"), page.escape(picture.caption)
+    return f'<p>{caption}</p><img src="{url}" alt="{caption}">'

@@ -1,0 +1,195 @@
+"""The check door: what it finds in a spoilt data set, in a clean one, and without a config."""
+
+import json
+import textwrap
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paligemma_jax import check
+from paligemma_jax.data import tokens
+
+BOX = "<loc0100><loc0200><loc0500><loc0600>"
+PREFIX = "detect cat ; dog"
+
+
+def row(image, suffix=f"{BOX} cat", prefix=PREFIX):
+    return {"image": image, "prefix": prefix, "suffix": suffix}
+
+
+CLEAN = {
+    "train": [row(f"{i}.png") for i in range(3)] + [row("3.png", f"{BOX} dog")],
+    "val": [row("4.png"), row("5.png", f"{BOX} dog ; {BOX} cat")],
+}
+# Line of the file -> the row, and the kinds of findings that it is spoilt for.
+SPOILT_TRAIN = {
+    5: (row("6.png", "<loc0100><loc0200><loc0100><loc0600> cat"), {"box of zero area"}),
+    6: (row("7.png", "<loc0100><loc0200><loc1024><loc0600> cat"), {"box out of range"}),
+    7: (row("8.png", f"{BOX} CAT", "detect CAT"), {"class spelt in several ways"}),
+    8: (row("9.png", " ; ".join([f"{BOX} cat"] * 8)), {"no room for eos"}),
+    9: (row("10.png", f"{BOX} cat", "detect dog"), {"prefix names no class"}),
+    10: (row("11.png", f"{BOX} cat ; {BOX} bird"), {"class not asked for"}),
+    11: (row("12.png", ""), {"empty suffix"}),
+    12: (row("0.png"), {"same row twice"}),
+    13: (row("1.png", f"{BOX} dog"), {"two answers to one question"}),
+    14: (row("gone.png"), {"image not found"}),
+    15: (row("empty.png"), {"empty image file"}),
+    16: (row("broken.png"), {"image that cannot be decoded"}),
+    17: (row(["13.png", "14.png"]), {"too many images"}),
+}
+SPOILT_VAL = {
+    3: (row("copy of 2.png"), {"same row in two data sets"}),
+    4: (row("3.png", f"{BOX} dog", "detect dog"), {"same image in two data sets"}),
+    5: (row("15.png", f"{BOX} fish", "detect fish"), {"class never trained"}),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images, a tokenizer, clean and spoilt files, and a config that takes either."""
+    folder = tmp_path_factory.mktemp("check")
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    (folder / "copy of 2.png").write_bytes((folder / "2.png").read_bytes())
+    (folder / "empty.png").touch()
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:100])
+    spoilt = {"train": SPOILT_TRAIN, "val": SPOILT_VAL}
+    for split, rows in CLEAN.items():
+        lines = [json.dumps(one) for one in rows]
+        more = [json.dumps(one) for one, _ in spoilt[split].values()]
+        (folder / f"clean-{split}.jsonl").write_text("\n".join(lines))
+        (folder / f"spoilt-{split}.jsonl").write_text("\n".join(lines + more))
+    tokens.train_tokenizer([PREFIX, "cat", "dog"], folder / "tokenizer.model", vocab_size=1500)
+    (folder / "config.py").write_text(
+        textwrap.dedent(f"""
+        from paligemma_jax.config import presets, settings
+
+        def get_config(arg=""):
+            arg = settings.parse_arg(arg, data="clean")
+            c = presets.from_scratch(
+                res=28,
+                text_len=32,
+                img=dict(width=16, depth=2, mlp_dim=16, num_heads=2),
+                llm=dict(width=16, depth=2, mlp_dim=16, num_heads=2, num_kv_heads=1, head_dim=8),
+            )
+            c.input.data.fname = f"{folder}/{{arg.data}}-train.jsonl"
+            c.input.batch_size = 4
+            c.tokenizer = "{folder}/tokenizer.model"
+            c.total_steps = 4
+            c.evals.val = dict(fname=f"{folder}/{{arg.data}}-val.jsonl")
+            return c
+        """)
+    )
+    return folder
+
+
+def run(folder, *argv):
+    """Returns (exit status, check.json) of a check of the config."""
+    status = 0
+    out = folder / "out"
+    try:
+        check.main([*argv, f"--out={out}"])
+    except SystemExit as stop:
+        status = stop.code
+    return status, json.loads((out / "check.json").read_text())
+
+
+def rows_of(report):
+    """Returns {kind: {"train:5", ...}} of the findings that are at rows."""
+    found = {}
+    for one in report["findings"]:
+        for place in one["places"]:
+            file, _, line = place.partition(" (")[0].rpartition(":")
+            split = file.rpartition("-")[2].removesuffix(".jsonl")
+            found.setdefault(one["kind"], set()).add(f"{split}:{line}")
+    return found
+
+
+def test_every_finding_is_made_by_the_rows_that_are_spoilt_for_it(folder, capsys):
+    status, report = run(folder, f"--config={folder}/config.py:data=spoilt", "--full")
+    expected = {}
+    for split, rows in {"train": SPOILT_TRAIN, "val": SPOILT_VAL}.items():
+        for line, (_, kinds) in rows.items():
+            for kind in kinds:
+                expected.setdefault(kind, set()).add(f"{split}:{line}")
+    assert rows_of(report) == expected
+    assert status == 1
+    severities = [one["severity"] for one in report["findings"]]
+    assert severities == sorted(severities, key=["error", "warning", "note"].index)
+    text = capsys.readouterr().out
+    assert "spoilt-train.jsonl:5\n    -> draw it again" in text
+    assert text.splitlines()[-1].startswith("10 errors, 5 warnings, ")
+
+
+def test_a_clean_data_set_has_no_findings_at_rows_and_status_0(folder, capsys):
+    status, report = run(folder, f"--config={folder}/config.py", "--full")
+    assert status == 0
+    assert rows_of(report) == {}
+    assert {one["severity"] for one in report["findings"]} <= {"note"}
+    data = report["sections"]["data"]
+    assert data["image sizes"] == "6 decoded: 40x30 to 40x30, median 40x30"
+    assert data["Classes"][0] == {
+        "class": "cat",
+        "training data": "3 in 3 rows",
+        "evals.val": "2 in 2 rows",
+    }
+    assert report["sections"]["run"]["length"] == "4 steps of 4, 4.0 passes"
+    assert "cat" in capsys.readouterr().out
+
+
+def test_an_example_is_explained_with_its_picture(folder):
+    _, report = run(folder, f"--config={folder}/config.py", "--example=4")
+    example = report["sections"]["example"]
+    assert example["row"].endswith("clean-train.jsonl:4")
+    assert example["read back"] == repr(f"{BOX} dog")
+    first = example["Tokens"][0]
+    assert (first["piece"], first["position"]) == ("<image> x 4", "0-3")
+    assert [t["piece"] for t in example["Tokens"] if t["mask_loss"] == "1"][:2] == [
+        *("<loc0100>", "<loc0200>")
+    ]
+    page = (folder / "out" / "check.html").read_text()
+    assert "data:image/png;base64," in page and "boxes read back from the tokens" in page
+
+
+@pytest.mark.parametrize(
+    ("override", "subject", "message"),
+    [
+        ("trainable=llm/layers/atn/.*", "optimizer", "matches no parameter"),
+        ("accumulation_steps=3", "mesh", "is not divisible by"),
+        ("evals.val.temperature=-1.0", "evals.val", "temperature"),
+        ("res=30", "model", "30"),
+        ("input.data.fname=gone.jsonl", "training data", "no such file"),
+        ("tokenizer=gone.model", "tokenizer", "gone.model"),
+        ("model_init=gone.npz", "gone.npz", "neither a file nor a published name"),
+    ],
+)
+def test_settings_that_training_would_refuse_are_errors(folder, override, subject, message):
+    overrides = [f"--config.{override}"]
+    if "temperature" in override:
+        overrides.append("--config.evals.val.sampler=temperature")
+    status, report = run(folder, f"--config={folder}/config.py", *overrides)
+    errors = [one for one in report["findings"] if one["severity"] == "error"]
+    assert status == 1
+    assert any(one["subject"] == subject and message in one["what"] for one in errors), errors
+
+
+def test_without_a_config_the_machine_alone_is_checked(folder, capsys):
+    _, report = run(folder)
+    assert list(report["sections"]) == ["environment"]
+    assert "jax sees" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--full"], "belong to a --config FILE"),
+        (["--config=gone.py"], "no file gone.py"),
+        (["--config={folder}/config.py", "--example=99"], "lines: 1 to 4"),
+    ],
+)
+def test_what_cannot_be_checked_is_an_error(folder, argv, message):
+    with pytest.raises(ValueError, match=message):
+        check.main([word.format(folder=folder) for word in argv])
