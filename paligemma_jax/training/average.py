@@ -14,7 +14,7 @@ import optax
 class Average(NamedTuple):
     """State of `keep_average`: updates done, and the average by name."""
 
-    count: jax.Array
+    num_updates: jax.Array
     params: dict[str, jax.Array]
 
 
@@ -35,7 +35,7 @@ def keep_average(decay: float) -> optax.GradientTransformation:
         return Average(jnp.zeros([], jnp.int32), jax.tree.map(jnp.array, params))
 
     def update(updates: Any, state: Average, params: Any = None) -> tuple[Any, Average]:
-        count = optax.safe_increment(state.count)
+        count = optax.safe_increment(state.num_updates)
         d = jnp.minimum(decay, count / (count + 9.0))
 
         def average(old: jax.Array, new: jax.Array) -> jax.Array:

@@ -1,9 +1,16 @@
 """What a run would meet later is said before its weights are loaded."""
 
+import dataclasses
+
+import jax
+import numpy as np
 import pytest
 
 from paligemma_jax.build import assembly, training
+from paligemma_jax.checkpoints import npz
+from paligemma_jax.models import paligemma
 from paligemma_jax.reports import runlog
+from paligemma_jax.training import step
 
 
 def plan(config, **changes):
@@ -40,6 +47,20 @@ def test_passes_over_sources_and_norms_of_parts_make_no_row_of_an_evaluation(tmp
             log.append({"step": number, "loss": 1.0, **parts})
     rows = runlog.read_rows(tmp_path / runlog.METRICS)
     assert [(row["step"], row["epochs/cats"]) for row in rows] == [(10, 5.0)]
+
+
+def test_the_average_is_saved_where_one_is_kept(config, tmp_path):
+    config.ema_decay, config.trainable = 0.5, "llm/final_norm/.*"
+    built = assembly.assemble(config)
+    planned = training.plan(built)
+    zeros = {name: np.zeros(x.shape, x.dtype) for name, x in paligemma.shapes(built.model).items()}
+    state = step.init_state(zeros, planned.optimizer.trainable, planned.optimizer.tx)
+    later = jax.tree.map(lambda x: x + 1, state.opt_state)  # the average among it
+    state = dataclasses.replace(state, opt_state=later)
+    training.save(built, planned, state, tmp_path / "final.npz")
+    saved = npz.read(tmp_path / "final.npz")
+    assert saved.keys() == zeros.keys()
+    assert {name for name, x in saved.items() if x.any()} == {"llm/final_norm/scale"}
 
 
 def test_rows_with_more_images_than_slots_are_refused(config, data_folder):
