@@ -37,7 +37,7 @@ HOMES = {
     "numpy": {*ROOMS, "doors"},
     "jax": {*ROOMS, "doors"} - {"config", "tasks", "data", "reports"},
     "ml_dtypes": {"params", "checkpoints"},
-    "scipy": {"params", "models", "checkpoints", "tasks"},
+    "scipy": {"params", "models", "checkpoints", "tasks", "data/importers"},
     "flax": {"models"},
     "einops": {"models", "checkpoints"},
     "optax": {"training"},
@@ -54,6 +54,8 @@ HOMES = {
     "sentencepiece": {"data/tokens.py"},
     "PIL": {"data", "reports", "predict.py"},
     "pycocotools": {"tasks", "data"},  # outlines of objects, besides scores
+    "yaml": {"data/importers"},
+    "pyarrow": {"data/importers/arrow.py"},
     "matplotlib": {"reports"},
     "tensorboardX": {"reports/runlog.py"},
     "tqdm": {"doors", "build/terminal.py"},  # terminal.py is what all doors show progress with
@@ -61,8 +63,8 @@ HOMES = {
     "torch": {"build/parity.py"},
     "transformers": {"build/parity.py"},
 }
-# Slow or heavy to import: only where used, so that everything else starts without them.
-LAZY = {"tensorflow", "orbax", "torch", "transformers"}
+# Slow or heavy to import, or an extra that may be missing: only where used.
+LAZY = {"tensorflow", "orbax", "torch", "transformers", "pyarrow"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,12 +6,20 @@ from paligemma_jax.data import jsonl
 
 
 class ImageFolder:
-    """Finds images inside one folder, listing each subfolder once instead of asking per image."""
+    """Finds images inside one folder, listing each subfolder once instead of asking per image.
 
-    def __init__(self, root: str | os.PathLike[str]):
-        self.root = os.path.realpath(root)
+    Args:
+      root: the folder.
+      setting: what a user names another folder with, for errors.
+
+    Raises:
+      ValueError: no such folder.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, setting: str = "image_dir"):
+        self.root, self.setting = os.path.realpath(root), setting
         if not os.path.isdir(self.root):
-            raise ValueError(f"image_dir {os.fspath(root)}: no such folder")
+            raise ValueError(f"{setting} {os.fspath(root)}: no such folder")
         self._folders: dict[str, tuple[str, dict[str, bool] | None]] = {}
 
     def locate(self, image: str) -> tuple[str, jsonl.Problem | None]:
@@ -24,23 +32,23 @@ class ImageFolder:
                 return "", ("image not found", f"image '{image}': {error}")
         real, is_link = self._folders[folder]
         path = os.path.join(real, name)
-        if is_link is None or (is_link.get(name) and not self._contains(os.path.realpath(path))):
+        if is_link is None or (is_link.get(name) and not self.contains(os.path.realpath(path))):
             return "", (
                 "image outside the folder",
-                f"image '{image}' is outside {self.root}; set image_dir to the folder that holds "
-                f"all images",
+                f"image '{image}' is outside {self.root}; set {self.setting} to the folder that "
+                f"holds all images",
             )
         if name not in is_link:
             return "", ("image not found", f"image '{image}': no such file in {real}")
         return path, None
 
-    def _contains(self, path: str) -> bool:
+    def contains(self, path: str) -> bool:
         return path == self.root or path.startswith(self.root.rstrip(os.sep) + os.sep)
 
     def _list(self, folder: str) -> tuple[str, dict[str, bool] | None]:
         """Returns (real path, {file name: is it a link}); None instead if it lies outside."""
         real = os.path.realpath(folder)
-        if not self._contains(real):
+        if not self.contains(real):
             return real, None
         if not os.path.isdir(real):
             return real, {}

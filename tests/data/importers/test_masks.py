@@ -1,0 +1,111 @@
+"""Folders of images and masks: how they are paired, what pixels mean, and what is refused."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paligemma_jax.data import objects
+
+
+def save(path, values, **arguments):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path, **arguments)
+
+
+def water():
+    """Two lakes."""
+    mask = np.zeros((48, 64), np.uint8)
+    mask[5:20, 10:30] = mask[30:40, 40:60] = 255
+    return mask
+
+
+def shown(found, number=0):
+    outline = found.objects.segmentations[number]
+    return objects.bitmap(outline, width=64, height=48)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("Images/a.jpg", "Masks/a.jpg"),
+        ("train/images/a.png", "train/masks/a.png"),
+        ("images/a.png", "masks/a_mask.png"),
+        ("a.png", "a_mask.png"),
+    ],
+)
+def test_a_mask_is_found_and_its_pixels_are_one_object(tmp_path, picture, read, image, mask):
+    picture(image)
+    quality = {"quality": 95} if mask.endswith("jpg") else {}
+    save(tmp_path / mask, water(), **quality)
+    classes, (found,), tally = read("masks", tmp_path, classes=("water",))
+    assert classes == ("water",) and found.picture.name == image and not tally.drops
+    np.testing.assert_array_equal(shown(found), water() > 0)
+    assert found.objects.boxes_xyxy.tolist() == [[10, 5, 60, 40]]
+    assert found.split == ("train" if "train" in image else None)
+
+
+def test_connected_pieces_may_be_objects_of_their_own(tmp_path, picture, read):
+    picture("a.png")
+    save(tmp_path / "a_mask.png", water())
+    _, (found,), _ = read("masks", tmp_path, classes=("water",), components=True)
+    assert found.objects.boxes_xyxy.tolist() == [[10, 5, 30, 20], [40, 30, 60, 40]]
+    assert found.objects.labels == ("water", "water")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1"])
+def test_masks_of_zero_and_one_are_not_black(tmp_path, picture, read, mode):
+    picture("a.png")
+    image = Image.fromarray((water() > 0).astype(np.uint8))
+    if mode == "P":
+        image.putpalette([0, 0, 0, 128, 0, 0])
+    image = image.point(lambda v: v * 255).convert("1") if mode == "1" else image
+    image.save(tmp_path / "a_mask.png")
+    _, (found,), _ = read("masks", tmp_path, classes=("water",))
+    np.testing.assert_array_equal(shown(found), water() > 0)
+
+
+def test_values_are_classes_and_255_is_left_open(tmp_path, picture, read):
+    picture("a.png")
+    values = np.zeros((48, 64), np.uint8)
+    values[:10], values[20:30], values[40:] = 2, 1, 255
+    save(tmp_path / "a_mask.png", values)
+    _, (found,), tally = read("masks", tmp_path, classes=("road", "house"))
+    assert found.objects.labels == ("road", "house") and not tally.drops
+    np.testing.assert_array_equal(shown(found, 1), values == 2)
+
+
+def test_an_empty_mask_is_an_image_without_objects(tmp_path, picture, read):
+    picture("a.png")
+    save(tmp_path / "a_mask.png", np.zeros((48, 64), np.uint8))
+    _, (found,), tally = read("masks", tmp_path, classes=("water",))
+    assert len(found.objects) == 0 and not tally.drops
+
+
+def test_what_cannot_be_used_is_named(tmp_path, picture, read, drops):
+    for name in "abcdef":
+        picture(f"{name}.png")
+    save(tmp_path / "a_mask.png", np.full((48, 64), 7, np.uint8))
+    save(tmp_path / "b_mask.png", np.zeros((48, 64, 3), np.uint8))
+    save(tmp_path / "c_mask.png", np.zeros((24, 32), np.uint8))
+    (tmp_path / "d_mask.png").touch()
+    (tmp_path / "e_mask.png").write_bytes((tmp_path / "a_mask.png").read_bytes()[:-30])
+    _, examples, tally = read("masks", tmp_path, classes=("road", "house"))
+    assert examples == []
+    found = drops(tally)
+    unusable = " ".join(found[("image", "mask cannot be used")])
+    assert "a_mask.png: holds the values [7], but 2 classes are named" in unusable
+    assert "b_mask.png: PNG of mode RGB" in unusable and "e_mask.png: " in unusable
+    assert found.keys() == {
+        ("image", "mask cannot be used"),
+        ("image", "image of another size than its annotations"),
+        ("image", "image file is empty"),
+        ("image", "without a mask"),
+    }
+
+
+def test_classes_must_be_named_and_masks_be_there(tmp_path, picture, read):
+    picture("images/a.png")
+    with pytest.raises(ValueError, match="--classes water"):
+        read("masks", tmp_path)
+    with pytest.raises(ValueError, match="no masks found"):
+        read("masks", tmp_path, classes=("water",))

@@ -1,0 +1,146 @@
+"""JSONL and CSV: which column is what, our own rows, and every kind of bad row."""
+
+import json
+
+import pytest
+
+
+def jsonl(path, *rows):
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_questions_and_answers(tmp_path, picture, read):
+    picture("photos/a.png")
+    row = {"image": "photos/a.png", "question": "how many?", "answer": 3, "note": "x"}
+    jsonl(tmp_path / "labels.jsonl", row)
+    for path in (tmp_path, tmp_path / "labels.jsonl"):
+        _, (found,), tally = read("jsonl", path, task="vqa")
+        assert (found.question, found.suffix, found.prefix) == ("how many?", "3", None)
+        assert found.source == "labels.jsonl:1" and not tally.drops
+
+
+def test_columns_are_named_by_the_user(tmp_path, picture, read):
+    picture("a.png")
+    jsonl(tmp_path / "x.jsonl", {"pic": "a.png", "q": "why?", "a": "so", "question": "no"})
+    columns = {"image": "pic", "question": "q", "answer": "a"}
+    _, (found,), _ = read("jsonl", tmp_path, task="vqa", columns=columns)
+    assert (found.question, found.suffix) == ("why?", "so")
+    with pytest.raises(ValueError, match=r"no column 'Q'; found \['pic', 'q'"):
+        read("jsonl", tmp_path, task="vqa", columns={"question": "Q"})
+    with pytest.raises(ValueError, match=r"no column for image, answer, .*--columns image="):
+        read("jsonl", tmp_path, task="vqa")
+
+
+def test_our_own_rows_keep_prefix_suffix_and_objects(tmp_path, picture, read):
+    picture("a.png")
+    row = {
+        "image": "a.png",
+        "prefix": "detect cat",
+        "suffix": "<loc0000><loc0000><loc0001><loc0001> cat",
+    }
+    kept = {"width": 64, "height": 48, "objects": [{"label": "cat", "box": [0, 0, 9, 9]}]}
+    jsonl(tmp_path / "_annotations.valid.jsonl", row | kept, row | {"objects": [3]})
+    _, (found,), tally = read("jsonl", tmp_path)
+    assert (found.prefix, found.suffix, found.split) == (row["prefix"], row["suffix"], "valid")
+    assert found.objects.labels == ("cat",)
+    assert [(d.reason, d.source) for d in tally.drops] == [
+        ("bad objects", "_annotations.valid.jsonl:2")
+    ]
+
+
+def test_bad_jsonl_rows_are_named(tmp_path, picture, read, drops):
+    picture("a.png")
+    (tmp_path / "empty.png").touch()
+    good = {"image": "a.png", "question": "q", "answer": "a"}
+    jsonl(
+        tmp_path / "x.jsonl",
+        good,
+        "{",
+        "[]",
+        good | {"answer": None},
+        good | {"image": 3},
+        good | {"image": "gone.png"},
+        good | {"image": "../a.png"},
+        good | {"image": "empty.png"},
+    )
+    _, examples, tally = read("jsonl", tmp_path, task="vqa")
+    assert len(examples) == 1 and tally.read["rows"] == 8 == 1 + len(tally.drops)
+    found = drops(tally)
+    assert [message[:9] for message in found[("row", "broken JSON")]] == ["x.jsonl:2", "x.jsonl:3"]
+    assert "found None" in found[("row", "column without text")][0]
+    assert {reason for _, reason in found} >= {
+        "without an image",
+        "image not found",
+        "image outside the folder",
+        "image file is empty",
+    }
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_captions_in_csv(tmp_path, picture, read, delimiter):
+    picture("a.png")
+    path = tmp_path / "captions.csv"
+    path.write_text(
+        f'﻿Image{delimiter}Caption{delimiter}split\na.png{delimiter}"a{delimiter}\n""b"""'
+        f"{delimiter}test\n"
+    )
+    _, (found,), tally = read("csv", path, task="caption")
+    assert (found.suffix, found.split) == (f'a{delimiter}\n"b"', "test") and not tally.drops
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "dropped", ".hidden"])
+def test_a_split_cannot_lead_outside(tmp_path, picture, read, drops, name):
+    picture("a.png")
+    (tmp_path / "a.csv").write_text(f"image,caption,split\na.png,x,{name}\na.png,y,fold-1\n")
+    _, (found,), tally = read("csv", tmp_path, task="caption")
+    assert found.split == "fold-1"
+    assert list(drops(tally)) == [("row", "split that is no name for a file")]
+
+
+def test_rows_of_another_length_are_named(tmp_path, picture, read, drops):
+    picture("a.png")
+    (tmp_path / "a.csv").write_text("image,caption\na.png,one\na.png\na.png,a,b\n")
+    _, examples, tally = read("csv", tmp_path, task="caption")
+    assert len(examples) == 1
+    ((key, messages),) = drops(tally).items()
+    assert key == ("row", "wrong number of columns")
+    assert [message[:7] for message in messages] == ["a.csv:3", "a.csv:4"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"image,caption\na.png,caf\xe9\n", "byte 0xe9 is not UTF-8"),
+        (b'image,caption\na.png,"open\n', "broken CSV"),
+        (b"image,words\na.png,x\n", "no column for caption"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path, picture, read, content, message):
+    picture("a.png")
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read("csv", tmp_path, task="caption")
+
+
+def test_hugging_faces_image_folder_has_objects(tmp_path, picture, read, drops):
+    picture("train/a.png")
+    objects = {"bbox": [[10, 5, 20, 30], [0, 0, 9, 9]], "categories": [1, 0]}
+    rows = [{"file_name": "a.png", "objects": value} for value in (objects, {"boxes": []}, 3)]
+    rows.append({"file_name": "a.png", "objects": {"bbox": [[1, 1, 2, 2]], "categories": []}})
+    rows.append({"file_name": "a.png", "objects": {"bbox": [[1, 1, 2, 2]], "categories": [7]}})
+    jsonl(tmp_path / "train" / "metadata.jsonl", *rows)
+    classes, (found,), tally = read("jsonl", tmp_path / "train", classes=("cat", "dog"))
+    assert classes == ("cat", "dog") == found.objects.labels[::-1]
+    assert found.objects.boxes_xyxy.tolist() == [[10, 5, 30, 35], [0, 0, 9, 9]]
+    dropped = drops(tally)
+    assert len(dropped[("row", "bad objects")]) == 3
+    assert "object 1: category 7 of 2 names" in dropped[("object", "without a class name")][0]
+
+
+def test_boxes_cannot_be_made_of_questions(tmp_path, picture, read):
+    picture("a.png")
+    jsonl(tmp_path / "x.jsonl", {"image": "a.png", "question": "q", "answer": "a"})
+    with pytest.raises(ValueError, match="no column for objects, nor suffix"):
+        read("jsonl", tmp_path)

@@ -1,0 +1,143 @@
+"""YOLO: what supervision and Roboflow write, polygons, and every kind of bad line."""
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    """Roboflow's layout with one image and no labels yet."""
+    picture("train/images/a.png")
+    (tmp_path / "train" / "labels").mkdir()
+    yaml = "train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ['cat', 'big  dog']\n"
+    (tmp_path / "data.yaml").write_text(yaml.replace("val: ../valid/images\n", ""))
+    return tmp_path
+
+
+def label(folder, text):
+    (folder / "train" / "labels" / "a.txt").write_text(text)
+
+
+def test_supervisions_files_equal_its_coco(datasets, read):
+    classes, examples, tally = read("yolo", datasets / "yolo")
+    truth = read("coco", datasets / "coco")[1]
+    assert classes == ("dime", "half dollar") and not tally.drops
+    for found, expected in zip(examples, truth, strict=True):
+        assert found.objects.labels == expected.objects.labels
+        # supervision writes outlines through the last pixels inside: one less at the far sides.
+        written = expected.objects.boxes_xyxy - [0, 0, 1, 1]
+        np.testing.assert_allclose(found.objects.boxes_xyxy, written, atol=2e-3)
+
+
+def test_boxes_and_outlines_are_in_pixels(folder, read):
+    label(folder, "0 0.5 0.5 0.25 0.5\n1 0.25 0.25 0.75 0.25 0.5 1\n")
+    classes, (found,), tally = read("yolo", folder)
+    assert classes == ("cat", "big dog") and found.split == "train" and not tally.drops
+    assert found.objects.labels == ("cat", "big dog")
+    assert found.objects.boxes_xyxy.tolist() == [[24, 12, 40, 36], [16, 12, 48, 48]]
+    assert found.objects.segmentations[0] is None
+    assert found.objects.segmentations[1][0].tolist() == [[16, 12], [48, 12], [32, 48]]
+
+
+def test_keypoints_leave_the_box(folder, read):
+    with open(folder / "data.yaml", "a") as file:
+        file.write("kpt_shape: [2, 3]\n")
+    label(folder, "0 0.5 0.5 0.25 0.5 0.1 0.2 2 0.3 0.4 2\n")
+    _, (found,), _ = read("yolo", folder)
+    assert found.objects.boxes_xyxy.tolist() == [[24, 12, 40, 36]]
+    assert found.objects.segmentations == (None,)
+
+
+def test_an_empty_or_missing_label_file_is_an_image_without_objects(folder, picture, read):
+    label(folder, "")
+    picture("train/images/b.png")
+    _, examples, tally = read("yolo", folder)
+    assert [len(found.objects) for found in examples] == [0, 0]
+    assert tally.changed == {"images without label file taken as without objects": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "shown"),
+    [
+        ("7 0.5 0.5 0.25 0.5", "without a class name", "a.txt:2: class 7 of 2 names"),
+        ("-1 0.5 0.5 0.25 0.5", "without a class name", "class -1 of 2 names"),
+        ("0 0.5 0.5 0.25", "neither box nor outline", "a.txt:2: 4 numbers, expected 5"),
+        ("0 0.5 0.5 0.25 0.5 0.9", "neither box nor outline", "6 numbers"),
+        ("cat 0.5 0.5 0.25 0.5", "neither box nor outline", "'cat 0.5 0.5 0.25 0.5' is not"),
+        ("0 nan 0.5 0.25 0.5", "box is not four numbers", "a.txt:2"),
+        ("0 0.5 0.5 0 0.5", "box without area", "a.txt:2"),
+    ],
+)
+def test_a_bad_line_is_named_and_the_others_stay(folder, read, drops, line, reason, shown):
+    label(folder, f"1 0.5 0.5 0.25 0.5\n{line}\n")
+    _, (found,), tally = read("yolo", folder)
+    ((key, (message,)),) = drops(tally).items()
+    assert key == ("object", reason) and shown in message
+    assert found.objects.labels == ("big dog",)
+
+
+def test_a_label_file_in_another_encoding_is_named(folder, read, drops):
+    (folder / "train" / "labels" / "a.txt").write_bytes(b"0 0.5 \xe9")
+    _, examples, tally = read("yolo", folder)
+    assert examples == [] and ("image", "label file is not UTF-8") in drops(tally)
+
+
+def test_a_file_name_in_another_encoding_is_named(folder, read, drops):
+    good = folder / "train" / "images" / "a.png"
+    (good.parent / b"caf\xe9.png".decode("utf-8", "surrogateescape")).write_bytes(good.read_bytes())
+    _, examples, tally = read("yolo", folder)
+    ((key, (message,)),) = drops(tally).items()
+    assert len(examples) == 1 and key == ("image", "file name is not UTF-8")
+    assert "caf\\udce9.png" in message
+
+
+def test_names_may_be_numbered_and_splits_listed_in_files(tmp_path, picture, read):
+    picture("images/all/a.png")
+    picture("images/all/b.png")
+    (tmp_path / "val.txt").write_text("./images/all/b.png\n")
+    (tmp_path / "data.yaml").write_text(
+        "path: .\ntrain: images/all\nval: val.txt\nnames: {0: cat, 2: dog}\n"
+    )
+    classes, examples, _ = read("yolo", tmp_path)
+    assert classes == ("cat", "dog")
+    assert [(found.picture.name, found.split) for found in examples] == [
+        ("images/all/a.png", "train"),
+        ("images/all/b.png", "train"),  # train comes first and has it already
+    ]
+
+
+def test_without_yaml_the_names_are_in_classes_txt_or_given(tmp_path, picture, read):
+    picture("images/a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("1 0.5 0.5 0.25 0.5")
+    with pytest.raises(ValueError, match="--classes first,second"):
+        read("yolo", tmp_path)
+    assert read("yolo", tmp_path, classes=("a", "b"))[1][0].objects.labels == ("b",)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert read("yolo", tmp_path)[1][0].objects.labels == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("names: [a]\ntrain: ../../other", "no folder or list inside this folder"),
+        ("names: [a]\ntrain: nowhere", "names 'nowhere'"),
+        ("train: [", "cannot be read"),
+        ("- a", "expected names:"),
+        ("!!python/object/apply:os.getcwd []", "cannot be read"),
+    ],
+)
+def test_a_wrong_data_yaml_is_an_error(folder, read, yaml, message):
+    (folder / "data.yaml").write_text(yaml)
+    (folder.parent / "other").mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match=message):
+        read("yolo", folder)
+
+
+def test_a_listed_image_outside_the_folder_is_named(tmp_path, picture, read, drops):
+    picture("a.png")
+    (tmp_path.parent / "b.png").touch()
+    (tmp_path / "train.txt").write_text("a.png\n../b.png\n")
+    (tmp_path / "data.yaml").write_text("train: train.txt\nnames: [a]\n")
+    _, examples, tally = read("yolo", tmp_path)
+    assert len(examples) == 1 and ("image", "image outside the folder") in drops(tally)
