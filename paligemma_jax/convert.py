@@ -1,4 +1,4 @@
-"""Convert weights: npz files and runs to Hugging Face folders, these to npz, and casts.
+"""Convert weights, or a data set: with --task SRC is a data set, without it weights.
 
     python -m paligemma_jax.convert runs/fracture hf/fracture
     python -m paligemma_jax.convert paligemma2-3b-pt-224.npz hf/pt --variant paligemma2-3b
@@ -9,11 +9,20 @@
     python -m paligemma_jax.convert runs/lora hf/whole --merge       # added into the base
     python -m paligemma_jax.convert hf/adapter lora.npz --base pt_3b_224.bf16.npz
 
-SRC is an npz file, a run's folder or a folder with safetensors; DST is an npz file (by its ending)
-or a folder that transformers' PaliGemmaForConditionalGeneration and processor load. What SRC is and
-its dimensions are seen from its files. A file of trained arrays only (save="trainable") is
-completed by its base: where that lay in training, or --base. Nothing is downloaded, and one array
-is in memory at a time.
+Weights: SRC is an npz file, a run's folder or a folder with safetensors; DST is an npz file (by
+its ending) or a folder that transformers' PaliGemmaForConditionalGeneration and processor load.
+What SRC is and its dimensions are seen from its files. A file of trained arrays only
+(save="trainable") is completed by its base: where that lay in training, or --base. Nothing is
+downloaded, and one array is in memory at a time.
+
+    python -m paligemma_jax.convert data/coco data/mine --task detection
+    python -m paligemma_jax.convert photos.csv data/mine --task caption --split train=0.9,valid=0.1
+    python -m paligemma_jax.convert roboflow://workspace/project/3 data/mine --task detection
+
+Data sets: SRC is COCO, YOLO, Pascal VOC, images with masks, JSONL, CSV, parquet or Arrow (seen
+from its files), or a version of a Roboflow project; DST is a folder that gets a JSONL file per
+split, the images (hard links where the disk is the same, else copies), a contact sheet, and
+dropped.jsonl, which names everything that was left out.
 """
 
 import argparse
@@ -23,11 +32,14 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from paligemma_jax.build import (
     command_line,
     conversion,
     conversion_source,
+    data_conversion,
+    data_options,
     parity,
     terminal,
 )
@@ -43,7 +55,58 @@ OPENPI_PREFIX, OPENPI_DTYPE = "params/", "float32"
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     start = time.monotonic()
-    source = conversion_source.find(args.source, base=args.base)
+    result = convert_data(args) if args.task else convert_weights(args)
+    result["seconds"] = time.monotonic() - start
+    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = command_line.parser(__doc__)
+    parser.add_argument("source", metavar="SRC")
+    parser.add_argument("target", metavar="DST", type=pathlib.Path)
+    parser.add_argument("--overwrite", action="store_true", help="replace DST")
+    weights = add_weights_options(parser)
+    data = data_options.add(parser)
+    args = parser.parse_args(argv)
+    data_options.check_belongs(parser, args, weights=weights, data=data)
+    if args.openpi and args.dtype not in (None, OPENPI_DTYPE):
+        parser.error(f"--openpi means {OPENPI_DTYPE}, not --dtype {args.dtype}")
+    if args.openpi and args.target.suffix != ".npz":
+        parser.error("--openpi writes an npz file: DST must end in .npz")
+    return args
+
+
+def add_weights_options(parser: argparse.ArgumentParser) -> list[str]:
+    """Adds the options of weights, and returns their names."""
+    add = parser.add_argument_group("weights").add_argument
+    added = [
+        add("--base", metavar="FILE", type=pathlib.Path, help="npz file that completes SRC"),
+        add("--merge", action="store_true", help="add LoRA factors into the weights"),
+        add("--dtype", choices=DTYPES, help="of all arrays; default: as they are"),
+        add("--variant", help="a released model, as paligemma2-3b, or VIT,GEMMA"),
+        add("--config", metavar="FILE[:ARG]", help="what the weights were trained with"),
+        add("--final_logits_softcap", type=float, metavar="C", help="not what SRC says; 0: none"),
+        add("--tokenizer", metavar="FILE", help="sentencepiece; default: beside SRC; 'none'"),
+        add("--openpi", action="store_true", help="an npz as openpi reads it"),
+        add("--verify", action="store_true", help="compare logits (needs torch, transformers)"),
+    ]
+    return [action.dest for action in added]
+
+
+def convert_data(args: argparse.Namespace) -> dict[str, Any]:
+    """Converts a data set, and returns what it did."""
+    plan = data_options.plan(args)
+    data_options.check_target(plan, overwrite=args.overwrite)
+    return data_conversion.convert(plan)
+
+
+def convert_weights(args: argparse.Namespace) -> dict[str, Any]:
+    """Converts weights, and returns what it did."""
+    start = time.monotonic()
+    try:
+        source = conversion_source.find(pathlib.Path(args.source), base=args.base)
+    except ValueError as error:
+        raise ValueError(f"{error}{data_options.hint(args.source)}") from error
     if args.merge:
         source = merge(source)
     if args.verify:
@@ -53,45 +116,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, written = to_npz(source, args)
     else:
         model, written = to_folder(source, args)
-    seconds = time.monotonic() - start
     terminal.say(
-        f"{written.num_arrays} arrays, {terminal.size(written.num_bytes)} in {seconds:.1f} s: "
-        f"{source.path} -> {args.target}"
+        f"{written.num_arrays} arrays, {terminal.size(written.num_bytes)} in "
+        f"{time.monotonic() - start:.1f} s: {source.path} -> {args.target}"
     )
-    result = {"arrays": written.num_arrays, "bytes": written.num_bytes, "seconds": seconds}
-    if args.verify:
-        result |= verify(source, args.target, model)
-    sys.stdout.write(json.dumps(result) + "\n")
-
-
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = command_line.parser(__doc__)
-    parser.add_argument("source", metavar="SRC", type=pathlib.Path)
-    parser.add_argument("target", metavar="DST", type=pathlib.Path)
-    parser.add_argument(
-        "--base", metavar="FILE", type=pathlib.Path, help="npz file that completes SRC"
-    )
-    parser.add_argument("--merge", action="store_true", help="add LoRA factors into the weights")
-    parser.add_argument("--dtype", choices=DTYPES, help="of all arrays; default: as they are")
-    parser.add_argument("--variant", help="a released model, as paligemma2-3b, or VIT,GEMMA")
-    parser.add_argument("--config", metavar="FILE[:ARG]", help="what the weights were trained with")
-    parser.add_argument(
-        "--final_logits_softcap", type=float, metavar="C", help="instead of what SRC says; 0: none"
-    )
-    parser.add_argument(
-        "--tokenizer", metavar="FILE", help="sentencepiece model; default: beside SRC; 'none'"
-    )
-    parser.add_argument("--openpi", action="store_true", help="an npz as openpi reads it")
-    parser.add_argument("--overwrite", action="store_true", help="replace DST")
-    parser.add_argument(
-        "--verify", action="store_true", help="compare logits (needs torch and transformers)"
-    )
-    args = parser.parse_args(argv)
-    if args.openpi and args.dtype not in (None, OPENPI_DTYPE):
-        parser.error(f"--openpi means {OPENPI_DTYPE}, not --dtype {args.dtype}")
-    if args.openpi and args.target.suffix != ".npz":
-        parser.error("--openpi writes an npz file: DST must end in .npz")
-    return args
+    result = {"arrays": written.num_arrays, "bytes": written.num_bytes}
+    return result | (verify(source, args.target, model) if args.verify else {})
 
 
 def check_target(
