@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.build import data_sheet, data_summary, terminal
+from paligemma_jax.data import image_files, records, splits
 from paligemma_jax.data import objects as data_objects
-from paligemma_jax.data import records, splits
 from paligemma_jax.data.importers import example, formats, placing, roboflow, words
 from paligemma_jax.reports import files
 from paligemma_jax.tasks import geometry
@@ -219,8 +219,13 @@ def _divide(rows: Sequence[_Row], plan: Plan, out: pathlib.Path) -> dict[str, li
 
 
 def _content_keys(rows: Sequence[_Row], out: pathlib.Path) -> list[str]:
-    with terminal.progress("comparing images", unit="images") as report:
-        return splits.content_keys([str(out / row.image) for row in rows], progress=report)
+    """Returns a key per row that says which bytes its image has."""
+    paths = [str(out / row.image) for row in rows]
+    with terminal.progress("comparing images", unit="B", unit_scale=True) as report:
+        contents = image_files.find_contents(
+            image_files.read_sizes(paths), num_workers=os.cpu_count() or 1, progress=report
+        )
+    return [contents[path] for path in paths]
 
 
 def _warn_of_leaks(parts: Mapping[str, Sequence[_Row]], out: pathlib.Path) -> None:

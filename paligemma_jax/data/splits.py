@@ -7,9 +7,8 @@ examples nor the machine matters.
 
 import collections
 import hashlib
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 # What Roboflow puts into the names of its augmented copies of one photo.
 ROBOFLOW_COPY = re.compile(r"\.rf\.[0-9A-Za-z]{8,}(?=\.[^.]+$)")
@@ -78,29 +77,5 @@ def group_key(name: str, pattern: str | None) -> str:
     return found[1] if found.re.groups and found[1] is not None else found[0]
 
 
-def content_keys(
-    paths: Sequence[str], *, progress: Callable[[int, int], None] | None = None
-) -> list[str]:
-    """Returns a key per file, equal for files of equal bytes; only files of equal size are read."""
-    sizes = [os.path.getsize(path) for path in paths]
-    first_of: dict[int, str] = {}
-    shared = set()
-    for path, size in zip(paths, sizes, strict=True):
-        if first_of.setdefault(size, path) != path:
-            shared.add(size)
-    keys: dict[str, str] = {}
-    for number, (path, size) in enumerate(zip(paths, sizes, strict=True), 1):
-        if path not in keys:
-            keys[path] = _hash_file(path) if size in shared else f"path {path}"
-        if progress and (number % 1000 == 0 or number == len(paths)):
-            progress(number, len(paths))
-    return [keys[path] for path in paths]
-
-
 def _hash(seed: int, group: str) -> bytes:
     return hashlib.sha256(f"{seed}\n{group}".encode("utf-8", "surrogateescape")).digest()
-
-
-def _hash_file(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

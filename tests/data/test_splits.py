@@ -73,14 +73,3 @@ def test_shares_that_cannot_be_met_are_errors(ratios, message):
 )
 def test_a_groups_key_is_part_of_the_name(name, pattern, key):
     assert splits.group_key(name, pattern) == key
-
-
-def test_files_of_equal_bytes_have_one_key_and_others_are_not_read(tmp_path, monkeypatch):
-    for name, content in {"a": b"xy", "b": b"xy", "c": b"xz", "d": b"x"}.items():
-        (tmp_path / name).write_bytes(content)
-    paths = [str(tmp_path / name) for name in "abcda"]
-    keys = splits.content_keys(paths)
-    assert keys[0] == keys[1] == keys[4]
-    assert len({keys[0], keys[2], keys[3]}) == 3
-    (tmp_path / "d").chmod(0)
-    assert splits.content_keys(paths) == keys
