@@ -4,7 +4,11 @@
 
 Any config key may be set on the command line: --config.lr=0.03 --config.input.batch_size=4. The
 run's folder gets config.json, metrics.jsonl (and TensorBoard events), predictions, metrics.json and
-report.html of each evaluation, and final.npz.
+report.html of each evaluation, checkpoints, and final.npz.
+
+A run that stopped, however it did, goes on when the same command is given again, and ends with the
+numbers that it would have had. SIGTERM and SIGINT (Ctrl-C) end it after the running step with its
+state saved and exit status 75; a second signal ends it at once.
 """
 
 import argparse
@@ -12,7 +16,16 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.build import assembly, command_line, optimizer, terminal, training
+from paligemma_jax.build import (
+    assembly,
+    command_line,
+    optimizer,
+    run_folder,
+    run_state,
+    signals,
+    terminal,
+    training,
+)
 from paligemma_jax.config import settings
 
 
@@ -21,29 +34,53 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.distributed:
         command_line.join_processes()
     config = settings.load(args.config, overrides["config"])
-    train(config, pathlib.Path(args.workdir))
+    train(config, pathlib.Path(args.workdir), resume_anyway=args.resume_anyway)
 
 
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, list[str]]]:
     parser = command_line.parser(__doc__)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a Python file")
     parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the run's folder")
+    parser.add_argument(
+        run_folder.ANYWAY,
+        action="store_true",
+        help="go on with the run of the folder although settings or data differ from its own",
+    )
     command_line.add_processes(parser)
     return command_line.parse(parser, argv, groups=["config"])
 
 
-def train(config: Any, workdir: pathlib.Path) -> None:
-    """Runs a config to its end. Everything that can be wrong is looked at before weights load."""
-    training.check_workdir(workdir)
+def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) -> None:
+    """Runs a config to its end. Everything that can be wrong is looked at before weights load.
+
+    Raises:
+      signals.Preempted: it was asked to stop before; the state is saved.
+    """
+    run_folder.check(config, workdir, resume_anyway=resume_anyway)
     built = assembly.assemble(config)
     planned = training.plan(built)
-    state = training.init_state(built, planned)
+    state, about = run_state.start(
+        built,
+        planned.optimizer,
+        planned.data.records,
+        planned.base,
+        workdir,
+        resume_anyway=resume_anyway,
+    )
     terminal.say(optimizer.describe(state, planned.optimizer))
     assembly.write_run_files(built, workdir)
-    with training.Log(
-        workdir, every=config.log_training_steps, total_steps=planned.total_steps
-    ) as log:
-        state = training.run(built, planned, state, workdir, log)
+    total, done = planned.total_steps, int(state.step)
+    with (
+        training.Log(workdir, every=config.log_training_steps, total_steps=total, done=done) as log,
+        run_state.Saver(planned.saving, about, workdir, total) as saver,
+        signals.StopRequest(built.mesh) as stop,
+    ):
+        state = training.run(built, planned, state, workdir, log=log, saver=saver, stop=stop)
+    if int(state.step) < total:
+        raise signals.Preempted(
+            f"preempted: {stop.signal or 'another process'} after step {int(state.step)} of "
+            f"{total}. The state is saved; the same command goes on from there"
+        )
     training.save(built, planned, state, workdir / assembly.FINAL)
 
 

@@ -3,12 +3,12 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from paligemma_jax.build import data, terminal, weights
 from paligemma_jax.build import model as build_model
@@ -16,6 +16,7 @@ from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import presets, settings
 from paligemma_jax.data import tokens
 from paligemma_jax.params import sharding, variants
+from paligemma_jax.reports import files
 from paligemma_jax.tasks import task
 
 CONFIG, TOKENIZER, FINAL = "config.json", "tokenizer.model", "final.npz"
@@ -63,33 +64,60 @@ def assemble(config: ml_collections.ConfigDict) -> Assembly:
     )
 
 
-def load_weights(
-    built: Assembly, stored: overlay.Weights | None, *, trainable: tuple[str, ...] = ()
-) -> dict[str, jax.Array]:
-    """Returns parameters on their devices: stored ones, or random ones where these are None.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Parameters before they are loaded.
+
+    Attributes:
+      stored: what they are read from; None: random ones are made.
+      shapes: name -> shape and type in memory.
+      where: name -> place.
+    """
+
+    stored: overlay.Weights | None
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    where: dict[str, NamedSharding]
+
+
+def lay_out(
+    built: Assembly, stored: overlay.Weights | None, trainable: tuple[str, ...] = ()
+) -> Layout:
+    """Returns what `load` will do, after making sure that stored weights fit the model.
 
     Args:
       built: what they are for.
-      stored: from `weights.find`; they are compared with the model first.
+      stored: from `find_weights`; None: random ones.
       trainable: names to be held in float32.
     """
     arrays = None
     if stored:
         weights.check(built.config, stored, built.model)
         arrays = stored.arrays
-    expected = weights.expected_shapes(built.config, built.model, trainable, arrays)
-    where = sharding.shardings(
-        expected,
-        [(str(regex), tactic) for regex, tactic in built.config.sharding_strategy],
-        built.mesh,
-    )
-    if stored is None:
-        return weights.init_random(built.model, expected, where, seed=built.config.seed)
-    params = weights.load(stored, expected, where, grid=built.model.grid)
-    if len(params) < len(expected):
+    shapes = weights.expected_shapes(built.config, built.model, trainable, arrays)
+    rules = [(str(regex), tactic) for regex, tactic in built.config.sharding_strategy]
+    return Layout(stored, shapes, sharding.shardings(shapes, rules, built.mesh))
+
+
+def load(
+    built: Assembly, layout: Layout, *, names: Collection[str] | None = None
+) -> dict[str, jax.Array]:
+    """Returns parameters on their devices, those of `names` or all."""
+    chosen = {n: shape for n, shape in layout.shapes.items() if names is None or n in names}
+    model, seed = built.model, built.config.seed
+    if layout.stored is None:
+        # All of them are made: the program is then the same one, and so is every bit.
+        made = weights.init_random(model, layout.shapes, layout.where, seed=seed)
+        return {name: made[name] for name in chosen}
+    params = weights.load(layout.stored, chosen, layout.where, grid=model.grid)
+    if len(params) < len(chosen):
         terminal.say("LoRA: the weights have no factors: new ones, which change nothing yet")
-        params |= weights.init_factors(built.model, where, seed=built.config.seed)
+        params |= weights.init_factors(model, layout.where, seed=seed)
     return params
+
+
+def load_weights(built: Assembly, stored: overlay.Weights | None) -> dict[str, jax.Array]:
+    """Returns all parameters on their devices, as `lay_out` and `load` do."""
+    return load(built, lay_out(built, stored))
 
 
 def open_run(
@@ -152,10 +180,9 @@ def choose_weights(asked: str | None, default: str | None) -> str | None:
         return None if asked == "none" else asked
     path = pathlib.Path(default or "")
     if path.name == FINAL and not path.exists():
-        found = sorted(str(other) for other in path.parent.glob("*.npz"))
         raise ValueError(
-            f"{path}: not found, so the run did not end. Name weights with --weights; in its "
-            f"folder: {', '.join(found) or 'none'}"
+            f"{path}: not found, so the run did not end. The command that began it goes on with "
+            f"it; or name other weights with --weights"
         )
     return default
 
@@ -171,9 +198,8 @@ def check_writable(folder: pathlib.Path, *, option: str) -> None:
 def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:
     """Writes what makes a run's folder complete without the files it was started from."""
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / CONFIG).write_text(settings.to_json(built.config) + "\n")
-        (workdir / TOKENIZER).write_bytes(built.tokenizer.model)
+        files.write_text(workdir / CONFIG, settings.to_json(built.config) + "\n")
+        files.write_bytes(workdir / TOKENIZER, built.tokenizer.model)
 
 
 def parameter_counts(params: Mapping[str, jax.Array]) -> str:

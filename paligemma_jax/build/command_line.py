@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from paligemma_jax.build import host_memory
+from paligemma_jax.build import host_memory, signals
 
 TRACEBACK = "PALIGEMMA_JAX_TRACEBACK"
 
@@ -88,10 +88,16 @@ def parse(
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls a door; an error that a user can mend is one message and exit status 2."""
+    """Calls a door; an error that a user can mend is one message and exit status 2.
+
+    A run that was asked to stop and can go on is status 75: see `signals`.
+    """
     host_memory.keep_freed()
     try:
         main()
+    except signals.Preempted as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        sys.exit(signals.PREEMPTED)
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", status=130))
     except jax.errors.JaxRuntimeError as error:

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 
 import jax
 
-from paligemma_jax.build import assembly, data, evaluation, terminal, training_data, weights
+from paligemma_jax.build import (
+    assembly,
+    data,
+    evaluation,
+    run_state,
+    signals,
+    terminal,
+    training_data,
+    weights,
+)
 from paligemma_jax.build import optimizer as build_optimizer
 from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import settings
@@ -31,6 +40,7 @@ class Plan:
       optimizer: of the trainable parameters.
       evaluations: with the number of steps between two of them; 0: only at the end.
       base: the weights to start from, not read yet; None: random ones.
+      saving: when the state is saved.
     """
 
     data: training_data.TrainingData
@@ -38,19 +48,7 @@ class Plan:
     optimizer: optimizer.Optimizer
     evaluations: tuple[tuple[evaluation.Evaluation, int], ...]
     base: overlay.Weights | None
-
-
-def check_workdir(workdir: pathlib.Path) -> None:
-    """Raises a ValueError if the folder holds a run, or cannot. The first process looks."""
-    if jax.process_index():
-        return
-    assembly.check_writable(workdir, option="--workdir")
-    taken = [name for name in (assembly.FINAL, runlog.METRICS) if (workdir / name).exists()]
-    if taken:
-        raise ValueError(
-            f"{workdir} holds a run already ({', '.join(taken)}): choose another --workdir, or "
-            f"remove it"
-        )
+    saving: run_state.Plan
 
 
 def plan(built: assembly.Assembly) -> Plan:
@@ -66,6 +64,7 @@ def plan(built: assembly.Assembly) -> Plan:
     data_size = len(read.records)
     steps = build_optimizer.total_steps(config, data_size=data_size)
     terminal.say(read.describe(steps=steps, batch_size=config.input.batch_size))
+    saving = run_state.plan(config, total_steps=steps, data_size=data_size)
     made = build_optimizer.make(
         config, paligemma.shapes(built.model), steps=steps, data_size=data_size
     )
@@ -80,15 +79,7 @@ def plan(built: assembly.Assembly) -> Plan:
             "save='trainable' leaves out the weights that are not trained, and random ones are in "
             "no other file: set model_init, or save='all'"
         )
-    return Plan(read, steps, made, evaluations, base)
-
-
-def init_state(built: assembly.Assembly, planned: Plan) -> step.TrainState:
-    """Returns the state before the first update, its weights loaded or made."""
-    params = assembly.load_weights(
-        built, planned.base, trainable=tuple(planned.optimizer.trainable)
-    )
-    return step.init_state(params, planned.optimizer.trainable, planned.optimizer.tx)
+    return Plan(read, steps, made, evaluations, base, saving)
 
 
 def run(
@@ -96,9 +87,12 @@ def run(
     planned: Plan,
     state: step.TrainState,
     workdir: pathlib.Path,
+    *,
     log: "Log",
+    saver: run_state.Saver,
+    stop: signals.StopRequest,
 ) -> step.TrainState:
-    """Trains to the end and returns the last state; evaluates on the way."""
+    """Trains to the end, or till it is asked to stop, and returns the last state, saved."""
     batches = pipeline.train_batches(
         planned.data.records,
         built.tokenizer,
@@ -117,7 +111,7 @@ def run(
 
     hooks = [_make_hook(built, one, every, workdir) for one, every in planned.evaluations]
     with terminal.progress("training", unit="steps") as report:
-        return loop.run(
+        state = loop.run(
             state,
             data.on_mesh(batches, built.mesh),
             build_optimizer.make_train_step(built.config, built.functions, planned.optimizer),
@@ -126,8 +120,14 @@ def run(
             hooks=hooks,
             groups=build_optimizer.gradient_groups(planned.optimizer),
             progress=lambda done: report(done, planned.total_steps),
-            rescue=lambda last: _rescue(built, planned, last, workdir),
+            save=saver.keep,
+            save_every=planned.saving.save_every,
+            stop=stop,
+            rescue=lambda last: _rescue(saver, last),
         )
+    if int(state.step) < planned.total_steps:
+        saver.stop(state)
+    return state
 
 
 def save(
@@ -145,11 +145,17 @@ def save(
 
 
 class Log:
-    """The run's rows: a line on the terminal and one in metrics.jsonl every so many steps."""
+    """The run's rows: a line on the terminal and one in metrics.jsonl every so many steps.
 
-    def __init__(self, workdir: pathlib.Path, *, every: int, total_steps: int):
+    `done` is the number of updates that the run goes on after: later rows of the file are void.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, every: int, total_steps: int, done: int = 0):
         self._every, self._total = every, total_steps
-        self._file = runlog.RunLog(workdir) if jax.process_index() == 0 else None
+        self._file = None
+        if jax.process_index() == 0:
+            began = (workdir / runlog.METRICS).exists()
+            self._file = runlog.RunLog(workdir, resumed_step=done if began else None)
 
     def append(self, row: Mapping[str, float]) -> None:
         """Writes a row if its step is due, or if it holds an evaluation."""
@@ -218,21 +224,17 @@ def _make_hook(
     return loop.Hook(every=every, fn=evaluate)
 
 
-def _rescue(
-    built: assembly.Assembly, planned: Plan, state: step.TrainState, workdir: pathlib.Path
-) -> None:
-    """Saves the last good weights of a run that stops before its end.
+def _rescue(saver: run_state.Saver, state: step.TrainState) -> None:
+    """Saves the last good state of a run that stops because of an error.
 
-    Several processes gather weights together, which they can only for an error that all of them
-    have, as a loss that is not finite is: the others would wait for ever.
+    Several processes save together, which they can only for an error that all of them have, as a
+    loss that is not finite is: the others would wait for ever.
     """
     error = sys.exception()
     if jax.process_count() > 1 and not isinstance(error, FloatingPointError):
-        terminal.say(f"process {jax.process_index()} stops, its weights unsaved: {error}")
+        terminal.say(f"process {jax.process_index()} stops, its state unsaved: {error}")
         return
-    number = int(state.step)
-    if number:
-        save(built, planned, state, workdir / f"interrupted-{number:06d}.npz")
+    saver.stop(state)
 
 
 def _device_memory() -> dict[str, float]:

@@ -7,7 +7,7 @@ source of a mixture in source_keys, those of one evaluation in eval_keys.
 
 import sys
 
-from paligemma_jax.config import augment_keys, eval_keys, source_keys, spec
+from paligemma_jax.config import augment_keys, eval_keys, saving_keys, source_keys, spec
 
 # Every line of the table says them.
 Key, NUMBER, OPTIONAL, RULES = spec.Key, spec.NUMBER, spec.OPTIONAL, spec.RULES
@@ -265,6 +265,7 @@ KEYS = (
         (None, "all", "trainable"),
     ),
     Key("log_training_steps", 10, (int,), "a row of training metrics every so many steps", least=1),
+    *saving_keys.KEYS,
     Key("evals", {}, (dict,), "evaluations by name: dict(fname=..., log_percent=1/8, ...)"),
 )
 

@@ -10,10 +10,15 @@ from typing import Any
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a UTF-8 file in its folder's place of the old one, if any; makes the folder."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """As `write_text`, of bytes."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
+    beside.write_bytes(content)
     os.replace(beside, path)
 
 

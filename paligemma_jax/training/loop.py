@@ -1,4 +1,8 @@
-"""The loop: batches in, updates, rows of numbers out; whatever else is to happen is a hook."""
+"""The loop: batches in, updates, rows of numbers out; whatever else is to happen is a hook.
+
+Besides, it can be asked to stop, and says when the state is to be saved: after the row of its step
+is written, so that a run which goes on from there has the rows of all steps.
+"""
 
 import dataclasses
 import time
@@ -15,7 +19,7 @@ State = step_lib.TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Hook:
-    """Something done every so many updates: evaluate, save.
+    """Something done every so many updates, as to evaluate.
 
     every: number of updates between two calls; 0: never in between.
     fn: (state, updates done) -> numbers for the row of that step. It must not keep the state: the
@@ -39,20 +43,23 @@ class Hook:
 def run(
     state: State,
     batches: Iterable[loss.Batch],
-    train_step: Callable[[State, loss.Batch], tuple[State, step_lib.Metrics]],
+    train_step: Callable[[State, loss.Batch, int], tuple[State, step_lib.Metrics]],
     *,
     total_steps: int,
     log: Callable[[dict[str, float]], None],
     hooks: Sequence[Hook] = (),
     groups: Mapping[str, Sequence[str]] | None = None,
     progress: Callable[[int], None] | None = None,
+    save: Callable[[State, Mapping[str, float]], None] | None = None,
+    save_every: int = 0,
+    stop: Callable[[], bool] | None = None,
     rescue: Callable[[State], None] | None = None,
 ) -> State:
     """Trains from `state.step` to `total_steps` updates and returns the last state.
 
     A step's numbers are read while the next one is computing, so the device never waits for the
-    host; only before a hook is everything read. So an error (see `checks`) comes up to one step
-    late, and the state then may have one more update, a good one.
+    host; only before a hook or a save is everything read. So an error (see `checks`) comes up to
+    one step late; the state is then the one before the update that failed.
 
     Args:
       state: where to start; its memory is used up if `train_step` donates it.
@@ -67,33 +74,46 @@ def run(
       groups: by what they are called, trainable names that must not all have zero gradients in
         update 1.
       progress: told the number of each update as it is started.
-      rescue: gets the last good state when anything goes wrong, before the error goes on.
+      save: gets the state and its row once that is logged, every `save_every` updates, after hooks
+        and after the last update. It decides what to keep, and must not hold the state.
+      save_every: number of updates between two calls; 0: never for their number's sake.
+      stop: asked once an update, after it is started; True ends the run with this update.
+      rescue: gets the last state when anything goes wrong, before the error goes on: the one before
+        an update that was not finite, else with all updates that were started, their rows logged.
     """
     start = int(state.step)
     if start > total_steps:
         raise ValueError(f"the state has {start} updates, more than total_steps={total_steps}")
+    if start in (0, total_steps) and (row := _call_hooks(hooks, state, start, total_steps)):
+        log({"step": start} | row)
+    stream, pending, idle, since = iter(batches), None, 0.0, time.perf_counter()
     try:
-        if start in (0, total_steps) and (row := _call_hooks(hooks, state, start, total_steps)):
-            log({"step": start} | row)
-        stream, pending = iter(batches), None
-        idle, since = 0.0, time.perf_counter()
         for step in range(start + 1, total_steps + 1):
             batch, waited = _next_batch(stream, step, total_steps)
             idle += waited if pending is None or pending.is_done() else 0.0
-            state, metrics = train_step(state, batch)
+            state, metrics = train_step(state, batch, step - 1)
             if progress:
                 progress(step)
-            if pending:
-                log(_read(pending, state, idle, since, groups or {}))
+            before, pending = pending, _Pending(step, metrics, num_examples=len(batch["text"]))
+            if before:
+                log(_read(before, state, idle, since, groups or {}))
                 idle, since = 0.0, time.perf_counter()
-            pending = _Pending(step, metrics, num_examples=len(batch["text"]))
-            if step == total_steps or any(hook.is_due(step, total_steps) for hook in hooks):
+            is_last = step == total_steps or (stop is not None and stop())
+            is_kept = bool(save_every) and step % save_every == 0
+            if is_last or is_kept or any(hook.is_due(step, total_steps) for hook in hooks):
                 row = _read(pending, state, idle, since, groups or {})
-                log(row | _call_hooks(hooks, state, step, total_steps))
-                pending, idle, since = None, 0.0, time.perf_counter()
+                row |= _call_hooks(hooks, state, step, total_steps)
+                log(row)
+                pending = None
+                if save:
+                    save(state, row)
+                idle, since = 0.0, time.perf_counter()
+            if is_last:
+                break
     except BaseException as error:
-        if rescue:
-            _save_what_is_good(rescue, state, error)
+        if pending and not isinstance(error, FloatingPointError):
+            _try(lambda: log(_read(pending, state, idle, since, {})), error, "a row is lost")
+        _try(lambda: rescue(state) if rescue else None, error, "the state could not be rescued")
         raise
     return state
 
@@ -150,8 +170,9 @@ def _call_hooks(hooks: Sequence[Hook], state: State, step: int, total: int) -> d
     return row
 
 
-def _save_what_is_good(rescue: Callable[[State], None], state: State, error: BaseException) -> None:
+def _try(action: Callable[[], None], error: BaseException, otherwise: str) -> None:
+    """Does what may fail too after an error, which it must not hide."""
     try:
-        rescue(state)
+        action()
     except Exception as another:
-        error.add_note(f"And the state could not be rescued: {another}")
+        error.add_note(f"And {otherwise}: {another}")

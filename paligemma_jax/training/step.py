@@ -20,6 +20,7 @@ from paligemma_jax.params import names
 from paligemma_jax.training import average, loss, optimizer
 
 Metrics = dict[str, jax.Array]
+Number = jax.Array | int | None
 
 UPDATE_NORM = "update_norm/"  # before the name of a part of the model
 
@@ -64,11 +65,31 @@ def init_state(
     chosen, frozen = names.partition(params, trainable)
     chosen = {name: jnp.asarray(array, jnp.float32) for name, array in chosen.items()}
     frozen = {name: jnp.asarray(array) for name, array in frozen.items()}
-    where = {name: array.sharding for name, array in chosen.items()}
+    shardings = opt_state_shardings(chosen, tx)
+    return TrainState(
+        step=count_updates(0, chosen),
+        trainable=chosen,
+        frozen=frozen,
+        opt_state=jax.jit(tx.init, out_shardings=shardings)(chosen),
+    )
+
+
+def opt_state_shardings(trainable: Mapping[str, Any], tx: optax.GradientTransformation) -> Any:
+    """Returns where each array of the optimizer lives, as `init_state` says.
+
+    Args:
+      trainable: name -> array, or its shape, type and sharding.
+      tx: the optimizer.
+    """
+    where = {name: array.sharding for name, array in trainable.items()}
     replicated = _replicated(next(iter(where.values())))
-    init = jax.jit(tx.init, out_shardings=optimizer.opt_state_like(tx, chosen, where, replicated))
-    step = jax.device_put(jnp.zeros([], jnp.int32), replicated)
-    return TrainState(step=step, trainable=chosen, frozen=frozen, opt_state=init(chosen))
+    return optimizer.opt_state_like(tx, trainable, where, replicated)
+
+
+def count_updates(number: int, trainable: Mapping[str, Any]) -> jax.Array:
+    """Returns `number` as a state's step, on all devices that the trainable arrays are on."""
+    replicated = _replicated(next(iter(trainable.values())).sharding)
+    return jax.device_put(jnp.asarray(number, jnp.int32), replicated)
 
 
 def make_train_step(
@@ -81,15 +102,17 @@ def make_train_step(
     accumulation_steps: int = 1,
     chunk: int = loss.CHUNK,
     parts: Mapping[str, Sequence[str]] | None = None,
-) -> Callable[[TrainState, loss.Batch], tuple[TrainState, Metrics]]:
-    """Returns the function (state, batch) -> (state, metrics).
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns the function (state, batch, number=None) -> (state, metrics).
 
     Only `state.trainable` is differentiated. The loss is the mean over the batch of each example's
     mean over its supervised tokens, so the mean over micro-batches equals the big batch. Dropout is
     drawn from (seed, step, micro-batch).
 
     If the loss or a gradient is not finite, the state comes back unchanged (its step too) and
-    `metrics["finite"]` is False: see `checks`.
+    `metrics["finite"]` is False: see `checks`. A caller that starts an update before it has seen
+    the one before gives `number` too, the updates that it thinks are done: where the state has
+    fewer, it comes back unchanged as well, so that it stays the one before the failure.
 
     Args:
       apply_fn, logits_fn, label_smoothing, chunk: see `loss.example_losses`.
@@ -118,7 +141,7 @@ def make_train_step(
         )
         return jnp.mean(losses)
 
-    def train_step(state: TrainState, batch: loss.Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: loss.Batch, number: Number = None) -> Any:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         value, grads = _accumulate(mean_loss, state, batch, rng, accumulation_steps)
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
@@ -131,7 +154,7 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         # Not of the updates too: to wait for all of them is to keep a copy of the parameters.
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        new = _choose(finite, new, state)
+        new = _choose(finite if number is None else finite & (state.step == number), new, state)
         metrics = {
             "loss": value,
             "grad_norm": grad_norm,

@@ -1,10 +1,8 @@
 """A run's folder gives back what was trained, and says so if it was not."""
 
-import numpy as np
 import pytest
 
 from paligemma_jax.build import assembly
-from paligemma_jax.checkpoints import npz
 from paligemma_jax.config import settings
 
 
@@ -17,10 +15,9 @@ def test_weights_of_a_run_keep_the_types_that_they_are_stored_in(config, tmp_pat
     assert loaded.frozen_dtype == "bfloat16"
 
 
-def test_run_without_final_weights_shows_what_there_is(tmp_path):
-    npz.write(tmp_path / "interrupted-000003.npz", {"a": np.zeros(2, np.float32)})
+def test_run_without_final_weights_can_go_on_or_be_given_others(tmp_path):
     final = str(tmp_path / "final.npz")
-    with pytest.raises(ValueError, match=r"did not end.*--weights.*interrupted-000003.npz"):
+    with pytest.raises(ValueError, match=r"did not end. The command that began.*--weights"):
         assembly.choose_weights(None, final)
     assert assembly.choose_weights("none", final) is None
     assert assembly.choose_weights("other.npz", final) == "other.npz"

@@ -71,13 +71,3 @@ def test_rows_with_more_images_than_slots_are_refused(config, data_folder):
     config.input.data.fname = f"{data_folder}/two.jsonl"
     with pytest.raises(ValueError, match=message):
         training.plan(assembly.assemble(config))
-
-
-def test_workdir_that_cannot_be_one_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"--workdir .*run: .*file is a file"):
-        training.check_workdir(tmp_path / "file" / "run")
-    (tmp_path / "final.npz").touch()
-    with pytest.raises(ValueError, match="holds a run already"):
-        training.check_workdir(tmp_path)
-    training.check_workdir(tmp_path / "new" / "run")

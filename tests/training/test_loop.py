@@ -106,6 +106,57 @@ def test_loss_that_is_not_finite_stops_the_run_with_the_last_good_state(toy, fre
     assert not hooked
 
 
+def test_state_before_a_failed_update_is_rescued_though_the_next_was_started(toy, fresh):
+    straight, _ = run(toy, fresh, total_steps=2)
+    bad = toy.batch() | {"text": np.full((8, 7), 99, np.int32)}
+    batches = [toy.batch(0), toy.batch(1), bad, toy.batch(3), toy.batch(4)]
+    rescued = []
+    with pytest.raises(FloatingPointError, match="step 3: loss is nan"):
+        run(toy, fresh, batches=batches, rescue=rescued.append)
+    jax.tree.map(np.testing.assert_array_equal, rescued[0], straight)
+
+
+def test_rows_of_all_updates_are_logged_before_the_state_is_rescued(toy, fresh):
+    rows, seen = [], []
+    train_step, make_state = fresh
+    with pytest.raises(ValueError, match="ended before update 3"):
+        loop.run(
+            make_state(),
+            [toy.batch(0), toy.batch(1)],
+            train_step,
+            total_steps=6,
+            log=rows.append,
+            rescue=lambda state: seen.append((int(state.step), len(rows))),
+        )
+    assert seen == [(2, 2)]
+
+
+def test_state_is_saved_when_due_after_hooks_and_at_the_end_with_its_row_logged(toy, fresh):
+    rows, calls = [], []
+    train_step, make_state = fresh
+    loop.run(
+        make_state(),
+        (toy.batch(n) for n in range(7)),
+        train_step,
+        total_steps=7,
+        log=rows.append,
+        hooks=[loop.Hook(3, lambda *_: {"val": 1.0}, last=False)],
+        save=lambda state, row: calls.append((int(state.step), row is rows[-1], "val" in row)),
+        save_every=2,
+    )
+    assert calls == [(n, True, n % 3 == 0) for n in (2, 3, 4, 6, 7)]
+
+
+def test_run_that_is_asked_to_stop_ends_with_the_running_update(toy, fresh):
+    answers = iter([False, False, True])
+    state, rows = run(toy, fresh, stop=lambda: next(answers))
+    assert int(state.step) == 3
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    state, rows = run(toy, fresh, state=state)
+    whole, _ = run(toy, fresh)
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+
+
 def test_error_of_a_rescue_does_not_hide_the_first(toy, fresh):
     def rescue(state):
         raise OSError("disk full")

@@ -1,0 +1,71 @@
+"""A digest of arrays on their devices: equal for equal bits, wherever the parts of an array live.
+
+A checkpoint holds the digests that its arrays had when they were saved. What is read back is
+compared with them, so whatever changed on the way (a bit on the disk, a file cut off, memory that
+was used again too early) is noticed, and no array moves for it.
+
+The elements' bits are summed as integers modulo 2^32, each times an odd factor made from its
+place, twice with different factors. Such sums do not depend on their order, so each device sums the
+part that it has, and the parts' sums are added. One element that differs always changes both sums,
+because an odd factor has an inverse; several go unnoticed once in 2^63 or so. A guard against
+accidents, not against malice.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+# Primes of xxHash, to spread consecutive numbers over all bits.
+FACTORS = ((0x9E3779B1, 0x85EBCA77), (0xC2B2AE3D, 0x27D4EB2F))
+WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+
+
+def of(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
+    """Returns 16 hexadecimal digits for each array. All processes that hold parts of it call this.
+
+    Raises:
+      ValueError: elements of other than 1, 2 or 4 bytes.
+    """
+    parts = jax.device_get({name: _sums_of_parts(array) for name, array in arrays.items()})
+    sums = np.zeros((len(arrays), 2), np.uint32)
+    for row, name in enumerate(arrays):
+        for part in parts[name]:
+            sums[row] += part
+    if jax.process_count() > 1:
+        sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
+    return {name: f"{a:08x}{b:08x}" for name, (a, b) in zip(arrays, sums.tolist(), strict=True)}
+
+
+def _sums_of_parts(array: jax.Array) -> list[jax.Array]:
+    """Returns the sums over each part that this process has; of copies, the first counts."""
+    if array.dtype.itemsize not in WORDS:
+        raise ValueError(f"a digest of {array.dtype}: expected elements of 1, 2 or 4 bytes")
+    strides = np.cumprod([1, *array.shape[:0:-1]], dtype=np.uint64)[::-1].astype(np.uint32)
+    return [
+        _sums(shard.data, np.array([s.start or 0 for s in shard.index], np.uint32), strides)
+        for shard in array.addressable_shards
+        if shard.replica_id == 0
+    ]
+
+
+@jax.jit
+def _sums(part: jax.Array, starts: jax.Array, strides: jax.Array) -> jax.Array:
+    """Returns uint32[2] of a part whose first element stands at `starts` in the array."""
+    if part.dtype == jnp.bool_:
+        part = part.astype(jnp.uint8)
+    bits = jax.lax.bitcast_convert_type(part, WORDS[part.dtype.itemsize]).astype(jnp.uint32)
+    place = jnp.zeros(part.shape, jnp.uint32)
+    for axis in range(part.ndim):
+        steps = jax.lax.broadcasted_iota(jnp.uint32, part.shape, axis)
+        place += (starts[axis] + steps) * strides[axis]
+    return jnp.stack([jnp.sum(bits * _spread(place, *f), dtype=jnp.uint32) for f in FACTORS])
+
+
+def _spread(place: jax.Array, one: int, other: int) -> jax.Array:
+    """Returns an odd number for each place that looks random."""
+    mixed = place * jnp.uint32(one)
+    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(other)
+    return (mixed ^ (mixed >> 13)) | jnp.uint32(1)

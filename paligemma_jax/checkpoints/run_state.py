@@ -1,0 +1,170 @@
+"""Checkpoints of a run, in orbax's format: which there are, and read back, verified.
+
+    checkpoints/000200/GROUP/      arrays by name, sharded as they were or otherwise when read
+    checkpoints/000200/metadata/   JSON: what the caller says of them; shape, type, digest of each
+    checkpoints/000200/sizes.json  of the files
+
+A checkpoint appears under its name when all of it is on the disk. What happens to it later is found
+by the sizes and the digests (see `digests`): the storage format notices little of it by itself.
+They are written by `run_state_writer`.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from paligemma_jax.checkpoints import digests
+
+Groups = Mapping[str, Mapping[str, Any]]  # group -> name -> array, or its ShapeDtypeStruct
+
+METADATA, SIZES = "metadata", "sizes.json"
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was written."""
+
+
+def steps(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the checkpoints of a folder, newest first, damaged ones too."""
+    found = [path for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
+
+
+def read_metadata(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what a checkpoint says of itself.
+
+    Raises:
+      Damaged: it is not there, or not what was written.
+    """
+    try:
+        stored = json.loads((path / METADATA / METADATA).read_bytes())
+        content = stored["content"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"no metadata ({type(error).__name__})") from error
+    if sha256(content) != stored.get("sha256"):
+        raise Damaged("its metadata was changed")
+    if content["step"] != int(path.name):
+        raise Damaged(f"it says that it is of step {content['step']}")
+    return content
+
+
+def read(path: pathlib.Path, like: Groups) -> dict[str, dict[str, jax.Array]]:
+    """Returns a checkpoint's groups, verified.
+
+    Args:
+      path: `checkpoints/000200`.
+      like: shape, type and sharding of every array wanted; groups that are not named are not read.
+
+    Raises:
+      Damaged: an array is missing, or not what was written.
+      ValueError: the checkpoint holds other arrays than `like`: the first of them are named.
+    """
+    described = read_metadata(path)["arrays"]
+    _check_same_arrays(path, described, like)
+    problem, found = _check_sizes(path), {}
+    if problem is None:
+        found, problem = _try_read(path, like)
+    # Processes read different parts: what one of them finds damaged is so for all.
+    if not _all(problem is None):
+        raise Damaged(problem or "another process found a damaged part")
+    for group, arrays in found.items():
+        for name, digest in digests.of(arrays).items():
+            if digest != described[f"{group}/{name}"][2]:
+                raise Damaged(f"{group}/{name} is not what was written")
+    return found
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a checkpoint; the first process does."""
+    if jax.process_index() == 0:
+        shutil.rmtree(path)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"removed {path.name}")
+
+
+def sizes(path: pathlib.Path) -> dict[str, int]:
+    """Returns file -> bytes of a checkpoint's groups; orbax's own beside them change later."""
+    files = [file for file in path.glob("*/**/*") if file.is_file()]
+    return {str(file.relative_to(path)): file.stat().st_size for file in files}
+
+
+def _check_sizes(path: pathlib.Path) -> str | None:
+    """Returns what is wrong with the files' sizes, which shows most damage without reading."""
+    try:
+        expected, found = json.loads((path / SIZES).read_bytes()), sizes(path)
+    except (OSError, ValueError) as error:
+        return f"{SIZES}: {type(error).__name__}"
+    wrong = sorted(name for name in expected if found.get(name) != expected[name])
+    if not wrong:
+        return None
+    return f"{wrong[0]} has {found.get(wrong[0], 0)} bytes, {expected[wrong[0]]} were written"
+
+
+def describe(array: Any) -> list[Any]:
+    """Returns [shape, type] of an array, for JSON."""
+    return [list(array.shape), str(array.dtype)]
+
+
+def sha256(content: Any) -> str:
+    """Returns the digest of a JSON value."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_same_arrays(path: pathlib.Path, described: Mapping[str, Any], like: Groups) -> None:
+    wanted = {
+        f"{group}/{n}": describe(x) for group, named in like.items() for n, x in named.items()
+    }
+    held = {name: d[:2] for name, d in described.items() if name.partition("/")[0] in like}
+    differing = sorted(n for n in wanted.keys() | held.keys() if wanted.get(n) != held.get(n))
+    if differing:
+        lines = [
+            f"\n  {name}: {_shown(held.get(name))} there, {_shown(wanted.get(name))} here"
+            for name in differing[:5]
+        ]
+        more = f"\n  and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise ValueError(
+            f"{path} cannot go on with these settings: what trains, its shapes and the optimizer "
+            f"must be the same. {len(differing)} arrays differ:{''.join(lines)}{more}"
+        )
+
+
+def _shown(described: Sequence[Any] | None) -> str:
+    return f"{described[1]}{described[0]}" if described else "none"
+
+
+def _try_read(
+    path: pathlib.Path, like: Groups
+) -> tuple[dict[str, dict[str, jax.Array]], str | None]:
+    """Returns (groups, None), or ({}, what is wrong)."""
+    import orbax.checkpoint as ocp
+
+    found, group = {}, ""
+    try:
+        for group, named in like.items():
+            where = ocp.checkpoint_utils.construct_restore_args(dict(named))
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                found[group] = reader.restore(
+                    os.fspath((path / group).absolute()),
+                    args=ocp.args.PyTreeRestore(dict(named), restore_args=where),
+                )
+            jax.block_until_ready(found[group])
+    except jax.errors.JaxRuntimeError:
+        raise  # a device that is full says nothing of the disk
+    except Exception as error:
+        return {}, f"{group}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return found, None
+
+
+def _all(is_good: bool) -> bool:
+    """Returns whether all processes say so."""
+    if jax.process_count() == 1:
+        return is_good
+    return bool(np.all(multihost_utils.process_allgather(np.array(is_good))))

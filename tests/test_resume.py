@@ -1,0 +1,173 @@
+"""Runs that are killed, or asked to stop, go on as if nothing had happened: through the door."""
+
+import functools
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paligemma_jax import train
+from paligemma_jax.build import command_line
+from paligemma_jax.checkpoints import npz
+from paligemma_jax.data import tokens
+from paligemma_jax.reports import runlog
+
+STEPS = 24
+TIMINGS = {"seconds", "examples_per_s", "input_wait"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    """A folder with a data set of 6 images, a tokenizer and a config; dropout and evaluation on."""
+    folder = tmp_path_factory.mktemp("resume")
+    rng, rows = np.random.default_rng(0), []
+    for number in range(6):
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        suffix = f"<loc{100 + number:04d}><loc0200><loc0500><loc0600> cat"
+        rows.append({"image": f"{number}.png", "prefix": "detect cat", "suffix": suffix})
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
+    (folder / "config.py").write_text(
+        textwrap.dedent(f"""
+        from paligemma_jax.config import presets
+
+        def get_config(arg=""):
+            c = presets.from_scratch(
+                res=14,
+                text_len=12,
+                img=dict(width=8, depth=1, mlp_dim=8, num_heads=1),
+                llm=dict(width=8, depth=1, mlp_dim=8, num_heads=1, num_kv_heads=1, head_dim=8),
+            )
+            c.model.llm.dropout = 0.1
+            c.input.data.fname = "{folder}/train.jsonl"
+            c.input.batch_size = 4
+            c.tokenizer = "{folder}/tokenizer.model"
+            c.total_steps = {STEPS}
+            c.lr = 1e-2
+            c.log_training_steps = 1
+            c.ckpt_steps = 3
+            c.evals.val = dict(fname="{folder}/train.jsonl", log_steps=12, decode=False)
+            return c
+        """)
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(folder):
+    """Starts the door in a process, forked from one that has imported what it needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["paligemma_jax.train", "tensorflow"])
+
+    def start(workdir: str, *arguments: str):
+        argv = [f"--config={folder}/config.py", f"--workdir={folder / workdir}", *arguments]
+        call = functools.partial(train.main, argv)
+        process = context.Process(target=command_line.run, args=(call,))
+        process.start()
+        return process
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def straight(start, folder) -> pathlib.Path:
+    """A run that nobody touched."""
+    return finish(start("straight"), folder / "straight")
+
+
+def finish(process, workdir: pathlib.Path) -> pathlib.Path:
+    process.join(timeout=300)
+    assert process.exitcode == 0
+    return workdir
+
+
+def wait_for(condition, process) -> None:
+    while not condition():
+        assert process.is_alive()
+        time.sleep(0.0005)
+
+
+def last_step(workdir: pathlib.Path) -> int:
+    path = workdir / "metrics.jsonl"
+    rows = runlog.read_rows(path) if path.exists() else []
+    return rows[-1]["step"] if rows else 0
+
+
+def is_saving(workdir: pathlib.Path) -> bool:
+    return any(not path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+    found = runlog.read_rows(workdir / "metrics.jsonl")
+    return [{key: row[key] for key in row if key not in TIMINGS} for row in found]
+
+
+def assert_same_run(found: pathlib.Path, expected: pathlib.Path) -> None:
+    first, second = npz.read(found / "final.npz"), npz.read(expected / "final.npz")
+    assert list(first) == list(second)
+    for name, array in first.items():
+        assert array.tobytes() == second[name].tobytes(), name
+    assert rows(found) == rows(expected)
+
+
+def test_three_kills_and_a_request_to_stop_leave_no_trace(start, straight, folder):
+    workdir = folder / "killed"
+    for condition, number, status in (
+        (lambda: last_step(workdir) >= 1, signal.SIGKILL, -9),  # before the first checkpoint
+        (lambda: last_step(workdir) >= 8 and is_saving(workdir), signal.SIGKILL, -9),
+        (lambda: last_step(workdir) >= 10, signal.SIGTERM, 75),
+        (lambda: last_step(workdir) >= 15, signal.SIGKILL, -9),
+    ):
+        process = start("killed")
+        wait_for(condition, process)
+        os.kill(process.pid, number)
+        process.join(timeout=300)
+        assert process.exitcode == status
+        if status == 75:
+            newest = max(path.name for path in (workdir / "checkpoints").iterdir())
+            assert newest == f"{last_step(workdir):06d}"
+    assert_same_run(finish(start("killed"), workdir), straight)
+    with pytest.raises(ValueError, match="finished run"):
+        train.main([f"--config={folder}/config.py", f"--workdir={workdir}"])
+
+
+def run_on(devices: int, folder, workdir: str, *arguments: str) -> pathlib.Path:
+    """Trains in a program that splits every array over so many devices of this machine."""
+    command = [
+        *(sys.executable, "-m", "paligemma_jax.train"),
+        *(f"--config={folder}/config.py", f"--workdir={folder / workdir}", "--resume_anyway"),
+        """--config.sharding_strategy=[('.*', 'fsdp(axis="data", min_size_to_shard_mb=0)')]""",
+        "--config.evals.val.batch_size=8",
+        *arguments,
+    ]
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    ended = subprocess.run(
+        command, env=env, cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    return folder / workdir
+
+
+@pytest.mark.slow
+def test_run_of_four_devices_goes_on_with_two(folder):
+    whole = run_on(4, folder, "four")
+    workdir = run_on(4, folder, "four_two", "--config.keep_last=9")
+    (workdir / "final.npz").unlink()
+    for path in sorted((workdir / "checkpoints").iterdir())[4:]:
+        for file in path.rglob("sizes.json"):
+            file.unlink()  # as if the run had been stopped at step 12
+    run_on(2, folder, "four_two", "--config.keep_last=9")
+    found, expected = rows(workdir), rows(whole)
+    assert found[:12] == expected[:12]
+    for row, other in zip(found[12:], expected[12:], strict=True):
+        assert row == pytest.approx(other, rel=1e-6), row["step"]
