@@ -2,10 +2,12 @@
 
     python -m paligemma_jax.check --config configs/fracture_224.py --out runs/check
     python -m paligemma_jax.check --config configs/fracture_224.py --full --example 12
+    python -m paligemma_jax.check --config configs/fracture_224.py --augment sheet.png
     python -m paligemma_jax.check
 
 Loads no weights. Without --config it looks at the machine only. --out writes check.html, which
-opens without network, and check.json. Exit status: 0 nothing that must be mended, 1 errors were
+opens without network, and check.json; --augment draws what the config's augmentation does to its
+first examples, if no errors were found. Exit status: 0 nothing that must be mended, 1 errors were
 found, 2 it could not check. Settings can be changed: --config.input.text_len=64.
 """
 
@@ -15,7 +17,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from paligemma_jax.build import assembly, checking, command_line
+from paligemma_jax.build import assembly, augment_sheet, checking, command_line
 from paligemma_jax.config import settings
 
 # Another program may be training on this GPU: take no more of its memory than is used.
@@ -29,8 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.config:
         config = settings.load(args.config, overrides["config"])
         report = checking.check(config, example=args.example, full=args.full)
-    elif overrides["config"] or args.full or args.example is not None:
-        raise ValueError("--full, --example and --config.KEY belong to a --config FILE")
+        if args.augment and not report.num_errors:
+            augment_sheet.write(config, args.augment)
+    elif overrides["config"] or args.full or args.example is not None or args.augment:
+        raise ValueError("--full, --example, --augment and --config.KEY belong to a --config FILE")
     else:
         report = checking.check_machine()
     encoding = sys.stdout.encoding or "utf-8"  # a terminal may lack the letters of a piece
@@ -47,6 +51,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     parser.add_argument("--config", metavar="FILE[:ARG]", help="a Python file")
     parser.add_argument("--out", metavar="FOLDER", help="write check.html and check.json there")
     parser.add_argument("--full", action="store_true", help="decode every image")
+    parser.add_argument("--augment", metavar="FILE", help="draw what augmentation does, as PNG")
     parser.add_argument(
         "--example", type=int, metavar="LINE", help="of the training data; default: with an answer"
     )

@@ -182,10 +182,25 @@ def test_without_a_config_the_machine_alone_is_checked(folder, capsys):
     assert "jax sees" in capsys.readouterr().out
 
 
+def test_a_sheet_shows_what_augmentation_does(folder):
+    sheet = folder / "sheet.png"
+    status, _ = run(
+        folder,
+        f"--config={folder}/config.py",
+        f"--augment={sheet}",
+        "--config.input.augment.crop=0.5",
+    )
+    assert status == 0
+    with Image.open(sheet) as picture:
+        assert picture.width > picture.height
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--full"], "belong to a --config FILE"),
+        (["--augment=a.png"], "belong to a --config FILE"),
+        (["--config={folder}/config.py", "--augment=a.png"], "no augmentation is on"),
         (["--config=gone.py"], "no file gone.py"),
         (["--config={folder}/config.py", "--example=99"], "lines: 1 to 4"),
     ],

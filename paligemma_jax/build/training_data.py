@@ -50,12 +50,7 @@ class TrainingData:
 
 def read(config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer) -> TrainingData:
     """Reads and checks all records, and says how long they are and how they are changed."""
-    parts = _read_mixture(config) if config.input.mixture else {"data": _read_single(config)}
-    records = [record for source_records, _ in parts.values() for record in source_records]
-    sources = tuple(
-        order.Source(name, len(source_records), weight)
-        for name, (source_records, weight) in parts.items()
-    )
+    records, sources = read_sources(config)
     data.check_lengths(config, records, tokenizer, name="training data")
     pipeline.check_records(records, data.spec(config))
     augmentation = make_augmenter(config)
@@ -63,6 +58,19 @@ def read(config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer) -> Trai
         augmentation.check(records)
         terminal.say(f"augmentation: {augmentation.settings.describe()}")
     return TrainingData(records, sources, augmentation, data.make_noise(config, tokenizer))
+
+
+def read_sources(
+    config: ml_collections.ConfigDict,
+) -> tuple[data.Records, tuple[order.Source, ...]]:
+    """Returns the records of all sources, one after the other, and the sources."""
+    parts = _read_mixture(config) if config.input.mixture else {"data": _read_single(config)}
+    records = [record for source_records, _ in parts.values() for record in source_records]
+    sources = tuple(
+        order.Source(name, len(source_records), weight)
+        for name, (source_records, weight) in parts.items()
+    )
+    return records, sources
 
 
 def _read_single(config: ml_collections.ConfigDict) -> tuple[data.Records, float]:
