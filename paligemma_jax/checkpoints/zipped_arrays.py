@@ -20,7 +20,8 @@ import numpy as np
 
 from paligemma_jax.checkpoints import part_files
 
-CHUNK_BYTES = 16 * 2**20
+# Small enough that a chunk is still in the cache when it is written after its CRC.
+CHUNK_BYTES = 2**20
 # XLA on CPU takes over a host buffer without a copy if it is aligned to this.
 ALIGNMENT = 64
 HEADER_READERS = {
