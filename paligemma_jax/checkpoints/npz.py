@@ -16,13 +16,13 @@ import pathlib
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoints import part_files, zipped_arrays
+from paligemma_jax.checkpoints import direct_file, part_files, zipped_arrays
 from paligemma_jax.params import names as parameter_names
 
 Path = str | os.PathLike[str]
@@ -119,10 +119,9 @@ def write(
     check_space(path, total + OVERHEAD_BYTES * len(params) + len(comment))
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        with direct_file.DirectFile(temporary) as file:
             _write_zip(file, params, types, comment, total, progress)
-            file.flush()
-            os.fsync(file.fileno())
+            file.sync()
         os.replace(temporary, path)
     except OSError as error:
         message = f"{path} is not written ({error.strerror}); what was there is unchanged"
@@ -253,7 +252,7 @@ def check_space(path: pathlib.Path, needed: int) -> None:
 
 
 def _write_zip(
-    file: BinaryIO,
+    file: direct_file.DirectFile,
     params: Mapping[str, Any],
     types: Mapping[str, np.dtype],
     comment: bytes,
@@ -261,7 +260,7 @@ def _write_zip(
     progress: Progress | None,
 ) -> None:
     done = 0
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w") as archive:  # pyright: ignore[reportArgumentType]
         archive.comment = comment
         for name, array in params.items():
             zipped_arrays.write_array(archive, name, _fetch(array).astype(types[name], copy=False))
