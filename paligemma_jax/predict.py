@@ -4,8 +4,9 @@
     python -m paligemma_jax.predict --run runs/fracture --prompt "detect fracture" \\
         --pictures out/ 'scans/*.png' more_scans/
 
-Images are files, folders or globs. --run and --config as in paligemma_jax.evaluate; how answers are
-made: --eval.sampler=beam, --eval.max_new_tokens=64, --eval.batch_size=8.
+Images are files, folders, globs or addresses (https:// gs:// s3://). --run and --config as in
+paligemma_jax.evaluate; how answers are made: --eval.sampler=beam, --eval.max_new_tokens=64,
+--eval.batch_size=8.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.build import assembly, command_line, predictor, terminal
+from paligemma_jax.build import assembly, command_line, data, predictor, terminal
+from paligemma_jax.data import remote
 from paligemma_jax.reports import drawing
 
 NOT_DECODING = ("fname", "image_dir", "num_examples", "decode")
@@ -58,7 +60,7 @@ def parse_args(
     command_line.add_source(parser)
     parser.add_argument("--prompt", required=True, help='the prefix, as "detect fracture"')
     parser.add_argument("--pictures", metavar="FOLDER", help="write annotated pictures there")
-    parser.add_argument("images", nargs="+", help="files, folders or globs")
+    parser.add_argument("images", nargs="+", help="files, folders, globs or addresses")
     return command_line.parse(parser, argv, groups=["config", "eval"])
 
 
@@ -71,14 +73,16 @@ def check_decoding(overrides: Sequence[str]) -> None:
 
 
 def find_images(patterns: Sequence[str]) -> list[str]:
-    """Returns the image files that files, folders (not their subfolders) and globs stand for.
+    """Returns what files, addresses, folders (not their subfolders) and globs stand for.
 
     Raises:
       ValueError: one of them stands for nothing.
     """
     found: list[str] = []
     for pattern in patterns:
-        if os.path.isdir(pattern):
+        if remote.is_address(pattern):
+            files = [pattern]
+        elif os.path.isdir(pattern):
             inside = sorted(os.listdir(pattern))
             files = [os.path.join(pattern, f) for f in inside if f.lower().endswith(SUFFIXES)]
         elif os.path.isfile(pattern):
@@ -98,7 +102,7 @@ def draw(row: dict[str, Any], paths: list[str], folder: pathlib.Path) -> None:
     detections = row.get("detections", [])
     boxes = np.array([d["box_yxyx"] for d in detections], np.float32).reshape(-1, 4)
     image = drawing.draw_boxes(
-        drawing.open_rgb(path),
+        data.open_image(path),
         boxes,
         [d["label"] for d in detections],
         [d["score"] for d in detections],

@@ -11,6 +11,7 @@ def test_files_folders_and_globs_are_found_once(tmp_path):
     folder = str(tmp_path)
     found = predict.find_images([folder, f"{folder}/*.png", f"{folder}/a.JPG"])
     assert found == [f"{folder}/{name}" for name in ("a.JPG", "b.png", "sub.png")]
+    assert predict.find_images(["https://host/a.png"]) == ["https://host/a.png"]
 
 
 def test_pattern_that_stands_for_nothing_is_an_error(tmp_path):

@@ -45,16 +45,15 @@ def main() -> None:
     parser.add_argument("--file", type=pathlib.Path, required=True, help="npz file, uncompressed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path, help="JSON file for the result")
-    parser.add_argument(
-        "--case", choices=CASES, help="runs one case (what the others are run with)"
-    )
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--one", choices=CASES, help="runs one case (what all are run with)")
     args = parser.parse_args()
-    if args.case:
-        print(json.dumps(CASES[args.case](args.file)))
+    if args.one:
+        print(json.dumps(CASES[args.one](args.file)))
         return
-    found: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
+    found: dict[str, list[dict[str, float]]] = {case: [] for case in args.cases}
     for number in range(args.rounds):
-        for case in CASES:
+        for case in args.cases:
             os.sync()
             command = [sys.executable, __file__, "--file", str(args.file), "--one", case]
             run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

@@ -1,15 +1,20 @@
 """From settings to records and batches: everything that can be wrong with data is said here."""
 
 import dataclasses
+import io
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
-from paligemma_jax.build import terminal
-from paligemma_jax.data import noise_boxes, pipeline, records, rows, tokens
+from paligemma_jax.build import start_cache, terminal
+from paligemma_jax.data import noise_boxes, pipeline, records, remote, rows, tokens
 from paligemma_jax.params import sharding
+from paligemma_jax.reports import drawing
 from paligemma_jax.tasks import task
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
@@ -60,15 +65,31 @@ def read_records(
         raise ValueError(f"{key} is not set: the path of a JSONL file")
     data = config.input.data
     check = make_task(config).check
+    keys = fields or data.fields.to_dict()
+    passed = _checks_entry(config, fname, keys)
+    is_known = passed is not None and start_cache.load(passed) is not None
     with terminal.progress(f"reading {fname}", unit="B", unit_scale=True) as report:
-        return records.read_jsonl(
+        found = records.read_jsonl(
             fname,
-            keys=fields or data.fields.to_dict(),
+            keys=keys,
             prefix_template=prefix_template or data.prefix_template,
             image_dir=image_dir or None,
-            check=lambda suffix: check(rows.clean("", suffix)[1]),
+            check=None if is_known else lambda suffix: check(rows.clean("", suffix)[1]),
             progress=report,
         )
+    if passed and not is_known:
+        start_cache.store(passed, {"num_records": np.array(len(found))})
+    return found
+
+
+def _checks_entry(
+    config: ml_collections.ConfigDict, fname: str, keys: Mapping[str, str]
+) -> str | None:
+    """Returns the entry that says that a file's suffixes are good; None for a small file."""
+    if not os.path.isfile(fname) or os.path.getsize(fname) < start_cache.MIN_BYTES:
+        return None
+    said = json.dumps([config.task, config.coordinates, dict(keys)])
+    return start_cache.name("checks", [start_cache.hash_file(fname), said.encode()])
 
 
 def as_learnt(config: ml_collections.ConfigDict, examples: Records) -> Records:
@@ -91,18 +112,38 @@ def check_lengths(
     Raises:
       ValueError: lists them, unless `input.allow_truncation` is set; then says how many.
     """
-    with terminal.progress(f"measuring {name}", unit="records") as progress:
-        report = rows.length_report(
-            examples,
-            tokenizer,
-            text_len=config.input.text_len,
-            lowercase=config.input.lowercase,
-            progress=progress,
-        )
+    lengths = _measure(examples, tokenizer, lowercase=config.input.lowercase, name=name)
+    report = rows.report(examples, lengths, text_len=config.input.text_len)
     terminal.say(f"{name}: {report.describe()}")
     if not config.input.allow_truncation:
         report.require_fit()
     return report
+
+
+def _measure(
+    examples: Records, tokenizer: tokens.Tokenizer, *, lowercase: bool, name: str
+) -> rows.Lengths:
+    """Returns the lengths of the texts; of many, those that an earlier start kept."""
+    entry = None
+    if len(examples) >= start_cache.MIN_ROWS:
+        texts = "\0".join(f"{e.prefix}\0{e.suffix or ''}" for e in examples)
+        parts = [tokenizer.model, str(lowercase).encode(), texts.encode()]
+        entry = start_cache.name("lengths", parts)
+        if kept := start_cache.load(entry):
+            removed = json.loads(bytes(kept.pop("removed")))
+            return rows.Lengths(**kept, removed=removed)
+    with terminal.progress(f"measuring {name}", unit="records") as progress:
+        found = rows.measure(examples, tokenizer, lowercase=lowercase, progress=progress)
+    if entry:
+        removed = np.frombuffer(json.dumps(found.removed).encode(), np.uint8)
+        arrays = {"heads": found.heads, "tails": found.tails, "removed": removed}
+        start_cache.store(entry, arrays)
+    return found
+
+
+def open_image(path: str) -> Any:
+    """Returns the picture at a path or an address, for reports."""
+    return drawing.open_rgb(io.BytesIO(remote.read(path)) if remote.is_address(path) else path)
 
 
 def spec(config: ml_collections.ConfigDict, **changes: Any) -> pipeline.BatchSpec:

@@ -190,7 +190,9 @@ def write_report(
     files.write_jsonl(folder / predictions, rows)
     files.write_json(folder / f"metrics{suffix}.json", scores)
     page = folder / f"report{suffix}.html"
-    gallery.write(page, rows, title=title, scores=scores, history=history)
+    gallery.write(
+        page, rows, title=title, scores=scores, history=history, open_image=data.open_image
+    )
 
 
 def round_up(number: int, multiple: int) -> int:

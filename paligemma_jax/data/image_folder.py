@@ -2,14 +2,16 @@
 
 import os
 
-from paligemma_jax.data import jsonl
+from paligemma_jax.data import jsonl, remote
 
 
 class ImageFolder:
     """Finds images inside one folder, listing each subfolder once instead of asking per image.
 
+    Addresses (see `remote`) are taken as they are: nobody is asked whether they are there.
+
     Args:
-      root: the folder.
+      root: the folder, or its address.
       setting: what a user names another folder with, for errors.
 
     Raises:
@@ -17,13 +19,19 @@ class ImageFolder:
     """
 
     def __init__(self, root: str | os.PathLike[str], *, setting: str = "image_dir"):
-        self.root, self.setting = os.path.realpath(root), setting
-        if not os.path.isdir(self.root):
-            raise ValueError(f"{setting} {os.fspath(root)}: no such folder")
+        self.setting = setting
         self._folders: dict[str, tuple[str, dict[str, bool] | None]] = {}
+        self._address = os.fspath(root).rstrip("/") if remote.is_address(os.fspath(root)) else None
+        self.root = self._address or os.path.realpath(root)
+        if not self._address and not os.path.isdir(self.root):
+            raise ValueError(f"{setting} {os.fspath(root)}: no such folder")
 
     def locate(self, image: str) -> tuple[str, jsonl.Problem | None]:
         """Returns (absolute path, None) of a row's image, or ("", what is wrong with it)."""
+        if remote.is_address(image):
+            return image, None
+        if self._address:
+            return self._locate_below(self._address, image)
         folder, name = os.path.split(os.path.join(self.root, image))
         if folder not in self._folders:
             try:
@@ -41,6 +49,12 @@ class ImageFolder:
         if name not in is_link:
             return "", ("image not found", f"image '{image}': no such file in {real}")
         return path, None
+
+    def _locate_below(self, address: str, image: str) -> tuple[str, jsonl.Problem | None]:
+        found = f"{address}/{image}"
+        if image.startswith("/") or ".." in image.split("/") or not remote.is_address(found):
+            return "", ("image outside the folder", f"image '{image}' is outside {address}")
+        return found, None
 
     def contains(self, path: str) -> bool:
         return path == self.root or path.startswith(self.root.rstrip(os.sep) + os.sep)

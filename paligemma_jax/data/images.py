@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from paligemma_jax.data import remote
+
 # What TensorFlow wraps around a message: the op and its place in a graph.
 TF_DECORATION = re.compile(r"\{\{[^{}]*\}\}|\[Op:[^\]]*\]")
 
@@ -57,14 +59,14 @@ def load(path: str | os.PathLike[str], *, res: int, source: str = "") -> np.ndar
     """Returns an image file as uint8[res, res, 3].
 
     Args:
-      path: the file.
+      path: the file, or its address.
       res: side of the result in pixels.
       source: where the path is from ("file.jsonl:12"), for the error.
 
     Raises:
-      ValueError: the file is missing or no image.
+      ValueError: the file is missing, cannot be had or is no image.
     """
-    return _read(lambda: load_op(os.fspath(path), res=res).numpy(), path, source)
+    return _read(lambda: resize_op(_decode_now(path), res=res).numpy(), path, source)
 
 
 def measure(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -73,7 +75,7 @@ def measure(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
       ValueError: as `load`.
     """
-    height, width, _ = _read(lambda: decode_op(os.fspath(path)).shape, path, "")
+    height, width, _ = _read(lambda: _decode_now(path).shape, path, "")
     return int(height), int(width)
 
 
@@ -105,9 +107,29 @@ def load_op(path: Any, *, res: int) -> Any:
 
 
 def decode_op(path: Any) -> Any:
-    """Returns tf.uint8[H, W, 3] of the file at `path`, a tf.string scalar."""
+    """Returns tf.uint8[H, W, 3] of the file at `path`, a tf.string scalar.
+
+    Python reads what lies elsewhere (`remote`), TensorFlow itself what is on this machine.
+    """
     tf = tensorflow()
-    return tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+
+    def fetch():
+        data = tf.numpy_function(lambda path: remote.read(path.decode()), [path], tf.string)
+        return tf.ensure_shape(data, [])
+
+    is_address = tf.strings.regex_full_match(path, remote.ADDRESS)
+    return _decode_data(tf.cond(is_address, fetch, lambda: tf.io.read_file(path)))
+
+
+def _decode_now(path: str | os.PathLike[str]) -> Any:
+    """As `decode_op`, outside of a graph: errors are Python's own."""
+    path = os.fspath(path)
+    tf = tensorflow()
+    return _decode_data(remote.read(path) if remote.is_address(path) else tf.io.read_file(path))
+
+
+def _decode_data(data: Any) -> Any:
+    return tensorflow().io.decode_image(data, channels=3, expand_animations=False)
 
 
 def resize_op(image: Any, *, res: int) -> Any:
@@ -126,9 +148,11 @@ def to_uint8(resized: Any) -> Any:
 def _read(function: Callable[[], Any], path: str | os.PathLike[str], source: str) -> Any:
     """Returns function(), which reads `path`; what TensorFlow raises becomes a ValueError."""
     tf = tensorflow()
+    where = f"{source}: " if source else ""
     try:
         return function()
+    except remote.RemoteError as error:
+        raise ValueError(f"{where}cannot read image {error}") from error
     except tf.errors.OpError as error:
         reason = TF_DECORATION.sub("", error.message).strip()
-        where = f"{source}: " if source else ""
         raise ValueError(f"{where}cannot read image {os.fspath(path)}: {reason}") from error

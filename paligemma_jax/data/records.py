@@ -4,10 +4,10 @@ A line is what Roboflow and big_vision's JSONL export hold:
 
     {"image": "a.png", "prefix": "detect cat", "suffix": "<loc0100><loc0200><loc0300><loc0400> cat"}
 
-`image` is a path, a list of paths (several images), or null or [] (text only). A row may also keep
-the objects that its suffix was made of, as importers write them: see `objects`. Other keys stay
-with the row as `extra`. Everything but the pixels is checked when the file is read, and every bad
-line is counted: a row is never skipped.
+`image` is a path or an address (gs:// s3:// https://), a list of these (several images), or null or
+[] (text only). A row may also keep the objects that its suffix was made of, as importers write
+them: see `objects`. Other keys stay with the row as `extra`. Everything but the pixels is checked
+when the file is read, and every bad line is counted: a row is never skipped.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Record:
     """One example: images (absolute paths, maybe none), a prompt and its answer.
 
     Attributes:
-      images: absolute paths, in the order of the row.
+      images: absolute paths or addresses, in the order of the row.
       prefix: the prompt, without bos or a closing newline.
       suffix: the answer, without eos; None where the row has none (prediction).
       source: where the row stands, "file.jsonl:12".
@@ -67,8 +67,8 @@ def read_jsonl(
         answers are to be predicted.
       prefix_template: makes the prefix from keys of the row, "answer en {question}"; the prefix key
         itself is then not read.
-      image_dir: the folder that image paths are relative to and must not leave, symbolic links
-        resolved; None is the folder of the file.
+      image_dir: the folder (or its address) that image paths are relative to and must not leave,
+        symbolic links resolved; None is the folder of the file.
       check: returns what is wrong with a suffix, or None: the task's grammar.
       progress: called now and then with (bytes read, bytes of the file).
 

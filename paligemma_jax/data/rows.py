@@ -162,6 +162,50 @@ class LengthReport:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """The tokens of each record's texts.
+
+    Attributes:
+      heads: int32[n], of bos, prefix and newline.
+      tails: int32[n], of the suffix; the eos needs no room (see `encode_training`).
+      removed: how many records had a bos, newline or eos of their own (see `clean`).
+    """
+
+    heads: np.ndarray
+    tails: np.ndarray
+    removed: Mapping[str, int]
+
+
+def measure(
+    records: Sequence[data_records.Record],
+    tokenizer: tokens.Tokenizer,
+    *,
+    lowercase: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Lengths:
+    """Returns how long the records' texts are; one without suffix needs room for its prompt only.
+
+    Args:
+      records: at least one.
+      tokenizer: counts the tokens.
+      lowercase: as the rows will be made.
+      progress: called now and then with (records done, records).
+    """
+    if not records:
+        raise ValueError("no records: there is no text to measure")
+    heads, tails = np.zeros((2, len(records)), np.int32)
+    removed: collections.Counter[str] = collections.Counter()
+    for i, record in enumerate(records):
+        prefix, suffix, found = clean(record.prefix, record.suffix or "", lowercase=lowercase)
+        removed.update(found)
+        head, tail = _encode_parts(tokenizer, prefix, suffix)
+        heads[i], tails[i] = len(head), len(tail)
+        if progress and ((i + 1) % 1000 == 0 or i + 1 == len(records)):
+            progress(i + 1, len(records))
+    return Lengths(heads, tails, dict(removed))
+
+
 def length_report(
     records: Sequence[data_records.Record],
     tokenizer: tokens.Tokenizer,
@@ -170,27 +214,18 @@ def length_report(
     lowercase: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> LengthReport:
-    """Returns how long the records' texts are; one without suffix needs room for its prompt only.
+    """Returns what `report` says of what `measure` finds."""
+    lengths = measure(records, tokenizer, lowercase=lowercase, progress=progress)
+    return report(records, lengths, text_len=text_len)
 
-    Args:
-      records: at least one.
-      tokenizer: counts the tokens.
-      text_len: what the records should fit in.
-      lowercase: as the rows will be made.
-      progress: called now and then with (records done, records).
-    """
-    if not records:
-        raise ValueError("no records: there is no text to measure")
-    needed = np.zeros(len(records), np.int64)
-    num_without_target, removed = 0, collections.Counter()
-    for i, record in enumerate(records):
-        prefix, suffix, found = clean(record.prefix, record.suffix or "", lowercase=lowercase)
-        removed.update(found)
-        head, tail = _encode_parts(tokenizer, prefix, suffix)
-        needed[i] = len(head) + len(tail)
-        num_without_target += record.suffix is not None and len(head) > text_len
-        if progress and ((i + 1) % 1000 == 0 or i + 1 == len(records)):
-            progress(i + 1, len(records))
+
+def report(
+    records: Sequence[data_records.Record], lengths: Lengths, *, text_len: int
+) -> LengthReport:
+    """Returns how records of these lengths fit into `text_len`."""
+    needed = (lengths.heads + lengths.tails).astype(np.int64)
+    has_no_room = np.flatnonzero(lengths.heads > text_len).tolist()
+    num_without_target = sum(records[i].suffix is not None for i in has_no_room)
     p50, p95, p99, longest = np.percentile(needed, [50, 95, 99, 100], method="higher").tolist()
     too_long = np.flatnonzero(needed > text_len).tolist()
     return LengthReport(
@@ -203,7 +238,7 @@ def length_report(
         suggested_text_len=-(-longest // ROUND_TO) * ROUND_TO,
         too_long=tuple((records[i].source, int(needed[i])) for i in too_long),
         num_without_target=num_without_target,
-        removed=dict(removed),
+        removed=lengths.removed,
         counts=dict(sorted(collections.Counter(needed.tolist()).items())),
     )
 

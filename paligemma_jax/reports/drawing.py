@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -21,9 +21,9 @@ def choose_colors(labels: Iterable[str]) -> dict[str, str]:
     return {label: COLORS[number % len(COLORS)] for number, label in enumerate(sorted(set(labels)))}
 
 
-def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
-    """Returns a local picture as RGB, turned as its pixels are stored, like the model's input."""
-    with Image.open(path) as image:
+def open_rgb(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    """Returns a picture as RGB, turned as its pixels are stored, like the model's input."""
+    with Image.open(file) as image:
         if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip them, not scale
             image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
         return image.convert("RGB")
