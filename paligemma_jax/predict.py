@@ -24,7 +24,7 @@ from paligemma_jax.build import assembly, command_line, data, predictor, termina
 from paligemma_jax.data import remote
 from paligemma_jax.reports import drawing
 
-NOT_DECODING = ("fname", "image_dir", "num_examples", "decode")
+NOT_DECODING = ("fname", "image_dir", "num_examples", "decode", "scores")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
@@ -106,6 +106,7 @@ def draw(row: dict[str, Any], paths: list[str], folder: pathlib.Path) -> None:
         boxes,
         [d["label"] for d in detections],
         [d["score"] for d in detections],
+        masks=[d["mask"] for d in detections] if any("mask" in d for d in detections) else None,
     )
     stem, taken = pathlib.Path(path).stem, [pathlib.Path(p).stem for p in paths]
     name = stem if taken.count(stem) == 1 else f"{stem}-{row['index']:06d}"

@@ -23,6 +23,11 @@ REFERENCE = pathlib.Path(__file__).parent / "reference"
 
 
 @pytest.fixture(scope="session")
+def reference_folder() -> pathlib.Path:
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
 def reference_arrays():
     """Returns a loader of `tests/reference/{name}.npz`: arrays by name."""
 

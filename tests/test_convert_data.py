@@ -12,9 +12,10 @@ from PIL import Image
 from paligemma_jax import convert
 from paligemma_jax.data import objects, records
 from paligemma_jax.data.importers import roboflow
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import detection, segmentation
 
 DATASETS = pathlib.Path(__file__).parent / "reference" / "datasets"
+CODEC = pathlib.Path(__file__).parents[1] / "experiments" / "mask_codec" / "codec.npz"
 
 
 def run(capsys, *words) -> dict:
@@ -236,9 +237,22 @@ def test_without_a_task_a_data_set_is_told_apart_from_weights(source, name, tmp_
         convert.main([source, str(tmp_path / "out")])
 
 
-def test_segmentation_says_what_can_be_written_today(tmp_path):
-    with pytest.raises(ValueError, match=r"--task detection keeps every outline"):
-        convert.main([str(DATASETS / "coco"), str(tmp_path / "out"), "--task", "segmentation"])
+def test_outlines_become_mask_tokens_that_read_back(tmp_path, capsys):
+    out = tmp_path / "out"
+    codec = ["--mask_codec", str(CODEC)]
+    run(capsys, DATASETS / "coco", out, "--task", "segmentation", *codec)
+    found = records.read_jsonl(out / "train.jsonl", check=segmentation.check)
+    parsed = [segmentation.parse(record.suffix) for record in found]
+    assert [len(one) for one in parsed] == [len(record.objects) for record in found]
+    assert not any(one.dropped for one in parsed)
+    checked = json.loads((out / "conversion.json").read_text())["round_trip"]
+    assert checked["masks"] == sum(map(len, parsed)) == 6 and checked["mask_iou_mean"] > 0.85
+
+
+def test_a_mask_codec_is_for_masks(tmp_path):
+    words = [str(DATASETS / "coco"), str(tmp_path / "out"), "--task", "detection"]
+    with pytest.raises(ValueError, match="--mask_codec: for --task segmentation, not detection"):
+        convert.main([*words, "--mask_codec", str(CODEC)])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from paligemma_jax.config import keys
+from paligemma_jax.tasks import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -14,6 +15,11 @@ def test_key_table_is_printed_from_the_code():
     assert table, "README.md has no <!-- keys --> ... <!-- /keys -->"
     expected = keys.markdown() + "\n"
     assert table[1] == expected, "paste the output of python -m paligemma_jax.config.keys"
+
+
+def test_score_table_is_printed_from_the_code():
+    table = re.search(r"<!-- scores -->\n(.*)<!-- /scores -->", README, re.DOTALL)
+    assert table and table[1] == metrics.markdown() + "\n"
 
 
 def test_every_local_link_leads_somewhere():

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh, NamedSharding
 
-from paligemma_jax.build import data, terminal, weights
+from paligemma_jax.build import data, mask_codecs, terminal, weights
 from paligemma_jax.build import model as build_model
 from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import presets, settings
@@ -20,6 +20,7 @@ from paligemma_jax.reports import files
 from paligemma_jax.tasks import task
 
 CONFIG, TOKENIZER, FINAL = "config.json", "tokenizer.model", "final.npz"
+MASK_CODEC = "mask_codec.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +138,8 @@ def open_run(
     loaded = settings.from_json(folder / CONFIG, ["frozen_dtype=None", *overrides])
     if (folder / TOKENIZER).exists():
         loaded.tokenizer = str(folder / TOKENIZER)
+    if (folder / MASK_CODEC).exists():
+        loaded.mask_codec = str(folder / MASK_CODEC)
     return loaded, str(folder / FINAL)
 
 
@@ -200,6 +203,9 @@ def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:
     if jax.process_index() == 0:
         files.write_text(workdir / CONFIG, settings.to_json(built.config) + "\n")
         files.write_bytes(workdir / TOKENIZER, built.tokenizer.model)
+        if built.config.task == "segmentation":
+            codec = mask_codecs.load(built.config.mask_codec)
+            files.write_bytes(workdir / MASK_CODEC, codec.path.read_bytes())
 
 
 def parameter_counts(params: Mapping[str, jax.Array]) -> str:

@@ -11,23 +11,30 @@ import jax
 import ml_collections
 import numpy as np
 
-from paligemma_jax.build import start_cache, terminal
+from paligemma_jax.build import mask_codecs, start_cache, terminal
 from paligemma_jax.data import noise_boxes, pipeline, records, remote, rows, tokens
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing
-from paligemma_jax.tasks import task
+from paligemma_jax.tasks import answers, task
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
 PROMPT_MULTIPLE = 8
 # Room beyond the longest true answer: a model may write more than it was shown.
 EXTRA_NEW_TOKENS = 16
+MAX_LISTED = 20
 
 Records = Sequence[records.Record]
 
 
-def make_task(config: ml_collections.ConfigDict) -> task.Task:
-    """Returns the task that the settings name."""
-    chosen = task.choose(config.task, loc_convention=config.coordinates)
+def make_task(config: ml_collections.ConfigDict, scores: Sequence[str] | None = None) -> task.Task:
+    """Returns the task that the settings name; `scores` replace its usual ones."""
+    is_segmentation = config.task == "segmentation"
+    chosen = task.choose(
+        config.task,
+        loc_convention=config.coordinates,
+        scores=scores,
+        codec=mask_codecs.load(config.mask_codec).decode if is_segmentation else None,
+    )
     if config.input.noise_piece is None:
         return chosen
     if config.task != "detection":
@@ -64,7 +71,7 @@ def read_records(
     if not fname:
         raise ValueError(f"{key} is not set: the path of a JSONL file")
     data = config.input.data
-    check = make_task(config).check
+    check = task.choose_check(config.task)
     keys = fields or data.fields.to_dict()
     passed = _checks_entry(config, fname, keys)
     is_known = passed is not None and start_cache.load(passed) is not None
@@ -100,8 +107,26 @@ def as_learnt(config: ml_collections.ConfigDict, examples: Records) -> Records:
             record.prefix, record.suffix or "", lowercase=config.input.lowercase
         )
         suffix = None if record.suffix is None else suffix
-        cleaned.append(dataclasses.replace(record, prefix=prefix, suffix=suffix))
+        extra = record.extra
+        if config.input.lowercase and isinstance(extra.get(answers.ANSWERS), list):
+            lowered = [str(answer).lower() for answer in extra[answers.ANSWERS]]
+            extra = {**extra, answers.ANSWERS: lowered}
+        cleaned.append(dataclasses.replace(record, prefix=prefix, suffix=suffix, extra=extra))
     return cleaned
+
+
+def check_rows(chosen: task.Task, examples: Records, *, name: str) -> None:
+    """Raises a ValueError that lists the records that a task cannot score for want of keys."""
+    problems = [
+        f"{record.source}: {problem}"
+        for record in examples
+        if (problem := chosen.check_row(record.extra))
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:MAX_LISTED])
+        raise ValueError(
+            f"{name}: {len(problems)} of {len(examples)} rows cannot be scored:\n  {shown}"
+        )
 
 
 def check_lengths(

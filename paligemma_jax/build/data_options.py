@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from paligemma_jax.build import data_conversion
+from paligemma_jax.build import data_conversion, mask_codecs
 from paligemma_jax.data.importers import columns, example, formats, roboflow
 from paligemma_jax.tasks import geometry
 
@@ -26,6 +26,9 @@ def add(parser: argparse.ArgumentParser) -> list[str]:
         ),
         group.add_argument("--prompt", metavar="TEXT", help="with {classes} or {question}"),
         group.add_argument("--coordinates", choices=conventions, help="of <loc>; default: 1023"),
+        group.add_argument(
+            "--mask_codec", metavar="FILE", help="writes <seg> tokens; default: the published one"
+        ),
         group.add_argument("--split", metavar="NAME=SHARE,..", help="as train=0.8,valid=0.2"),
         group.add_argument(
             "--group", metavar="REGEX", help="images whose names match alike stay in one split"
@@ -64,12 +67,10 @@ def plan(args: argparse.Namespace) -> data_conversion.Plan:
     Raises:
       ValueError: a wrong value, or a task that cannot be written.
     """
-    if args.task == "segmentation":
-        raise ValueError(
-            "--task segmentation writes masks as <seg> tokens, and no mask codec is built in yet. "
-            "--task detection keeps every outline as an object in its row, so nothing is lost: "
-            "convert so today, and again when there is a codec"
-        )
+    is_segmentation = args.task == "segmentation"
+    if args.mask_codec and not is_segmentation:
+        raise ValueError(f"--mask_codec: for --task segmentation, not {args.task}")
+    source = args.mask_codec or mask_codecs.PUBLISHED
     return data_conversion.Plan(
         source=args.source,
         target=args.target,
@@ -84,6 +85,7 @@ def plan(args: argparse.Namespace) -> data_conversion.Plan:
         ratios=_shares(args.split),
         group=args.group,
         seed=SEED if args.seed is None else args.seed,
+        codec=mask_codecs.of_bitmaps(source) if is_segmentation else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,9 +17,12 @@ from paligemma_jax.inference import beam, evaluator, generate
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import files, gallery, runlog
+from paligemma_jax.tasks import task
 from paligemma_jax.training import step
 
 Params = Mapping[str, jax.Array]
+
+MAX_EXPONENT = 700  # of exp in float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Evaluation:
       name: key under `evals`.
       settings: of this evaluation, complete.
       records: of the data set.
+      task: reads and scores the answers.
       generate: (params, batch) -> Generation, jitted; None where only the loss is wanted.
       noise: fills the answers up that the loss is of, as in training; None: nothing does.
       prompts, examples: shapes of the batches to answer, and to take the loss of.
@@ -38,6 +43,7 @@ class Evaluation:
     name: str
     settings: Mapping[str, Any]
     records: data.Records
+    task: task.Task
     prompts: pipeline.BatchSpec
     examples: pipeline.BatchSpec
     generate: Callable[..., generate.Generation] | None
@@ -49,11 +55,15 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
     """Reads and checks the data and settings of `evals.{name}`; compiles nothing yet."""
     config, tokenizer = built.config, built.tokenizer
     settings = presets.eval_settings(config.evals[name])
+    if settings["scores"] and not settings["decode"]:
+        raise ValueError(f"evals.{name}: scores need answers, and decode is False: leave out one")
+    chosen = data.make_task(config, settings["scores"]) if settings["scores"] else built.task
     records = data.read_records(
         config, settings["fname"], key=f"evals.{name}.fname", image_dir=settings["image_dir"]
     )
     if settings["num_examples"]:
         records = records[: settings["num_examples"]]
+    data.check_rows(chosen, records, name=f"evals.{name}")
     batch_size = round_up(settings["batch_size"] or config.input.batch_size, built.mesh.size)
     text_len = data.prompt_len(config, records, tokenizer)
     data.check_lengths(config, records, tokenizer, name=f"evals.{name}")
@@ -74,6 +84,7 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
         name=name,
         settings=settings,
         records=records,
+        task=chosen,
         prompts=data.spec(config, batch_size=batch_size, text_len=text_len),
         examples=examples,
         generate=decode if settings["decode"] else None,
@@ -140,8 +151,13 @@ def make_generate(
 def run(
     built: assembly.Assembly, evaluation: Evaluation, params: Params
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Returns (rows of predictions.jsonl, scores with the validation loss under "loss")."""
-    scores: dict[str, Any] = {"loss": _mean_loss(built, evaluation, params)}
+    """Returns (rows of predictions.jsonl, scores).
+
+    Beside the task's, the scores hold the validation loss, the mean over examples of the mean loss
+    of their tokens (big_vision's perplexity evaluator calls it avg), and perplexity, its exponent.
+    """
+    loss = _mean_loss(built, evaluation, params)
+    scores: dict[str, Any] = {"loss": loss, "perplexity": math.exp(min(loss, MAX_EXPONENT))}
     rows: list[dict[str, Any]] = []
     if evaluation.generate is not None:
         batches = pipeline.eval_batches(evaluation.records, built.tokenizer, evaluation.prompts)
@@ -152,7 +168,7 @@ def run(
                 data.on_mesh(batches, built.mesh),
                 evaluation.records,
                 built.tokenizer,
-                built.task,
+                evaluation.task,
                 progress=report,
             )
         scores |= found

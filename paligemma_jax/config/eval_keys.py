@@ -22,6 +22,12 @@ KEYS = (
     ),
     Key("decode", True, (bool,), "write and score answers; False: validation loss only"),
     Key(
+        "scores",
+        None,
+        (list, tuple, *OPTIONAL),
+        "scores of answers in words, the leading one first; None: the task's usual ones",
+    ),
+    Key(
         "max_new_tokens",
         None,
         (int, *OPTIONAL),

@@ -16,13 +16,24 @@ KEYS = (
     Key(
         "seed", 0, (int,), "decides the data order, dropout and any random initialization", least=0
     ),
-    Key("task", "detection", (str,), "what answers are: how they are checked, scored and drawn"),
+    Key(
+        "task",
+        "detection",
+        (str,),
+        "what answers are: detection, segmentation, vqa, caption or json",
+    ),
     Key(
         "coordinates",
         "1023",
         (str,),
         "loc convention: x*1023 (big_vision) or x*1024 (HF guide)",
         ("1023", "1024"),
+    ),
+    Key(
+        "mask_codec",
+        "gs://big_vision/paligemma/vae-oid.npz",
+        (str,),
+        "weights that turn <seg> tokens into masks, for segmentation: path or address",
     ),
     Key(
         "res",

@@ -17,14 +17,15 @@ width]. The order is the suffix's.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import detection, masks
 
 DIGITS = 3  # decimals of a pixel that are kept
 KEYS = ("label", "box", "segmentation")
@@ -130,6 +131,30 @@ def to_detections(objects: Objects) -> detection.Detections:
     height, width = objects.height, objects.width
     sides = np.array([height, width, height, width], np.float32)
     return detection.Detections(objects.boxes_xyxy[:, [1, 0, 3, 2]] / sides, objects.labels)
+
+
+def draw_later(objects: Objects | None) -> Callable[[], masks.Regions] | None:
+    """Returns a function that draws all outlines; a box without one is filled. None for None."""
+    if objects is None:
+        return None
+    return functools.partial(to_regions, objects)
+
+
+def to_regions(objects: Objects) -> masks.Regions:
+    """Returns the objects with their masks drawn, what mask tokens are made of and compared with.
+
+    Raises:
+      ValueError: run lengths that are not of the image's size.
+    """
+    drawn = np.zeros((len(objects), objects.height, objects.width), bool)
+    for mask, box, outline in zip(drawn, objects.boxes_xyxy, objects.segmentations, strict=True):
+        if outline is None:
+            x0, y0, x1, y1 = np.rint(box).astype(int).tolist()
+            mask[y0:y1, x0:x1] = True
+        else:
+            mask[:] = bitmap(outline, width=objects.width, height=objects.height)
+    found = to_detections(objects)
+    return masks.Regions(found.boxes_yxyx, found.labels, drawn)
 
 
 def bitmap(outline: Segmentation, *, width: int, height: int) -> np.ndarray:

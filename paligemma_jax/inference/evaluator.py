@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from paligemma_jax.data import objects as data_objects
 from paligemma_jax.data import records as data_records
 from paligemma_jax.data import tokens as data_tokens
 from paligemma_jax.inference import generate
@@ -166,7 +167,13 @@ def _make_row(
     pieces = split_text(tokenizer, words, prediction)
     scored = list(zip(pieces, logp[: len(words)].tolist(), strict=True))
     try:
-        judged = task.judge(prediction, suffix=record.suffix, tokens=scored)
+        judged = task.judge(
+            prediction,
+            suffix=record.suffix,
+            tokens=scored,
+            extra=record.extra,
+            draw_truth=data_objects.draw_later(record.objects),
+        )
     except ValueError as error:
         raise ValueError(f"{record.source}: {error}") from error
     return {

@@ -1,5 +1,7 @@
-"""Boxes on pictures: one colour per class, and the picture itself with boxes drawn into it."""
+"""Boxes and masks on pictures: one colour per class, drawn into the picture or to lay over it."""
 
+import base64
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -14,6 +16,8 @@ COLORS = (
 )
 OTHER_COLOR = "#5d6d7e"  # of a label that has no colour of its own
 TRUTH_COLOR = "#16a34a"
+MASK_SIDE = 64  # px of a row's mask in its box
+MASK_OPACITY = 0.45
 
 
 def choose_colors(labels: Iterable[str]) -> dict[str, str]:
@@ -35,15 +39,17 @@ def draw_boxes(
     labels: Sequence[str],
     scores: Sequence[float] | None = None,
     *,
+    masks: Sequence[str] | None = None,
     colors: Mapping[str, str] | None = None,
 ) -> Image.Image:
-    """Returns a copy of the image with boxes, labels and confidences drawn into it.
+    """Returns a copy of the image with boxes, labels, confidences and masks drawn into it.
 
     Args:
       image: a picture, or uint8[H, W, 3].
       boxes_yxyx: float[n, 4] in 0..1 of the image.
       labels: n texts.
       scores: n confidences, written beside the labels; None writes none.
+      masks: n masks of 64x64 in their boxes, as base64 of their bits; None draws none.
       colors: "#rrggbb" by label. By default `choose_colors` of these labels; give one mapping for
         all pictures to have a class look alike in all of them.
 
@@ -51,15 +57,15 @@ def draw_boxes(
       ValueError: not one label and one score per box.
     """
     boxes = np.asarray(boxes_yxyx, np.float64).reshape(-1, 4)
-    counts = {len(boxes), len(labels), len(boxes if scores is None else scores)}
-    if len(counts) > 1:
-        raise ValueError(
-            f"{len(boxes)} boxes need as many labels and scores; found {len(labels)} labels"
-            + ("" if scores is None else f", {len(scores)} scores")
-        )
+    found = {"labels": labels, "scores": scores, "masks": masks}
+    counts = {name: len(values) for name, values in found.items() if values is not None}
+    if set(counts.values()) - {len(boxes)}:
+        raise ValueError(f"{len(boxes)} boxes need as many labels, scores, masks; found {counts}")
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     picture = picture.convert("RGB")  # always a copy
     colors = choose_colors(labels) if colors is None else colors
+    for box, label, mask in zip(boxes, labels, masks or (), strict=masks is not None):
+        _blend_mask(picture, box, mask, colors.get(label, OTHER_COLOR))
     side = max(picture.size)
     line_width = max(1, round(side / 250))
     font = ImageFont.load_default(size=max(10, side / 45))
@@ -78,6 +84,29 @@ def enlarge(pixels: np.ndarray, *, at_least: int) -> Image.Image:
     """Returns uint8[H, W, 3] as a picture of so many pixels a side, each one a sharp square."""
     factor = max(1, -(-at_least // min(pixels.shape[:2])))
     return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def mask_image(mask: str, color: str) -> Image.Image:
+    """Returns RGBA 64x64: the mask (base64 of its bits) in a colour "#rrggbb" to see through."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(mask), np.uint8))
+    alpha = bits.reshape(MASK_SIDE, MASK_SIDE) * round(255 * MASK_OPACITY)
+    image = Image.new("RGB", (MASK_SIDE, MASK_SIDE), color)
+    image.putalpha(Image.fromarray(alpha.astype(np.uint8)))
+    return image
+
+
+def mask_png(mask: str, color: str) -> bytes:
+    """Returns `mask_image` as a PNG file of some hundred bytes."""
+    buffer = io.BytesIO()
+    mask_image(mask, color).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _blend_mask(picture: Image.Image, box: np.ndarray, mask: str, color: str) -> None:
+    y1, x1, y2, x2 = np.rint(box * np.tile([picture.height, picture.width], 2)).astype(int).tolist()
+    if y2 > y1 and x2 > x1:
+        overlay = mask_image(mask, color).resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR)
+        picture.paste(overlay.convert("RGB"), (x1, y1), overlay.getchannel("A"))
 
 
 def _draw_tag(

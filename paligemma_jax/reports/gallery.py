@@ -43,8 +43,9 @@ def write(
           logp: log-probability of the prediction (optional).
           score: 0..1, None without truth. correct: bool or None.
         and for boxes, which are drawn on the first image,
-          detections: [{"box_yxyx": [y1, x1, y2, x2] in 0..1, "label", "score"}].
-          truths: [{"box_yxyx", "label"}] or None. dropped: {reason: count}.
+          detections: [{"box_yxyx": [y1, x1, y2, x2] in 0..1, "label", "score"}], maybe with
+            "mask": 64x64 bits in the box, as base64.
+          truths: [{"box_yxyx", "label"}], maybe with "mask", or None. dropped: {reason: count}.
           matched: count or None. mean_iou: of the matched, or None.
       title: heading of the page.
       scores: of the data set; nested dictionaries of numbers, {"labels", "counts"} is a matrix.
@@ -202,11 +203,13 @@ def _figure(path: str, overlay: str, open_image: Callable[[str], Image.Image]) -
 def _overlay(row: Mapping[str, Any], colors: Mapping[str, str]) -> str:
     """Returns the boxes in percent of the picture: sharp at any size, text of one size."""
     truths = "".join(
-        _box(found["box_yxyx"], drawing.TRUTH_COLOR, found["label"], below=True)
+        _mask(found, drawing.TRUTH_COLOR)
+        + _box(found["box_yxyx"], drawing.TRUTH_COLOR, found["label"], below=True)
         for found in row.get("truths") or ()
     )
     predictions = "".join(
-        _box(
+        _mask(found, colors.get(found["label"], drawing.OTHER_COLOR))
+        + _box(
             found["box_yxyx"],
             colors.get(found["label"], drawing.OTHER_COLOR),
             f"{found['label']} {found['score']:.2f}",
@@ -215,6 +218,18 @@ def _overlay(row: Mapping[str, Any], colors: Mapping[str, str]) -> str:
         for found in row.get("detections", ())
     )
     return f'<g class="prediction">{predictions}</g><g class="truth">{truths}</g>'
+
+
+def _mask(found: Mapping[str, Any], color: str) -> str:
+    """Returns an object's mask, stretched to its box, or nothing if it has none."""
+    if "mask" not in found:
+        return ""
+    y1, x1, y2, x2 = (100 * float(value) for value in found["box_yxyx"])
+    url = page.embed(drawing.mask_png(found["mask"], color), "image/png")
+    return (
+        f'<image href="{url}" x="{x1:.3f}%" y="{y1:.3f}%" width="{x2 - x1:.3f}%"'
+        f' height="{y2 - y1:.3f}%" preserveAspectRatio="none"/>'
+    )
 
 
 def _box(box_yxyx: Sequence[float], color: str, text: str, *, below: bool) -> str:

@@ -26,9 +26,9 @@ REASONS = {
     "no_loc": "has no <loc> token before its label",
     "loc_count": "does not have exactly four <loc> tokens",
     "loc_range": "has a <loc> token that is not four digits from 0000 to 1023",
-    "no_label": "has no label",
     "inverted": "has its second corner above or left of the first (order is y1 x1 y2 x2)",
     "zero_area": "covers no area",
+    "no_label": "has no label",
     "seg_token": "holds <seg> tokens, which detection has no use for",
 }
 
@@ -66,7 +66,7 @@ def parse(text: str, *, convention: str = geometry.DEFAULT_CONVENTION) -> Detect
     Never raises on text. Tolerated beyond the canonical form: any white space, a missing separator
     before a `<loc>` token, `<seg>` tokens (removed, counted).
     """
-    objects = list(_objects(text))
+    objects = list(cut_objects(text))
     kept = [obj for obj in objects if obj.problem is None]
     dropped = Counter(obj.problem for obj in objects if obj.problem)
     if num_segs := sum(len(_SEG.findall(obj.rest)) for obj in kept):
@@ -99,7 +99,7 @@ def format(  # the counterpart of parse
     all_bins = geometry.to_bins(boxes, convention=convention)
     for bins, label in zip(all_bins, detections.labels, strict=True):
         text = _write(bins, label)
-        objects = list(_objects(text))
+        objects = list(cut_objects(text))
         if len(objects) == 1 and (problem := objects[0].problem):
             raise ValueError(f"object {len(texts) + 1} {REASONS[problem]}: '{text}'")
         if len(objects) != 1 or objects[0].label != label:
@@ -115,16 +115,14 @@ def check(suffix: str) -> str | None:
 
     The empty suffix is an image without objects (so Roboflow exports it) and is allowed.
     """
-    objects = list(_objects(suffix))
+    objects = list(cut_objects(suffix))
     for number, obj in enumerate(objects, start=1):
         problem = obj.problem or ("seg_token" if _SEG.search(obj.rest) else None)
         if problem:
-            return f"object {number} {REASONS[problem]}: '{_shorten(obj.text)}'"
+            return f"object {number} {REASONS[problem]}: '{shorten(obj.text)}'"
     expected = SEPARATOR.join(_write(obj.bins, obj.label) for obj in objects)
     if suffix != expected:
-        return (
-            f"spacing or separators differ: '{_shorten(suffix)}' should be '{_shorten(expected)}'"
-        )
+        return f"spacing or separators differ: '{shorten(suffix)}' should be '{shorten(expected)}'"
     return None
 
 
@@ -148,8 +146,8 @@ def box_scores(tokens: Sequence[tuple[str, float]]) -> np.ndarray:
       tokens: (piece, log-probability) of the generated tokens up to, not including, the end of
         text. The result is aligned with `parse(join_pieces(piece for piece, _ in tokens))`.
     """
-    text, spans = _piece_spans([piece for piece, _ in tokens])
-    kept = [obj for obj in _objects(text) if obj.problem is None]
+    text, spans = piece_spans([piece for piece, _ in tokens])
+    kept = [obj for obj in cut_objects(text) if obj.problem is None]
     # part_of[c]: 2i for a character of object i's loc tokens, 2i+1 of its label, -1 of neither.
     part_of = np.full(len(text), -1)
     for number, obj in enumerate(kept):
@@ -157,7 +155,7 @@ def box_scores(tokens: Sequence[tuple[str, float]]) -> np.ndarray:
         without_segs = _SEG.sub(lambda seg: " " * len(seg[0]), obj.rest)
         for word in re.finditer(r"\S+", without_segs):
             part_of[obj.rest_start + word.start() : obj.rest_start + word.end()] = 2 * number + 1
-    logps = _logps_by_part(part_of, spans, tokens, num_parts=2 * len(kept))
+    logps = logps_by_part(part_of, spans, tokens, num_parts=2 * len(kept))
     means = np.array([np.mean(part) for part in logps], np.float32).reshape(-1, 2)
     return np.exp(means.sum(axis=1))
 
@@ -169,12 +167,12 @@ def label_scores(tokens: Sequence[tuple[str, float]]) -> np.ndarray:
     noise is likely, a label is not. A label's own space counts, for it may be a token by itself,
     the one that stands where noise would. Arguments and order as in `box_scores`.
     """
-    text, spans = _piece_spans([piece for piece, _ in tokens])
-    kept = [obj for obj in _objects(text) if obj.problem is None]
+    text, spans = piece_spans([piece for piece, _ in tokens])
+    kept = [obj for obj in cut_objects(text) if obj.problem is None]
     part_of = np.full(len(text), -1)
     for number, obj in enumerate(kept):
         part_of[obj.rest_start : obj.rest_start + len(obj.rest.rstrip())] = number
-    logps = _logps_by_part(part_of, spans, tokens, num_parts=len(kept))
+    logps = logps_by_part(part_of, spans, tokens, num_parts=len(kept))
     return np.exp(np.array([sum(part) for part in logps], np.float32))
 
 
@@ -186,11 +184,11 @@ def drop_unfinished(tokens: Sequence[tuple[str, float]]) -> list[tuple[str, floa
 
 def join_pieces(pieces: Iterable[str]) -> str:
     """Returns the text of sentencepiece pieces: "▁" is a space, "<0xC3>" a byte of UTF-8."""
-    return _piece_spans(pieces)[0]
+    return piece_spans(pieces)[0]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Object:
+class TextObject:
     """One stretch of text that should be an object; offsets count characters of the whole text."""
 
     text: str
@@ -210,21 +208,24 @@ class _Object:
     @property
     def problem(self) -> str | None:
         """The first key of REASONS that keeps this from being an object."""
+        return self.problem_of_box or (None if self.label else "no_label")
+
+    @property
+    def problem_of_box(self) -> str | None:
+        """The first key of REASONS that keeps this from having a box."""
         if not self.locs:
             return "no_loc" if self.rest.strip() else "empty"
         if len(self.locs) != 4:
             return "loc_count"
         if any(len(digits) != 4 or int(digits) >= geometry.NUM_BINS for digits in self.locs):
             return "loc_range"
-        if not self.label:
-            return "no_label"
         y1, x1, y2, x2 = self.bins
         if y2 < y1 or x2 < x1:
             return "inverted"
         return "zero_area" if y2 == y1 or x2 == x1 else None
 
 
-def _objects(text: str) -> Iterator[_Object]:
+def cut_objects(text: str) -> Iterator[TextObject]:
     """Cuts a text at every ';' and before every run of loc tokens. Blank text has no objects."""
     expected = False  # a separator promises another object
     for found in _OBJECT.finditer(text):
@@ -232,7 +233,7 @@ def _objects(text: str) -> Iterator[_Object]:
         if is_blank and not expected:
             continue
         expected = bool(found["separator"])
-        yield _Object(
+        yield TextObject(
             text=found[0].removesuffix(";").strip(),
             locs=tuple(_LOC.findall(found["locs"])),
             locs_start=found.start("locs"),
@@ -241,7 +242,7 @@ def _objects(text: str) -> Iterator[_Object]:
         )
 
 
-def _logps_by_part(
+def logps_by_part(
     part_of: np.ndarray,
     spans: Sequence[tuple[int, int]],
     tokens: Sequence[tuple[str, float]],
@@ -263,7 +264,7 @@ def _write(bins: Iterable[int], label: str) -> str:
     return "".join(f"<loc{value:04d}>" for value in bins) + f" {label}"
 
 
-def _piece_spans(pieces: Iterable[str]) -> tuple[str, list[tuple[int, int]]]:
+def piece_spans(pieces: Iterable[str]) -> tuple[str, list[tuple[int, int]]]:
     """Returns the text of sentencepiece pieces and each piece's characters [start, stop) in it.
 
     A byte of an unfinished character spans the character that it will become part of.
@@ -281,5 +282,5 @@ def _piece_spans(pieces: Iterable[str]) -> tuple[str, list[tuple[int, int]]]:
     return text + decoder.decode(b"", final=True), spans
 
 
-def _shorten(text: str, limit: int = 120) -> str:
+def shorten(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."

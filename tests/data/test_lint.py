@@ -9,7 +9,7 @@ from paligemma_jax.tasks import detection, task
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 BOX = "<loc0100><loc0200><loc0500><loc0600>"
-DETECTION = task.TASKS["detection"]
+DETECTION = task.choose("detection")
 
 
 def record(line, suffix=f"{BOX} cat", prefix="detect cat", images=("a.png",)):
@@ -57,7 +57,7 @@ def test_a_data_set_of_empty_suffixes_is_worth_a_warning():
 
 
 def test_an_empty_answer_is_an_error_where_the_task_needs_one():
-    vqa = task.TASKS["vqa"]
+    vqa = task.choose("vqa")
     found = lint.suffixes(
         "data", [record(1, "yes"), record(2, " ")], parse=vqa.parse, check=vqa.check
     )

@@ -1,3 +1,6 @@
+import base64
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,10 +31,23 @@ def test_no_boxes_leave_the_picture_alone():
     np.testing.assert_array_equal(np.asarray(drawing.draw_boxes(GREY, [], [], [])), GREY)
 
 
+def test_a_mask_tints_its_pixels_inside_the_box():
+    bits = np.zeros((64, 64), bool)
+    bits[:, :32] = True
+    mask = base64.b64encode(np.packbits(bits).tobytes()).decode()
+    box, red = [[0.2, 0.2, 0.8, 0.8]], {"cat": "#ff0000"}
+    pixels = np.asarray(drawing.draw_boxes(GREY, box, ["cat"], masks=[mask], colors=red))
+    assert pixels[50, 70].tolist() == [185, 70, 70]  # 45% of red
+    assert pixels[50, 130].tolist() == [128, 128, 128]
+    with Image.open(io.BytesIO(drawing.mask_png(mask, "#ff0000"))) as png:
+        assert png.size == (64, 64)
+        assert png.getpixel((3, 9)) == (255, 0, 0, 115) and png.getpixel((40, 9))[3] == 0
+
+
 def test_labels_and_scores_must_be_as_many_as_boxes():
-    with pytest.raises(ValueError, match="1 boxes need as many labels and scores; found 0 labels"):
+    with pytest.raises(ValueError, match=r"1 boxes need as many labels, .*; found \{'labels': 0\}"):
         drawing.draw_boxes(GREY, [[0, 0, 1, 1]], [])
-    with pytest.raises(ValueError, match="found 1 labels, 2 scores"):
+    with pytest.raises(ValueError, match=r"found \{'labels': 1, 'scores': 2\}"):
         drawing.draw_boxes(GREY, [[0, 0, 1, 1]], ["cat"], [1.0, 0.5])
 
 

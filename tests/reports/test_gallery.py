@@ -1,3 +1,4 @@
+import base64
 import html.parser
 import re
 
@@ -79,6 +80,14 @@ def test_truth_and_prediction_are_drawn_in_percent_of_the_picture(tmp_path, pict
     assert len(page.named("rect", x="20.000%", y="10.000%", width="60.000%", height="40.000%")) == 2
     assert len(page.named("g", **{"class": "truth"})) == 1
     assert "cat 0.75" in page.text and "truth text" in page.text and "detect cat" in page.text
+
+
+def test_masks_are_stretched_to_their_boxes(tmp_path, picture):
+    mask = base64.b64encode(np.packbits(np.eye(64, dtype=bool)).tobytes()).decode()
+    box = {"box_yxyx": [0.1, 0.2, 0.5, 0.8], "label": "cat", "mask": mask}
+    page = write(tmp_path, [box_row(0, picture, truths=[box])])
+    (image,) = page.named("image", x="20.000%", y="10.000%", width="60.000%", height="40.000%")
+    assert image["href"].startswith("data:image/png;base64,")
 
 
 def test_the_page_needs_nothing_but_itself(tmp_path, picture):

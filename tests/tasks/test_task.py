@@ -1,12 +1,26 @@
+import numpy as np
 import pytest
 
 from paligemma_jax.tasks import task
 
+BOX = "<loc0000><loc0001><loc0500><loc0600>"
+SUFFIXES = {
+    "detection": f"{BOX} cat",
+    "segmentation": BOX + "<seg007>" * 16 + " cat",
+    "vqa": "a cat",
+    "caption": "a cat",
+    "json": '{"cat": 1}',
+}
+
+
+def fill(codes):
+    """A mask codec whose masks fill their boxes."""
+    return np.ones((len(codes), 64, 64))
+
 
 @pytest.mark.parametrize("name", sorted(task.TASKS))
 def test_every_task_goes_from_text_to_scores(name):
-    chosen = task.choose(name)
-    suffix = "<loc0000><loc0001><loc0500><loc0600> cat" if name == "detection" else "a cat"
+    chosen, suffix = task.choose(name, codec=fill), SUFFIXES[name]
     assert chosen.check(suffix) is None
     assert chosen.format(chosen.parse(suffix)) == suffix
     row = {"prefix": "", "prediction": suffix, **chosen.judge(suffix, suffix=suffix)}
@@ -30,6 +44,19 @@ def test_wrong_names_are_told_with_the_choices():
         task.choose("detect")
     with pytest.raises(ValueError, match="'1000' is unknown"):
         task.choose("detection", loc_convention="1000")
+    with pytest.raises(ValueError, match="'detection' has its own scores"):
+        task.choose("detection", scores=["anls"])
+    with pytest.raises(ValueError, match="did you mean 'cider'"):
+        task.choose("caption", scores=["cidr"])
+    with pytest.raises(ValueError, match="needs a mask codec"):
+        task.choose("segmentation")
+
+
+def test_chosen_scores_replace_the_usual_ones():
+    chosen = task.choose("vqa", scores=("anls", "exact_match"))
+    assert chosen.metric == "anls"
+    row = {"prediction": "cats", **chosen.judge("cats", suffix="cat", tokens=[], extra={})}
+    assert set(chosen.score([row])) == {"anls", "exact_match", "num_examples", "empty"}
 
 
 def test_curves_are_made_of_numbers_only():
@@ -39,6 +66,7 @@ def test_curves_are_made_of_numbers_only():
         "dropped": {"no_loc": 2},
         "unknown_labels": {"x/y": 3},
         "per_class": {"cat": {"map50": 0.5, "num_truths": 2}},
+        "per_group": {"answer_type: number": {"anls": 0.5}},
         "confusion": {"labels": ["cat"], "counts": [[1]]},
     }
     assert task.scalars(scores) == {
@@ -46,4 +74,5 @@ def test_curves_are_made_of_numbers_only():
         "dropped/no_loc": 2.0,
         "per_class/cat/map50": 0.5,
         "per_class/cat/num_truths": 2.0,
+        "per_group/answer_type: number/anls": 0.5,
     }

@@ -198,7 +198,7 @@ class Wording:
 def choose_check(task_name: str) -> Callable[[str], str | None] | None:
     """Returns what says what is wrong with a suffix, as training does; None where nothing can."""
     name = TRAINED_AS[task_name]
-    return task.TASKS[name].check if name in task.TASKS else None
+    return task.choose_check(name) if name in task.TASKS else None
 
 
 def _cut_mask(objects: data_objects.Objects, number: int) -> np.ndarray:

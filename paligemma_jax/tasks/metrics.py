@@ -1,0 +1,94 @@
+"""The table of scores that an evaluation of answers can ask for by name."""
+
+import difflib
+from collections.abc import Sequence
+
+from paligemma_jax.tasks import (
+    answer_metrics,
+    answers,
+    caption_metrics,
+    structure_metrics,
+    vqav2,
+)
+
+Metric = answers.Metric
+
+METRICS = {
+    "exact_match": Metric("one of the true answers", answer_metrics.exact_match),
+    "vqa_accuracy": Metric("min(1, people who agree / 3)", answer_metrics.vqa_accuracy),
+    "vqav2_accuracy": Metric(
+        "VQAv2: the same, leaving one out, spelling changed; by answer_type",
+        vqav2.accuracy,
+        groups=("answer_type",),
+        needs=("answers",),
+    ),
+    "anls": Metric("DocVQA, InfoVQA: 1 - edit distance, 0 below one half", answer_metrics.anls),
+    "relaxed_accuracy": Metric("ChartQA: numbers within 5%", answer_metrics.relaxed_accuracy),
+    "pope_accuracy": Metric(
+        "POPE: yes or no",
+        answer_metrics.pope_accuracy,
+        answer_metrics.summarize_pope,
+    ),
+    "tallyqa_accuracy": Metric(
+        "TallyQA: counts, also as words; per count, and by issimple",
+        answer_metrics.tallyqa_accuracy,
+        answer_metrics.summarize_tallyqa,
+        groups=("issimple",),
+    ),
+    "scienceqa_accuracy": Metric(
+        "ScienceQA: the letter in 'the answer is a.'",
+        answer_metrics.scienceqa_accuracy,
+        answer_metrics.summarize_scienceqa,
+    ),
+    "rsvqa_accuracy": Metric(
+        "RSVQA: exact match, by question_type, and the mean over types",
+        answer_metrics.exact_match,
+        answer_metrics.summarize_rsvqa,
+        groups=("question_type",),
+        needs=("question_type",),
+    ),
+    "json_f1": Metric(
+        "share of a JSON's fields, as F1",
+        structure_metrics.json_f1,
+        structure_metrics.summarize_json,
+    ),
+    "json_exact": Metric("all fields of a JSON", structure_metrics.json_exact),
+    "count_exact": Metric('{"dime": 2}: all counts, zeros left out', structure_metrics.count_exact),
+    "event_phase_f1": Metric(
+        "'fall: start; cry: end': pairs, as F1", structure_metrics.event_phase_f1
+    ),
+    "event_f1": Metric("the same without phases", structure_metrics.event_f1),
+    "word_f1": Metric("words shared with the truth, as F1", caption_metrics.word_f1),
+    "cider": Metric("CIDEr-D, 0..10", summarize=caption_metrics.summarize_cider),
+    "bleu4": Metric("BLEU-4", summarize=caption_metrics.summarize_bleu),
+    "rouge_l": Metric("ROUGE-L", caption_metrics.rouge_l),
+}
+NOT_HERE = {
+    "meteor": "METEOR needs Java, or WordNet from a server",
+    "spice": "SPICE needs Java",
+}
+
+
+def choose(names: Sequence[str]) -> answers.Metrics:
+    """Returns the metrics of these names, in their order.
+
+    Raises:
+      ValueError: a name that is unknown, given twice, or none at all.
+    """
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"scores={list(names)}: expected one name or more, each once")
+    for name in names:
+        if name not in METRICS:
+            near = difflib.get_close_matches(name, METRICS)
+            hint = NOT_HERE.get(name.lower(), f"did you mean '{near[0]}'?" if near else "")
+            raise ValueError(f"score '{name}' is unknown; expected of {list(METRICS)}. {hint}")
+    return {name: METRICS[name] for name in names}
+
+
+def markdown() -> str:
+    """Returns the table of metrics, for README."""
+    lines = ["| score | what it is | keys of a row |", "| --- | --- | --- |"]
+    for name, metric in METRICS.items():
+        keys = ", ".join(f"`{key}`" for key in dict.fromkeys((*metric.needs, *metric.groups)))
+        lines.append(f"| `{name}` | {metric.doc} | {keys} |")
+    return "\n".join(lines)

@@ -1,0 +1,103 @@
+"""Scores equal those of big_vision's evaluators: tests/reference/make_answer_scores.py."""
+
+import json
+import pathlib
+
+import pytest
+
+from paligemma_jax.tasks import answer_metrics, answers, metrics, vqav2
+
+REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "answer_scores.json"
+CASES = json.loads(REFERENCE.read_text())["answers"]
+# What big_vision calls it, where that is not acc: theirs -> ours.
+ACCURACY = {"chartqa": "relaxed_acc", "rsvqa": "acc_any"}
+
+
+def judge(row, chosen):
+    text, extra = row["prediction"], {key: row[key] for key in row if key != "prediction"}
+    made = answers.judge(text, suffix=extra.pop("answer", None), extra=extra, metrics=chosen)
+    return {"prediction": text, **made}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["metric"] for case in CASES])
+def test_each_answer_scores_as_in_big_vision(case):
+    chosen = metrics.choose([case["metric"]])
+    name = ACCURACY.get(case["evaluator"], "acc")
+    found = [judge(row, chosen)["score"] for row in case["rows"]]
+    expected = [scores[name] for scores in case["each"]]
+    differing = [
+        (row, ours, theirs)
+        for row, ours, theirs in zip(case["rows"], found, expected, strict=True)
+        if ours != pytest.approx(theirs, abs=1e-6)
+    ]
+    assert not differing
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["metric"] for case in CASES])
+def test_a_data_set_scores_as_in_big_vision(case):
+    chosen = metrics.choose([case["metric"]])
+    scores = answers.score([judge(row, chosen) for row in case["rows"]], metrics=chosen)
+    expected = case["all"]
+    name = ACCURACY.get(case["evaluator"], "acc")
+    assert scores[case["metric"]] == pytest.approx(expected[name], abs=1e-6)
+    found = {
+        "valid_percent": scores.get("pope_valid"),
+        "parsefail": scores.get("scienceqa_parse_failures"),
+        "acc_avg": scores.get("rsvqa_average"),
+    }
+    groups = scores.get("per_group", {})
+    for group, values in groups.items():
+        kind = group.partition(": ")[2]
+        theirs = {"1": "acc/simple", "0": "acc/complex", "yes/no": "acc/yesno"}.get(kind)
+        theirs = theirs or (f"acc_{kind}" if case["evaluator"] == "rsvqa" else f"acc/{kind}")
+        found[theirs] = values[case["metric"]]
+    for count, values in scores.get("per_count", {}).items():
+        found[f"acc/count_{count}"] = values["tallyqa_accuracy"]
+    compared = [key for key in found if key in expected]
+    assert {key: found[key] for key in compared} == pytest.approx(
+        {key: expected[key] for key in compared}
+    )
+    others = {name, "acc", "acc_any", "anls", "num", "relaxed_acc", "acc_avg_nonum"}
+    uncompared = {key for key in expected if not key.startswith("num/")} - set(compared) - others
+    assert not uncompared
+
+
+def test_rsvqas_questions_without_numbers_have_a_mean():
+    """big_vision has the three types' mean and the two types' under one name: the latter stays."""
+    chosen = metrics.choose(["rsvqa_accuracy"])
+    (case,) = [case for case in CASES if case["evaluator"] == "rsvqa"]
+    rows = [judge(row, chosen) for row in case["rows"]]
+    low = answers.score(rows, metrics=chosen)["rsvqa_average_nonum"]
+    assert low == pytest.approx((1.0 + 0.5 + 0.5) / 3)  # comp, presence, rural_urban
+    rows = [row for row in rows if row["groups"]["question_type"] != "rural_urban"]
+    high = answers.score(rows, metrics=chosen)["rsvqa_average_nonum"]
+    assert high == pytest.approx(case["all"]["acc_avg_nonum"])
+
+
+def test_edit_distances_score_as_in_big_vision():
+    chosen = metrics.choose(["anls"])
+    for case in CASES:
+        if case["evaluator"] == "vqa":
+            rows = [judge(row, chosen) for row in case["rows"]]
+            expected = [scores["anls"] for scores in case["each"]]
+            assert [row["score"] for row in rows] == pytest.approx(expected, abs=1e-6)
+
+
+def test_counts_above_fifteen_are_scored_too():
+    """big_vision's evaluator ends with a KeyError there."""
+    chosen = metrics.choose(["tallyqa_accuracy"])
+    rows = [judge({"prediction": "twenty", "answer": "20", "issimple": 1}, chosen)]
+    assert answers.score(rows, metrics=chosen)["per_count"] == {
+        "20": {"tallyqa_accuracy": 1.0, "num": 1}
+    }
+
+
+def test_vqav2_takes_any_number_of_people():
+    assert vqav2.accuracy("yes", ["yes"]) == 1.0
+    assert vqav2.accuracy("yes", ["yes", "no", "yes", "yes"]) == pytest.approx((3 * 2 / 3 + 1) / 4)
+
+
+def test_case_and_spaces_do_not_matter():
+    assert answer_metrics.exact_match("Two  dogs\n", ["two dogs"]) == 1.0
+    assert answer_metrics.pope_accuracy("yes", ["Yes"]) == 1.0
+    assert answer_metrics.relaxed_accuracy(" 10.4", ["10"]) == 1.0

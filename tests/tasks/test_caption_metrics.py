@@ -1,0 +1,70 @@
+"""CIDEr, BLEU and ROUGE-L equal pycocoevalcap's on words that are split already."""
+
+import json
+import pathlib
+
+import pytest
+
+from paligemma_jax.tasks import answers, caption_metrics, metrics
+
+REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "answer_scores.json"
+CAPTIONS = json.loads(REFERENCE.read_text())["captions"]
+CHOSEN = metrics.choose(["cider", "bleu4", "rouge_l", "word_f1"])
+
+
+def rows_of(examples):
+    return [
+        {
+            "prediction": row["prediction"],
+            **answers.judge(row["prediction"], suffix=None, extra=row, metrics=CHOSEN),
+        }
+        for row in examples
+    ]
+
+
+def test_caption_scores_equal_pycocoevalcap():
+    rows = rows_of(CAPTIONS["rows"])
+    scores = answers.score(rows, metrics=CHOSEN)
+    for name in ("cider", "bleu4", "rouge_l"):
+        assert scores[name] == pytest.approx(CAPTIONS[name], rel=1e-6), name
+    found = [row["values"]["rouge_l"] for row in rows]
+    assert found == pytest.approx(CAPTIONS["rouge_l_each"], abs=1e-6)
+
+
+def test_scores_of_a_data_set_leave_rows_to_the_next_score():
+    (row,) = rows_of(CAPTIONS["rows"][:1])
+    assert set(row["values"]) == {"rouge_l", "word_f1"}
+    assert row["score"] == row["values"]["rouge_l"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A man's dog, and it doesn't bark!", "a man 's dog and it does n't bark"),
+        ("They're 2.5 m; 10:30 o'clock (late).", "they 're 2.5 m 10:30 o clock late"),
+        ("a double-decker bus", "a double-decker bus"),
+        ("", ""),
+    ],
+)
+def test_words_are_split_as_stanfords_tokenizer_does(text, words):
+    assert caption_metrics.split_words(text) == words.split()
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "f1"),
+    [
+        ("a cat on a mat", "A cat on a mat", 1.0),
+        ("a cat", "a dog", 0.5),
+        ("the the the", "the", 0.5),  # 1 of 3 words, 1 of 1: a word counts as often as it occurs
+        ("", "a dog", 0.0),
+        ("", "", 1.0),
+    ],
+)
+def test_word_f1_is_the_overlap_of_two_bags_of_words(prediction, truth, f1):
+    assert caption_metrics.word_f1(prediction, [truth]) == pytest.approx(f1)
+
+
+def test_nothing_predicted_scores_nothing():
+    rows = rows_of([{"prediction": "", "answers": ["a dog"]}])
+    scores = answers.score(rows, metrics=CHOSEN)
+    assert scores["bleu4"] == scores["cider"] == scores["rouge_l"] == 0.0

@@ -1,0 +1,102 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from paligemma_jax.models import mask_codec
+from paligemma_jax.tasks import masks, segmentation_score
+
+LEFT, RIGHT = "<loc0000><loc0000><loc1023><loc0511>", "<loc0000><loc0512><loc1023><loc1023>"
+FULL, EMPTY = "<seg001>" * 16, "<seg000>" * 16
+
+
+def fill(codes):
+    """A codec without a codebook: each code of a 4x4 grid fills its cell or does not."""
+    return np.kron(np.minimum(codes, 1).reshape(-1, 4, 4), np.ones((1, 16, 16))) * 2.0 - 1
+
+
+def judge(prediction, suffix, **arguments):
+    return segmentation_score.judge(prediction, suffix=suffix, codec=fill, **arguments)
+
+
+def test_scores_equal_big_visions(reference_arrays, reference_folder):
+    expected = json.loads((reference_folder / "segmentation_scores.json").read_text())
+    weights, rows, codec = reference_arrays("seg_weights"), [], {}
+
+    def decode(codes):
+        key = codes.tobytes()
+        if key not in codec:
+            codec[key] = np.asarray(mask_codec.decode(weights, codes))
+        return codec[key]
+
+    for case in expected["rows"]:
+        size = case["size"]
+        if "truth" in case:
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex(case["truth"]), np.uint8))
+            mask = bits[: math.prod(size)].reshape(1, *size).astype(bool)
+        truth = masks.Regions(np.float32([case["box_yxyx"]]), ("",), mask)
+        made = segmentation_score.judge(
+            case["prediction"], suffix=f"{LEFT}{FULL}", draw_truth=lambda t=truth: t, codec=decode
+        )
+        found = segmentation_score.score([made])
+        compare(found, case["scores"])
+        rows.append(made)
+    compare(segmentation_score.score(rows), expected["all"])
+
+
+def compare(found, expected):
+    assert found["miou"] == pytest.approx(expected["miou"], abs=1e-6)
+    assert found["box_accuracy50"] == pytest.approx(expected["boxacc/0.5"])
+    assert found["box_accuracy75"] == pytest.approx(expected["boxacc/0.75"])
+    assert found["invalid"] == expected["invalid"]
+    assert found["num_truths"] == expected["total"]
+
+
+def test_a_mask_is_judged_by_its_pixels():
+    half = "<seg001>" * 8 + "<seg000>" * 8
+    row = judge(f"{LEFT}{half} cat", f"{LEFT}{FULL} cat")
+    assert row["score"] == row["mean_iou"] == pytest.approx(0.5, abs=0.01)
+    assert row["truths"][0]["box_iou"] == 1.0 and row["matched"] == 1 and row["correct"]
+    assert masks.unpack(row["detections"][0]["mask"]).mean() == 0.5
+    scores = segmentation_score.score([row])
+    assert scores["miou"] == pytest.approx(0.5, abs=0.01)
+    assert scores["per_class"]["cat"]["pixel_iou"] == scores["pixel_iou"] == scores["miou"]
+
+
+def test_objects_are_paired_by_label_and_then_by_overlap():
+    truth = f"{LEFT}{FULL} cat ; {RIGHT}{FULL} dog"
+    row = judge(f"{RIGHT}{FULL} dog ; {LEFT}{FULL} cat", truth)
+    assert row["score"] == 1.0 and row["correct"]
+    swapped = judge(f"{LEFT}{FULL} dog ; {RIGHT}{FULL} cat", truth)
+    assert swapped["score"] == 0.0 and not swapped["correct"]
+
+
+def test_what_the_text_names_beyond_the_number_of_truths_counts_for_nothing():
+    row = judge(f"{RIGHT}{FULL} cat ; {LEFT}{FULL} cat", f"{LEFT}{FULL} cat")
+    assert row["score"] == 0.0 and not row["correct"]
+    first = judge(f"{LEFT}{FULL} cat ; {RIGHT}{FULL} cat", f"{LEFT}{FULL} cat")
+    assert first["score"] == 1.0 and not first["correct"]
+
+
+def test_images_without_objects_and_rows_without_truth():
+    assert judge("", "")["score"] == 1.0
+    assert judge(f"{LEFT}{FULL}", "")["score"] == 0.0
+    unknown = judge(f"{LEFT}{FULL} cat", None)
+    assert unknown["truths"] is None and unknown["detections"][0]["label"] == "cat"
+    scores = segmentation_score.score([unknown])
+    assert math.isnan(scores["miou"]) and scores["num_images"] == 0
+
+
+def test_an_answer_whose_mask_is_empty_is_answered_but_scores_nothing():
+    row = judge(f"{LEFT}{EMPTY} cat", f"{LEFT}{FULL} cat")
+    scores = segmentation_score.score([row])
+    assert scores["invalid"] == 0 and scores["miou"] == 0.0 and scores["box_accuracy75"] == 1.0
+
+
+def test_a_truth_that_contradicts_its_masks_is_an_error():
+    regions = masks.Regions(np.zeros((0, 4), np.float32), (), np.zeros((0, 8, 8), bool))
+    with pytest.raises(ValueError, match="names 1 objects, the row's key 'objects' 0"):
+        judge("", f"{LEFT}{FULL}", draw_truth=lambda: regions)
+    with pytest.raises(ValueError, match="the true suffix is no segmentation"):
+        judge("", LEFT)

@@ -1,0 +1,75 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paligemma_jax.tasks import answers, metrics, structure_metrics
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "f1"),
+    [
+        ('{"a": 1, "b": "X  y"}', '{"b": "x y", "a": 1.0}', 1.0),
+        ('{"a": 1, "b": 2}', '{"a": 1, "b": 3}', 0.5),
+        ('{"a": {"b": [1, 2, 2]}}', '{"a": {"b": [2, 1]}}', 0.8),
+        ('{"a": true}', '{"a": 1}', 0.0),
+        ('{"a": 1', '{"a": 1}', 0.0),
+        ("{}", "{}", 1.0),
+        ("[]", "{}", 0.0),
+        ("null", '{"a": 1}', 0.0),
+    ],
+)
+def test_json_is_compared_field_by_field(prediction, truth, f1):
+    assert structure_metrics.json_f1(prediction, [truth]) == pytest.approx(f1)
+    assert structure_metrics.json_exact(prediction, [truth]) == (f1 == 1)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "exact"),
+    [
+        ('{\n  "dime": 2\n}', '{"dime": 2, "cent": 0}', True),
+        ('{"dime": 2, "cent": 1}', '{"dime": 2}', False),
+        ('{"dime": "2"}', '{"dime": 2}', False),
+        ('{"dime": 2', '{"dime": 2}', False),
+        ("{}", "{}", True),
+    ],
+)
+def test_counts_are_right_or_wrong_as_a_whole(prediction, truth, exact):
+    assert structure_metrics.count_exact(prediction, [truth]) == exact
+
+
+@pytest.mark.parametrize(
+    ("prediction", "pairs", "events"),
+    [
+        ("fall: start; cry: end", 1.0, 1.0),
+        ("Cry: end\nfall:  start", 1.0, 1.0),
+        ('{"fall": "start", "cry": "end"}', 1.0, 1.0),
+        ('[{"event": "cry", "phase": "end"}, {"event": "fall", "phase": "start"}]', 1.0, 1.0),
+        ("fall: end; cry: end", 0.5, 1.0),
+        ("fall: start", 2 / 3, 2 / 3),
+        ("fall; cry", 0.0, 1.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_events_are_scored_with_and_without_their_phases(prediction, pairs, events):
+    truth = ["fall: start; cry: end"]
+    assert structure_metrics.event_phase_f1(prediction, truth) == pytest.approx(pairs)
+    assert structure_metrics.event_f1(prediction, truth) == pytest.approx(events)
+
+
+@given(st.one_of(st.text(), st.text(alphabet='{}[]":,1a')))
+def test_a_models_text_never_raises(text):
+    for name in ("json_f1", "json_exact", "count_exact", "event_f1", "event_phase_f1"):
+        value = metrics.METRICS[name].value
+        assert 0 <= value(text, ['{"a": 1}', "[1]"]) <= 1
+        assert value(text, [text]) in (0, 1)
+
+
+def test_json_that_does_not_read_is_counted():
+    chosen = metrics.choose(["json_f1"])
+    rows = [
+        {"prediction": text, **answers.judge(text, suffix="{}", metrics=chosen)}
+        for text in ("{}", "{", "[1]", "")
+    ]
+    assert answers.score(rows, metrics=chosen)["json_valid"] == 0.5
+    assert "is no JSON" in structure_metrics.check_json("{")
+    assert structure_metrics.check_json('{"a": 1}') is None
