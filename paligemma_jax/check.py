@@ -53,7 +53,10 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     parser.add_argument("--full", action="store_true", help="decode every image")
     parser.add_argument("--augment", metavar="FILE", help="draw what augmentation does, as PNG")
     parser.add_argument(
-        "--example", type=int, metavar="LINE", help="of the training data; default: with an answer"
+        "--example",
+        type=int,
+        metavar="LINE",
+        help="of the first training set; default: has an answer",
     )
     return command_line.parse(parser, argv, groups=["config"])
 

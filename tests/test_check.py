@@ -12,6 +12,7 @@ from paligemma_jax.data import tokens
 
 BOX = "<loc0100><loc0200><loc0500><loc0600>"
 PREFIX = "detect cat ; dog"
+PARTS = (("a", "train"), ("b", "val"))
 
 
 def row(image, suffix=f"{BOX} cat", prefix=PREFIX):
@@ -163,6 +164,8 @@ def test_an_example_is_explained_with_its_picture(folder):
         ("res=30", "model", "30"),
         ("input.data.fname=gone.jsonl", "training data", "no such file"),
         ("tokenizer=gone.model", "tokenizer", "gone.model"),
+        ("save=trainable", "save", "random ones are in no other file"),
+        ("input.augment.crop=7.0", "input.augment", "crop"),
         ("model_init=gone.npz", "gone.npz", "neither a file nor a published name"),
     ],
 )
@@ -174,6 +177,20 @@ def test_settings_that_training_would_refuse_are_errors(folder, override, subjec
     errors = [one for one in report["findings"] if one["severity"] == "error"]
     assert status == 1
     assert any(one["subject"] == subject and message in one["what"] for one in errors), errors
+
+
+def test_every_source_of_a_mixture_is_training_data(folder):
+    status, report = run(
+        folder,
+        f"--config={folder}/config.py:data=spoilt",
+        "--config.input.data.fname=None",
+        *(f"--config.input.mixture.{n}={{'fname': '{folder}/clean-{f}.jsonl'}}" for n, f in PARTS),
+    )
+    assert [*report["sections"]["data"]][:2] == ["input.mixture.a", "input.mixture.b"]
+    # The spoilt evaluation begins with the rows of the second source.
+    leaks = next(one for one in report["findings"] if one["kind"] == "same row in two data sets")
+    assert leaks["subject"] == "evals.val" and "input.mixture" in leaks["what"]
+    assert status == 1
 
 
 def test_without_a_config_the_machine_alone_is_checked(folder, capsys):

@@ -184,7 +184,8 @@ def look_at_images(
 ) -> tuple[list[tuple[str, str]], list[Finding]]:
     """Returns (sizes, what is wrong): equal files, empty ones, and with `full` broken ones."""
     num_workers = config.input.num_workers or os.cpu_count() or 1
-    sizes = image_files.read_sizes(p for one in sets for r in one.records for p in r.images)
+    every = list(dict.fromkeys(p for one in sets for r in one.records for p in r.images))
+    sizes = image_files.read_sizes(every)
     with terminal.progress("comparing images", unit="B", unit_scale=True) as progress:
         contents = image_files.find_contents(sizes, num_workers=num_workers, progress=progress)
     found = lint_images.between(sets, contents)
@@ -192,7 +193,7 @@ def look_at_images(
         found += lint_images.empty_files(one, sizes) + lint_images.within(one, contents)
     if not full:
         return [], found
-    paths = [path for path, size in sizes.items() if size]
+    paths = [path for path in every if sizes.get(path) != 0]
     with terminal.progress("decoding images", unit="images") as progress:
         files = image_files.decode_all(paths, num_workers=num_workers, progress=progress)
     for one in sets:

@@ -14,19 +14,19 @@ HEADER = ("#", "piece", "id", "mask_ar", "mask_loss", "mask_input", "position")
 
 
 def choose(examples: data.Records, line: int | None) -> records.Record | None:
-    """Returns the row at that line of the file, or the first one with an answer.
+    """Returns the row at that line of the first training set, or the first one with an answer.
 
     Raises:
       ValueError: no readable row at that line.
     """
     if line is None:
         return next((r for r in examples if r.suffix), examples[0] if examples else None)
-    by_line = {int(r.source.rpartition(":")[2]): r for r in examples}
+    file = examples[0].source.rpartition(":")[0] if examples else ""
+    lines = ((*r.source.rpartition(":"), r) for r in examples)
+    by_line = {int(number): r for name, _, number, r in lines if name == file}
     if line not in by_line:
-        lines = f"{min(by_line)} to {max(by_line)}" if by_line else "none"
-        raise ValueError(
-            f"--example {line}: no good row at that line of the training data; lines: {lines}"
-        )
+        known = f"{min(by_line)} to {max(by_line)}" if by_line else "none"
+        raise ValueError(f"--example {line}: no good row at that line of {file}; lines: {known}")
     return by_line[line]
 
 

@@ -9,7 +9,7 @@ import shutil
 import jax
 import ml_collections
 
-from paligemma_jax.build import data, evaluation, terminal, training_data, weights
+from paligemma_jax.build import data, evaluation, terminal, training, training_data, weights
 from paligemma_jax.build import model as build_model
 from paligemma_jax.build import optimizer as build_optimizer
 from paligemma_jax.checkpoints import cached, published
@@ -55,7 +55,7 @@ def look(
         facts.append(("model", f"{count:,} parameters, {config.res} px"))
         made, more, problems = _plan(config, shapes, len(examples))
         facts += more
-        found += problems + _weights(config, model) + _space(config, shapes, made)
+        found += problems + _weights(config, model) + _space(config, model, shapes, made)
     if tokenizer is not None:
         found += _augmentation(config, examples)
         for name in config.evals:
@@ -123,6 +123,7 @@ def _weights(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> li
 
 def _space(
     config: ml_collections.ConfigDict,
+    model: variants.PaliGemma,
     shapes: dict[str, jax.ShapeDtypeStruct],
     made: optimizer.Optimizer | None,
 ) -> list[Finding]:
@@ -134,8 +135,12 @@ def _space(
         size = sum(shape.size for shape in shapes.values()) * stored
         for address in published.FILES[source].sources[:1]:
             found += _too_large(size, cached.cache_of(address), "the download")
+    try:
+        saved = training.what_is_saved(config, model)
+    except ValueError as error:
+        return [*found, _refused("save", error)]
     if made is not None:
-        is_saved = made.trainable if config.save == "trainable" else shapes
+        is_saved = shapes if saved == "all" else made.trainable
         size = sum(
             shapes[name].size * (4 if name in made.trainable else stored) for name in is_saved
         )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 
 import jax
+import ml_collections
 
 from paligemma_jax.build import (
     assembly,
@@ -22,6 +23,7 @@ from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import settings
 from paligemma_jax.data import pipeline
 from paligemma_jax.models import paligemma
+from paligemma_jax.params import variants
 from paligemma_jax.reports import runlog
 from paligemma_jax.tasks import task
 from paligemma_jax.training import loop, optimizer, step
@@ -74,11 +76,7 @@ def plan(built: assembly.Assembly) -> Plan:
     base = assembly.find_weights(config, config.model_init)
     if lora := built.model.lora:
         terminal.say(f"LoRA: rank {lora.rank}, scale {lora.scale:g}, beside {config.lora.targets}")
-    if config.save == TRAINABLE and base is None:
-        raise ValueError(
-            "save='trainable' leaves out the weights that are not trained, and random ones are in "
-            "no other file: set model_init, or save='all'"
-        )
+    what_is_saved(config, built.model)
     return Plan(read, steps, made, evaluations, base, saving)
 
 
@@ -130,13 +128,27 @@ def run(
     return state
 
 
+def what_is_saved(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> str:
+    """Returns "all" or "trainable", as the key `save` says or LoRA suggests.
+
+    Raises:
+      ValueError: trained weights alone, of a run that starts from random ones.
+    """
+    if config.save == TRAINABLE and config.model_init is None:
+        raise ValueError(
+            "save='trainable' leaves out the weights that are not trained, and random ones are in "
+            "no other file: set model_init, or save='all'"
+        )
+    return config.save or (TRAINABLE if model.lora and config.model_init else "all")
+
+
 def save(
     built: assembly.Assembly, planned: Plan, state: step.TrainState, path: pathlib.Path
 ) -> None:
     """Writes the weights as one npz file: all, or what the base lacks, as `save` says."""
     params = state.averaged
     said = weights.metadata(built.config, built.model, step=int(state.step), base=planned.base)
-    what = built.config.save or (TRAINABLE if built.model.lora else "all")
+    what = what_is_saved(built.config, built.model)
     if what == TRAINABLE and planned.base:
         said[overlay.NUM_ARRAYS] = len(params)
         kept = state.trainable.keys() | overlay.differing(params, planned.base)

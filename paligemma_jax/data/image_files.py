@@ -3,13 +3,14 @@
 import concurrent.futures
 import dataclasses
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from paligemma_jax.data import images
+from paligemma_jax.data import images, remote
 
 Progress = Callable[[int, int], None]
 
@@ -37,8 +38,9 @@ class ImageFile:
 
 
 def read_sizes(paths: Iterable[str]) -> dict[str, int]:
-    """Returns the bytes of each file."""
-    return {path: os.stat(path).st_size for path in dict.fromkeys(paths)}
+    """Returns the bytes of each file; those at addresses are not asked for, and left out."""
+    local = (path for path in dict.fromkeys(paths) if not remote.is_address(path))
+    return {path: os.stat(path).st_size for path in local}
 
 
 def find_contents(
@@ -80,7 +82,8 @@ def decode_all(
 def decode(path: str) -> ImageFile:
     """Returns what one file holds; never raises on its content."""
     try:
-        with Image.open(path) as header:
+        file = io.BytesIO(remote.read(path)) if remote.is_address(path) else path
+        with Image.open(file) as header:
             orientation = header.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
             has_16_bits = header.mode.startswith("I")
     except Image.DecompressionBombError as error:

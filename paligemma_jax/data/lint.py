@@ -25,7 +25,7 @@ MUCH_SHORTER = 2  # text_len could be so many times smaller
 # What `parse` says it dropped -> what to call it, and what to do.
 BOX_PROBLEMS = {
     "zero_area": ("box of zero area", "draw it again or remove it: nothing can be inside"),
-    "loc_range": ("box out of range", "coordinates are round(x * 1023) in 0..1023, four digits"),
+    "loc_range": ("box out of range", "a coordinate is a bin from 0000 to 1023, four digits"),
     "inverted": ("box with its corners swapped", "the order is y1 x1 y2 x2, top left corner first"),
 }
 BAD_SUFFIX = "suffix that the task cannot read"

@@ -33,7 +33,8 @@ def within(data: lint.DataSet, contents: Contents) -> list[Finding]:
 
     Args:
       data: the data set.
-      contents: path of an image -> a name of its bytes (`image_files.find_contents`).
+      contents: path of an image -> a name of its bytes (`image_files.find_contents`). Images at
+        addresses have none: they are equal where the addresses are.
     """
     first: dict[tuple, data_records.Record] = {}
     same, other = [], []
@@ -73,9 +74,11 @@ def empty_files(data: lint.DataSet, sizes: Mapping[str, int]) -> list[Finding]:
 
     Args:
       data: the data set.
-      sizes: bytes of each file (`image_files.read_sizes`).
+      sizes: bytes of each file (`image_files.read_sizes`); of those elsewhere it is not known.
     """
-    empty = [f"{r.source} ({path})" for r in data.records for path in r.images if not sizes[path]]
+    empty = [
+        f"{r.source} ({path})" for r in data.records for path in r.images if sizes.get(path) == 0
+    ]
     if not empty:
         return []
     remedy = "copy these files again, or remove their rows"
@@ -126,7 +129,9 @@ def _other_sizes(data: lint.DataSet, files: Mapping[str, image_files.ImageFile])
 def _shared(first: lint.DataSet, second: lint.DataSet, contents: Contents) -> list[Finding]:
     known = first.records[::-1]  # the first of equal ones is kept
     questions = {_question(record, contents): record.source for record in known if record.images}
-    by_image = {contents[path]: record.source for record in known for path in record.images}
+    by_image = {
+        contents.get(path, path): record.source for record in known for path in record.images
+    }
     leaks, images = [], []
     for record in second.records:
         if not record.images:
@@ -134,7 +139,7 @@ def _shared(first: lint.DataSet, second: lint.DataSet, contents: Contents) -> li
         if source := questions.get(_question(record, contents)):
             leaks.append(f"{record.source} (as {source})")
         elif source := next(
-            (by_image[c] for p in record.images if (c := contents[p]) in by_image), None
+            (by_image[c] for p in record.images if (c := contents.get(p, p)) in by_image), None
         ):
             images.append(f"{record.source} (as {source})")
     found = []
@@ -153,4 +158,4 @@ def _shared(first: lint.DataSet, second: lint.DataSet, contents: Contents) -> li
 
 
 def _question(record: data_records.Record, contents: Contents) -> tuple:
-    return tuple(contents[path] for path in record.images), record.prefix
+    return tuple(contents.get(path, path) for path in record.images), record.prefix

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_jax.data import image_files, lint, lint_images, objects, records
+from paligemma_jax.data import image_files, lint, lint_images, objects, records, remote
 
 
 @pytest.fixture
@@ -114,3 +114,21 @@ def test_files_that_cannot_be_used_are_found(folder):
         "image of 16 bits": ["x:5"],
         "image of another size": ["x:6"],
     }
+
+
+def test_images_at_addresses_are_equal_where_their_addresses_are(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    monkeypatch.setattr(remote, "read", lambda address: data)
+    first, second = "s3://bucket/a.png", "s3://bucket/b.png"
+    members = [
+        records.Record((path,), "detect cat", "", source=f"x:{line}")
+        for line, path in enumerate((first, second, first), start=1)
+    ]
+    one = make(*members)
+    assert image_files.read_sizes([first, second]) == {}
+    assert lint_images.empty_files(one, {}) == []
+    assert kinds(lint_images.within(one, {})) == {"same row twice": ["x:3"]}
+    files = image_files.decode_all([first, second], num_workers=1)
+    assert [(file.width, file.height) for file in files.values()] == [(8, 6), (8, 6)]
+    assert lint_images.decoded_files(one, files) == []
