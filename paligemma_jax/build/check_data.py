@@ -132,7 +132,7 @@ def classify(
 ) -> list[lint.DataSet]:
     """Returns data sets with the class names of each row, where the task has classes.
 
-    A detection's classes are its labels; short answers of few kinds are classes too.
+    The classes of boxes and masks are their labels; short answers of few kinds are classes too.
     """
     parse = data.make_task(config).parse
     answers = {record.suffix for _, examples in sets for record in examples}
@@ -142,7 +142,8 @@ def classify(
         if is_closed:
             answered = [(record.suffix,) if record.suffix else () for record in examples]
         else:
-            answered = [tuple(getattr(parse(r.suffix or ""), "labels", ())) for r in examples]
+            parsed = (parse(record.suffix or "") for record in examples)
+            answered = [tuple(filter(None, getattr(one, "labels", ()))) for one in parsed]
         asked = [tuple(detection.prefix_classes(record.prefix)) for record in examples]
         found.append(lint.DataSet(source.name, examples, answered, asked, source.is_training))
     return found
