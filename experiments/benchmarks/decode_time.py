@@ -19,7 +19,6 @@ import step_time
 from paligemma_jax.inference import generate
 from paligemma_jax.models import paligemma
 
-INPUTS = ("image", "mask_image", "text", "mask_ar", "mask_input")
 BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12, "L4": 0.3e12, "T4": 0.32e12}
 
 
@@ -79,7 +78,7 @@ def make_decoder(model, args, *, new_tokens: int):
     def prefill(params, batch):
         return paligemma.prefill(
             params,
-            *(batch[name] for name in INPUTS),
+            *(batch[name] for name in step_time.INPUTS),
             model=model,
             compute=compute,
             cache_len=model.num_image_tokens + args.prompt_len + args.new_tokens,

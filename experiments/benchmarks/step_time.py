@@ -12,14 +12,15 @@ import json
 import statistics
 import time
 
-import flops
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import names, variants
-from paligemma_jax.training import optimizer, step
+from paligemma_jax.training import flops, optimizer, step
+
+INPUTS = ("image", "mask_image", "text", "mask_ar", "mask_input")
 
 
 def main() -> None:
@@ -37,10 +38,9 @@ def main() -> None:
         lr=1e-5,
     )
     compute = paligemma.Compute(dtype=args.dtype, remat=args.remat)
-    inputs = ("image", "mask_image", "text", "mask_ar", "mask_input")
 
     def apply(params, batch, rng=None):
-        arrays = [batch[name] for name in inputs]
+        arrays = [batch[name] for name in INPUTS]
         return paligemma.apply(params, *arrays, model=model, compute=compute, rng=rng)
 
     train_step = jax.jit(
@@ -60,12 +60,8 @@ def main() -> None:
     compiled = train_step.lower(state, batch).compile()
     compile_s = time.perf_counter() - start
     seconds, state, loss = measure(compiled, state, batch, args.steps)
-    work = flops.of_step(
-        model,
-        batch_size=args.batch_size,
-        text_len=args.text_len,
-        supervised=args.supervised,
-        trainable=set(trainable),
+    work = flops.count(model, shapes, text_len=args.text_len, trainable=set(trainable)).of_step(
+        batch_size=args.batch_size, supervised=args.supervised
     )
     print(json.dumps(report(args, seconds, compile_s, work, loss, compiled)), flush=True)
 
