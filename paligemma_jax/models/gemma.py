@@ -19,6 +19,9 @@ from paligemma_jax.params import variants
 
 KeyValue = tuple[jax.Array, jax.Array]
 
+# The MLP makes at most so many values of its inner width at a time, but of so many tokens at least.
+MLP_VALUES, MLP_TOKENS = 2**23, 32
+
 
 def _truncated_normal(*, in_axis: tuple[int, ...], out_axis: tuple[int, ...]):
     return nn.initializers.variance_scaling(
@@ -80,12 +83,12 @@ class Attention(nn.Module):
         stacked = _truncated_normal(in_axis=(2,), out_axis=(0, 1, 3))
         if K == N:
             qkv = layers.Einsum((3, N, D, H), stacked, self.lora, name="qkv_einsum")
-            q, k, v = qkv("BTD,3KDH->3BKTH", x)
+            q, k, v = weights.split(qkv("BTD,3KDH->3BKTH", x))
             return q.swapaxes(1, 2), k, v
         single = _truncated_normal(in_axis=(1,), out_axis=(0, 2))
         q = layers.Einsum((N, D, H), single, self.lora, name="q_einsum")("BTD,NDH->BTNH", x)
         kv = layers.Einsum((2, K, D, H), stacked, self.lora, name="kv_einsum")
-        k, v = kv("BTD,2KDH->2BKTH", x)
+        k, v = weights.split(kv("BTD,2KDH->2BKTH", x))
         return q, k, v
 
 
@@ -103,18 +106,31 @@ class FeedForward(nn.Module):
         )
         linear = self.param("linear", _truncated_normal(in_axis=(0,), out_axis=(1,)), (F, D))
         project = functools.partial(layers.project, self, lora=self.lora)
-        gate, up = project("gating_einsum", {"w": gating}, "BTD,2DF->2BTF", x)
+        gate, up = weights.split(project("gating_einsum", {"w": gating}, "BTD,2DF->2BTF", x))
         return project("linear", {"w": linear}, "BTF,FD->BTD", nn.gelu(gate) * up)
 
 
 class Block(nn.Module):
-    """Transformer block; Gemma 2 also normalizes behind attention and MLP."""
+    """Transformer block; Gemma 2 also normalizes behind attention and MLP.
+
+    With `in_pieces` long texts go through the MLP some tokens at a time, in the backward pass too:
+    its inner values, eight times the width, then do not exist for all tokens at once.
+    """
 
     llm: variants.Gemma
     dropout: float = 0.0
     lora: layers.Lora | None = None
+    in_pieces: bool = False
 
-    @nn.compact
+    def setup(self):
+        self.pre_attention_norm = layers.RMSNorm()
+        self.attn = Attention(self.llm, self.lora)
+        self.pre_ffw_norm = layers.RMSNorm()
+        self.mlp = FeedForward(self.llm, self.lora)
+        if self.llm.post_norms:
+            self.post_attention_norm, self.post_ffw_norm = layers.RMSNorm(), layers.RMSNorm()
+        self.drop = layers.Dropout(self.dropout)
+
     def __call__(
         self,
         x: jax.Array,
@@ -123,17 +139,32 @@ class Block(nn.Module):
         remember: Callable[[jax.Array, jax.Array], KeyValue] = keep_own,
     ) -> tuple[jax.Array, KeyValue]:
         """Returns [B, T, D] and what attention remembered."""
-        drop = layers.Dropout(self.dropout)
-        y = layers.RMSNorm(name="pre_attention_norm")(x)
-        y, kv = Attention(self.llm, self.lora, name="attn")(y, positions, mask, remember)
+        y, kv = self.attn(self.pre_attention_norm(x), positions, mask, remember)
         if self.llm.post_norms:
-            y = layers.RMSNorm(name="post_attention_norm")(y)
-        x += drop(y)
-        y = layers.RMSNorm(name="pre_ffw_norm")(x)
-        y = drop(FeedForward(self.llm, self.lora, name="mlp")(y))
+            y = self.post_attention_norm(y)
+        x += self.drop(y)
+        count = _count_pieces(x.shape, self.llm.mlp_dim) if self.in_pieces else 1
+        return (self.add_mlp(x) if count == 1 else self._add_mlp_in_pieces(x, count)), kv
+
+    def add_mlp(self, x: jax.Array) -> jax.Array:
+        """Adds to [B, T, D] what the MLP makes of it."""
+        y = self.mlp(self.pre_ffw_norm(x))
         if self.llm.post_norms:
-            y = layers.RMSNorm(name="post_ffw_norm")(y)
-        return x + y, kv
+            y = self.post_ffw_norm(y)
+        return x + self.drop(y)
+
+    def _add_mlp_in_pieces(self, x: jax.Array, count: int) -> jax.Array:
+        B, T, D = x.shape
+        pieces = jnp.pad(x, ((0, 0), (0, -T % count), (0, 0))).reshape(B, count, -1, D)
+        # A loop, because a compiler may compute independent pieces side by side.
+        add = nn.scan(
+            nn.remat(lambda block, _, piece: (None, block.add_mlp(piece)), prevent_cse=False),
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": True},
+            in_axes=1,
+            out_axes=1,
+        )
+        return add(self, None, pieces)[1].reshape(B, -1, D)[:, :T]
 
 
 class Embedder(nn.Module):
@@ -177,7 +208,8 @@ class Tower(nn.Module):
 
     def setup(self):
         self.embedder = Embedder(self.vocab_size, self.llm.width)
-        self.layers = Block(self.llm, self.dropout, self.lora)
+        in_pieces = self.remat == "nothing_saveable"
+        self.layers = Block(self.llm, self.dropout, self.lora, in_pieces=in_pieces)
         self.final_norm = layers.RMSNorm()
 
     def embed(self, ids: jax.Array) -> jax.Array:
@@ -254,6 +286,12 @@ def unroll(
         x, kv = Block(llm, lora=lora).apply({"params": block}, x, positions, mask, keep)
         remembered.append(kv)
     return x, remembered
+
+
+def _count_pieces(shape: tuple[int, ...], F: int) -> int:
+    """Returns into how many pieces to cut [B, T, D] along T for the MLP."""
+    B, T, _ = shape
+    return max(1, min(-(-B * T * F // MLP_VALUES), T // MLP_TOKENS))
 
 
 def _query_scale(llm: variants.Gemma) -> float:

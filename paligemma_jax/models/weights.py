@@ -66,6 +66,14 @@ def factor_letters(eqn: str) -> tuple[str, str]:
     return f"{stacked}{contracted}r", f"{stacked}r{new}"
 
 
+def split(y: jax.Array) -> list[jax.Array]:
+    """Returns what each of several weights in one array gave: [n, ...] -> n times [...].
+
+    The gradient of an index is padded to the size of all of them, that of a split is not.
+    """
+    return [part.squeeze(0) for part in jnp.split(y, len(y))]
+
+
 def look_up(leaf: Leaf, ids: jax.Array, *, dtype: DTypeLike) -> jax.Array:
     """Returns the rows `ids` of an embedding table as `dtype`: int32[...] -> dtype[..., D]."""
     return jnp.take(leaf["w"], ids, axis=0, mode="clip").astype(dtype)

@@ -2,11 +2,13 @@
 
 A row's supervised positions are few (a suffix of 20 tokens in a text of 128), and a logit vector is
 long (257,152), so logits are made for a few positions at a time: each row's supervised positions
-are moved to its front, `chunk` positions of every row are taken at once, a chunk without any is
-skipped, and the backward pass makes each chunk's logits again instead of keeping them.
+are moved to its front, `chunk` positions of every row are taken at once, as many times as the row
+with most of them needs, and the backward pass makes each chunk's logits again instead of keeping
+them.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +20,10 @@ Batch = Mapping[str, jax.Array]
 ApplyFn = Callable[[Params, Batch, Any], jax.Array]
 # (params, hidden [B, C, D]) -> float32[B, C, V]
 LogitsFn = Callable[[Params, jax.Array], jax.Array]
+# (hidden [B, C, D], targets int32[B, C], mask float32[B, C], *weights) -> float32[B]
+ChunkLosses = Callable[..., jax.Array]
+# hidden, targets and mask of whole rows
+Pieces = tuple[jax.Array, jax.Array, jax.Array]
 
 SHIFTED = ("text", "mask_ar", "mask_input")
 CHUNK = 16
@@ -81,41 +87,112 @@ def token_losses(
 
     Args: hidden [B, T, D], targets int32[B, T], mask [B, T]; the others as in `example_losses`.
     """
-    chunks = _chunk_supervised(hidden, targets, mask, chunk)
+    pieces = _pack_supervised(hidden, targets, mask, chunk)
 
-    # Without the checkpoint the scan would keep the logits of every chunk for the backward pass.
-    @jax.checkpoint
-    def add_chunk(total: jax.Array, piece: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        hidden, targets, mask = piece
+    def chunk_losses(hidden: jax.Array, targets: jax.Array, mask: jax.Array, *read: jax.Array):
+        losses = _cross_entropy(chunk_logits(hidden, *read), targets, label_smoothing)
+        return jnp.sum(losses * mask, axis=-1)
 
-        def sums() -> jax.Array:
-            losses = _cross_entropy(logits_fn(params, hidden), targets, label_smoothing)
-            return jnp.sum(losses * mask, axis=-1)
-
-        return total + jax.lax.cond(jnp.any(mask > 0), sums, lambda: jnp.zeros_like(total)), None
-
-    total, _ = jax.lax.scan(add_chunk, jnp.zeros(mask.shape[0], jnp.float32), chunks)
+    # Of all parameters, `read` are those that logits are made of.
+    example = jax.ShapeDtypeStruct((len(mask), chunk, *hidden.shape[2:]), hidden.dtype)
+    chunk_logits, read = jax.closure_convert(functools.partial(logits_fn, params), example)
+    total: Any = _sum_over_chunks(chunk_losses, chunk, pieces, tuple(read))
     return total / jnp.maximum(jnp.sum(mask, axis=-1), 1)
 
 
-def _chunk_supervised(
+def _pack_supervised(
     hidden: jax.Array, targets: jax.Array, mask: jax.Array, chunk: int
-) -> tuple[jax.Array, ...]:
-    """Returns hidden, targets, mask as [n, B, C, ...], each row's supervised positions first.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns hidden, targets and float mask, each row's supervised positions first.
 
-    Positions move within their row only, so rows that live on different devices stay there.
+    They are padded to whole chunks. Positions move within their row only, so rows that live on
+    different devices stay there.
     """
-    B, T = mask.shape
     order = jnp.argsort(mask <= 0, axis=1, stable=True)
-    padding = -T % chunk
+    padding = -mask.shape[1] % chunk
 
     def rearrange(x: jax.Array) -> jax.Array:
         index = order.reshape(*order.shape, *[1] * (x.ndim - 2))
         x = jnp.take_along_axis(x, index, axis=1)
-        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(B, -1, chunk, *x.shape[2:]), 1, 0)
+        return jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
 
     return rearrange(hidden), rearrange(targets), rearrange(mask.astype(jnp.float32))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sum_over_chunks(
+    chunk_losses: ChunkLosses, chunk: int, pieces: Pieces, read: Sequence[jax.Array]
+) -> jax.Array:
+    """Returns float32[B], the sum of `chunk_losses` over the chunks with any supervised position.
+
+    Their number is known when the step runs: nothing is computed for the others. Derivatives are
+    written out because those of a scan with a branch would keep a copy of the vocabulary's weights,
+    and those of a loop of unknown length do not exist. Each chunk's logits are made again.
+    """
+
+    def add(i: jax.Array, total: jax.Array) -> jax.Array:
+        return total + chunk_losses(*_cut(pieces, i, chunk), *read)
+
+    count = _count_chunks(pieces[2], chunk)
+    return jax.lax.fori_loop(0, count, add, jnp.zeros(len(pieces[2]), jnp.float32))
+
+
+def _sum_forward(
+    chunk_losses: ChunkLosses, chunk: int, pieces: Sequence[Any], read: Sequence[Any]
+) -> tuple[Any, Any]:
+    """Also returns what the backward pass needs: pieces, and read weights with a place each.
+
+    Weights without gradient are among `fixed`, so that no memory is spent on their derivatives.
+    Arguments are `jax.custom_derivatives.CustomVJPPrimal`.
+    """
+    trained = {str(i): leaf.value for i, leaf in enumerate(read) if leaf.perturbed}
+    fixed = {str(i): leaf.value for i, leaf in enumerate(read) if not leaf.perturbed}
+    values = tuple(leaf.value for leaf in pieces)
+    total = _sum_over_chunks(chunk_losses, chunk, values, tuple(leaf.value for leaf in read))
+    return total, (values, trained, fixed)
+
+
+def _sum_backward(
+    chunk_losses: ChunkLosses, chunk: int, kept: Any, gradient: jax.Array
+) -> tuple[tuple[jax.Array, None, None], tuple[jax.Array | None, ...]]:
+    """Returns the gradients of hidden states and of the trained among the read weights."""
+    pieces, trained, fixed = kept
+
+    def add(i: jax.Array, sums: tuple[jax.Array, dict[str, jax.Array]]):
+        hidden, targets, mask = _cut(pieces, i, chunk)
+
+        def losses(hidden: jax.Array, trained: dict[str, jax.Array]) -> jax.Array:
+            weights = trained | fixed
+            read = [weights[str(n)] for n in range(len(weights))]
+            return chunk_losses(hidden, targets, mask, *read)
+
+        d_hidden, d_trained = jax.vjp(losses, hidden, trained)[1](gradient)
+        whole = jax.lax.dynamic_update_slice_in_dim(sums[0], d_hidden, i * chunk, axis=1)
+        return whole, jax.tree.map(jnp.add, sums[1], d_trained)
+
+    zeros = jnp.zeros_like(pieces[0]), jax.tree.map(jnp.zeros_like, trained)
+    count = _count_chunks(pieces[2], chunk)
+    d_hidden, d_trained = jax.lax.fori_loop(0, count, add, zeros)
+    d_read = tuple(d_trained.get(str(n)) for n in range(len(trained) + len(fixed)))
+    return (d_hidden, None, None), d_read
+
+
+_sum_over_chunks.defvjp(_sum_forward, _sum_backward, symbolic_zeros=True)
+
+
+def _cut(pieces: Pieces, i: jax.Array, chunk: int) -> Pieces:
+    hidden, targets, mask = pieces
+
+    def cut(x: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, i * chunk, chunk, axis=1)
+
+    return cut(hidden), cut(targets), cut(mask)
+
+
+def _count_chunks(mask: jax.Array, chunk: int) -> jax.Array:
+    """Returns how many chunks hold a supervised position, given that each row begins with its."""
+    longest = jnp.max(jnp.sum(mask > 0, axis=1))
+    return (longest + chunk - 1) // chunk
 
 
 def _cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float) -> jax.Array:

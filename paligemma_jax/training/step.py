@@ -92,6 +92,29 @@ def count_updates(number: int, trainable: Mapping[str, Any]) -> jax.Array:
     return jax.device_put(jnp.asarray(number, jnp.int32), replicated)
 
 
+def state_shapes(
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    trainable: Iterable[str],
+    tx: optax.GradientTransformation,
+) -> TrainState:
+    """Returns `init_state`'s result as shapes, types and places: a step can be compiled from it.
+
+    `shapes` have a sharding each. Nothing is allocated.
+    """
+    picked, frozen = names.partition(shapes, trainable)
+    chosen: Any = {name: _struct(x, x.sharding, jnp.float32) for name, x in picked.items()}
+    replicated = _replicated(next(iter(chosen.values())).sharding)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
+    others: Any = dict(frozen)
+    moments = jax.eval_shape(tx.init, chosen)
+    return TrainState(
+        step=step,
+        trainable=chosen,
+        frozen=others,
+        opt_state=jax.tree.map(_struct, moments, opt_state_shardings(chosen, tx)),
+    )
+
+
 def make_train_step(
     apply_fn: loss.ApplyFn,
     logits_fn: loss.LogitsFn,
@@ -262,6 +285,10 @@ def _choose(condition: jax.Array, new: TrainState, old: TrainState) -> TrainStat
         frozen=old.frozen,
         opt_state=choose(new.opt_state, old.opt_state),
     )
+
+
+def _struct(x: Any, sharding: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=sharding)
 
 
 def _replicated(sharding: Any) -> Any:

@@ -1,6 +1,8 @@
+import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -69,3 +71,33 @@ def test_norms_are_computed_in_float32():
         y, _ = norm.init_with_output(jax.random.key(0), x)
         assert y.dtype == np.float16
         np.testing.assert_allclose(y, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("post_norms", [False, True])
+def test_mlp_in_pieces_gives_the_values_and_gradients_of_the_whole(monkeypatch, post_norms):
+    llm = dataclasses.replace(variants.GEMMAS["tiny"], post_norms=post_norms)
+    B, T = 2, 7
+    x = jax.random.normal(jax.random.key(0), (B, T, llm.width))
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    mask = jnp.ones((B, T, T), bool)
+    params = gemma.Block(llm).init(jax.random.key(1), x, positions, mask)
+
+    def value_and_grads(in_pieces):
+        block = gemma.Block(llm, in_pieces=in_pieces)
+
+        def total(params, x):
+            y, _ = block.apply(params, x, positions, mask)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, x)
+
+    monkeypatch.setattr(gemma, "MLP_VALUES", B * llm.mlp_dim * 2)
+    monkeypatch.setattr(gemma, "MLP_TOKENS", 2)
+    assert gemma._count_pieces(x.shape, llm.mlp_dim) == 3  # of 7 tokens: the last is padded
+    found, wanted = value_and_grads(in_pieces=True), value_and_grads(in_pieces=False)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
+
+
+def test_short_texts_go_through_the_mlp_whole():
+    assert gemma._count_pieces((8, 1, 64), 16_384) == 1
+    assert gemma._count_pieces((8, 383, 2048), 16_384) > 1

@@ -88,6 +88,12 @@ def toy():
 
 
 @pytest.fixture(scope="session")
+def quick_compile():
+    """Options of the compiler for programs that are read, or run a few times."""
+    return QUICK_COMPILE
+
+
+@pytest.fixture(scope="session")
 def quick_jit():
     """`jax.jit` with the state donated, for steps that a test calls a few times."""
     return functools.partial(jax.jit, donate_argnums=0, compiler_options=QUICK_COMPILE)
