@@ -19,7 +19,11 @@ from typing import Any
 from paligemma_jax.build import (
     assembly,
     command_line,
+    compilation,
+    fitting,
     optimizer,
+    planning,
+    profiling,
     run_folder,
     run_state,
     signals,
@@ -27,6 +31,8 @@ from paligemma_jax.build import (
     training,
 )
 from paligemma_jax.config import settings
+
+PROFILE = "profile"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,9 +62,14 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
     Raises:
       signals.Preempted: it was asked to stop before; the state is saved.
     """
+    compiled = compilation.start_counting()
     run_folder.check(config, workdir, resume_anyway=resume_anyway)
     built = assembly.assemble(config)
     planned = training.plan(built)
+    needed = planning.make(built, planned)
+    if not config.allow_over_memory:
+        fitting.require_fit(built, planned, needed)
+    terminal.say(planning.describe(needed))
     state, about = run_state.start(
         built,
         planned.optimizer,
@@ -69,13 +80,21 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
     )
     terminal.say(optimizer.describe(state, planned.optimizer))
     assembly.write_run_files(built, workdir)
-    total, done = planned.total_steps, int(state.step)
+    train_step = profiling.trace(needed.train_step, config.profile_steps, workdir / PROFILE)
+    total, every = planned.total_steps, config.log_training_steps
+    measure = planning.meter(needed, compiled)
+    log = training.Log(
+        workdir, every=every, total_steps=total, done=int(state.step), measure=measure
+    )
     with (
-        training.Log(workdir, every=config.log_training_steps, total_steps=total, done=done) as log,
+        log,
         run_state.Saver(planned.saving, about, workdir, total) as saver,
         signals.StopRequest(built.mesh) as stop,
     ):
-        state = training.run(built, planned, state, workdir, log=log, saver=saver, stop=stop)
+        state = training.run(
+            built, planned, state, train_step, workdir, log=log, saver=saver, stop=stop
+        )
+    terminal.say(compilation.describe(compiled))
     if int(state.step) < total:
         raise signals.Preempted(
             f"preempted: {stop.signal or 'another process'} after step {int(state.step)} of "

@@ -22,7 +22,7 @@ from paligemma_jax.data import tokens
 from paligemma_jax.reports import runlog
 
 STEPS = 24
-TIMINGS = {"seconds", "examples_per_s", "input_wait"}
+TIMINGS = {"seconds", "examples_per_s", "input_wait", "programs_compiled"}
 
 
 @pytest.fixture(scope="module")

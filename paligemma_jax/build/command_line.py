@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from paligemma_jax.build import host_memory, signals
+from paligemma_jax.build import compilation, host_memory, signals
 
 TRACEBACK = "PALIGEMMA_JAX_TRACEBACK"
 
@@ -93,6 +93,7 @@ def run(main: Callable[[], None]) -> None:
     A run that was asked to stop and can go on is status 75: see `signals`.
     """
     host_memory.keep_freed()
+    compilation.keep_programs()
     try:
         main()
     except signals.Preempted as stopped:

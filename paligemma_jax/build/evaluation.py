@@ -35,6 +35,7 @@ class Evaluation:
       records: of the data set.
       task: reads and scores the answers.
       generate: (params, batch) -> Generation, jitted; None where only the loss is wanted.
+      max_new_tokens: room for an answer.
       noise: fills the answers up that the loss is of, as in training; None: nothing does.
       prompts, examples: shapes of the batches to answer, and to take the loss of.
       eval_loss: (params, batch) -> (sum of losses, count), jitted.
@@ -44,6 +45,7 @@ class Evaluation:
     settings: Mapping[str, Any]
     records: data.Records
     task: task.Task
+    max_new_tokens: int
     prompts: pipeline.BatchSpec
     examples: pipeline.BatchSpec
     generate: Callable[..., generate.Generation] | None
@@ -85,6 +87,7 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
         settings=settings,
         records=records,
         task=chosen,
+        max_new_tokens=room,
         prompts=data.spec(config, batch_size=batch_size, text_len=text_len),
         examples=examples,
         generate=decode if settings["decode"] else None,

@@ -1,11 +1,30 @@
-"""Lets this process keep the host memory that it frees, for its next step."""
+"""The host's memory: how much there is; and keeping what is freed, for the next step."""
 
 import ctypes
+import os
+import pathlib
 import sys
 
 # mallopt(3) of the GNU C library.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 MIB = 2**20
+# Of a container, in the two versions of Linux control groups.
+GROUP_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+
+
+def total() -> int | None:
+    """Returns the bytes of memory that this machine or container has; None where it cannot tell."""
+    try:
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, ValueError, OSError):
+        return None
+    for path in map(pathlib.Path, GROUP_LIMITS):
+        text = path.read_text().strip() if path.exists() else ""
+        found += [int(text)] if text.isdigit() else []
+    return min(found)
 
 
 def keep_freed() -> bool:

@@ -1,6 +1,6 @@
 """From settings to what is trained, by what optimizer, and the jitted step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -80,8 +80,13 @@ def make_train_step(
     config: ml_collections.ConfigDict,
     functions: build_model.Functions,
     made: optimizer.Optimizer,
-) -> Callable[..., Any]:
-    """Returns the jitted step; it takes over the memory of the state that it is given."""
+    state: step.TrainState,
+) -> Any:
+    """Returns the jitted step; it takes over the memory of the state that it is given.
+
+    `state`: shapes and places, which the new state has too.
+    """
+    where = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(
         step.make_train_step(
             functions.apply,
@@ -93,6 +98,7 @@ def make_train_step(
             accumulation_steps=config.accumulation_steps,
         ),
         donate_argnums=0,
+        out_shardings=(where, where.step),
     )
 
 

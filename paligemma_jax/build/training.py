@@ -3,7 +3,8 @@
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -12,6 +13,7 @@ from paligemma_jax.build import (
     assembly,
     data,
     evaluation,
+    profiling,
     run_state,
     signals,
     terminal,
@@ -66,6 +68,7 @@ def plan(built: assembly.Assembly) -> Plan:
     data_size = len(read.records)
     steps = build_optimizer.total_steps(config, data_size=data_size)
     terminal.say(read.describe(steps=steps, batch_size=config.input.batch_size))
+    profiling.check(config.profile_steps, total_steps=steps)
     saving = run_state.plan(config, total_steps=steps, data_size=data_size)
     made = build_optimizer.make(
         config, paligemma.shapes(built.model), steps=steps, data_size=data_size
@@ -84,6 +87,7 @@ def run(
     built: assembly.Assembly,
     planned: Plan,
     state: step.TrainState,
+    train_step: Callable[..., Any],
     workdir: pathlib.Path,
     *,
     log: "Log",
@@ -112,7 +116,7 @@ def run(
         state = loop.run(
             state,
             data.on_mesh(batches, built.mesh),
-            build_optimizer.make_train_step(built.config, built.functions, planned.optimizer),
+            train_step,
             total_steps=planned.total_steps,
             log=log_row,
             hooks=hooks,
@@ -160,10 +164,19 @@ class Log:
     """The run's rows: a line on the terminal and one in metrics.jsonl every so many steps.
 
     `done` is the number of updates that the run goes on after: later rows of the file are void.
+    `measure` (values of a row) -> more values of it.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, every: int, total_steps: int, done: int = 0):
-        self._every, self._total = every, total_steps
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        every: int,
+        total_steps: int,
+        done: int = 0,
+        measure: Callable[[Mapping[str, float]], dict[str, float]] = lambda _: {},
+    ):
+        self._every, self._total, self._measure = every, total_steps, measure
         self._file = None
         if jax.process_index() == 0:
             began = (workdir / runlog.METRICS).exists()
@@ -178,7 +191,7 @@ class Log:
         due = number in (1, self._total) or number % self._every == 0
         if self._file is None or not (due or has_evaluation):
             return
-        values |= _device_memory()
+        values |= _device_memory() | self._measure(values)
         self._file.append(number, values)
         shown = [f"{key} {values[key]:.4g}" for key in _shown(values)]
         terminal.say(f"step {number}/{self._total}  " + "  ".join(shown))
@@ -258,7 +271,7 @@ def _device_memory() -> dict[str, float]:
 
 def _shown(values: Mapping[str, float]) -> list[str]:
     """Returns which values a line on the terminal has room for."""
-    always = ("loss", "grad_norm", "examples_per_s", "input_wait")
+    always = ("loss", "grad_norm", "examples_per_s", "input_wait", "mfu")
     summary = ("loss", "map", "map50", "exact_match", "word_f1")
     evaluated = [n for n in values if n.count("/") == 1 and n.rpartition("/")[2] in summary]
     return [name for name in (*always, *evaluated) if name in values]

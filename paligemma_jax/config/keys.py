@@ -2,12 +2,20 @@
 
 README's reference is printed from here: `python -m paligemma_jax.config.keys`. Key names follow
 big_vision where the meaning is the same. Those of augmentation are in augment_keys, those of one
-source of a mixture in source_keys, those of one evaluation in eval_keys.
+source of a mixture in source_keys, those of one evaluation in eval_keys, those of devices in
+device_keys.
 """
 
 import sys
 
-from paligemma_jax.config import augment_keys, eval_keys, saving_keys, source_keys, spec
+from paligemma_jax.config import (
+    augment_keys,
+    device_keys,
+    eval_keys,
+    saving_keys,
+    source_keys,
+    spec,
+)
 
 # Every line of the table says them.
 Key, NUMBER, OPTIONAL, RULES = spec.Key, spec.NUMBER, spec.OPTIONAL, spec.RULES
@@ -253,20 +261,7 @@ KEYS = (
         "keep a moving average of what is trained, as 0.999: evaluations and final.npz are of it",
     ),
     Key("label_smoothing", 0.0, NUMBER, "probability given to all other tokens together", least=0),
-    Key(
-        "mesh",
-        [("data", -1)],
-        RULES,
-        "axes of the device mesh; -1: all devices that are left",
-        rule_types=(int,),
-    ),
-    Key(
-        "sharding_strategy",
-        [(".*", "fsdp")],
-        RULES,
-        "rules [(regex, replicate | fsdp | axis)]",
-        rule_types=(str, *RULES),
-    ),
+    *device_keys.KEYS,
     Key(
         "save",
         None,

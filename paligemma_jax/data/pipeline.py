@@ -87,6 +87,17 @@ class BatchSpec:
         )
 
 
+def training_arrays(spec: BatchSpec) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Returns name -> (shape of one row, type) of the arrays of a training batch."""
+    text = (spec.text_len + 1,)
+    return {
+        "image": ((spec.max_images, spec.res, spec.res, 3), np.uint8),
+        "mask_image": ((spec.max_images,), np.bool_),
+        "text": (text, np.int32),
+        **dict.fromkeys(("mask_ar", "mask_loss", "mask_input"), (text, np.bool_)),
+    }
+
+
 def train_batches(
     records: Sequence[data_records.Record],
     tokenizer: tokens.Tokenizer,
