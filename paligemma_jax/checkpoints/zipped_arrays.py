@@ -178,8 +178,8 @@ def _number_type(dtype: np.dtype, recorded: str | None, where: str) -> np.dtype:
 def _read_stored(file: io.RawIOBase, member: Member, data: memoryview) -> None:
     """Reads straight from the member's place in the file: zipfile would copy every byte twice.
 
-    A mapped file would be no faster (the array must not share its memory, so it is copied there
-    too), and one that is cut off while it is read would kill the process.
+    A mapped file is hardly faster (the array must not share its memory, so it is copied there too:
+    experiments/benchmarks), and one that is cut off while it is read would kill the process.
     """
     file.seek(member.info.header_offset)
     # A zip entry: 30 bytes that end in the lengths of the name and of the extra field, then these
