@@ -23,7 +23,7 @@ from PIL import Image
 
 from paligemma_jax.build import data
 from paligemma_jax.config import presets
-from paligemma_jax.data import pipeline, tokens
+from paligemma_jax.data import order, tokens
 
 NUM_IMAGES = 100
 CLASSES = [f"{size} {kind}" for size in ("small", "large") for kind in "abcdefghij"]
@@ -87,7 +87,7 @@ def start(path: pathlib.Path) -> dict[str, float]:
     read = time.monotonic()
     data.check_lengths(config, records, tokenizer, name="training data")
     measured = time.monotonic()
-    pipeline.order(0, 0, num_records=len(records), batch_size=8)
+    order.Order(0, [order.Source("rows", len(records))], batch_size=8).records(0)
     end = time.monotonic()
     return {
         "read_s": round(read - begin, 1),
