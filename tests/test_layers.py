@@ -64,7 +64,17 @@ HOMES = {
     "transformers": {"build/parity.py"},
 }
 # Slow or heavy to import, or an extra that may be missing: only where used.
-LAZY = {"tensorflow", "orbax", "torch", "transformers", "pyarrow"}
+LAZY = {
+    "tensorflow",
+    "orbax",
+    "torch",
+    "transformers",
+    "pyarrow",
+    # A quarter of a second each, and no door needs one before it works.
+    "scipy",
+    "matplotlib",
+    "tensorboardX",
+}
 
 
 @dataclasses.dataclass(frozen=True)

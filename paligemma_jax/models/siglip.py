@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.ndimage
 from jax.typing import DTypeLike
 
 from paligemma_jax.models import attention, layers
@@ -187,6 +186,8 @@ def resample_position_embedding(old: np.ndarray, grid: int) -> np.ndarray:
     old_grid = _grid_of(old.shape)
     if old_grid == grid:
         return old
+    import scipy.ndimage
+
     square = old.reshape(old_grid, old_grid, -1).astype(np.float32)
     zoom = (grid / old_grid, grid / old_grid, 1)
     return scipy.ndimage.zoom(square, zoom, order=1).reshape(1, grid**2, -1).astype(old.dtype)

@@ -5,9 +5,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib import figure
-
 _STYLE: Any = {
     "svg.fonttype": "path",  # letters as outlines: the same picture where the font is missing
     "svg.hashsalt": "paligemma_jax",  # the same rows give the same bytes
@@ -28,6 +25,9 @@ def curves(rows: Iterable[Mapping[str, Any]], keys: Sequence[str], *, title: str
       keys: the names to draw; one that no row has gets no curve.
       title: above the axes.
     """
+    import matplotlib
+    from matplotlib import figure
+
     rows = list(rows)
     with matplotlib.rc_context(_STYLE):
         picture = figure.Figure(figsize=(4.6, 2.7), layout="constrained")

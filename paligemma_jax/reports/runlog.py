@@ -15,8 +15,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import tensorboardX
-
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
@@ -43,6 +41,8 @@ class RunLog:
         _cut_torn_line(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
         purge_step = None if resumed_step is None else resumed_step + 1
+        import tensorboardX
+
         self._tensorboard = tensorboardX.SummaryWriter(
             str(path.parent / TENSORBOARD), purge_step=purge_step
         )

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from paligemma_jax.data import image_folder
 from paligemma_jax.data import objects as data_objects
@@ -101,6 +100,8 @@ def _split_mask(path: str, request: example.Request) -> list[tuple[str, np.ndarr
     Raises:
       ValueError: a value that no class stands for.
     """
+    from scipy import ndimage
+
     found = []
     for label, mask in _classes(path, request.classes):
         if request.components:
