@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -141,8 +142,8 @@ def test_three_kills_and_a_request_to_stop_leave_no_trace(start, straight, folde
         train.main([f"--config={folder}/config.py", f"--workdir={workdir}"])
 
 
-def run_on(devices: int, folder, workdir: str, *arguments: str) -> pathlib.Path:
-    """Trains in a program that splits every array over so many devices of this machine."""
+def start_on(devices: int, folder, workdir: str, *arguments: str, **env: str) -> subprocess.Popen:
+    """Starts a program that splits every array over so many devices of this machine."""
     command = [
         *(sys.executable, "-m", "paligemma_jax.train"),
         *(f"--config={folder}/config.py", f"--workdir={folder / workdir}", "--resume_anyway"),
@@ -150,24 +151,64 @@ def run_on(devices: int, folder, workdir: str, *arguments: str) -> pathlib.Path:
         "--config.evals.val.batch_size=8",
         *arguments,
     ]
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    ended = subprocess.run(
-        command, env=env, cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "XLA_FLAGS": flags, **env},
+        cwd=pathlib.Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert ended.returncode == 0, ended.stderr
-    return folder / workdir
+
+
+def end(process: subprocess.Popen, status: int = 0) -> str:
+    """Returns what a program said, after making sure of its exit status."""
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == status, errors
+    return errors
 
 
 @pytest.mark.slow
 def test_run_of_four_devices_goes_on_with_two(folder):
-    whole = run_on(4, folder, "four")
-    workdir = run_on(4, folder, "four_two", "--config.keep_last=9")
+    end(start_on(4, folder, "four"))
+    end(start_on(4, folder, "four_two", "--config.keep_last=9"))
+    workdir = folder / "four_two"
     (workdir / "final.npz").unlink()
     for path in sorted((workdir / "checkpoints").iterdir())[4:]:
-        for file in path.rglob("sizes.json"):
-            file.unlink()  # as if the run had been stopped at step 12
-    run_on(2, folder, "four_two", "--config.keep_last=9")
-    found, expected = rows(workdir), rows(whole)
+        (path / "sizes.json").unlink()  # as if the run had been stopped at step 12
+    said = end(start_on(2, folder, "four_two", "--config.keep_last=9"))
+    assert "000015 is damaged" in said and "going on after step 12" in said
+    found, expected = rows(workdir), rows(folder / "four")
     assert found[:12] == expected[:12]
     for row, other in zip(found[12:], expected[12:], strict=True):
+        assert row == pytest.approx(other, rel=1e-6), row["step"]
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_same_step_when_one_is_asked_to_and_go_on(folder):
+    end(start_on(2, folder, "two_devices"))
+
+    def start_both() -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        shared = dict(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2")
+        return [
+            start_on(1, folder, "two", "--distributed", **shared, JAX_PROCESS_ID=str(number))
+            for number in range(2)
+        ]
+
+    workdir = folder / "two"
+    both = start_both()
+    while last_step(workdir) < 4:
+        assert all(process.poll() is None for process in both)
+        time.sleep(0.001)
+    both[1].send_signal(signal.SIGTERM)
+    said = [end(process, status=75) for process in both]
+    number = last_step(workdir)
+    assert f"preempted: another process after step {number} of {STEPS}" in said[0]
+    assert f"preempted: SIGTERM after step {number} of {STEPS}" in said[1]
+    for process in start_both():
+        assert f"going on after step {number}" in end(process)
+    for row, other in zip(rows(workdir), rows(folder / "two_devices"), strict=True):
         assert row == pytest.approx(other, rel=1e-6), row["step"]

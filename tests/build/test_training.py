@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from paligemma_jax.build import assembly, training
+from paligemma_jax.build import assembly, optimizer, run_state, training
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.models import paligemma
 from paligemma_jax.reports import runlog
@@ -61,6 +61,33 @@ def test_the_average_is_saved_where_one_is_kept(config, tmp_path):
     saved = npz.read(tmp_path / "final.npz")
     assert saved.keys() == zeros.keys()
     assert {name for name, x in saved.items() if x.any()} == {"llm/final_norm/scale"}
+
+
+@pytest.mark.slow
+def test_nan_in_a_weight_stops_the_run_naming_it_with_the_last_good_state_on_disk(config, tmp_path):
+    config.evals, config.ckpt_steps = {}, 1
+    built = assembly.assemble(config)
+    planned = training.plan(built)
+    begun = (built, planned.optimizer, planned.data.records, planned.base, tmp_path)
+    state, about = run_state.start(*begun)
+    train_step = optimizer.make_train_step(config, built.functions, planned.optimizer, state)
+
+    def run(state, stop):
+        with (
+            training.Log(tmp_path, every=1, total_steps=2, done=int(state.step)) as log,
+            run_state.Saver(planned.saving, about, tmp_path, total=2) as saver,
+        ):
+            parts = (built, planned, state, train_step, tmp_path)
+            return training.run(*parts, log=log, saver=saver, stop=stop)
+
+    state = run(state, stop=lambda: True)
+    name = "llm/layers/attn/attn_vec_einsum/w"
+    state.trainable[name] = state.trainable[name].at[0].set(np.nan)
+    with pytest.raises(FloatingPointError, match=f"step 2: loss is nan.*not finite: {name}"):
+        run(state, stop=lambda: False)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000001"]
+    state, _ = run_state.start(*begun)
+    assert int(state.step) == 1 and np.isfinite(state.trainable[name]).all()
 
 
 def test_rows_with_more_images_than_slots_are_refused(config, data_folder):
