@@ -130,7 +130,7 @@ def _space(
     """Returns what would not fit on the disk: the download, and the weights that are written."""
     found = []
     source = config.model_init
-    stored = _stored_bytes(source)
+    stored = stored_bytes(source)
     if source in published.FILES and not cached.find(source):
         size = sum(shape.size for shape in shapes.values()) * stored
         for address in published.FILES[source].sources[:1]:
@@ -148,7 +148,7 @@ def _space(
     return found
 
 
-def _stored_bytes(source: str | None) -> int:
+def stored_bytes(source: str | None) -> int:
     """Returns the bytes of a number in a file of weights, told by its name."""
     file = published.FILES[source].sources[0] if source in published.FILES else source or ""
     return 2 if any(part in file for part in HALF) else 4

@@ -9,6 +9,7 @@ import ml_collections
 from paligemma_jax.build import (
     check_data,
     check_example,
+    check_memory,
     check_settings,
     environment,
     terminal,
@@ -63,6 +64,10 @@ def check(config: ml_collections.ConfigDict, *, example: int | None, full: bool)
     run, problems, model = check_settings.look(config, tokenizer, examples=examples)
     found += problems
     parts = [read, run, machine]
+    if not any(one.severity == "error" for one in found):
+        memory, problems = check_memory.look(config)
+        parts.insert(2, memory)
+        found += problems
     record = check_example.choose(examples, example)
     if tokenizer is not None and model is not None and record is not None:
         number = model.num_image_tokens

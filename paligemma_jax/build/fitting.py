@@ -33,13 +33,17 @@ def require_fit(built: assembly.Assembly, planned: training.Plan, found: plannin
     terminal.say("the run does not fit: looking for changes that make it fit")
     fitting = find_changes(built, planned, limit=found.limit or 0)
     lines = [f"the run needs more memory than a device has:\n{planning.describe(found)}"]
-    for change, memory in fitting:
-        keys = " ".join(f"--config.{override}" for override in change.overrides)
-        lines.append(f"{keys}\n    then the peak is {terminal.size(memory.peak)}; {change.cost}")
+    lines += [describe(change, memory) for change, memory in fitting]
     if not fitting:
         lines.append("no change of settings that was tried makes it fit: use more devices")
     lines.append("--config.allow_over_memory=True starts it as it is")
     raise ValueError("\n".join(lines))
+
+
+def describe(change: Change, memory: plan.Memory) -> str:
+    """Returns a change as one writes it, with the peak that it gives and what it costs."""
+    keys = " ".join(f"--config.{override}" for override in change.overrides)
+    return f"{keys} (then the peak is {terminal.size(memory.peak)}; {change.cost})"
 
 
 def find_changes(

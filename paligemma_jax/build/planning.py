@@ -142,8 +142,8 @@ def device_limit() -> int | None:
     return None if total is None else total // len(devices)
 
 
-def describe(found: Planned) -> str:
-    """Returns the plan as text, one line per kind of memory."""
+def facts(found: Planned) -> list[tuple[str, str]]:
+    """Returns the plan as pairs of names and values, per device."""
     memory = found.memory
     rows = [
         ("trained parameters", memory.trained),
@@ -157,15 +157,21 @@ def describe(found: Planned) -> str:
     ]
     if found.limit is not None:
         rows.append(("there is", found.limit))
-    shown = [(name, terminal.size(size)) for name, size in rows]
-    lines = [terminal.table(shown, header=("memory per device", "bytes")), _describe_work(found)]
-    return "\n".join(lines)
+    work = ("work of a step", _describe_work(found))
+    return [*((name, terminal.size(size)) for name, size in rows), work]
+
+
+def describe(found: Planned) -> str:
+    """Returns the plan as text, one line per kind of memory."""
+    *rows, (name, work) = facts(found)
+    table = terminal.table(rows, header=("memory per device", "bytes"))
+    return f"{table}\n{name}: {work}"
 
 
 def _describe_work(found: Planned) -> str:
     step_flops = found.batch_size * found.work.per_example
     again = found.batch_size * found.work.again_per_example
-    text = f"work of a step: {step_flops / 1e12:.3g} TFLOP and the vocabulary"
+    text = f"{step_flops / 1e12:.3g} TFLOP and the vocabulary"
     kind = jax.devices()[0].device_kind
     if top := flops.peak(kind):
         least_s = (step_flops + again) / (top * found.num_devices)
