@@ -23,7 +23,7 @@ def load(
       run: the run's folder.
       weights: npz file in place of the run's final.npz.
       base: what the weights were trained from, if they are trained arrays only and it moved.
-      decoding: keys of `evals.NAME` in README, as {"max_new_tokens": 64, "batch_size": 8}.
+      decoding: keys of `evals.NAME` in configs/README.md, as {"max_new_tokens": 64}.
 
     Returns:
       a `build.predictor.Predictor`.

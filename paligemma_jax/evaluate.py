@@ -6,7 +6,7 @@
 --run takes a finished run's own settings, tokenizer and final.npz. --config takes a config file;
 its weights are --weights, else its model_init ("--weights none": random ones). Settings can be
 changed: --config.compute_dtype=bfloat16; and how answers are made: --eval.sampler=beam
---eval.beam_size=3 --eval.batch_size=32 (README lists all as evals.NAME.*).
+--eval.beam_size=3 --eval.batch_size=32 (configs/README.md lists all as evals.NAME.*).
 """
 
 import argparse

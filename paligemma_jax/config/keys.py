@@ -1,6 +1,6 @@
 """Every config key: its default, its types and what it does, in one table.
 
-README's reference is printed from here: `python -m paligemma_jax.config.keys`. Key names follow
+configs/README.md is printed from here: `python -m paligemma_jax.config.keys`. Key names follow
 big_vision where the meaning is the same. Those of augmentation are in augment_keys, those of one
 source of a mixture in source_keys, those of one evaluation in eval_keys, those of devices in
 device_keys.
@@ -277,7 +277,7 @@ KEYS = (
 
 
 def markdown() -> str:
-    """Returns the reference table of all keys, for README."""
+    """Returns the reference table of all keys, for configs/README.md."""
     lines = ["| key | default | what it does |", "| --- | --- | --- |"]
     rows = [(key.name, key) for key in KEYS]
     rows += [(f"input.mixture.NAME.{key.name}", key) for key in source_keys.KEYS]

@@ -86,7 +86,7 @@ def choose(names: Sequence[str]) -> answers.Metrics:
 
 
 def markdown() -> str:
-    """Returns the table of metrics, for README."""
+    """Returns the table of metrics, for configs/README.md."""
     lines = ["| score | what it is | keys of a row |", "| --- | --- | --- |"]
     for name, metric in METRICS.items():
         keys = ", ".join(f"`{key}`" for key in dict.fromkeys((*metric.needs, *metric.groups)))
