@@ -12,9 +12,6 @@ import urllib.parse
 
 import huggingface_hub
 import huggingface_hub.constants
-import kagglehub.cache
-import kagglehub.config
-import kagglehub.handle
 
 from paligemma_jax.checkpoints import download, part_files, published, zipped_arrays
 
@@ -54,6 +51,9 @@ def _find_one(source: str) -> pathlib.Path | None:
     if not separator:
         path = pathlib.Path(source).expanduser()
     elif scheme == "kaggle":
+        import kagglehub.cache
+        import kagglehub.handle
+
         model, version, file = parse_kaggle(source)
         handle = kagglehub.handle.parse_model_handle(model + version)
         # Without a version kagglehub asks which is the newest.
@@ -72,6 +72,8 @@ def cache_of(source: str) -> pathlib.Path:
     """Returns the folder that a file of an address is fetched into."""
     scheme = source.partition("://")[0]
     if scheme == "kaggle":
+        import kagglehub.config
+
         return pathlib.Path(kagglehub.config.get_cache_folder())
     return pathlib.Path(huggingface_hub.constants.HF_HUB_CACHE) if scheme == "hf" else own_cache()
 

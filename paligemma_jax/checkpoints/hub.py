@@ -23,9 +23,6 @@ from collections.abc import Callable
 
 import huggingface_hub
 import huggingface_hub.errors
-import kagglehub
-import kagglehub.config
-import kagglehub.exceptions
 
 from paligemma_jax.checkpoints import (
     cached,
@@ -76,6 +73,8 @@ def resolve(
 
 def has_credentials() -> dict[str, bool]:
     """Returns for "kaggle" and "hf" whether a key is found. Looks at no network."""
+    import kagglehub.config
+
     return {
         "kaggle": kagglehub.config.get_kaggle_credentials() is not None,
         "hf": huggingface_hub.get_token() is not None,
@@ -168,6 +167,9 @@ def _find_local(source: str) -> pathlib.Path:
 
 def _from_kaggle(source: str, folder: pathlib.Path, progress: Progress | None) -> pathlib.Path:
     del folder, progress  # kagglehub has its own
+    import kagglehub
+    import kagglehub.exceptions
+
     model, version, file = cached.parse_kaggle(source)
     try:
         return pathlib.Path(kagglehub.model_download(model + version, file))
