@@ -247,6 +247,11 @@ def test_outlines_become_mask_tokens_that_read_back(tmp_path, capsys):
     assert not any(one.dropped for one in parsed)
     checked = json.loads((out / "conversion.json").read_text())["round_trip"]
     assert checked["masks"] == sum(map(len, parsed)) == 6 and checked["mask_iou_mean"] > 0.85
+    masks = rows(out / "mask_round_trip.jsonl")
+    assert len(masks) == 6 and set(masks[0]) == {"source", "number", "label", "iou"}
+    assert [mask["iou"] for mask in masks] == sorted(mask["iou"] for mask in masks)
+    assert checked["mask_iou_lowest"] == masks[0]["iou"]
+    assert checked["mask_lowest"].startswith(f"{masks[0]['source']}, object ")
 
 
 def test_a_mask_codec_is_for_masks(tmp_path):

@@ -2,6 +2,7 @@
 
     python experiments/digits/make_data.py --out data/digits --placement grid
     python experiments/digits/make_data.py --out data/digits_free --placement free
+    python experiments/digits/make_data.py --out data/digits_faint --placement cells --faint
 
 writes `_annotations.{train,valid,test}.jsonl`, the PNGs beside them, and `tokenizer.model`. A row:
 
@@ -9,16 +10,21 @@ writes `_annotations.{train,valid,test}.jsonl`, the PNGs beside them, and `token
 
 A scene shows one to three digits of different classes that do not overlap, on mid-grey.
 
+placement cells: digits of 28 px, each in one of 4 x 4 cells.
 placement grid: digits of 28 px whose corners lie on the 14 px patch grid of the model.
 placement free: digits of 20 to 48 px anywhere; boxes end on the nearest of 33 lines, 3.5 px apart.
 
-The prompt names, in rising order, the classes in the scene and one class that is not there, so a
-single digit is never given away. Digits are split before anything is composed: train, valid and
-test scenes share no digit image. A scene depends on (split, index) alone: every run writes the
-same pixels.
+faint: up to five digits, each of its own contrast down to none, under grain, all of them labelled
+"digit": the question is whether there is one. The prompt is "detect digit".
+
+Else the prompt names, in rising order, the classes in the scene and one class that is not there, so
+a single digit is never given away. Digits are split before anything is composed: train, valid and
+test scenes share no digit image. A scene depends on (split, index) alone: every run writes the same
+pixels.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 
@@ -32,7 +38,9 @@ SIDE = 112  # pixels per side
 BACKGROUND = 128  # mid-grey is 0 once normalized: an empty patch says only where it is
 PATCH = 14  # pixels per side of the model's patches
 CELLS = 32  # boxes end on lines of this grid; line k becomes <loc{round(k / 32 * 1023)}>
-MAX_DIGITS = 3
+MAX_DIGITS, MAX_FAINT_DIGITS = 3, 5
+GRAIN = 32  # standard deviation of a faint scene's grain, in grey levels
+FAINT_LABEL = "digit"
 SPLITS = {  # name: (seed, scenes, digits of load_digits() to draw from)
     "train": (1, 20_000, slice(0, 1300)),
     "valid": (2, 200, slice(1300, 1450)),
@@ -50,6 +58,12 @@ def format_suffix(objects):
     return " ; ".join("".join(map(loc_token, box)) + f" {label}" for box, label in sorted(objects))
 
 
+def cell_square(rng):
+    """Returns (y, x, side) in pixels of one of 4 x 4 cells."""
+    y, x = rng.integers(0, SIDE // (2 * PATCH), size=2) * 2 * PATCH
+    return int(y), int(x), 2 * PATCH
+
+
 def grid_square(rng):
     """Returns (y, x, side) in pixels of a 28 px square on the patch grid."""
     y, x = rng.integers(0, SIDE // PATCH - 1, size=2) * PATCH
@@ -63,7 +77,7 @@ def free_square(rng):
     return int(y), int(x), side
 
 
-PLACEMENTS = {"grid": grid_square, "free": free_square}
+PLACEMENTS = {"cells": cell_square, "grid": grid_square, "free": free_square}
 
 
 def overlap(a, b):
@@ -89,12 +103,18 @@ def choose_digits(rng, labels, count):
     return [int(rng.choice(np.flatnonzero(labels == c))) for c in classes]
 
 
-def draw_digit(canvas, digit, square):
+def draw_digit(canvas, digit, square, contrast=1.0):
     """Writes an 8x8 digit in 0..16, enlarged to its square, into the uint8 canvas."""
     y, x, side = square
-    grey = BACKGROUND + digit * ((255 - BACKGROUND) / 16)
+    grey = BACKGROUND + digit * (contrast * (255 - BACKGROUND) / 16)
     small = Image.fromarray(grey.astype(np.uint8))
     canvas[y : y + side, x : x + side] = np.asarray(small.resize((side, side), Image.BILINEAR))
+
+
+def add_grain(rng, canvas):
+    """Returns the uint8 canvas with normal noise on every pixel."""
+    noisy = canvas + GRAIN * rng.standard_normal(canvas.shape)
+    return noisy.clip(0, 255).astype(np.uint8)
 
 
 def make_prompt(rng, present):
@@ -103,27 +123,29 @@ def make_prompt(rng, present):
     return "detect " + " ; ".join(str(c) for c in sorted([*present, int(absent)]))
 
 
-def make_example(seed, index, *, digits, labels, random_square):
+def make_example(seed, index, *, digits, labels, random_square, faint):
     """Composes one scene: (uint8[SIDE, SIDE], prompt, [(box in grid lines, label)])."""
     rng = np.random.default_rng((seed, index))
-    squares = place_squares(rng, random_square, rng.integers(1, MAX_DIGITS + 1))
+    most = MAX_FAINT_DIGITS if faint else MAX_DIGITS
+    squares = place_squares(rng, random_square, rng.integers(1, most + 1))
     chosen = choose_digits(rng, labels, len(squares))
     canvas, objects = np.full((SIDE, SIDE), BACKGROUND, np.uint8), []
     for square, i in zip(squares, chosen, strict=True):
-        draw_digit(canvas, digits[i], square)
+        draw_digit(canvas, digits[i], square, rng.uniform() if faint else 1.0)
         y, x, side = square
         box = tuple(round(v * CELLS / SIDE) for v in (y, x, y + side, x + side))
         objects.append((box, int(labels[i])))
+    if faint:
+        named = [(box, FAINT_LABEL) for box, _ in objects]
+        return add_grain(rng, canvas), f"detect {FAINT_LABEL}", named
     return canvas, make_prompt(rng, [label for _, label in objects]), objects
 
 
-def write_split(out, name, *, seed, count, digits, labels, random_square):
-    """Writes `count` PNGs and their JSONL; returns the number of boxes."""
+def write_split(out, name, *, count, make):
+    """Writes PNGs and JSONL of the scenes make(0), make(1), ...; returns the number of boxes."""
     rows, num_boxes = [], 0
     for index in range(count):
-        pixels, prompt, objects = make_example(
-            seed, index, digits=digits, labels=labels, random_square=random_square
-        )
+        pixels, prompt, objects = make(index)
         image = f"{name}_{index:05d}.png"
         Image.fromarray(pixels).save(out / image, compress_level=1)
         rows.append(json.dumps(dict(image=image, prefix=prompt, suffix=format_suffix(objects))))
@@ -138,6 +160,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
     parser.add_argument("--placement", choices=sorted(PLACEMENTS), default="grid")
+    parser.add_argument("--faint", action="store_true", help="is there a digit? up to five")
     parser.add_argument("--train", type=int, default=SPLITS["train"][1], help="training scenes")
     args = parser.parse_args()
 
@@ -145,17 +168,19 @@ def main():
     data = datasets.load_digits()
     for name, (seed, count, part) in SPLITS.items():
         count = args.train if name == "train" else count
-        num_boxes = write_split(
-            args.out,
-            name,
-            seed=seed,
-            count=count,
+        make = functools.partial(
+            make_example,
+            seed,
             digits=data.images[part],
             labels=data.target[part],
             random_square=PLACEMENTS[args.placement],
+            faint=args.faint,
         )
+        num_boxes = write_split(args.out, name, count=count, make=make)
         print(f"\r{args.out}/_annotations.{name}.jsonl: {count} scenes, {num_boxes} digits")
     texts = [f"detect {c} ; {(c + 3) % 10}" for c in range(10)] + [f" {c} ; " for c in range(10)]
+    if args.faint:
+        texts = [f"detect {FAINT_LABEL}", f" {FAINT_LABEL} ; "]
     tokens.train_tokenizer(texts, args.out / "tokenizer.model")
 
 

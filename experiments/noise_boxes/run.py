@@ -1,12 +1,11 @@
-"""Train the digits' model with and without noise boxes, and compare average precision.
+"""Train the same model with and without noise boxes, and compare average precision.
 
-    python experiments/digits/make_data.py --out data/digits --placement grid
-    python experiments/noise_boxes/run.py --data data/digits --out runs/noise_boxes
+    python experiments/digits/make_data.py --out data/digits_faint --placement cells --faint
+    python experiments/noise_boxes/run.py --data data/digits_faint --out runs/noise_boxes
 
-Both arms are asked to "detect all classes" and see answers in random order; one has its answers
-filled up with noise boxes. Each run is the train door, then the evaluate door on the test scenes. A
-run that is there already is not made again, so this can be stopped and started. In the end
-results.json and curve.png are written beside this file, unless --no-report is given.
+Each run is the train door on config.py, then the evaluate door on the test scenes. A run that is
+there already is not made again, so this can be stopped and started. In the end results.json,
+curve.png and pictures.png are written beside this file, unless --no-report is given.
 """
 
 import argparse
@@ -17,70 +16,88 @@ import sys
 
 import matplotlib as mpl
 import numpy as np
+from PIL import Image
 
-from paligemma_jax.reports import runlog
+from paligemma_jax.reports import drawing, runlog
+from paligemma_jax.tasks import geometry
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-ARMS = {"plain": "None", "noise": "<seg127>"}  # value of input.noise_piece
-TEXT_LEN = 64  # room for five boxes
-KEPT = ("map", "map50", "map75", "precision50", "recall50", "mean_iou", "num_predictions", "empty")
+ARMS = {"plain": False, "noise": True}  # argument noise of config.py
+KEPT = (
+    *("map", "map50", "map75", "precision50", "recall50", "correct", "count_correct"),
+    *("duplicates", "num_predictions", "num_truths", "empty", "dropped", "loss"),
+)
+SHOWN = ("map", "map50", "precision50", "recall50", "all_boxes_recall50", "correct")
+SIDE, GAP, NUM_PICTURES = 168, 6, 6  # pixels, pixels, scenes
 HERE = pathlib.Path(__file__).parent
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", default="data/digits")
+    parser.add_argument("--data", default="data/digits_faint")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/noise_boxes"))
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     results = {arm: {} for arm in ARMS}
     for seed in args.seeds:
-        for arm, piece in ARMS.items():
+        for arm, noise in ARMS.items():
             run = args.out / f"{arm}-{seed}"
             if not (run / "evaluation-test" / "metrics.json").exists():
-                make_run(run, piece, seed=seed, steps=args.steps, data=args.data)
-            scores = json.loads((run / "evaluation-test" / "metrics.json").read_text())
-            results[arm][seed] = {key: scores[key] for key in KEPT}  # None: no box to speak of
-            print(f"{run}: {json.dumps(results[arm][seed])}")
+                make_run(run, noise=noise, seed=seed, steps=args.steps, data=args.data)
+            results[arm][seed] = read_scores(run)
+            print(f"{run}: {json.dumps(results[arm][seed])}", flush=True)
     print(table(results))
     if args.report:
         text = json.dumps({"steps": args.steps, "arms": results}, indent=2)
         (HERE / "results.json").write_text(text + "\n")
         draw_curves(args.out, args.seeds, HERE / "curve.png")
+        draw_pictures(args.out, args.seeds[0], HERE / "pictures.png")
 
 
-def make_run(run, piece, *, seed, steps, data):
+def make_run(run, *, noise, seed, steps, data):
     """Trains and evaluates one model through the doors."""
-    train = [
-        "paligemma_jax.train",
-        f"--config=configs/digits.py:data={data},steps={steps}",
-        f"--workdir={run}",
-        f"--config.seed={seed}",
-        f"--config.input.text_len={TEXT_LEN}",
-        "--config.input.data.prefix_template=detect all classes",
-        "--config.input.augment.shuffle_objects=True",
-        f"--config.input.noise_piece={piece}",
-    ]
+    config = f"{HERE / 'config.py'}:data={data},noise={noise},steps={steps}"
+    train = ["paligemma_jax.train", f"--config={config}", f"--workdir={run}"]
     test = f"--data={data}/_annotations.test.jsonl"
     evaluate = ["paligemma_jax.evaluate", f"--run={run}", test, "--eval.batch_size=100"]
-    for command in (train, evaluate):
+    for command in ([*train, f"--config.seed={seed}"], evaluate):
         subprocess.run([sys.executable, "-m", *command], check=True)
+
+
+def read_rows(run):
+    """Returns the rows of a run's predictions on the test scenes."""
+    text = (run / "evaluation-test" / "predictions.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def read_scores(run):
+    """Returns a run's scores, and the recall of all its boxes, also those it is not sure of."""
+    scores = json.loads((run / "evaluation-test" / "metrics.json").read_text())
+    found = 0
+    for row in read_rows(run):
+        boxes = to_array([*row["detections"], *row.get("unsure", ())])
+        overlaps = geometry.iou(to_array(row["truths"]), boxes)
+        found += int((overlaps >= 0.5).any(axis=1).sum())
+    kept = {key: scores[key] for key in KEPT}
+    return {**kept, "all_boxes_recall50": found / scores["num_truths"]}
+
+
+def to_array(found):
+    """Returns the boxes of a row's detections as float32[n, 4]."""
+    return np.array([box["box_yxyx"] for box in found], np.float32).reshape(-1, 4)
 
 
 def table(results):
     """Returns the comparison as Markdown: mean and standard deviation over seeds."""
-    lines = ["| arm | seeds | mAP | mAP50 | recall50 | precision50 |", "| --- " * 6 + "|"]
+    lines = [f"| arm | {' | '.join(SHOWN)} |", "| --- " * (len(SHOWN) + 1) + "|"]
     for arm, runs in results.items():
-        cells = []
-        for key in ("map", "map50", "recall50", "precision50"):
-            values = [scores[key] for scores in runs.values() if scores[key] is not None]
-            spread = f"{np.mean(values):.3f} ± {np.std(values):.3f}" if values else "none"
-            cells.append(spread if len(values) == len(runs) else f"{spread} of {len(values)}")
-        lines.append(f"| {arm} | {len(runs)} | " + " | ".join(cells) + " |")
+        values = np.array([[scores[key] for key in SHOWN] for scores in runs.values()], float)
+        cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(values.mean(0), values.std(0), strict=True)]
+        lines.append(f"| {arm}, {len(runs)} seeds | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -96,6 +113,18 @@ def draw_curves(out, seeds, path):
     axes.set(xlabel="step", ylabel="validation mAP50", ylim=(0, 1))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=100)
+
+
+def draw_pictures(out, seed, path):
+    """Draws the first test scenes, a row an arm, with the boxes that it is sure of."""
+    sheet = Image.new("RGB", (NUM_PICTURES * (SIDE + GAP) - GAP, 2 * SIDE + GAP), "white")
+    for line, arm in enumerate(ARMS):
+        for column, row in enumerate(read_rows(out / f"{arm}-{seed}")[:NUM_PICTURES]):
+            image = drawing.open_rgb(row["images"][0]).resize((SIDE, SIDE))
+            labels = [f"{box['score']:.2f}" for box in row["detections"]]
+            image = drawing.draw_boxes(image, to_array(row["detections"]), labels)
+            sheet.paste(image, (column * (SIDE + GAP), line * (SIDE + GAP)))
+    sheet.save(path, optimize=True)
 
 
 if __name__ == "__main__":

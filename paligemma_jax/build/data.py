@@ -22,6 +22,7 @@ PROMPT_MULTIPLE = 8
 # Room beyond the longest true answer: a model may write more than it was shown.
 EXTRA_NEW_TOKENS = 16
 MAX_LISTED = 20
+NOISE_ROWS = 2000  # rows, from all over the data, whose boxes are where noise may lie
 
 Records = Sequence[records.Record]
 
@@ -43,11 +44,15 @@ def make_task(config: ml_collections.ConfigDict, scores: Sequence[str] | None = 
 
 
 def make_noise(
-    config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer
+    config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer, examples: Records = ()
 ) -> noise_boxes.NoiseBoxes | None:
-    """Returns what fills answers up, or None where nothing does."""
+    """Returns what fills answers up, in part with boxes of `examples`; None where nothing does."""
     piece = config.input.noise_piece
-    return None if piece is None else noise_boxes.make(tokenizer, piece, seed=config.seed)
+    if piece is None:
+        return None
+    chosen = examples[:: max(1, len(examples) // NOISE_ROWS)]
+    suffixes = [record.suffix or "" for record in chosen]
+    return noise_boxes.make(tokenizer, piece, seed=config.seed, suffixes=suffixes)
 
 
 def read_records(

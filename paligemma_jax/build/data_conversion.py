@@ -16,12 +16,8 @@ from paligemma_jax.data.importers import example, formats, placing, roboflow, wo
 from paligemma_jax.reports import files
 from paligemma_jax.tasks import geometry
 
-SUMMARY, DROPPED, SHEET, IMAGES = (
-    "conversion.json",
-    f"{example.DROPPED}.jsonl",
-    "contact_sheet.png",
-    "images",
-)
+SUMMARY, SHEET, IMAGES = "conversion.json", "contact_sheet.png", "images"
+DROPPED, MASKS = f"{example.DROPPED}.jsonl", f"{example.MASKS}.jsonl"
 ALL = "train"  # the split of everything where there are none
 NUM_SHOWN = 3  # examples of each reason
 PROGRESS_ROWS = 500
@@ -42,7 +38,7 @@ class Plan:
       ratios: {split: share} where the source has no splits; {} leaves them together.
       group: regular expression for what must stay in one split, see `splits.group_key`.
       seed: decides the splits.
-      codec: turns masks into tokens; needed for segmentation.
+      codec, mask_codec: turns masks into tokens, and the file that it is; for segmentation.
     """
 
     source: str
@@ -59,6 +55,7 @@ class Plan:
     group: str | None = None
     seed: int = 0
     codec: words.MaskCodec | None = None
+    mask_codec: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,8 +130,11 @@ def _convert(plan: Plan, source: str, out: pathlib.Path) -> dict[str, Any]:
         files.write_jsonl(out / f"{split}.jsonl", [row.line for row in lines])
     if tally.drops:
         files.write_jsonl(out / DROPPED, [dataclasses.asdict(drop) for drop in tally.drops])
+    if masks := wording.round_trip.worst_masks():
+        files.write_jsonl(out / MASKS, [dataclasses.asdict(mask) for mask in masks])
     read_back = _read_back(plan, parts, out)
-    data_sheet.write(out / SHEET, read_back, coordinates=plan.coordinates)
+    decode = plan.codec and plan.codec.decode
+    data_sheet.write(out / SHEET, read_back, coordinates=plan.coordinates, decode=decode)
     counts = {split: len(lines) for split, lines in parts.items()}
     summary = {
         "source": plan.source,
@@ -142,6 +142,7 @@ def _convert(plan: Plan, source: str, out: pathlib.Path) -> dict[str, Any]:
         "task": plan.task,
         "prompt": wording.template,
         "coordinates": plan.coordinates,
+        "mask_codec": plan.mask_codec,
         "seed": plan.seed,
         **data_summary.make(data.classes, tally, wording.round_trip, counts),
         "images": dict(ways),
@@ -154,6 +155,10 @@ def _convert(plan: Plan, source: str, out: pathlib.Path) -> dict[str, Any]:
     terminal.say(
         f"train    c.task = '{words.TRAINED_AS[plan.task]}', c.input.data.fname = '{first}'"
     )
+    if plan.mask_codec:
+        terminal.say(f"         c.mask_codec = '{plan.mask_codec}'")
+    if scores := words.SCORED_BY.get(plan.task):
+        terminal.say(f"score    c.evals.NAME.scores = {scores}")
     return summary
 
 

@@ -85,7 +85,8 @@ def plan(args: argparse.Namespace) -> data_conversion.Plan:
         ratios=_shares(args.split),
         group=args.group,
         seed=SEED if args.seed is None else args.seed,
-        codec=mask_codecs.of_bitmaps(source) if is_segmentation else None,
+        codec=mask_codecs.for_importers(source) if is_segmentation else None,
+        mask_codec=source if is_segmentation else None,
     )
 
 

@@ -23,9 +23,10 @@ def make(
         "largest_box_error_bins": round(float(round_trip.worst_box), 4),
         "texts": round_trip.num_texts,
     }
-    if ious := round_trip.mask_ious:
-        checked |= {"masks": len(ious), "mask_iou_mean": float(np.mean(ious))}
-        checked |= {"mask_iou_lowest": float(np.min(ious))}
+    if masks := round_trip.worst_masks():
+        mean = round(float(np.mean([mask.iou for mask in masks])), 4)
+        checked |= {"masks": len(masks), "mask_iou_mean": mean, "mask_iou_lowest": masks[0].iou}
+        checked["mask_lowest"] = f"{masks[0].source}, object {masks[0].number}, {masks[0].label}"
     return {
         "classes": list(classes),
         "read": dict(tally.read),
@@ -57,7 +58,7 @@ def describe(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
     if "masks" in checked:
         parts.append(
             f"{checked['masks']:,} masks with IoU {checked['mask_iou_mean']:.3f} "
-            f"(lowest {checked['mask_iou_lowest']:.3f})"
+            f"(lowest {checked['mask_iou_lowest']:.3f}: {checked['mask_lowest']})"
         )
     yield f"checked  read back: {'; '.join(parts) or 'images without objects'}"
 

@@ -73,7 +73,7 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
     examples = data.spec(config, batch_size=batch_size)
     pipeline.check_records(records, examples)
     room = settings["max_new_tokens"] or data.answer_len(config, records, tokenizer)
-    noise = data.make_noise(config, tokenizer)
+    noise = data.make_noise(config, tokenizer, records)
     decode = make_generate(
         built.functions,
         settings,

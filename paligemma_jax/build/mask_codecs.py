@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -13,7 +13,6 @@ from paligemma_jax.checkpoints import npz
 from paligemma_jax.config import keys
 from paligemma_jax.data.importers import words
 from paligemma_jax.models import mask_codec
-from paligemma_jax.tasks import masks
 
 PUBLISHED = next(key.default for key in keys.KEYS if key.name == "mask_codec")
 
@@ -51,17 +50,10 @@ def load(source: str) -> MaskCodec:
     )
 
 
-def of_bitmaps(source: str) -> words.MaskCodec:
-    """Returns the codec of a source for importers: masks cut to their boxes, of any size."""
+def for_importers(source: str) -> words.MaskCodec:
+    """Returns the codec of a source, as importers take it."""
     codec = load(source)
-
-    def encode(mask: np.ndarray) -> list[int]:
-        return codec.encode(masks.resize(mask, masks.SIDE, masks.SIDE)[None])[0].tolist()
-
-    def decode(codes: Sequence[int], height: int, width: int) -> np.ndarray:
-        return masks.resize(codec.decode(np.array([codes]))[0], height, width) > 0
-
-    return words.MaskCodec(encode, decode)
+    return words.MaskCodec(codec.encode, codec.decode)
 
 
 def _in_few_sizes(function: Callable[..., jax.Array]) -> Callable[[np.ndarray], np.ndarray]:

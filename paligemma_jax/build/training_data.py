@@ -57,7 +57,7 @@ def read(config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer) -> Trai
     if augmentation:
         augmentation.check(records)
         terminal.say(f"augmentation: {augmentation.settings.describe()}")
-    return TrainingData(records, sources, augmentation, data.make_noise(config, tokenizer))
+    return TrainingData(records, sources, augmentation, data.make_noise(config, tokenizer, records))
 
 
 def read_sources(

@@ -1,7 +1,10 @@
 """Noise boxes behind an answer's real ones: PaliGemma 2's detection recipe (arXiv:2412.03555, C).
 
-An answer goes on to the end of the text with boxes at random places, whose class is one piece that
-no answer has. With one real box and noise piece <n> (a box's four tokens written as one):
+An answer goes on to the end of the text with boxes whose class is one piece that no answer has: one
+of its own boxes once more, a box of another answer, or one anywhere, each as likely, so that only
+pixels, and what was named before, tell them from real ones. (pix2seq, arXiv:2109.10852, has
+jittered copies of real boxes and random ones.) With one real box and noise piece <n>, a box's four
+tokens written as one:
 
     text        bos detect "\\n" box cat " ; " box <n> " ; " box <n> pad
     mask_loss     0      0    0   1   1     1   0   1     1   0   1   0
@@ -13,14 +16,17 @@ is no eos. While decoding, eos and <n> are forbidden; `tasks.noise_boxes` reads 
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
 from paligemma_jax.data import randomness, tokens
 from paligemma_jax.tasks import detection
 
+NUM_KINDS = 3  # own, of another answer, anywhere
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class NoiseBoxes:
     """How a run's answers are filled up; made by `make`.
 
@@ -29,6 +35,7 @@ class NoiseBoxes:
       noise, eos, pad: ids.
       separator: ids between two boxes.
       loc_ids: ids of the `<loc>` tokens.
+      places: int32[m, 4], ids of boxes that answers have; without any they lie anywhere.
     """
 
     seed: int
@@ -37,6 +44,7 @@ class NoiseBoxes:
     pad: int
     separator: tuple[int, ...]
     loc_ids: range
+    places: np.ndarray
 
     @property
     def forbidden_ids(self) -> tuple[int, ...]:
@@ -60,7 +68,9 @@ class NoiseBoxes:
             return row
         ids = np.full((num_boxes, size), self.noise, np.int32)
         ids[:, : len(self.separator)] = self.separator
-        ids[:, -5:-1] = self._draw(num_boxes, position)
+        answer = row["text"][row["mask_ar"] & row["mask_input"]]
+        own = answer[np.isin(answer, self.loc_ids)].reshape(-1, 4)
+        ids[:, -5:-1] = self._draw(num_boxes, position, own)
         learnt = np.ones((num_boxes, size), bool)
         learnt[:, -5:-1] = False
         filled = {name: array.copy() for name, array in row.items()}
@@ -71,19 +81,27 @@ class NoiseBoxes:
         filled["mask_input"][start:stop] = True
         return filled
 
-    def _draw(self, num_boxes: int, position: int) -> np.ndarray:
-        """Returns int[n, 4], ids of boxes: two places on each axis, in order and not the same."""
-        numbers = randomness.uniforms(self.seed, randomness.NOISE_BOXES, position, 4 * num_boxes)
-        first, second = numbers.reshape(2, num_boxes, 2)
+    def _draw(self, num_boxes: int, position: int, own: np.ndarray) -> np.ndarray:
+        """Returns int[n, 4], ids of boxes: of int[k, 4] `own`, of `places`, or anywhere."""
+        numbers = randomness.uniforms(self.seed, randomness.NOISE_BOXES, position, 6 * num_boxes)
+        corners, kinds, choices = np.split(numbers.reshape(6, num_boxes), [4, 5])
+        first, second = corners.reshape(2, 2, num_boxes)
         first = (first * len(self.loc_ids)).astype(np.int64)
-        # One of the other places, each as likely.
+        # One of the other places on the axis, each as likely.
         second = (second * (len(self.loc_ids) - 1)).astype(np.int64)
         second += second >= first
-        corners = np.concatenate([np.minimum(first, second), np.maximum(first, second)], axis=1)
-        return corners + self.loc_ids[0]
+        boxes = np.concatenate([np.minimum(first, second), np.maximum(first, second)]).T
+        boxes += self.loc_ids[0]
+        for kind, pool in enumerate((own, self.places)):
+            if len(pool):
+                chosen = (kinds[0] * NUM_KINDS).astype(int) == kind
+                boxes[chosen] = pool[(choices[0, chosen] * len(pool)).astype(int)]
+        return boxes
 
 
-def make(tokenizer: tokens.Tokenizer, piece: str, *, seed: int) -> NoiseBoxes:
+def make(
+    tokenizer: tokens.Tokenizer, piece: str, *, seed: int, suffixes: Iterable[str] = ()
+) -> NoiseBoxes:
     """Returns how to fill answers up.
 
     Args:
@@ -91,6 +109,7 @@ def make(tokenizer: tokens.Tokenizer, piece: str, *, seed: int) -> NoiseBoxes:
       piece: the noise class: a piece that no answer has. Gemma's `<unused0>` was never seen in
         training; every tokenizer has `<seg127>`, which detection has no use for.
       seed: of the run.
+      suffixes: answers whose boxes are where noise may lie.
 
     Raises:
       ValueError: not one piece, or one that text before or after it melts into.
@@ -112,4 +131,15 @@ def make(tokenizer: tokens.Tokenizer, piece: str, *, seed: int) -> NoiseBoxes:
         pad=tokenizer.pad,
         separator=tuple(separator),
         loc_ids=tokenizer.loc_ids,
+        places=np.array(_bins(suffixes), np.int32).reshape(-1, 4) + first,
     )
+
+
+def _bins(suffixes: Iterable[str]) -> list[list[int]]:
+    """Returns [y1, x1, y2, x2] in bins of every box in the answers."""
+    return [
+        found.bins
+        for suffix in suffixes
+        for found in detection.cut_objects(suffix)
+        if found.problem_of_box is None
+    ]

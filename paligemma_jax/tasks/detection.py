@@ -177,9 +177,17 @@ def label_scores(tokens: Sequence[tuple[str, float]]) -> np.ndarray:
 
 
 def drop_unfinished(tokens: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Returns the tokens before the last separator, for text that was cut off anywhere."""
-    ends = [number for number, (piece, _) in enumerate(tokens) if ";" in piece]
-    return list(tokens[: ends[-1]]) if ends else []
+    """Returns the tokens of whole objects, for text that was cut off anywhere.
+
+    An object is whole where a separator follows, or the next object's `<loc>` tokens do.
+    """
+    end, before = 0, ""
+    for number, (piece, _) in enumerate(tokens):
+        follows_label = _LOC.fullmatch(piece) and not (_LOC.fullmatch(before) or ";" in before)
+        if ";" in piece or (follows_label and before):
+            end = number
+        before = piece if piece.strip(" \u2581") else before
+    return list(tokens[:end])
 
 
 def join_pieces(pieces: Iterable[str]) -> str:

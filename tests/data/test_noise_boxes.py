@@ -73,12 +73,26 @@ def test_noise_is_a_function_of_seed_and_position(tokenizer, noise):
 
 
 def test_noise_lies_everywhere_and_is_never_empty(noise):
-    ids = np.concatenate([noise._draw(50, position) for position in range(40)])
+    nowhere = np.zeros((0, 4), int)
+    ids = np.concatenate([noise._draw(50, position, nowhere) for position in range(40)])
     bins = ids - noise.loc_ids[0]
     assert (bins[:, :2] < bins[:, 2:]).all()
     assert bins.min() < 5 and bins.max() > 1018
     # Two places of a line are a third of it apart on average.
     assert abs((bins[:, 2:] - bins[:, :2]).mean() - 1024 / 3) < 10
+
+
+def test_noise_lies_where_boxes_do_as_often_as_anywhere(tokenizer):
+    dog = "<loc0001><loc0002><loc0003><loc0004> dog"
+    noise = noise_boxes.make(tokenizer, "<seg127>", seed=0, suffixes=[dog, "", f"{dog} ; {dog}"])
+    assert noise.places.shape == (3, 4)
+    texts = [read(tokenizer, noise.fill(encode(tokenizer, CAT), i)) for i in range(300)]
+    boxes = [part for text in texts for part in text.split(detection.SEPARATOR)[1:]]
+    own = boxes.count(CAT.replace(" cat", "<seg127>"))
+    others = boxes.count(dog.replace(" dog", "<seg127>"))
+    assert len(boxes) == 1200
+    for count in (own, others, len(boxes) - own - others):
+        assert abs(count - 400) < 60  # three standard deviations are 49
 
 
 def test_a_row_without_room_or_without_eos_stays_as_it_is(tokenizer, noise):

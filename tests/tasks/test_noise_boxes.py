@@ -49,6 +49,14 @@ def test_what_was_cut_off_does_not_count():
     assert noise_boxes.judge(CAT, suffix=SUFFIX)["detections"] == []
 
 
+def test_an_object_is_whole_where_another_begins_without_separator():
+    cat, dog = tokens(("cat", [1.0] * 4))[:-2], tokens(("dog", [1.0] * 4))
+    row = noise_boxes.judge("", suffix=SUFFIX, tokens=cat + dog)
+    assert [d["label"] for d in row["detections"]] == ["cat", "dog"]
+    assert detection.drop_unfinished(cat + dog[:-2]) == cat
+    assert detection.drop_unfinished(cat) == []
+
+
 def test_average_precision_alone_looks_at_unsure_boxes():
     sure = tokens(("dog", [0.9, 1.0, 1.0, 1.0]), ("cat", [0.1, 1.0, 1.0, 1.0]))
     truth = f"{CAT} dog ; {DOG} cat"

@@ -119,7 +119,7 @@ class Tally:
         return found
 
 
-DROPPED = "dropped"  # a file beside those of the splits
+DROPPED, MASKS = "dropped", "mask_round_trip"  # files beside those of the splits
 SPLITS = {"train": "train", "val": "valid", "test": "test"}
 
 
@@ -131,8 +131,8 @@ def split_name(name: str) -> str | None:
 
 
 def is_split_name(name: str) -> bool:
-    """Whether a split can be a file's name, and is not the name of the list of drops."""
-    return bool(re.fullmatch(r"\w[\w.-]{0,60}", name)) and name != DROPPED
+    """Whether a split can be a file's name, and is not that of another file."""
+    return bool(re.fullmatch(r"\w[\w.-]{0,60}", name)) and name not in (DROPPED, MASKS)
 
 
 def clean_name(name: Any) -> str:

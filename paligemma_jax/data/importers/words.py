@@ -19,7 +19,7 @@ import numpy as np
 
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.data.importers import example
-from paligemma_jax.tasks import detection, geometry, task
+from paligemma_jax.tasks import detection, geometry, masks, segmentation, task
 
 PROMPTS = {
     "detection": "detect {classes}",
@@ -28,8 +28,8 @@ PROMPTS = {
     "vqa": "answer en {question}",
     "caption": "caption en",
 }
-# The task that a config names; counts are texts that are right or wrong.
-TRAINED_AS = {name: name for name in PROMPTS} | {"counting": "vqa"}
+TRAINED_AS = {name: name for name in PROMPTS} | {"counting": "json"}  # the task that a config names
+SCORED_BY = {"counting": ("count_exact", "json_f1")}  # where the task's usual scores do not fit
 HALF_BIN = 0.5 + 1e-3  # float32 leaves a trace
 
 
@@ -38,12 +38,12 @@ class MaskCodec:
     """What turns masks into tokens and back.
 
     Attributes:
-      encode: bool[h, w], a mask cut to its box, of any size -> 16 numbers 0..127.
-      decode: (16 numbers, h, w) -> bool[h, w].
+      encode: float32[n, 64, 64] in 0..1, masks cut to their boxes -> int[n, 16] in 0..127.
+      decode: int[n, 16] -> float32[n, 64, 64], above 0 inside.
     """
 
-    encode: Callable[[np.ndarray], Sequence[int]]
-    decode: Callable[[Sequence[int], int, int], np.ndarray]
+    encode: segmentation.Encode
+    decode: segmentation.Decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,16 @@ class Row:
     objects: data_objects.Objects | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class MaskCheck:
+    """A mask (object `number`, from 1, of `source`) and its IoU with what its tokens decode to."""
+
+    source: str
+    number: int
+    label: str
+    iou: float
+
+
 @dataclasses.dataclass
 class RoundTrip:
     """What reading the answers back showed.
@@ -62,13 +72,17 @@ class RoundTrip:
     Attributes:
       num_boxes, worst_box: boxes compared, and the largest difference in bins.
       num_texts: other answers compared.
-      mask_ious: of every mask, with what its tokens decode to.
+      masks: every mask compared.
     """
 
     num_boxes: int = 0
     worst_box: float = 0.0
     num_texts: int = 0
-    mask_ious: list[float] = dataclasses.field(default_factory=list)
+    masks: list[MaskCheck] = dataclasses.field(default_factory=list)
+
+    def worst_masks(self) -> list[MaskCheck]:
+        """Returns the masks, those that tokens say worst first."""
+        return sorted(self.masks, key=lambda mask: mask.iou)
 
 
 class Wording:
@@ -126,7 +140,8 @@ class Wording:
         if self.task_name == "segmentation":
             return self._segments(found, prefix, kept, tally)
         suffix = detection.format(data_objects.to_detections(kept), convention=self.coordinates)
-        self._compare_boxes(suffix, kept, found.source)
+        read = detection.parse(suffix, convention=self.coordinates)
+        self._compare_boxes(read, suffix, kept, found.source)
         return Row(prefix, suffix, kept)
 
     def _texts(self, found: example.Example, prefix: str, tally: example.Tally) -> Row | None:
@@ -151,8 +166,14 @@ class Wording:
             tally.drop("object", "smaller than a <loc> bin", source, detail)
         return objects if keep.all() else _select(objects, np.flatnonzero(keep))
 
-    def _compare_boxes(self, suffix: str, objects: data_objects.Objects, source: str) -> None:
-        read = detection.parse(suffix, convention=self.coordinates)
+    def _compare_boxes(
+        self,
+        read: detection.Detections | segmentation.Segments,
+        suffix: str,
+        objects: data_objects.Objects,
+        source: str,
+    ) -> None:
+        """Raises a ValueError where what was read of a suffix is not what the objects are."""
         truth = data_objects.to_detections(objects)
         if read.labels != truth.labels:
             raise ValueError(f"{source}: '{suffix:.80}' reads back as {read.labels}")
@@ -173,26 +194,36 @@ class Wording:
         tally: example.Tally,
     ) -> Row | None:
         assert self.codec is not None, "segmentation needs a codec"
-        has_outline = [outline is not None for outline in objects.segmentations]
-        for number in np.flatnonzero(~np.array(has_outline, bool)):
-            detail = f"{objects.labels[number]} {objects.boxes_xyxy[number].tolist()}"
-            tally.drop("object", "without an outline", found.source, detail)
-        kept = _select(objects, np.flatnonzero(has_outline))
+        cut: dict[int, np.ndarray] = {}
+        for number, label in enumerate(objects.labels):
+            try:
+                cut[number] = _cut_mask(objects, number)
+            except ValueError as error:
+                detail = f"{label} {objects.boxes_xyxy[number].tolist()}"
+                tally.drop("object", str(error), found.source, detail)
+        kept = _select(objects, np.array(list(cut), int))
         if len(objects) and not len(kept):
             tally.drop("image", "none of its objects could be kept", found.source)
             return None
-        text = detection.format(data_objects.to_detections(kept), convention=self.coordinates)
-        parts = text.split(detection.SEPARATOR) if text else []
-        for number, part in enumerate(parts):
-            mask = _cut_mask(kept, number)
-            codes = [int(code) for code in self.codec.encode(mask)]
-            again = self.codec.decode(codes, *mask.shape)
-            union = (mask | again).sum()
-            self.round_trip.mask_ious.append(float((mask & again).sum() / union) if union else 1.0)
-            locs, _, label = part.partition(" ")
-            parts[number] = f"{locs}{''.join(f'<seg{code:03d}>' for code in codes)} {label}"
-        self._compare_boxes(text, kept, found.source)
-        return Row(prefix, detection.SEPARATOR.join(parts), kept)
+        truth = data_objects.to_detections(kept)
+        codes = self.codec.encode(np.stack(list(cut.values()))) if cut else np.zeros((0, 16))
+        said = segmentation.Segments(truth.boxes_yxyx, codes, truth.labels)
+        suffix = segmentation.format(said, convention=self.coordinates)
+        self._compare_masks(suffix, kept, found.source)
+        return Row(prefix, suffix, kept)
+
+    def _compare_masks(self, suffix: str, objects: data_objects.Objects, source: str) -> None:
+        """Measures what is left of every mask, in the image's own pixels, as evaluations do."""
+        assert self.codec is not None
+        read = segmentation.parse(suffix, convention=self.coordinates)
+        self._compare_boxes(read, suffix, objects, source)
+        decoded = self.codec.decode(read.codes) if len(read) else ()
+        for number, (codes, box) in enumerate(zip(decoded, read.boxes_yxyx, strict=True)):
+            mask = _bitmap(objects, number)
+            again = masks.paste(codes, box, *mask.shape)
+            iou = round(float((mask & again).sum() / (mask | again).sum()), 4)
+            check = MaskCheck(source, number + 1, objects.labels[number], iou)
+            self.round_trip.masks.append(check)
 
 
 def choose_check(task_name: str) -> Callable[[str], str | None] | None:
@@ -202,12 +233,28 @@ def choose_check(task_name: str) -> Callable[[str], str | None] | None:
 
 
 def _cut_mask(objects: data_objects.Objects, number: int) -> np.ndarray:
-    """Returns bool[h, w]: a mask cut to the pixels that its box touches."""
+    """Returns float32[64, 64] in 0..1, the mask of an object in its box.
+
+    Raises:
+      ValueError: why it has none.
+    """
+    if objects.segmentations[number] is None:
+        raise ValueError("without an outline")
+    try:
+        box = data_objects.to_detections(objects).boxes_yxyx[number]
+        mask = masks.cut(_bitmap(objects, number), box)
+    except ValueError as error:
+        raise ValueError("box covers no pixel") from error
+    if not mask.any():
+        raise ValueError("outline covers no pixel of its box")
+    return mask
+
+
+def _bitmap(objects: data_objects.Objects, number: int) -> np.ndarray:
+    """Returns bool[H, W], the mask of an object that has an outline."""
     outline = objects.segmentations[number]
     assert outline is not None
-    mask = data_objects.bitmap(outline, width=objects.width, height=objects.height)
-    x0, y0, x1, y1 = objects.boxes_xyxy[number]
-    return mask[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))]
+    return data_objects.bitmap(outline, width=objects.width, height=objects.height)
 
 
 def _select(objects: data_objects.Objects, numbers: np.ndarray) -> data_objects.Objects:

@@ -101,25 +101,61 @@ def test_a_class_that_a_suffix_cannot_hold_is_an_error(name):
     words.Wording("counting", ("cat", name))
 
 
-def grid_codec(seen):
+def half_codec(seen):
     """Returns a codec that remembers masks and decodes to the left half."""
 
-    def decode(codes, height, width):
-        assert codes == list(range(16))
-        return np.tile(np.arange(width) < width / 2, (height, 1))
+    def encode(masks):
+        seen.extend(masks)
+        return np.tile(np.arange(16), (len(masks), 1))
 
-    return words.MaskCodec(lambda mask: seen.append(mask) or range(16), decode)
+    def decode(codes):
+        assert codes.tolist() == [list(range(16))] * len(codes)
+        return np.tile(np.where(np.arange(64) < 32, 1.0, -1.0), (len(codes), 64, 1))
+
+    return words.MaskCodec(encode, decode)
+
+
+def square(x0, y0, x1, y1):
+    return (np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float),)
 
 
 def test_segments_are_boxes_and_tokens_of_the_mask_in_its_box():
-    square = (np.array([[10, 10], [30, 10], [30, 40], [10, 40]], float),)
-    found = coins(boxes=((10, 10, 30, 40), (0, 0, 9, 9)), outlines=(square, None))
+    boxes = ((8, 12, 32, 24), (0, 0, 9, 9))
+    found = coins(boxes=boxes, outlines=(square(*boxes[0]), None))
     seen = []
-    row, checked, tally = make("segmentation", found, codec=grid_codec(seen))
+    row, checked, tally = make("segmentation", found, codec=half_codec(seen))
     codes = "".join(f"<seg{number:03d}>" for number in range(16))
     assert row.prefix == "segment dime ; penny ; half dollar"
-    assert row.suffix == f"<loc0213><loc0160><loc0852><loc0480>{codes} dime"
+    assert row.suffix == f"<loc0256><loc0128><loc0512><loc0512>{codes} dime"
     assert len(row.objects) == 1 and [drop.reason for drop in tally.drops] == ["without an outline"]
     (mask,) = seen
-    assert mask.shape == (30, 20) and mask.all()
-    assert checked.mask_ious == [0.5] and checked.num_boxes == 1
+    assert mask.shape == (64, 64) and mask.min() == 1
+    assert checked.masks == [words.MaskCheck(found.source, 1, "dime", 0.5)]
+    assert checked.num_boxes == 1
+
+
+@pytest.mark.parametrize(
+    ("box", "outline", "reason"),
+    [
+        ((10, 10, 10.3, 40), (10, 10, 30, 40), "box covers no pixel"),
+        ((40, 10, 60, 30), (1, 1, 9, 9), "outline covers no pixel of its box"),
+    ],
+)
+def test_objects_without_a_pixel_are_named(box, outline, reason):
+    found = coins(boxes=(box,), outlines=(square(*outline),))
+    row, checked, tally = make("segmentation", found, codec=half_codec([]))
+    assert row is None and not checked.masks
+    assert [(drop.what, drop.reason) for drop in tally.drops] == [
+        ("object", reason),
+        ("image", "none of its objects could be kept"),
+    ]
+
+
+def test_an_image_without_objects_has_no_segments():
+    row, _, _ = make("segmentation", coins(boxes=(), outlines=()), codec=half_codec([]))
+    assert row.suffix == "" and len(row.objects) == 0
+
+
+def test_the_worst_mask_comes_first():
+    checked = words.RoundTrip(masks=[words.MaskCheck("a", n, "x", n / 4) for n in (3, 1, 2)])
+    assert [mask.number for mask in checked.worst_masks()] == [1, 2, 3]
