@@ -70,7 +70,8 @@ def test_boxes_become_rows_that_training_reads(name, tmp_path, capsys):
 
 
 def test_counts_of_a_coco_file(tmp_path, capsys):
-    run(capsys, DATASETS / "coco", tmp_path / "out", "--task", "counting", "--prompt", "how many?")
+    words = ["--task", "counting", "--prompt", "how many?"]
+    result = run(capsys, DATASETS / "coco", tmp_path / "out", *words)
     found = rows(tmp_path / "out" / "train.jsonl")
     assert [json.loads(row["suffix"]) for row in found] == [
         {"dime": 1},
@@ -79,6 +80,7 @@ def test_counts_of_a_coco_file(tmp_path, capsys):
         {},
     ]
     assert found[0]["prefix"] == "how many?"
+    assert "c.task = 'json'" in result["said"] and "('count_exact', 'json_f1')" in result["said"]
 
 
 @pytest.mark.parametrize("name", ["arrow", "parquet"])
@@ -240,7 +242,8 @@ def test_without_a_task_a_data_set_is_told_apart_from_weights(source, name, tmp_
 def test_outlines_become_mask_tokens_that_read_back(tmp_path, capsys):
     out = tmp_path / "out"
     codec = ["--mask_codec", str(CODEC)]
-    run(capsys, DATASETS / "coco", out, "--task", "segmentation", *codec)
+    result = run(capsys, DATASETS / "coco", out, "--task", "segmentation", *codec)
+    assert f"c.mask_codec = '{CODEC}'" in result["said"] and result["mask_codec"] == str(CODEC)
     found = records.read_jsonl(out / "train.jsonl", check=segmentation.check)
     parsed = [segmentation.parse(record.suffix) for record in found]
     assert [len(one) for one in parsed] == [len(record.objects) for record in found]

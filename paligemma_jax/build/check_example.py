@@ -35,11 +35,13 @@ def look(
     record: records.Record,
     tokenizer: tokens.Tokenizer,
     *,
+    examples: data.Records,
     num_image_tokens: int,
 ) -> sections.Section:
     """Returns the section on one example, which is shown as it is in the file: not augmented.
 
-    An image that cannot be read is said in its place.
+    An image that cannot be read is said in its place. Noise boxes lie where those of `examples`,
+    the training data, do.
 
     Raises:
       ValueError: noise boxes that the task or the tokenizer does not allow.
@@ -50,7 +52,7 @@ def look(
         text_len=config.input.text_len,
         lowercase=config.input.lowercase,
         num_image_tokens=num_image_tokens,
-        noise=data.make_noise(config, tokenizer),
+        noise=data.make_noise(config, tokenizer, examples),
     )
     answer = explain.answer(explained, tokenizer)
     facts = (

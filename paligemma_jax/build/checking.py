@@ -71,7 +71,10 @@ def check(config: ml_collections.ConfigDict, *, example: int | None, full: bool)
     record = check_example.choose(examples, example)
     if tokenizer is not None and model is not None and record is not None:
         number = model.num_image_tokens
-        parts.insert(1, check_example.look(config, record, tokenizer, num_image_tokens=number))
+        shown = check_example.look(
+            config, record, tokenizer, examples=examples, num_image_tokens=number
+        )
+        parts.insert(1, shown)
     return Report(tuple(parts), tuple(findings.sort(found)))
 
 

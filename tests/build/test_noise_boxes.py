@@ -32,6 +32,7 @@ def test_training_answers_are_filled_up(noisy):
     built = assembly.assemble(noisy)
     read = training_data.read(noisy, built.tokenizer)
     assert read.noise.forbidden_ids == (built.tokenizer.seg_ids[-1], built.tokenizer.eos)
+    assert len(read.noise.places) and set(read.noise.places.flat) <= set(built.tokenizer.loc_ids)
 
 
 def test_a_prediction_has_the_room_of_training_too(noisy):

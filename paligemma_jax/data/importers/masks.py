@@ -27,7 +27,7 @@ def detect(path: str) -> str | None:
     """Returns a mask that shows that a path holds images and masks, or None."""
     if not os.path.isdir(path):
         return None
-    return next((mask for _, mask in _pairs(path) if mask), None)
+    return next((mask for _, mask in _pair(path)[0] if mask), None)
 
 
 def read(
@@ -44,13 +44,16 @@ def read(
             f"{request.path}: masks do not name their classes; give them: --classes water, or "
             f"--classes first,second for masks whose pixels are 1, 2, ..."
         )
-    pairs = list(_pairs(request.path))
+    pairs, alone = _pair(request.path)
     if not any(mask for _, mask in pairs):
         raise ValueError(
             f"{request.path}: no masks found; expected a folder called masks with the stems of the "
             f"images, or files ending in {MASK_ENDINGS} beside them"
         )
     folder = pictures.open_folder(request.path)
+    for mask in alone:
+        tally.read["masks without an image"] += 1
+        tally.drop("mask", "without an image", os.path.relpath(mask, request.path))
     examples = []
     for number, (image, mask) in enumerate(pairs, 1):
         name = os.path.relpath(image, request.path)
@@ -133,8 +136,8 @@ def _classes(path: str, classes: tuple[str, ...]) -> Iterator[tuple[str, np.ndar
         yield label, values == number
 
 
-def _pairs(root: str) -> Iterator[tuple[str, str | None]]:
-    """Yields (image, its mask or None), in order."""
+def _pair(root: str) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Returns (image, its mask or None) of every image in order, and the masks of no image."""
     images, masks = [], {}
     for folder, _, _ in sorted(os.walk(root)):
         is_masks = os.path.basename(folder).lower() in MASK_FOLDERS
@@ -148,5 +151,8 @@ def _pairs(root: str) -> Iterator[tuple[str, str | None]]:
                 masks[place, key] = path
             else:
                 images.append((folder, stem, path))
-    for folder, stem, path in images:
-        yield path, masks.get((folder, stem)) or masks.get((os.path.dirname(folder), stem))
+    pairs = [
+        (path, masks.get((folder, stem)) or masks.get((os.path.dirname(folder), stem)))
+        for folder, stem, path in images
+    ]
+    return pairs, sorted(set(masks.values()) - {mask for _, mask in pairs})

@@ -109,9 +109,10 @@ def _csv_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, 
                 if None in row or None in row.values():
                     tally.read["rows"] += 1
                     source = f"{os.path.basename(path)}:{reader.line_num}"
-                    detail = (
-                        f"expected {len(reader.fieldnames or ())} columns, found another number"
-                    )
+                    # Cells too many are a list under None, those too few are None.
+                    cells = [*row.pop(None, ()), *(v for v in row.values() if v is not None)]
+                    columns = len(reader.fieldnames or ())
+                    detail = f"expected {columns} columns, found {len(cells)}"
                     tally.drop("row", "wrong number of columns", source, detail)
                 else:
                     yield reader.line_num, row

@@ -41,10 +41,13 @@ def read(
         raise ValueError(f"{root}: no annotations *.xml below it")
     images = _Images(root, request.images)
     splits = _read_sets(root)
+    for stem in sorted(set(splits) - {_stem(path) for path in files}):
+        tally.read["images"] += 1
+        tally.drop("image", "listed without an annotation file", f"{SETS}: {stem}")
     examples, classes = [], {}
     for number, path in enumerate(files, 1):
         name = os.path.relpath(path, root)
-        split = splits.get(os.path.splitext(os.path.basename(path))[0])
+        split = splits.get(_stem(path))
         split = split or example.split_name(os.path.dirname(name))
         if found := _read_file(path, name, split, images, tally):
             examples.append(found)
@@ -63,8 +66,7 @@ class _Images:
         self.by_stem: dict[str, list[str]] = {}
         for folder, _, _ in os.walk(self.folder.root):
             for path in pictures.list_images(folder):
-                stem = os.path.splitext(os.path.basename(path))[0]
-                self.by_stem.setdefault(stem, []).append(path)
+                self.by_stem.setdefault(_stem(path), []).append(path)
 
     def find(
         self, xml: str, filename: str, source: str, tally: example.Tally
@@ -158,8 +160,12 @@ def _number(text: str | None) -> float | None:
         return None
 
 
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
 def _xml_files(root: str) -> Iterator[str]:
-    """Yields the XML files below a folder that hold annotations by their first bytes."""
+    """Yields the XML files below a folder, in order."""
     for folder, _, names in sorted(os.walk(root)):
         for name in sorted(names):
             if name.lower().endswith(".xml"):

@@ -147,8 +147,7 @@ class Wording:
     def _texts(self, found: example.Example, prefix: str, tally: example.Tally) -> Row | None:
         """Returns a row whose answer the source has itself."""
         suffix = found.suffix or ""
-        check = choose_check(self.task_name)
-        if check and (problem := check(suffix)):
+        if problem := choose_check(self.task_name)(suffix):
             tally.drop("row", "bad suffix", found.source, f"'{suffix:.60}': {problem}")
             return None
         self.round_trip.num_texts += 1
@@ -226,10 +225,9 @@ class Wording:
             self.round_trip.masks.append(check)
 
 
-def choose_check(task_name: str) -> Callable[[str], str | None] | None:
-    """Returns what says what is wrong with a suffix, as training does; None where nothing can."""
-    name = TRAINED_AS[task_name]
-    return task.choose_check(name) if name in task.TASKS else None
+def choose_check(task_name: str) -> Callable[[str], str | None]:
+    """Returns what says what is wrong with a suffix, as training does."""
+    return task.choose_check(TRAINED_AS[task_name])
 
 
 def _cut_mask(objects: data_objects.Objects, number: int) -> np.ndarray:
@@ -240,9 +238,10 @@ def _cut_mask(objects: data_objects.Objects, number: int) -> np.ndarray:
     """
     if objects.segmentations[number] is None:
         raise ValueError("without an outline")
+    bitmap = _bitmap(objects, number)
+    box = data_objects.to_detections(objects).boxes_yxyx[number]
     try:
-        box = data_objects.to_detections(objects).boxes_yxyx[number]
-        mask = masks.cut(_bitmap(objects, number), box)
+        mask = masks.cut(bitmap, box)
     except ValueError as error:
         raise ValueError("box covers no pixel") from error
     if not mask.any():

@@ -54,6 +54,9 @@ def read(
             examples.append(found)
         if number % PROGRESS_IMAGES == 0 or number == len(images):
             progress(number, len(images))
+    for file in _labels_alone([path for _, path in images]):
+        tally.read["images"] += 1
+        tally.drop("image", "image not found", os.path.relpath(file, root), "a label file alone")
     return example.DataSet(tuple(filter(None, labels.classes)), examples, len(examples))
 
 
@@ -179,12 +182,29 @@ def _read_image(
     return example.Example(picture, name, split, objects)
 
 
-def _label_file(image: str) -> str | None:
-    """Returns the label file of an image: in "labels" instead of "images", or beside it."""
+def _label_places(image: str) -> list[str]:
+    """Returns where an image's label file may be: in "labels" instead of "images", beside it."""
     head, found, tail = image.rpartition(f"{os.sep}images{os.sep}")
     moved = f"{head}{os.sep}labels{os.sep}{tail}" if found else image
-    candidates = [os.path.splitext(path)[0] + ".txt" for path in (moved, image)]
-    return next((path for path in candidates if os.path.isfile(path)), None)
+    return [os.path.splitext(path)[0] + ".txt" for path in (moved, image)]
+
+
+def _label_file(image: str) -> str | None:
+    return next((path for path in _label_places(image) if os.path.isfile(path)), None)
+
+
+def _labels_alone(images: list[str]) -> list[str]:
+    """Returns the label files in folders called labels that no image belongs to."""
+    places = {_label_places(image)[0] for image in images}
+    folders = {os.path.dirname(place) for place in places}
+    return sorted(
+        path
+        for folder in folders
+        if "labels" in folder.split(os.sep) and os.path.isdir(folder)
+        for name in os.listdir(folder)
+        if name.endswith(".txt") and name not in CLASS_FILES
+        if (path := os.path.join(folder, name)) not in places
+    )
 
 
 def _parse(line: str, where: str, size: tuple[int, int], labels: _Labels) -> collect.Annotation:

@@ -44,6 +44,15 @@ def test_a_mask_is_found_and_its_pixels_are_one_object(tmp_path, picture, read, 
     assert found.split == ("train" if "train" in image else None)
 
 
+def test_a_mask_without_its_image_is_named(tmp_path, picture, read, drops):
+    picture("images/a.png")
+    for name in ("a", "gone"):
+        save(tmp_path / "masks" / f"{name}.png", water())
+    _, examples, tally = read("masks", tmp_path, classes=("water",))
+    assert len(examples) == 1
+    assert drops(tally) == {("mask", "without an image"): ["masks/gone.png: "]}
+
+
 def test_connected_pieces_may_be_objects_of_their_own(tmp_path, picture, read):
     picture("a.png")
     save(tmp_path / "a_mask.png", water())

@@ -38,7 +38,7 @@ def test_corners_count_from_one_and_lie_inside(tmp_path, picture, read):
     assert found.objects.boxes_xyxy.tolist() == [[0, 0, 64, 48], [10, 5, 30, 35]]
 
 
-def test_vocdevkits_folders_and_sets(tmp_path, picture, read):
+def test_vocdevkits_folders_and_sets(tmp_path, picture, read, drops):
     root = tmp_path / "VOC2012"
     for name in "abc":
         picture(f"VOC2012/JPEGImages/{name}.jpg")
@@ -49,11 +49,14 @@ def test_vocdevkits_folders_and_sets(tmp_path, picture, read):
     sets = root / "ImageSets" / "Main"
     sets.mkdir(parents=True)
     (sets / "train.txt").write_text("a\n")
-    (sets / "val.txt").write_text("b\n")
+    (sets / "val.txt").write_text("b\ngone\n")
     (sets / "trainval.txt").write_text("a\nb\n")
     (sets / "cat_train.txt").write_text("c 1\n")
     _, examples, tally = read("voc", tmp_path)
-    assert [found.split for found in examples] == ["train", "valid", None] and not tally.drops
+    assert [found.split for found in examples] == ["train", "valid", None]
+    assert drops(tally) == {
+        ("image", "listed without an annotation file"): ["ImageSets/Main: gone: "]
+    }
     assert examples[0].picture.name == "VOC2012/JPEGImages/a.jpg"
 
 

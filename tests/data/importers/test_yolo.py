@@ -56,6 +56,16 @@ def test_an_empty_or_missing_label_file_is_an_image_without_objects(folder, pict
     assert tally.changed == {"images without label file taken as without objects": 1}
 
 
+def test_a_label_file_without_its_image_is_named(folder, read, drops):
+    label(folder, "0 0.5 0.5 0.25 0.5")
+    for name in ("gone.txt", "classes.txt"):
+        (folder / "train" / "labels" / name).write_text("0 0.5 0.5 0.25 0.5\n")
+    _, examples, tally = read("yolo", folder)
+    assert len(examples) == 1 and tally.read["images"] == 2
+    found = drops(tally)
+    assert found == {("image", "image not found"): ["train/labels/gone.txt: a label file alone"]}
+
+
 @pytest.mark.parametrize(
     ("line", "reason", "shown"),
     [

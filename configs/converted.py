@@ -1,0 +1,32 @@
+"""Whatever `convert` wrote, with PaliGemma 2 3B at 224 px: attention only, plain SGD.
+
+    python -m paligemma_jax.convert data/coco data/mine --task detection --split train=0.8,valid=0.2
+    python -m paligemma_jax.check --config configs/converted.py:data=data/mine --out runs/check
+    python -m paligemma_jax.train --config configs/converted.py:data=data/mine --workdir runs/mine
+
+Ten passes over train.jsonl, evaluated eight times on valid.jsonl; optimizer and rate are those of
+the fracture notebook. What `convert` says of scores and mask codec is set like any key:
+--config.mask_codec=FILE.
+
+Arguments (configs/converted.py:data=data/mine,res=448): data, task (detection, segmentation, vqa,
+caption, json), res, text_len (`check` says which one fits), batch_size, epochs.
+"""
+
+from paligemma_jax.config import presets, settings
+
+
+def get_config(arg=""):
+    arg = settings.parse_arg(
+        arg, data="data/mine", task="detection", res=224, text_len=256, batch_size=8, epochs=10
+    )
+
+    c = presets.finetune(
+        model="paligemma2-3b", res=arg.res, text_len=arg.text_len, method="attention"
+    )
+    c.task = arg.task
+    c.input.data.fname = f"{arg.data}/train.jsonl"
+    c.input.batch_size = arg.batch_size
+    c.total_epochs = arg.epochs
+    c.lr = 0.01
+    c.evals.val = dict(fname=f"{arg.data}/valid.jsonl", log_percent=1 / 8)
+    return c
