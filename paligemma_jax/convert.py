@@ -21,8 +21,9 @@ downloaded, and one array is in memory at a time.
 
 Data sets: SRC is COCO, YOLO, Pascal VOC, images with masks, JSONL, CSV, parquet or Arrow (seen
 from its files), or a version of a Roboflow project; DST is a folder that gets a JSONL file per
-split, the images (hard links where the disk is the same, else copies), a contact sheet, and
-dropped.jsonl, which names everything that was left out.
+split, the images (hard links where the disk is the same, else copies), a contact sheet,
+dropped.jsonl, which names everything that was left out, and for segmentation mask_round_trip.jsonl,
+which says what is left of every mask.
 """
 
 import argparse

@@ -70,8 +70,8 @@ def test_boxes_become_rows_that_training_reads(name, tmp_path, capsys):
 
 
 def test_counts_of_a_coco_file(tmp_path, capsys):
-    words = ["--task", "counting", "--prompt", "how many?"]
-    result = run(capsys, DATASETS / "coco", tmp_path / "out", *words)
+    words = [tmp_path / "out", "--task", "counting", "--prompt", "how many?"]
+    result = run(capsys, DATASETS / "coco", *words)
     found = rows(tmp_path / "out" / "train.jsonl")
     assert [json.loads(row["suffix"]) for row in found] == [
         {"dime": 1},
@@ -241,8 +241,7 @@ def test_without_a_task_a_data_set_is_told_apart_from_weights(source, name, tmp_
 
 def test_outlines_become_mask_tokens_that_read_back(tmp_path, capsys):
     out = tmp_path / "out"
-    codec = ["--mask_codec", str(CODEC)]
-    result = run(capsys, DATASETS / "coco", out, "--task", "segmentation", *codec)
+    result = run(capsys, DATASETS / "coco", out, "--task", "segmentation", "--mask_codec", CODEC)
     assert f"c.mask_codec = '{CODEC}'" in result["said"] and result["mask_codec"] == str(CODEC)
     found = records.read_jsonl(out / "train.jsonl", check=segmentation.check)
     parsed = [segmentation.parse(record.suffix) for record in found]
@@ -251,10 +250,8 @@ def test_outlines_become_mask_tokens_that_read_back(tmp_path, capsys):
     checked = json.loads((out / "conversion.json").read_text())["round_trip"]
     assert checked["masks"] == sum(map(len, parsed)) == 6 and checked["mask_iou_mean"] > 0.85
     masks = rows(out / "mask_round_trip.jsonl")
-    assert len(masks) == 6 and set(masks[0]) == {"source", "number", "label", "iou"}
-    assert [mask["iou"] for mask in masks] == sorted(mask["iou"] for mask in masks)
+    assert len(masks) == 6 and masks == sorted(masks, key=lambda mask: mask["iou"])
     assert checked["mask_iou_lowest"] == masks[0]["iou"]
-    assert checked["mask_lowest"].startswith(f"{masks[0]['source']}, object ")
 
 
 def test_a_mask_codec_is_for_masks(tmp_path):

@@ -128,10 +128,10 @@ def _convert(plan: Plan, source: str, out: pathlib.Path) -> dict[str, Any]:
     parts = _divide(rows, plan, out)
     for split, lines in parts.items():
         files.write_jsonl(out / f"{split}.jsonl", [row.line for row in lines])
-    if tally.drops:
-        files.write_jsonl(out / DROPPED, [dataclasses.asdict(drop) for drop in tally.drops])
-    if masks := wording.round_trip.worst_masks():
-        files.write_jsonl(out / MASKS, [dataclasses.asdict(mask) for mask in masks])
+    masks = wording.round_trip.worst_masks()
+    for file, listed in ((DROPPED, tally.drops), (MASKS, masks)):
+        if listed:
+            files.write_jsonl(out / file, [dataclasses.asdict(item) for item in listed])
     read_back = _read_back(plan, parts, out)
     decode = plan.codec and plan.codec.decode
     data_sheet.write(out / SHEET, read_back, coordinates=plan.coordinates, decode=decode)
@@ -150,16 +150,19 @@ def _convert(plan: Plan, source: str, out: pathlib.Path) -> dict[str, Any]:
     files.write_json(out / SUMMARY, summary)
     for line in data_summary.describe(summary, tally):
         terminal.say(line)
-    first = plan.target / f"{next(iter(parts))}.jsonl"
+    _say_what_next(plan, plan.target / f"{next(iter(parts))}.jsonl")
+    return summary
+
+
+def _say_what_next(plan: Plan, training: pathlib.Path) -> None:
+    """Says where to look, and which settings a config needs."""
     terminal.say(f"look at  {plan.target / SHEET}")
-    terminal.say(
-        f"train    c.task = '{words.TRAINED_AS[plan.task]}', c.input.data.fname = '{first}'"
-    )
+    task = words.TRAINED_AS[plan.task]
+    terminal.say(f"train    c.task = '{task}', c.input.data.fname = '{training}'")
     if plan.mask_codec:
         terminal.say(f"         c.mask_codec = '{plan.mask_codec}'")
     if scores := words.SCORED_BY.get(plan.task):
         terminal.say(f"score    c.evals.NAME.scores = {scores}")
-    return summary
 
 
 def _write_rows(
