@@ -14,14 +14,16 @@ def load(
     run: str,
     *,
     weights: str | None = None,
+    checkpoint: str | None = None,
     base: str | None = None,
     decoding: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Returns a finished run, ready to answer: `load("runs/fracture").predict(images, prompt)`.
+    """Returns a run, ready to answer: `load("runs/fracture").predict(images, prompt)`.
 
     Args:
       run: the run's folder.
       weights: npz file in place of the run's final.npz.
+      checkpoint: "best", "last" or a step ("200"): that state of the run instead.
       base: what the weights were trained from, if they are trained arrays only and it moved.
       decoding: keys of `evals.NAME` in configs/README.md, as {"max_new_tokens": 64}.
 
@@ -29,7 +31,7 @@ def load(
       a `build.predictor.Predictor`.
 
     Raises:
-      ValueError: no finished run there, or an unknown key.
+      ValueError: no finished run there and no checkpoint named, or an unknown key.
     """
     # Here, so that paligemma_jax.models imports without what only the doors need.
     from paligemma_jax.build import assembly, predictor
@@ -40,7 +42,7 @@ def load(
     presets.check_eval("load", {"fname": run, **decoding})
     return predictor.open_predictor(
         assembly.assemble(config),
-        assembly.choose_weights(weights, final),
+        assembly.choose_weights(weights, final, chosen=checkpoint),
         base=base,
         batch_size=decoding.get("batch_size") or 1,
         settings=decoding,

@@ -3,6 +3,7 @@
     python -m paligemma_jax.convert runs/fracture hf/fracture
     python -m paligemma_jax.convert paligemma2-3b-pt-224.npz hf/pt --variant paligemma2-3b
     python -m paligemma_jax.convert hf/paligemma-3b-mix-224 mix.npz --dtype float16
+    python -m paligemma_jax.convert runs/fracture best.npz --checkpoint best
     python -m paligemma_jax.convert runs/fracture openpi.npz --openpi
     python -m paligemma_jax.convert trained.npz whole.npz --base pt_224.f16.npz
     python -m paligemma_jax.convert runs/lora hf/adapter             # LoRA: a folder for PEFT
@@ -79,8 +80,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def add_weights_options(parser: argparse.ArgumentParser) -> list[str]:
     """Adds the options of weights, and returns their names."""
-    add = parser.add_argument_group("weights").add_argument
+    group = parser.add_argument_group("weights")
+    add = group.add_argument
     added = [
+        command_line.add_checkpoint(group),
         add("--base", metavar="FILE", type=pathlib.Path, help="npz file that completes SRC"),
         add("--merge", action="store_true", help="add LoRA factors into the weights"),
         add("--dtype", choices=DTYPES, help="of all arrays; default: as they are"),
@@ -105,7 +108,9 @@ def convert_weights(args: argparse.Namespace) -> dict[str, Any]:
     """Converts weights, and returns what it did."""
     start = time.monotonic()
     try:
-        source = conversion_source.find(pathlib.Path(args.source), base=args.base)
+        source = conversion_source.find(
+            pathlib.Path(args.source), base=args.base, chosen=args.checkpoint
+        )
     except ValueError as error:
         raise ValueError(f"{error}{data_options.hint(args.source)}") from error
     if args.merge:

@@ -3,10 +3,11 @@
     python -m paligemma_jax.evaluate --run runs/fracture --data test.jsonl
     python -m paligemma_jax.evaluate --config configs/fracture_224.py --data test.jsonl
 
---run takes a finished run's own settings, tokenizer and final.npz. --config takes a config file;
-its weights are --weights, else its model_init ("--weights none": random ones). Settings can be
-changed: --config.compute_dtype=bfloat16; and how answers are made: --eval.sampler=beam
---eval.beam_size=3 --eval.batch_size=32 (configs/README.md lists all as evals.NAME.*).
+--run takes a run's own settings, tokenizer and final.npz, or another state of it: --checkpoint best
+(by its keep_best), last, or a step. --config takes a config file; its weights are --weights, else
+its model_init ("--weights none": random ones). Settings can be changed:
+--config.compute_dtype=bfloat16; and how answers are made: --eval.sampler=beam --eval.beam_size=3
+--eval.batch_size=32 (configs/README.md lists all as evals.NAME.*).
 """
 
 import argparse
@@ -23,7 +24,7 @@ from paligemma_jax.tasks import task
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
     config, source = assembly.open_run(args.run, args.config, overrides["config"])
-    source = assembly.choose_weights(args.weights, source)
+    source = assembly.choose_weights(args.weights, source, chosen=args.checkpoint)
     assembly.set_evaluation(config, args.name, args.data, overrides["eval"])
     out = pathlib.Path(args.out or pathlib.Path(args.run or "runs") / f"evaluation-{args.name}")
     assembly.check_writable(out, option="--out")

@@ -31,7 +31,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
     config, source = assembly.open_run(args.run, args.config, overrides["config"])
-    source = assembly.choose_weights(args.weights, source)
+    source = assembly.choose_weights(args.weights, source, chosen=args.checkpoint)
     paths = find_images(args.images)
     pictures = pathlib.Path(args.pictures) if args.pictures else None
     if pictures:

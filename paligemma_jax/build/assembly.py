@@ -10,7 +10,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh, NamedSharding
 
-from paligemma_jax.build import data, mask_codecs, terminal, weights
+from paligemma_jax.build import checkpoint, data, mask_codecs, terminal, weights
 from paligemma_jax.build import model as build_model
 from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import presets, settings
@@ -19,7 +19,7 @@ from paligemma_jax.params import sharding, variants
 from paligemma_jax.reports import files
 from paligemma_jax.tasks import task
 
-CONFIG, TOKENIZER, FINAL = "config.json", "tokenizer.model", "final.npz"
+CONFIG, TOKENIZER, FINAL = checkpoint.CONFIG, "tokenizer.model", "final.npz"
 MASK_CODEC = "mask_codec.npz"
 
 
@@ -164,28 +164,47 @@ def find_weights(
       source: what to find.
       base: of weights that are trained arrays only; None: the one that they name.
     """
-    if source == config.model_init:
-        base = base or config.model_init_base
     if source is None:
         if base:
             raise ValueError(f"the base {base} is given, but weights are random: they need none")
         return None
+    if checkpoint.is_checkpoint(source):
+        if source == config.model_init:
+            raise ValueError(
+                f"model_init={source}: a run begins with a file; convert RUN FILE.npz --checkpoint "
+                f"{pathlib.Path(source).name} writes it"
+            )
+        return checkpoint.find(pathlib.Path(source), base)
+    if source == config.model_init:
+        base = base or config.model_init_base
     return weights.find(source, base)
 
 
-def choose_weights(asked: str | None, default: str | None) -> str | None:
-    """Returns the weights of --weights, where "none" stands for random ones, or the default.
+def choose_weights(
+    asked: str | None, default: str | None, *, chosen: str | None = None
+) -> str | None:
+    """Returns the weights that a door uses.
+
+    Args:
+      asked: --weights, where "none" stands for random ones.
+      default: from `open_run`.
+      chosen: --checkpoint, of a run; see `checkpoint.choose`.
 
     Raises:
-      ValueError: the default is a run's final weights, and there are none yet.
+      ValueError: two of these; no such checkpoint; or the default is a run's final weights, and
+        there are none yet.
     """
+    path = pathlib.Path(default or "")
+    if chosen is not None and (asked is not None or path.name != FINAL):
+        raise ValueError("--checkpoint is of a run: give --run FOLDER, and no --weights")
+    if chosen is not None:
+        return str(checkpoint.choose(path.parent, chosen))
     if asked is not None:
         return None if asked == "none" else asked
-    path = pathlib.Path(default or "")
     if path.name == FINAL and not path.exists():
         raise ValueError(
             f"{path}: not found, so the run did not end. The command that began it goes on with "
-            f"it; or name other weights with --weights"
+            f"it; or name others: --checkpoint last, or --weights FILE"
         )
     return default
 

@@ -59,10 +59,18 @@ def join_processes() -> None:
 
 def add_source(made: argparse.ArgumentParser) -> None:
     """Adds the arguments that say which settings and which weights to use."""
-    made.add_argument("--run", metavar="FOLDER", help="a finished run")
+    made.add_argument("--run", metavar="FOLDER", help="of a run")
     made.add_argument("--config", metavar="FILE[:ARG]", help="a Python file, instead of --run")
     made.add_argument("--weights", help="npz file, vanity name or address; 'none': random")
+    add_checkpoint(made)
     add_base(made)
+
+
+def add_checkpoint(made: argparse.ArgumentParser | argparse._ArgumentGroup) -> argparse.Action:
+    """Adds the argument that says which state of a run to use, and returns it."""
+    return made.add_argument(
+        "--checkpoint", metavar="WHICH", help="of the run, not final.npz: best, last or a step"
+    )
 
 
 def add_base(made: argparse.ArgumentParser) -> None:

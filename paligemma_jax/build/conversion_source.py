@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.build import assembly, weights
+from paligemma_jax.build import assembly, checkpoint, weights
 from paligemma_jax.build import model as build_model
 from paligemma_jax.checkpoints import huggingface_files, merged, overlay, part_files, peft
 from paligemma_jax.config import settings
@@ -41,16 +41,21 @@ class Source:
         return peft.is_folder(self.path)
 
 
-def find(path: pathlib.Path, *, base: pathlib.Path | None = None) -> Source:
+def find(
+    path: pathlib.Path, *, base: pathlib.Path | None = None, chosen: str | None = None
+) -> Source:
     """Returns what weights a file or folder holds.
 
     Args:
       path: an npz file, a run's folder or one with safetensors.
       base: of weights that are trained arrays only; None: the one that they name.
+      chosen: a checkpoint of the run's folder, as in `checkpoint.choose`; None: its final.npz.
 
     Raises:
       ValueError: nothing there, or nothing that is known; the message says what is expected.
     """
+    if chosen is not None:
+        return _find_checkpoint(path, chosen, base)
     expected = "expected an .npz file, a run's folder (final.npz), or one with *.safetensors"
     path, *_ = [path] if path.exists() else part_files.find(path)
     if path.is_file():
@@ -81,6 +86,16 @@ def find(path: pathlib.Path, *, base: pathlib.Path | None = None) -> Source:
         return Source(path, None, tokenizer=found)
     held = ", ".join(sorted(os.listdir(path))[:8]) or "nothing"
     raise ValueError(f"{path}: {expected}; it holds {held}")
+
+
+def _find_checkpoint(run: pathlib.Path, chosen: str, base: pathlib.Path | None) -> Source:
+    found, tokenizer = checkpoint.choose(run, chosen), run / assembly.TOKENIZER
+    return Source(
+        found,
+        checkpoint.find(found, os.fspath(base) if base else None),
+        config=run / assembly.CONFIG,
+        tokenizer=tokenizer if tokenizer.exists() else None,
+    )
 
 
 def describe(

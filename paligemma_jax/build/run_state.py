@@ -16,13 +16,12 @@ from typing import Any
 import jax
 import ml_collections
 
-from paligemma_jax.build import assembly, data, run_folder, terminal
+from paligemma_jax.build import assembly, checkpoint, data, run_folder, terminal
 from paligemma_jax.checkpoints import digests, fingerprint, overlay, run_state, run_state_writer
 from paligemma_jax.config import settings
 from paligemma_jax.training import checks, optimizer, step
 
-CHECKPOINTS = "checkpoints"
-TRAINABLE, OPTIMIZER = "trainable", "optimizer"
+TRAINABLE, OPTIMIZER = checkpoint.TRAINABLE, checkpoint.OPTIMIZER
 DEFAULT_PERCENT = 0.1
 
 
@@ -42,10 +41,8 @@ class Plan:
 
     @property
     def mode(self) -> str | None:
-        """Which values of `keep_best` are best: small losses, and great scores."""
-        if self.keep_best is None:
-            return None
-        return "min" if self.keep_best.endswith("/loss") else "max"
+        """Which values of `keep_best` are best, "min" or "max"."""
+        return None if self.keep_best is None else run_state.best_is(self.keep_best)
 
 
 def plan(config: ml_collections.ConfigDict, *, total_steps: int, data_size: int) -> Plan:
@@ -110,7 +107,7 @@ class Saver:
 
     def __init__(self, chosen: Plan, about: Mapping[str, Any], workdir: pathlib.Path, total: int):
         self._plan, self._about, self._total = chosen, dict(about), total
-        self._folder = workdir / CHECKPOINTS
+        self._folder = workdir / run_state.CHECKPOINTS
         self._writer: run_state_writer.Writer | None = None
 
     def keep(self, state: step.TrainState, row: Mapping[str, float]) -> None:
@@ -182,7 +179,7 @@ def _read_newest(
 ) -> tuple[pathlib.Path | None, dict[str, dict[str, jax.Array]]]:
     """Returns (checkpoint, its groups) of the newest one that is whole; (None, {}) without any."""
     damaged = []
-    for path in run_state.steps(workdir / CHECKPOINTS):
+    for path in run_state.steps(workdir / run_state.CHECKPOINTS):
         try:
             stored = run_state.read_metadata(path)
             if about["base"] and "path" in about["base"]:
@@ -202,8 +199,8 @@ def _read_newest(
             return path, groups
     if damaged:
         raise ValueError(
-            f"{workdir / CHECKPOINTS}: all checkpoints are damaged ({len(damaged)}). Remove the "
-            f"folder to begin anew"
+            f"{damaged[0].parent}: all checkpoints are damaged ({len(damaged)}). Remove the folder "
+            f"to begin anew"
         )
     return None, {}
 

@@ -37,6 +37,7 @@ class Weights:
       metadata: what the file says of itself.
       base: has the other arrays; None: there are no others.
       base_dtype: what the base's arrays are cast to; None: they keep their types.
+      read_own: reads arrays of the file itself, with the arguments of `npz.read`.
     """
 
     path: pathlib.Path
@@ -44,6 +45,7 @@ class Weights:
     metadata: Mapping[str, Any]
     base: "Weights | None" = None
     base_dtype: str | None = None
+    read_own: Callable[..., dict[str, Any]] = npz.read
 
     @property
     def arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -77,7 +79,9 @@ class Weights:
             if progress:
                 progress(done, total)
 
-        params = npz.read(self.path, names=own, transform=transform, place=place, progress=report)
+        params = self.read_own(
+            self.path, names=own, transform=transform, place=place, progress=report
+        )
         if self.base and others:
             params |= self.base.read(
                 others,
@@ -122,12 +126,37 @@ def find(
     record = said.get(BASE) or {}
     if base is None:
         missing = f"{path}: {num_arrays - len(header.arrays)} of {num_arrays} arrays missing"
-        base = _find_recorded(record, fetch, missing)
+        base = find_recorded(record, fetch, missing)
     _check_same(path, base, record)
     below = find(base, fetch=fetch)
     if not below.arrays.keys() - header.arrays.keys():
         raise ValueError(f"{path} has all arrays of the base {base}: leave the base out")
     return Weights(path, header.arrays, said, below, record.get("dtype"))
+
+
+def find_recorded(
+    record: Mapping[str, Any], fetch: Fetch | None, missing: str
+) -> str | os.PathLike[str]:
+    """Returns where the base is that trained arrays recorded: where it was, or fetched again.
+
+    Args:
+      record: from `describe_base`.
+      fetch: as in `find`.
+      missing: what lacks without it, for the error.
+
+    Raises:
+      ValueError: it is not to be had.
+    """
+    path, source = record.get("path", ""), record.get("source", "")
+    if os.path.exists(path):
+        return path
+    advice = f"{missing}: trainable-only file, give --base. Its base {source} was at {path}"
+    if not fetch:
+        raise ValueError(f"{advice}, where it is no more")
+    try:
+        return fetch(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{advice}; {error}") from error
 
 
 def describe_base(source: str, weights: Weights, *, dtype: str | None) -> dict[str, Any]:
@@ -154,21 +183,6 @@ def differing(arrays: Mapping[str, Any], base: Weights) -> set[str]:
         for name, array in arrays.items()
         if name not in stored or stored[name].shape != array.shape
     }
-
-
-def _find_recorded(
-    record: Mapping[str, Any], fetch: Fetch | None, missing: str
-) -> str | os.PathLike[str]:
-    path, source = record.get("path", ""), record.get("source", "")
-    if os.path.exists(path):
-        return path
-    advice = f"{missing}: trainable-only file, give --base. Its base {source} was at {path}"
-    if not fetch:
-        raise ValueError(f"{advice}, where it is no more")
-    try:
-        return fetch(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{advice}; {error}") from error
 
 
 def _check_same(

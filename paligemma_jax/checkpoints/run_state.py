@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -25,6 +26,7 @@ from paligemma_jax.checkpoints import digests
 
 Groups = Mapping[str, Mapping[str, Any]]  # group -> name -> array, or its ShapeDtypeStruct
 
+CHECKPOINTS = "checkpoints"  # the folder of them, in a run's
 METADATA, SIZES = "metadata", "sizes.json"
 
 
@@ -80,6 +82,29 @@ def read(path: pathlib.Path, like: Groups) -> dict[str, dict[str, jax.Array]]:
             if digest != described[f"{group}/{name}"][2]:
                 raise Damaged(f"{group}/{name} is not what was written")
     return found
+
+
+def read_array(path: pathlib.Path, group: str, name: str) -> np.ndarray:
+    """Returns one array of a checkpoint, in the host's memory, verified.
+
+    Raises:
+      Damaged: it is missing, or not what was written.
+    """
+    import orbax.checkpoint as ocp
+
+    described = read_metadata(path)["arrays"].get(f"{group}/{name}")
+    problem = _check_sizes(path) if described else "it holds no such array"
+    if problem is None:
+        place = {name: ocp.RestoreArgs(restore_type=np.ndarray)}
+        found, problem = _try_restore(path / group, {name: 0}, place, partial_restore=True)
+        if problem is None and digests.of({name: jnp.asarray(found[name])})[name] == described[2]:
+            return found[name]
+    raise Damaged(problem or f"{group}/{name} is not what was written")
+
+
+def best_is(metric: str) -> str:
+    """Returns which values of a metric are best: "min" of losses, "max" of scores."""
+    return "min" if metric.endswith("/loss") else "max"
 
 
 def remove(path: pathlib.Path) -> None:
@@ -146,20 +171,32 @@ def _try_read(
     """Returns (groups, None), or ({}, what is wrong)."""
     import orbax.checkpoint as ocp
 
-    found, group = {}, ""
+    found = {}
+    for group, named in like.items():
+        where = ocp.checkpoint_utils.construct_restore_args(dict(named))
+        found[group], problem = _try_restore(path / group, dict(named), where)
+        if problem:
+            return {}, problem
+    return found, None
+
+
+def _try_restore(
+    folder: pathlib.Path, named: Mapping[str, Any], where: Mapping[str, Any], **options: Any
+) -> tuple[dict[str, Any], str | None]:
+    """Returns (arrays of a group by name, None), or ({}, what is wrong)."""
+    import orbax.checkpoint as ocp
+
     try:
-        for group, named in like.items():
-            where = ocp.checkpoint_utils.construct_restore_args(dict(named))
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                found[group] = reader.restore(
-                    os.fspath((path / group).absolute()),
-                    args=ocp.args.PyTreeRestore(dict(named), restore_args=where),
-                )
-            jax.block_until_ready(found[group])
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            found = reader.restore(
+                os.fspath(folder.absolute()),
+                args=ocp.args.PyTreeRestore(named, restore_args=where, **options),
+            )
+        jax.block_until_ready(found)
     except jax.errors.JaxRuntimeError:
         raise  # a device that is full says nothing of the disk
     except Exception as error:
-        return {}, f"{group}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return {}, f"{folder.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return found, None
 
 
