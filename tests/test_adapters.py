@@ -107,7 +107,8 @@ def test_training_goes_on_from_an_adapter_and_a_fresh_one_is_the_base(folder, ca
     first = runlog.read_rows(folder / "again" / "metrics.jsonl")[0]["loss"]
     learnt = [row["loss"] for row in runlog.read_rows(folder / "run" / "metrics.jsonl")]
     assert first < min(learnt)
-    before = score(folder, capsys, f"--run={folder / 'run'}", f"--weights={folder / 'base.npz'}")
+    words = f"--weights={folder / 'base.npz'}", "--config.lora.targets=None"
+    before = score(folder, capsys, f"--run={folder / 'run'}", *words)
     assert before == pytest.approx(learnt[0], rel=1e-5)
 
 
@@ -175,7 +176,7 @@ def test_merged_weights_score_as_the_adapter_without_lora(folder, capsys):
     run_convert(capsys, run, merged, "--merge")
     base, header = npz.read_header(folder / "base.npz"), npz.read_header(merged)
     assert header.arrays == base.arrays and "lora" not in header.metadata
-    words = "--config.lora.targets=None", "--config.lora.rank=8", f"--weights={merged}"
+    words = "--config.lora.targets=None", f"--weights={merged}"
     found = score(folder, capsys, f"--run={run}", *words)
     # The sum is stored in the base's float16.
     assert found == pytest.approx(score(folder, capsys, f"--run={run}"), rel=1e-3)

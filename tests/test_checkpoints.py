@@ -169,3 +169,13 @@ def test_training_begins_with_a_file_and_not_with_a_checkpoint(folder):
         ValueError, match=r"a run begins with a file; convert RUN FILE.npz --checkp"
     ):
         train.train(make_config(folder, model_init=str(path)), folder / "not_made")
+
+
+def test_a_base_without_factors_does_not_pass_for_a_run_with_lora(folder, capsys):
+    base = f"--weights={folder}/base.npz"
+    with pytest.raises(ValueError, match=r"none of the LoRA factors .*--config.lora.targets=None"):
+        score(folder, "lora", capsys, base)
+    plain = score(folder, "lora", capsys, base, "--config.lora.targets=None")
+    assert np.isfinite(plain) and plain != score(folder, "lora", capsys)
+    with pytest.raises(ValueError, match=r"lora.rank=4 has no effect without lora.targets"):
+        score(folder, "lora", capsys, base, "--config.lora.targets=None", "--config.lora.rank=4")

@@ -15,7 +15,7 @@ from paligemma_jax.build import model as build_model
 from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import presets, settings
 from paligemma_jax.data import tokens
-from paligemma_jax.params import sharding, variants
+from paligemma_jax.params import names, sharding, variants
 from paligemma_jax.reports import files
 from paligemma_jax.tasks import task
 
@@ -117,8 +117,20 @@ def load(
 
 
 def load_weights(built: Assembly, stored: overlay.Weights | None) -> dict[str, jax.Array]:
-    """Returns all parameters on their devices, as `lay_out` and `load` do."""
-    return load(built, lay_out(built, stored))
+    """Returns all parameters on their devices, as `lay_out` and `load` do, to answer with.
+
+    Raises:
+      ValueError: weights that do not fit, or that lack the low-rank factors of the settings: it
+        would be their base that answers.
+    """
+    layout = lay_out(built, stored)
+    if stored and built.model.lora and not any(map(names.is_factor, stored.arrays)):
+        raise ValueError(
+            f"{stored.path} has none of the LoRA factors that lora.targets='"
+            f"{built.config.lora.targets}' names: it is a model that they are not trained into. To "
+            f"use it as it is, add --config.lora.targets=None; else give the run's own weights"
+        )
+    return load(built, layout)
 
 
 def open_run(

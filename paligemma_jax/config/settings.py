@@ -72,7 +72,14 @@ def load(source: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDic
 
 
 def override(config: ml_collections.ConfigDict, overrides: Iterable[str]) -> None:
-    """Applies "key.sub=value" texts in their order."""
+    """Applies "key.sub=value" texts in their order.
+
+    "lora.targets=None" first takes back what else the config says of factors: of none, it would be
+    an error.
+    """
+    overrides = list(overrides)
+    if "lora.targets=None" in overrides:
+        config.lora.update(presets.defaults().lora)
     for text in overrides:
         key, has_value, value = text.partition("=")
         if not has_value:
