@@ -23,6 +23,8 @@ NUM_CODES = 128
 WIDTH, CODE_DIM = 128, 512  # of the published codec
 
 EMBEDDING = "_vq_vae._embedding"
+# Moving averages that EMBEDDING was made of in training, which PyTorch stores beside it.
+TRAINING_ONLY = ("_vq_vae._ema_cluster_size", "_vq_vae._ema_w")
 DOWN = ("encoder.0", "encoder.2", "encoder.4", "encoder.6")
 ENCODER_BLOCKS = ("encoder.8.net", "encoder.9.net")
 TO_CODE = "encoder.10"
@@ -130,14 +132,14 @@ def check(found: Mapping[str, tuple[int, ...]], *, where: str) -> None:
     """Raises a ValueError if arrays of these names and shapes are no mask codec.
 
     Args:
-      found: shapes by name.
+      found: shapes by name. What only training needs may be among them, and is not looked at.
       where: the file, for the message.
     """
     code_dim = found.get(EMBEDDING, (0, 0))[-1]
     width = found.get(f"{TO_CODE}.weight", (0, 0))[1]
     expected = shapes(width, code_dim)
     wrong = [name for name in expected if found.get(name) != expected[name]]
-    wrong += [name for name in found if name not in expected]
+    wrong += [name for name in found if name not in (*expected, *TRAINING_ONLY)]
     if wrong or not width or width % 8:
         first = wrong[0] if wrong else f"{TO_CODE}.weight"
         raise ValueError(
