@@ -45,21 +45,27 @@ def find_box(mask: np.ndarray) -> np.ndarray | None:
     )
 
 
+def crop(mask: np.ndarray, box_yxyx: np.ndarray) -> np.ndarray:
+    """Returns what of bool[H, W] lies in a box, maybe no pixel at all."""
+    sides = np.array([*mask.shape, *mask.shape], np.float32)
+    pixels = np.rint(np.asarray(box_yxyx, np.float32) * sides).astype(int)
+    y1, x1, y2, x2 = np.clip(pixels, 0, sides.astype(int)).tolist()
+    return mask[y1:y2, x1:x2]
+
+
 def cut(mask: np.ndarray, box_yxyx: np.ndarray) -> np.ndarray:
     """Returns float32[64, 64] in 0..1: what of bool[H, W] lies in a box, ready to be encoded.
 
     Raises:
       ValueError: the box covers no pixel.
     """
-    sides = np.array([*mask.shape, *mask.shape], np.float32)
-    pixels = np.rint(np.asarray(box_yxyx, np.float32) * sides).astype(int)
-    y1, x1, y2, x2 = np.clip(pixels, 0, sides.astype(int)).tolist()
-    if y2 <= y1 or x2 <= x1:
+    inside = crop(mask, box_yxyx)
+    if not inside.size:
         raise ValueError(
             f"box {np.round(box_yxyx, 4).tolist()} (y1 x1 y2 x2) covers no pixel of "
             f"{mask.shape[1]}x{mask.shape[0]}: leave such objects out"
         )
-    return resize(mask[y1:y2, x1:x2], SIDE, SIDE)
+    return resize(inside, SIDE, SIDE)
 
 
 def fit(

@@ -150,7 +150,7 @@ class _Pair:
 def _read_truth(
     suffix: str, draw_truth: DrawTruth | None, codec: segmentation.Decode, convention: str
 ) -> tuple[masks.Regions, np.ndarray]:
-    """Returns the true objects, and their masks in their boxes, for pictures: float[n, 64, 64]."""
+    """Returns the true objects, and float[n, 64, 64], their masks in their boxes, for pictures."""
     if problem := segmentation.check(suffix):
         raise ValueError(f"the true suffix is no segmentation: {problem}")
     written = segmentation.parse(suffix, convention=convention)
@@ -163,7 +163,14 @@ def _read_truth(
         raise ValueError(
             f"the suffix names {len(written)} objects, the row's key 'objects' {len(drawn)}"
         )
-    return drawn, painted
+    both = zip(drawn.masks, drawn.boxes_yxyx, strict=True)
+    return drawn, np.array([_shrink(mask, box) for mask, box in both])
+
+
+def _shrink(mask: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Returns float[64, 64], above 0 inside: what of bool[H, W] lies in a box, maybe nothing."""
+    inside, side = masks.crop(mask, box), masks.SIDE
+    return (masks.resize(inside, side, side) if inside.size else np.zeros((side, side))) - 0.5
 
 
 def _pair(

@@ -64,6 +64,18 @@ def test_a_mask_is_judged_by_its_pixels():
     assert scores["per_class"]["cat"]["pixel_iou"] == scores["pixel_iou"] == scores["miou"]
 
 
+def test_pictures_show_the_true_outline_and_not_what_its_tokens_say():
+    drawn = np.zeros((2, 8, 8), bool)
+    drawn[0, :4, :4] = True
+    boxes = np.float32([[0, 0, 1, 0.5], [0, 0, 0.05, 0.05]])
+    regions = masks.Regions(boxes, ("cat", "dog"), drawn)
+    tiny = f"<loc0000><loc0000><loc0051><loc0051>{FULL} dog"
+    row = judge("", f"{LEFT}{FULL} cat ; {tiny}", draw_truth=lambda: regions)
+    shown = [masks.unpack(truth["mask"]) for truth in row["truths"]]
+    assert shown[0][:32].all() and not shown[0][32:].any()
+    assert not shown[1].any()  # its box has no pixel
+
+
 def test_objects_are_paired_by_label_and_then_by_overlap():
     truth = f"{LEFT}{FULL} cat ; {RIGHT}{FULL} dog"
     row = judge(f"{RIGHT}{FULL} dog ; {LEFT}{FULL} cat", truth)
