@@ -147,11 +147,9 @@ def open_run(
         loaded = settings.load(config, overrides)
         return loaded, loaded.model_init
     folder = pathlib.Path(str(run))
-    loaded = settings.from_json(folder / CONFIG, ["frozen_dtype=None", *overrides])
-    if (folder / TOKENIZER).exists():
-        loaded.tokenizer = str(folder / TOKENIZER)
-    if (folder / MASK_CODEC).exists():
-        loaded.mask_codec = str(folder / MASK_CODEC)
+    own = {"tokenizer": folder / TOKENIZER, "mask_codec": folder / MASK_CODEC}
+    kept = [f"{key}={path}" for key, path in own.items() if path.exists()]
+    loaded = settings.from_json(folder / CONFIG, ["frozen_dtype=None", *kept, *overrides])
     return loaded, str(folder / FINAL)
 
 

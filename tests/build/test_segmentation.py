@@ -88,6 +88,15 @@ def test_a_run_keeps_its_codec(settings, tmp_path):
     np.testing.assert_array_equal(
         mask_codecs.load(opened.mask_codec).decode(codes), mask_codecs.load(CODEC).decode(codes)
     )
+    told, _ = assembly.open_run(str(tmp_path), None, ["mask_codec=other.npz"])
+    assert told.mask_codec == "other.npz"
+
+
+def test_a_file_in_the_published_layout_writes_big_visions_tokens(reference_folder):
+    codec = mask_codecs.load(str(reference_folder / "seg_weights.npz"))
+    with np.load(reference_folder / "seg_cases.npz") as cases:
+        written = codec.encode(cases["enc/masks"][..., 0])
+        np.testing.assert_array_equal(written, cases["enc/indices"])
 
 
 def test_other_weights_are_no_codec(settings, tmp_path):
