@@ -19,7 +19,10 @@ from paligemma_jax.reports import drawing, runlog
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-KEPT = ("map", "map50", "map75", "precision50", "recall50", "count_correct", "loss", "num_images")
+BOXES = ("map", "map50", "map75", "precision50", "recall50")
+MASKS = ("miou", "box_accuracy50", "box_accuracy75", "pixel_iou", "correct", "invalid")
+KEPT = (*BOXES, *MASKS, "count_correct", "loss", "num_images")
+LEADING = {"map50": "mAP50", "miou": "mIoU"}  # the score that a task is followed by
 SIDE, GAP, COLUMNS = 224, 6, 4  # pixels, pixels, pictures in a row
 
 
@@ -47,8 +50,9 @@ def read_scores(folder: pathlib.Path) -> dict:
     """Returns the summary scores of one evaluation."""
     scores = json.loads((folder / "metrics.json").read_text())
     kept = {key: scores[key] for key in KEPT if key in scores}
-    per_class = {name: values["map50"] for name, values in scores.get("per_class", {}).items()}
-    return {**kept, "map50_per_class": per_class}
+    leading = next(key for key in LEADING if key in scores)
+    per_class = {name: values[leading] for name, values in scores.get("per_class", {}).items()}
+    return {**kept, f"{leading}_per_class": per_class}
 
 
 def read_config(run: pathlib.Path) -> dict:
@@ -59,22 +63,23 @@ def read_config(run: pathlib.Path) -> dict:
 
 
 def draw_curve(rows: list[dict], path: pathlib.Path) -> None:
-    """Draws losses (left axis) and validation mAP50 (right axis) over steps."""
+    """Draws losses (left axis) and the validation score (right axis) over steps."""
     figure, left = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for key, label in (("loss", "training loss"), ("valid/loss", "validation loss")):
         points = [(row["step"], row[key]) for row in rows if key in row]
         left.plot(*zip(*points, strict=True), label=label)
     left.set(xlabel="step", ylabel="loss")
     right = left.twinx()
-    points = [(row["step"], row["valid/map50"]) for row in rows if "valid/map50" in row]
-    right.plot(*zip(*points, strict=True), "k.--", label="validation mAP50")
-    right.set(ylabel="mAP50", ylim=(0, 1))
+    key = next(key for key in LEADING if f"valid/{key}" in rows[-1])
+    points = [(row["step"], row[f"valid/{key}"]) for row in rows if f"valid/{key}" in row]
+    right.plot(*zip(*points, strict=True), "k.--", label=f"validation {LEADING[key]}")
+    right.set(ylabel=LEADING[key], ylim=(0, 1))
     figure.legend(loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=100)
 
 
 def draw_pictures(rows: list[dict], path: pathlib.Path) -> None:
-    """Draws examples evenly from worst to best: truth dashed white, predictions coloured."""
+    """Draws examples evenly from worst to best: true boxes dashed, predictions coloured."""
     rows = sorted(rows, key=lambda row: row["score"])
     chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, 2 * COLUMNS).astype(int)]
     step = SIDE + GAP
@@ -83,7 +88,8 @@ def draw_pictures(rows: list[dict], path: pathlib.Path) -> None:
         image = drawing.open_rgb(row["images"][0]).resize((SIDE, SIDE))
         found = row["detections"]
         boxes = np.array([d["box_yxyx"] for d in found], np.float32).reshape(-1, 4)
-        image = drawing.draw_boxes(image, boxes, [d["label"] for d in found])
+        masks = [d["mask"] for d in found] if any("mask" in d for d in found) else None
+        image = drawing.draw_boxes(image, boxes, [d["label"] for d in found], masks=masks)
         pen = ImageDraw.Draw(image)
         for truth in row["truths"]:
             y1, x1, y2, x2 = (round(v * (SIDE - 1)) for v in truth["box_yxyx"])

@@ -1,0 +1,35 @@
+"""Outlines of drawn shapes, "segment dark": one million parameters, on a CPU.
+
+    python experiments/segmentation/make_data.py --out data/shapes
+    python -m paligemma_jax.train --config configs/segmentation.py --workdir runs/shapes
+
+From random weights, with the mask codec of experiments/mask_codec. experiments/segmentation has the
+scores. Arguments (configs/segmentation.py:steps=200): data, steps.
+"""
+
+from paligemma_jax.config import presets, settings
+
+
+def get_config(arg=""):
+    arg = settings.parse_arg(arg, data="data/shapes", steps=14_000)
+
+    c = presets.from_scratch(
+        res=112,
+        text_len=32,
+        img=dict(width=96, depth=3, mlp_dim=384, num_heads=3, posemb_init="sines"),
+        llm=dict(width=96, depth=3, mlp_dim=512, num_heads=3, num_kv_heads=1, head_dim=32),
+    )
+    c.task = "segmentation"
+    c.mask_codec = "experiments/mask_codec/codec.npz"
+    c.tokenizer = f"{arg.data}/tokenizer.model"
+    c.input.data.fname = f"{arg.data}/_annotations.train.jsonl"
+    c.input.batch_size = 16
+    c.total_steps = arg.steps
+    c.schedule = dict(decay_type="cosine", warmup_percent=0.05)
+    c.optax_name, c.lr, c.optax = "scale_by_adam", 1e-3, dict(b2=0.99)
+    c.grad_clip_norm = 1.0
+    c.log_training_steps = 100
+    c.evals.valid = dict(
+        fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.1, batch_size=100
+    )
+    return c
