@@ -1,4 +1,4 @@
-"""Make answer_scores.json: big_vision's scores of hand-made answers.
+"""Make answer_scores.json: big_vision's scores of hand-made answers, and losses of random logits.
 
     BIG_VISION_DIR=... python tests/reference/make_answer_scores.py
 
@@ -143,6 +143,19 @@ def score_captions():
     }
 
 
+def score_losses():
+    """Returns the perplexity evaluator's "sum" and "avg" of each of three examples."""
+    from big_vision.evaluators.proj.paligemma import perplexity
+
+    rng = np.random.default_rng(0)
+    logits = np.round(3 * rng.standard_normal((3, 4, 5)), 2)
+    text, mask = rng.integers(0, 5, (3, 5)), np.array([[0, 1, 1, 1, 1], [0, 0, 0, 1, 0], [0] * 5])
+    evaluate = perplexity.perplexity(lambda *_: (logits, {}), key="text")
+    found = evaluate(None, {"text": text, "mask_loss": mask})
+    given = {"logits": logits, "text": text, "mask_loss": mask}
+    return {key: np.asarray(value).tolist() for key, value in {**given, **found}.items()}
+
+
 def main():
     result = {
         "answers": [
@@ -156,6 +169,7 @@ def main():
             case("rsvqa_accuracy", "rsvqa", RSVQA, answers=0, question_type=0),
         ],
         "captions": score_captions(),
+        "losses": score_losses(),
     }
     (HERE / "answer_scores.json").write_text(json.dumps(result, indent=1) + "\n")
 

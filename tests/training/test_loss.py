@@ -1,5 +1,7 @@
 """The loss at supervised positions equals the plain one over all positions."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,3 +122,17 @@ def test_model_reads_all_but_the_last_token_and_predicts_all_but_the_first():
         "mask_input": (1, 6),
         "image": (1, 2),
     }
+
+
+def test_losses_equal_those_of_big_visions_perplexity_evaluator(reference_folder):
+    case = json.loads((reference_folder / "answer_scores.json").read_text())["losses"]
+    text, mask = np.array(case["text"]), np.array(case["mask_loss"])
+    found = loss.token_losses(
+        {},
+        np.float32(case["logits"]),
+        text[:, 1:],
+        mask[:, 1:],
+        logits_fn=lambda _, logits: logits,
+        chunk=16,
+    )
+    np.testing.assert_allclose(found, case["avg"], rtol=1e-6)
