@@ -1,56 +1,70 @@
-"""Answer a prompt about images: JSON lines on standard output, annotated pictures if wanted.
+"""Answer a prompt about images and videos: JSON lines on standard output, pictures if wanted.
 
     python -m paligemma_jax.predict --run runs/fracture --prompt "detect fracture" scan.png
     python -m paligemma_jax.predict --run runs/fracture --prompt "detect fracture" \\
-        --pictures out/ 'scans/*.png' more_scans/
+        --pictures out/ 'scans/*.png' more_scans/ > answers.jsonl
+    python -m paligemma_jax.predict --run runs/fracture --prompt "detect fracture" \\
+        --pictures out/ --every 15 clip.mp4
+    python -m paligemma_jax.predict --run runs/vqa questions.jsonl
+    python -m paligemma_jax.predict --run runs/vqa --prompt "what changed?" --together a.png b.png
 
-Images are files, folders, globs or addresses (https:// gs:// s3://). --run and --config as in
-paligemma_jax.evaluate; how answers are made: --eval.sampler=beam, --eval.max_new_tokens=64,
---eval.batch_size=8.
+Images are files, folders, globs or addresses (https:// gs:// s3://). The rows of a JSONL have
+prompts of their own, or all are asked --prompt; true answers in it are for paligemma_jax.evaluate.
+Of a video one frame a second is asked about, or every N-th (--every N); its lines say frame and
+time_s. --pictures writes a PNG for each image, and for each video a video of the same speed
+(--frames: PNG files). --together asks one question about several images.
+
+Lines come as they are ready; a terminal gets text in their place (--json: lines there too). An
+image that cannot be read has "error" in its line, the others go on, and the exit status is 1.
+--run, --checkpoint and --config as in paligemma_jax.evaluate; how answers are made:
+--eval.sampler=beam, --eval.max_new_tokens=64, --eval.batch_size=8.
 """
 
 import argparse
-import glob
+import contextlib
 import json
-import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from paligemma_jax.build import assembly, command_line, data, predictor, terminal
-from paligemma_jax.data import remote
-from paligemma_jax.reports import drawing
+from paligemma_jax.build import annotated, assembly, command_line, predictor, queries, terminal
 
 NOT_DECODING = ("fname", "image_dir", "num_examples", "decode", "scores")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+BATCH_SIZE = 8
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
     config, source = assembly.open_run(args.run, args.config, overrides["config"])
     source = assembly.choose_weights(args.weights, source, chosen=args.checkpoint)
-    paths = find_images(args.images)
-    pictures = pathlib.Path(args.pictures) if args.pictures else None
-    if pictures:
-        assembly.check_writable(pictures, option="--pictures")
     check_decoding(overrides["eval"])
-    chosen = assembly.set_evaluation(config, "predict", "(command line)", overrides["eval"])
+    settings = assembly.set_evaluation(config, "predict", "(command line)", overrides["eval"])
+    if args.pictures:
+        assembly.check_writable(pathlib.Path(args.pictures), option="--pictures")
+    chosen, rates = queries.find(
+        args.images, config, prompt=args.prompt, every=args.every, together=args.together
+    )
+    most = max(query.num_images for query in chosen)
+    if most > config.input.max_images:
+        terminal.say(f"{most} images at once: in training there were {config.input.max_images}")
     opened = predictor.open_predictor(
         assembly.assemble(config),
         source,
         base=args.base,
-        batch_size=chosen.get("batch_size") or min(8, len(paths)),
-        settings=chosen,
+        batch_size=settings.get("batch_size") or min(BATCH_SIZE, len(chosen)),
+        settings=settings,
     )
-    with terminal.progress("answering", unit="images") as report:
-        for row in opened.iterate(paths, args.prompt, progress=report):
-            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
-            sys.stdout.flush()
-            if pictures:
-                draw(row, paths, pictures)
+    with contextlib.ExitStack() as stack:
+        drawn = None
+        if args.pictures:
+            videos = {} if args.frames else rates
+            drawn = annotated.Annotator(pathlib.Path(args.pictures), chosen, videos)
+            stack.enter_context(drawn)
+        num_unread = answer(opened, chosen, drawn, as_json=args.json or not sys.stdout.isatty())
+    if num_unread:
+        terminal.say(f"{num_unread} of {len(chosen)} could not be read")
+        sys.exit(1)
 
 
 def parse_args(
@@ -58,10 +72,19 @@ def parse_args(
 ) -> tuple[argparse.Namespace, dict[str, list[str]]]:
     parser = command_line.parser(__doc__)
     command_line.add_source(parser)
-    parser.add_argument("--prompt", required=True, help='the prefix, as "detect fracture"')
+    parser.add_argument("--prompt", help='the prefix, as "detect fracture"')
     parser.add_argument("--pictures", metavar="FOLDER", help="write annotated pictures there")
+    parser.add_argument("--every", type=int, metavar="N", help="of videos every N-th frame")
+    parser.add_argument("--frames", action="store_true", help="PNG files, not videos")
+    parser.add_argument("--together", action="store_true", help="all images are one question's")
+    parser.add_argument("--json", action="store_true", help="JSON lines on a terminal too")
     parser.add_argument("images", nargs="+", help="files, folders, globs or addresses")
-    return command_line.parse(parser, argv, groups=["config", "eval"])
+    args, overrides = command_line.parse(parser, argv, groups=["config", "eval"])
+    if args.every is not None and args.every < 1:
+        parser.error(f"--every {args.every}: expected 1 or more")
+    if args.frames and not args.pictures:
+        parser.error("--frames says what --pictures writes: give that")
+    return args, overrides
 
 
 def check_decoding(overrides: Sequence[str]) -> None:
@@ -72,45 +95,48 @@ def check_decoding(overrides: Sequence[str]) -> None:
             raise ValueError(f"--eval.{key} has no effect on predictions; it is for evaluations")
 
 
-def find_images(patterns: Sequence[str]) -> list[str]:
-    """Returns what files, addresses, folders (not their subfolders) and globs stand for.
+def answer(
+    opened: predictor.Predictor,
+    chosen: Sequence[queries.Query],
+    drawn: annotated.Annotator | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Writes all answers as they come, and returns how many queries could not be read."""
+    num_unread = 0
+    with terminal.progress("answering", unit="examples") as report:
+        for row in opened.iterate(chosen, progress=report):
+            if as_json:
+                sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+                sys.stdout.flush()
+            else:
+                terminal.show(describe(row) + "\n")
+            if "error" in row:
+                num_unread += 1
+                if as_json:
+                    terminal.say(f"{row['source']}: {row['error']}")
+            if drawn:
+                drawn.add(row)
+    return num_unread
 
-    Raises:
-      ValueError: one of them stands for nothing.
-    """
-    found: list[str] = []
-    for pattern in patterns:
-        if remote.is_address(pattern):
-            files = [pattern]
-        elif os.path.isdir(pattern):
-            inside = sorted(os.listdir(pattern))
-            files = [os.path.join(pattern, f) for f in inside if f.lower().endswith(SUFFIXES)]
-        elif os.path.isfile(pattern):
-            files = [pattern]
-        else:
-            files = sorted(glob.glob(pattern, recursive=True))
-        if not files:
-            raise ValueError(f"'{pattern}': no such file, and no folder or glob with {SUFFIXES}")
-        found += files
-    return list(dict.fromkeys(found))
 
-
-def draw(row: dict[str, Any], paths: list[str], folder: pathlib.Path) -> None:
-    """Writes the image with its boxes; the name shows where it is from, so that none is lost."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = paths[row["index"]]
-    detections = row.get("detections", [])
-    boxes = np.array([d["box_yxyx"] for d in detections], np.float32).reshape(-1, 4)
-    image = drawing.draw_boxes(
-        data.open_image(path),
-        boxes,
-        [d["label"] for d in detections],
-        [d["score"] for d in detections],
-        masks=[d["mask"] for d in detections] if any("mask" in d for d in detections) else None,
-    )
-    stem, taken = pathlib.Path(path).stem, [pathlib.Path(p).stem for p in paths]
-    name = stem if taken.count(stem) == 1 else f"{stem}-{row['index']:06d}"
-    image.save(folder / f"{name}.png")
+def describe(row: Mapping[str, Any]) -> str:
+    """Returns a row as a person reads it: the answer, its boxes, and how sure it is."""
+    if "error" in row:
+        return f"{row['source']}\n  error: {row['error']}"
+    lines = [row["source"], f"  {row['prediction'] or '(empty)'}"]
+    if found := row.get("detections"):
+        table = [
+            (one["label"], f"{one['score']:.2f}", *(f"{side:.3f}" for side in one["box_yxyx"]))
+            for one in found
+        ]
+        text = terminal.table(table, header=("label", "score", "top", "left", "bottom", "right"))
+        lines += ["", *(f"  {line}" for line in text.splitlines()), ""]
+    facts = [f"logp {row['logp']:.2f}", f"{row['tokens']} tokens"]
+    if not row["stopped"]:
+        facts[-1] += ", cut off there: --eval.max_new_tokens gives more room"
+    facts += [f"left out: {n} {reason}" for reason, n in (row.get("dropped") or {}).items()]
+    return "\n".join([*lines, f"  ({'; '.join(facts)})"])
 
 
 if __name__ == "__main__":

@@ -52,11 +52,12 @@ HOMES = {
     "fsspec": {"data", "checkpoints/hub_web.py"},
     "filelock": {"checkpoints/download.py"},
     "sentencepiece": {"data/tokens.py"},
-    "PIL": {"data", "reports", "predict.py"},
+    "PIL": {"data", "reports"},
     "pycocotools": {"tasks", "data"},  # outlines of objects, besides scores
     "yaml": {"data/importers"},
     "pyarrow": {"data/importers/arrow.py"},
     "matplotlib": {"reports"},
+    "av": {"data/video.py", "reports/video_file.py"},
     "tensorboardX": {"reports/runlog.py"},
     "tqdm": {"doors", "build/terminal.py"},  # terminal.py is what all doors show progress with
     # To compare a conversion with; tests and benchmarks use them too.
@@ -70,6 +71,7 @@ LAZY = {
     "torch",
     "transformers",
     "pyarrow",
+    "av",
     # A quarter of a second or more each, and no door needs one before it works.
     "kagglehub",
     "scipy",

@@ -1,22 +1,158 @@
-"""The predict door: what its images stand for, and what it refuses."""
+"""The predict door, on random weights: what comes out of images, videos and broken files."""
 
+import json
+import types
+
+import numpy as np
 import pytest
+from PIL import Image
 
+import paligemma_jax
 from paligemma_jax import predict
+from paligemma_jax.build import annotated, queries
+from paligemma_jax.config import presets, settings
+from paligemma_jax.data import records, tokens, video
+from paligemma_jax.reports import drawing, video_file
+
+DIMS = dict(width=8, depth=1, mlp_dim=8, num_heads=1)
 
 
-def test_files_folders_and_globs_are_found_once(tmp_path):
-    for name in ("b.png", "a.JPG", "notes.txt", "sub.png"):
-        (tmp_path / name).touch()
-    folder = str(tmp_path)
-    found = predict.find_images([folder, f"{folder}/*.png", f"{folder}/a.JPG"])
-    assert found == [f"{folder}/{name}" for name in ("a.JPG", "b.png", "sub.png")]
-    assert predict.find_images(["https://host/a.png"]) == ["https://host/a.png"]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the settings of a run, three images of which b.png is none, and a video."""
+    folder = tmp_path_factory.mktemp("predict")
+    config = presets.from_scratch(
+        res=14, text_len=24, img=DIMS, llm={**DIMS, "num_kv_heads": 1, "head_dim": 8}
+    )
+    config.total_steps = 1
+    config.tokenizer = f"{folder}/tokenizer.model"
+    tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
+    (folder / "config.json").write_text(settings.to_json(config))
+    rng = np.random.default_rng(0)
+    (folder / "in").mkdir()
+    for name in ("a", "c"):
+        pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "in" / f"{name}.png")
+    (folder / "in" / "b.png").write_bytes(b"no image")
+    with video_file.VideoFile(folder / "in" / "clip.mp4", rate=4) as file:
+        for _ in range(5):
+            file.append(Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)))
+    return folder
 
 
-def test_pattern_that_stands_for_nothing_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no such file, and no folder or glob"):
-        predict.find_images([f"{tmp_path}/*.png"])
+def run(folder, *words):
+    arguments = [f"--run={folder}", "--weights=none", "--eval.max_new_tokens=2", *words]
+    predict.main([*arguments, "--eval.batch_size=2"])
+
+
+def test_a_broken_image_costs_its_own_answer_and_the_exit_status(folder, capsys):
+    out = folder / "out"
+    with pytest.raises(SystemExit) as stopped:
+        run(folder, "--prompt=detect cat", f"--pictures={out}", "--every=2", f"{folder}/in")
+    assert stopped.value.code == 1
+    printed = capsys.readouterr()
+    rows = [json.loads(line) for line in printed.out.splitlines()]
+    assert [row["index"] for row in rows] == list(range(6))
+    assert [row["images"][0].rpartition("/")[2] for row in rows[:3]] == ["a.png", "b.png", "c.png"]
+    assert ["error" in row for row in rows] == [False, True, False, False, False, False]
+    assert rows[1]["error"].startswith("cannot read image") and "prediction" not in rows[1]
+    assert [(row["frame"], row["time_s"]) for row in rows[3:]] == [(0, 0.0), (2, 0.5), (4, 1.0)]
+    assert all(np.isfinite(row["logp"]) for row in rows if "error" not in row)
+    assert "b.png: cannot read image" in printed.err and "1 of 6 could not be read" in printed.err
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "c.png", "clip.mp4"]
+    written = video.scan(out / "clip.mp4")
+    assert len(written.frames) == 3 and written.rate == pytest.approx(2)
+
+
+def test_images_together_are_one_question_as_in_a_notebook(folder, capsys):
+    paths = [f"{folder}/in/a.png", f"{folder}/in/c.png"]
+    run(folder, "--prompt=cat", "--together", *paths)
+    printed = capsys.readouterr()
+    (row,) = [json.loads(line) for line in printed.out.splitlines()]
+    assert row["images"] == paths
+    assert "2 images at once: in training there were 1" in printed.err
+    decoding = {"max_new_tokens": 2, "batch_size": 2}
+    loaded = paligemma_jax.load(str(folder), weights="none", decoding=decoding)
+    arrays = tuple(np.asarray(Image.open(path)) for path in paths)
+    by_file, by_array = (loaded.predict([pair], "cat")[0] for pair in (tuple(paths), arrays))
+    assert by_file["logp"] == pytest.approx(row["logp"], rel=1e-5)
+    assert by_array["logp"] == pytest.approx(row["logp"], rel=1e-5)
+    assert by_file["logp"] != pytest.approx(loaded.predict(paths[0], "cat")[0]["logp"], rel=1e-5)
+    with pytest.raises(ValueError, match=r"cannot read image .*b.png"):
+        loaded.predict([paths[0], f"{folder}/in/b.png"], "cat")
+    with pytest.raises(ValueError, match="image 0: paths and arrays in one example"):
+        loaded.predict([(paths[0], arrays[0])], "cat")
+
+
+def test_where_nothing_can_be_read_no_model_runs_and_every_line_says_so(folder, capsys):
+    with pytest.raises(SystemExit):
+        run(folder, "--prompt=cat", f"{folder}/in/b.png", f"{folder}/tokenizer.model")
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert ["error" in row for row in rows] == [True, True]
+
+
+ROW = {
+    **{"index": 0, "source": "a.png", "prediction": "<loc0000> cat", "logp": -1.234, "tokens": 5},
+    **{"stopped": True, "dropped": {"loc_count": 2}},
+    "detections": [{"label": "cat", "score": 0.5, "box_yxyx": [0.1, 0.2, 0.3, 0.4]}],
+}
+
+
+def test_a_person_reads_the_answer_its_boxes_and_how_sure_it_is():
+    assert predict.describe(ROW).splitlines() == [
+        "a.png",
+        "  <loc0000> cat",
+        "",
+        "  label  score    top   left  bottom  right",
+        "  -----------------------------------------",
+        "  cat     0.50  0.100  0.200   0.300  0.400",
+        "",
+        "  (logp -1.23; 5 tokens; left out: 2 loc_count)",
+    ]
+    cut = predict.describe({**ROW, "stopped": False, "detections": [], "prediction": ""})
+    assert "(empty)" in cut and "5 tokens, cut off there: --eval.max_new_tokens" in cut
+    assert predict.describe({"source": "b.png", "error": "gone"}) == "b.png\n  error: gone"
+
+
+@pytest.mark.parametrize(("as_json", "num_lines"), [(True, 1), (False, 9)])
+def test_lines_come_as_they_are_ready(as_json, num_lines, capsys):
+    def iterate(_, progress):
+        yield ROW
+        assert capsys.readouterr().out.count("\n") == num_lines
+        yield {"index": 1, "source": "b.png", "error": "gone"}
+
+    opened = types.SimpleNamespace(iterate=iterate)
+    assert predict.answer(opened, [], None, as_json=as_json) == 1
+
+
+def test_pictures_of_one_name_are_told_apart_and_answers_in_words_stand_below(tmp_path):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (60, 40)).save(tmp_path / name / "a.png")
+    paths = [str(tmp_path / name / "a.png") for name in ("x", "y")]
+    made = [queries.Query(records.Record((path,), "why?")) for path in paths]
+    made.append(queries.Query(records.Record(tuple(paths), "both?")))
+    out = tmp_path / "out"
+    with annotated.Annotator(out, made, {}) as pictures:
+        for index, text in enumerate(("short", "a longer answer of some words", "")):
+            pictures.add({"index": index, "prediction": text})
+    assert sorted(path.name for path in out.iterdir()) == [f"a-00000{n}.png" for n in range(3)]
+    sizes = [drawing.open_rgb(out / f"a-00000{n}.png").size for n in range(3)]
+    assert sizes[0][0] == sizes[1][0] == 60 and 40 < sizes[0][1] < sizes[1][1]
+    assert sizes[2][0] == 120
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--every=0"], "--every 0: expected 1 or more"),
+        (["--frames"], "--frames says what --pictures writes"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(words, message, capsys):
+    with pytest.raises(SystemExit):
+        predict.parse_args(["--run=r", "--prompt=p", *words, "a.mp4"])
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["num_examples", "decode", "log_steps", "fname"])

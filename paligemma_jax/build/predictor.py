@@ -2,22 +2,22 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from paligemma_jax.build import assembly, data, evaluation
+from paligemma_jax.build import assembly, data, evaluation, queries, query_batches
 from paligemma_jax.build import model as build_model
 from paligemma_jax.config import presets
-from paligemma_jax.data import images, pipeline, records, rows
 from paligemma_jax.inference import evaluator, generate
 
 NEW_TOKENS = 128
 
 Image = str | os.PathLike[str] | np.ndarray
-Images = Image | Sequence[Image]
+# One image; or several, of which each may be a tuple or a list of images that belong together.
+Images = Image | Sequence[Image | Sequence[Image]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Predictor:
       built: the assembly that the weights belong to.
       params: weights on their devices, as decoding wants them.
       generate: (params, batch) -> Generation, compiled once per batch shape.
-      batch_size: images answered at a time.
+      batch_size: queries answered at a time.
     """
 
     built: assembly.Assembly
@@ -43,10 +43,11 @@ class Predictor:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[dict[str, Any]]:
-        """Returns one row per image, in their order.
+        """Returns one row per image, or per group of images, in their order.
 
         Args:
-          images: paths or uint8[H, W, 3] arrays, or one of these alone.
+          images: paths or uint8[H, W, 3] arrays, or one of these alone; (before, after) in place
+            of one asks about both at once.
           prompt: the prefix, for example "detect fracture"; bos and newline are added.
           progress: called with (rows done, rows in all).
 
@@ -54,48 +55,60 @@ class Predictor:
           rows with prediction (text), logp (of the whole answer), stopped (False: cut off by
           max_new_tokens), and the task's own keys: for detection, detections with box_yxyx in
           0..1 of the image, label and score.
+
+        Raises:
+          ValueError: an image that cannot be read.
         """
         alone = isinstance(images, str | os.PathLike | np.ndarray)
-        chosen = [images] if alone else list(images)
-        if not chosen:
-            return []
-        return list(self.iterate(chosen, prompt, progress=progress))
+        found = []
+        for row in self.iterate(
+            queries.from_notebook([images] if alone else images, prompt), progress=progress
+        ):
+            if "error" in row:
+                raise ValueError(row["error"])
+            found.append(row)
+        return found
 
     def iterate(
         self,
-        chosen: Sequence[Image],
-        prompt: str,
+        chosen: Sequence[queries.Query],
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yields rows as they are ready: as `predict`."""
-        examples = [
-            records.Record(
-                images=() if isinstance(image, np.ndarray) else (os.fspath(image),),
-                prefix=prompt,
-                source=f"image {number}" if isinstance(image, np.ndarray) else os.fspath(image),
-            )
-            for number, image in enumerate(chosen)
-        ]
+        """Yields a row per query as they are ready, in order.
+
+        They are those of `predict`, of a frame with frame (its number) and time_s; one whose
+        images cannot be read has error (text) in place of the answer.
+        """
+        if jax.process_count() > 1:
+            raise ValueError("a prediction is made by a single process: start it by itself")
+        if not chosen:
+            return
+        records, broken = [query.record for query in chosen], {}
         config, tokenizer = self.built.config, self.built.tokenizer
         spec = data.spec(
             config,
             batch_size=self.batch_size,
-            text_len=data.prompt_len(config, examples, tokenizer),
+            text_len=data.prompt_len(config, records, tokenizer),
+            max_images=max(1, *(query.num_images for query in chosen)),
         )
-        if any(isinstance(image, np.ndarray) for image in chosen):
-            batches = _load_here(chosen, examples, spec, self.built)
-        else:
-            batches = pipeline.eval_batches(examples, tokenizer, spec)
-        return evaluator.predict(
+        batches = query_batches.load(chosen, tokenizer, spec, broken)
+        answers = evaluator.predict(
             self.generate,
             self.params,
             data.on_mesh(batches, self.built.mesh),
-            examples,
+            records,
             tokenizer,
             self.built.task,
+            skipped=broken.keys(),
             progress=progress,
         )
+        done = 0
+        for row in answers:
+            yield from _unread(chosen, broken, range(done, row["index"]))
+            yield row | chosen[row["index"]].place
+            done = row["index"] + 1
+        yield from _unread(chosen, broken, range(done, len(chosen)))
 
 
 def open_predictor(
@@ -112,7 +125,7 @@ def open_predictor(
       built: from `assembly.assemble`.
       source: weights; None: random ones.
       base: of weights that are trained arrays only, if it is not where it was.
-      batch_size: images answered at a time, rounded up to a multiple of the devices.
+      batch_size: queries answered at a time, rounded up to a multiple of the devices.
       settings: keys of `evals.NAME` that say how to decode; 128 new tokens by default, or as many
         as training answers had that were filled up with noise boxes.
     """
@@ -141,34 +154,17 @@ def _room(built: assembly.Assembly) -> int:
     return max(1, built.config.input.text_len - data.PROMPT_MULTIPLE)
 
 
-def _load_here(
-    chosen: Sequence[Image],
-    examples: data.Records,
-    spec: pipeline.BatchSpec,
-    built: assembly.Assembly,
-) -> Iterator[pipeline.Batch]:
-    """Yields batches of images of which some are arrays: as `pipeline.eval_batches`."""
-    if spec.process_count > 1:
-        raise ValueError("arrays are answered by a single process; give paths of files instead")
-    for start in range(0, len(chosen), spec.batch_size):
-        numbers = np.minimum(np.arange(start, start + spec.batch_size), len(chosen) - 1)
-        is_real = np.arange(start, start + spec.batch_size) < len(chosen)
-        pixels = np.zeros((spec.batch_size, spec.max_images, spec.res, spec.res, 3), np.uint8)
-        for row, number in enumerate(numbers):
-            image = chosen[number]
-            pixels[row, 0] = (
-                images.resize(image, res=spec.res)
-                if isinstance(image, np.ndarray)
-                else images.load(image, res=spec.res)
-            )
-        texts = [
-            rows.encode_prompt(built.tokenizer, examples[number].prefix, **spec.text_options)
-            for number in numbers
-        ]
+def _unread(
+    chosen: Sequence[queries.Query], broken: Mapping[int, str], places: Iterable[int]
+) -> Iterator[dict[str, Any]]:
+    """Yields a row for each place, all of which are broken."""
+    for index in places:
+        record = chosen[index].record
         yield {
-            "image": pixels,
-            "mask_image": np.arange(spec.max_images)[None].repeat(spec.batch_size, 0) < 1,
-            **{key: np.stack([text[key] for text in texts]) for key in texts[0]},
-            "_mask": is_real,
-            "index": np.where(is_real, numbers, -1).astype(np.int32),
+            "index": index,
+            "source": record.source,
+            "images": list(record.images),
+            "prefix": record.prefix,
+            "error": broken[index],
+            **chosen[index].place,
         }

@@ -21,6 +21,12 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def show(text: str) -> None:
+    """Writes a line of results to standard output, as `say`."""
+    tqdm.tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
 @contextlib.contextmanager
 def progress(label: str, *, unit: str = "it", unit_scale: bool = False) -> Iterator[Progress]:
     """Yields `report(done, total)`: a bar on a terminal, otherwise a plain line now and then.

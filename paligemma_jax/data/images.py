@@ -26,8 +26,9 @@ import numpy as np
 
 from paligemma_jax.data import remote
 
+LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # What TensorFlow wraps around a message: the op and its place in a graph.
-TF_DECORATION = re.compile(r"\{\{[^{}]*\}\}|\[Op:[^\]]*\]")
+TF_DECORATION = re.compile(r"\{\{[^{}]*\}\}|\[Op:[^\]]*\](\s+name:)?")
 
 
 @functools.cache
@@ -40,7 +41,8 @@ def tensorflow() -> Any:
     Raises:
       ValueError: TensorFlow was started on a GPU before; then it is too late to hide it.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if os.environ.get(LOG_LEVEL, "1") == "1":  # jax sets 1 where nothing is set
+        os.environ[LOG_LEVEL] = "2"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow as tf
 

@@ -5,7 +5,7 @@ is one wait for the device, in which five small arrays come to the host together
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -33,6 +33,7 @@ def predict(
     tokenizer: data_tokens.Tokenizer,
     task: tasks.Task,
     *,
+    skipped: Collection[int] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Row]:
     """Yields a row for every record, in the order of the batches.
@@ -47,7 +48,8 @@ def predict(
       records: every one must come up in `batches` exactly once.
       tokenizer: turns answers into text.
       task: reads and scores the text.
-      progress: called after each batch with (rows done, rows in all).
+      skipped: places of records that no batch has; may grow while batches are made.
+      progress: called after each batch with (rows done or skipped, rows in all).
 
     Yields:
       index, source, images, prefix, suffix (the truth, or None), prediction (text), logp (sum over
@@ -69,8 +71,8 @@ def predict(
             row = _make_row(records[index], ids, logp, tokenizer=tokenizer, task=task)
             yield {"index": index, **row}
         if progress:
-            progress(len(seen), len(records))
-    if missing := sorted(set(range(len(records))) - seen):
+            progress(len(seen) + len(skipped), len(records))
+    if missing := sorted(set(range(len(records))) - seen - set(skipped)):
         sources = ", ".join(records[index].source for index in missing[:5])
         raise ValueError(
             f"{len(missing)} of {len(records)} records were in no batch, the first: {sources}. "

@@ -16,7 +16,7 @@ LINE_HEIGHT, CHARACTERS = 14, 48
 PROMPT_LINES, ANSWER_LINES = 1, 4  # of the texts below it
 GAP = 8
 TINT = 0.45  # of a mask
-BACKGROUND, INK = "#f6f7f9", "#1f2933"
+BACKGROUND = "#f6f7f9"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def write(path: str | os.PathLike[str], cells: Sequence[Cell]) -> None:
             answer = f"{os.path.basename(cell.image)} cannot be read: {error}"
         lines = [*_wrap(cell.prompt, PROMPT_LINES), *_wrap(answer, ANSWER_LINES)]
         for line, words in enumerate(lines):
-            draw.text((x, bottom + 2 + line * LINE_HEIGHT), words, fill=INK, font=font)
+            draw.text((x, bottom + 2 + line * LINE_HEIGHT), words, fill=drawing.INK, font=font)
     sheet.save(path, format="PNG")
 
 

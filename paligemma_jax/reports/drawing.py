@@ -16,6 +16,7 @@ COLORS = (
 )
 OTHER_COLOR = "#5d6d7e"  # of a label that has no colour of its own
 TRUTH_COLOR = "#16a34a"
+INK = "#1f2933"
 MASK_SIDE = 64  # px of a row's mask in its box
 MASK_OPACITY = 0.45
 
@@ -80,6 +81,38 @@ def draw_boxes(
     return picture
 
 
+def beside(pictures: Sequence[Image.Image | np.ndarray]) -> Image.Image:
+    """Returns pictures side by side, all as high as the first one."""
+    opened = [p if isinstance(p, Image.Image) else Image.fromarray(p) for p in pictures]
+    height = opened[0].height
+    scaled = [p.resize((max(1, round(p.width * height / p.height)), height)) for p in opened]
+    whole = Image.new("RGB", (sum(picture.width for picture in scaled), height))
+    x = 0
+    for picture in scaled:
+        whole.paste(picture, (x, 0))
+        x += picture.width
+    return whole
+
+
+def add_caption(picture: Image.Image, text: str, *, num_lines: int | None = None) -> Image.Image:
+    """Returns a picture with text below it: black on white, as many lines as it takes.
+
+    `num_lines`: just so many, whatever the text; what has no room is left out ("...").
+    """
+    size = max(12, max(picture.size) / 30)
+    font, line_height = ImageFont.load_default(size=size), round(1.4 * size)
+    lines = _wrap(text, font, picture.width - 12)
+    if num_lines is not None and len(lines) > num_lines:
+        lines = [*lines[: num_lines - 1], lines[num_lines - 1] + " ..."]
+    height = picture.height + line_height * (num_lines or len(lines)) + 8
+    whole = Image.new("RGB", (picture.width, height), "white")
+    whole.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(whole)
+    for number, line in enumerate(lines):
+        draw.text((6, picture.height + 4 + number * line_height), line, fill="black", font=font)
+    return whole
+
+
 def enlarge(pixels: np.ndarray, *, at_least: int) -> Image.Image:
     """Returns uint8[H, W, 3] as a picture of so many pixels a side, each one a sharp square."""
     factor = max(1, -(-at_least // min(pixels.shape[:2])))
@@ -109,6 +142,18 @@ def _blend_mask(picture: Image.Image, box: np.ndarray, mask: str, color: str) ->
         picture.paste(overlay.convert("RGB"), (x1, y1), overlay.getchannel("A"))
 
 
+def _wrap(text: str, font: Any, width: float) -> list[str]:
+    """Returns text in lines that are no wider than so many px, one word at least in each."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
 def _draw_tag(
     draw: ImageDraw.ImageDraw,
     text: str,
@@ -118,9 +163,10 @@ def _draw_tag(
     color: str,
     font: Any,
 ) -> None:
-    """Writes white on the class's colour above (x, y), or below where the picture ends."""
+    """Writes white on the class's colour above (x, y), or as near as the picture allows."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 4, bottom - top + 4
+    x = max(0, min(x, draw.im.size[0] - width))
     y = y - height if y >= height else y
     draw.rectangle((x, y, x + width, y + height), fill=color)
     draw.text((x + 2 - left, y + 2 - top), text, fill="white", font=font)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from paligemma_jax.reports import drawing
 
 SIDE, GAP, TITLE = 224, 6, 18  # px of a picture, between two, of the line above a row
-BACKGROUND, INK = "#f6f7f9", "#1f2933"
+BACKGROUND = "#f6f7f9"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ def draw(path: str | os.PathLike[str], rows: Sequence[tuple[str, Sequence[Pictur
     )
     for number, (title, pictures) in enumerate(rows):
         y = GAP + number * height
-        pen.text((GAP, y), title, fill=INK, font=font)
+        pen.text((GAP, y), title, fill=drawing.INK, font=font)
         for column, picture in enumerate(pictures):
             image = Image.fromarray(picture.image).resize((SIDE, SIDE))
             image = drawing.draw_boxes(image, picture.boxes_yxyx, picture.labels, colors=colors)

@@ -69,3 +69,19 @@ def test_an_enlarged_picture_shows_every_pixel_as_a_square():
     assert picture.shape == (6, 9, 3)
     np.testing.assert_array_equal(picture[::3, ::3], pixels)
     np.testing.assert_array_equal(picture[2::3, 2::3], pixels)
+
+
+def test_pictures_stand_side_by_side_as_high_as_the_first():
+    whole = drawing.beside([Image.new("RGB", (30, 20), "red"), np.zeros((40, 20, 3), np.uint8)])
+    assert whole.size == (40, 20)
+    assert whole.getpixel((0, 0)) == (255, 0, 0) and whole.getpixel((35, 10)) == (0, 0, 0)
+
+
+def test_a_caption_takes_the_lines_that_it_needs_or_just_so_many():
+    picture = Image.new("RGB", (120, 60))
+    words = "some words of an answer that is too long for a line"
+    short, long = (drawing.add_caption(picture, text).height for text in ("word", words))
+    assert 60 < short < long
+    fixed = [drawing.add_caption(picture, text, num_lines=2).height for text in ("", words)]
+    assert fixed[0] == fixed[1]
+    assert np.asarray(drawing.add_caption(picture, "word"))[60:].min() < 100
