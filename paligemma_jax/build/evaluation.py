@@ -16,7 +16,7 @@ from paligemma_jax.data import noise_boxes, pipeline, tokens
 from paligemma_jax.inference import beam, evaluator, generate
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import sharding
-from paligemma_jax.reports import files, gallery, runlog
+from paligemma_jax.reports import files, gallery, page, runlog
 from paligemma_jax.tasks import task
 from paligemma_jax.training import step
 
@@ -207,10 +207,15 @@ def write_report(
     history = runlog.read_rows(metrics) if metrics and metrics.exists() else []
     history += [now] if now else []
     files.write_jsonl(folder / predictions, rows)
-    files.write_json(folder / f"metrics{suffix}.json", scores)
-    page = folder / f"report{suffix}.html"
+    numbers = {key: value for key, value in scores.items() if key != page.PR_CURVES}
+    files.write_json(folder / f"metrics{suffix}.json", numbers)
     gallery.write(
-        page, rows, title=title, scores=scores, history=history, open_image=data.open_image
+        folder / f"report{suffix}.html",
+        rows,
+        title=title,
+        scores=scores,
+        history=history,
+        open_image=data.open_image,
     )
 
 

@@ -7,37 +7,45 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 STYLE = """
-:root { color-scheme: light; }
-body { font: 14px/1.45 system-ui, sans-serif; color: #1f2933; background: #f6f7f9; margin: 0; }
+:root { color-scheme: light dark; --ink: #1f2933; --soft: #5b6773; --faint: #66727f;
+  --page: #f6f7f9; --card: #fff; --line: #e1e5ea; --head: #f0f2f5; --invalid: #b42318; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ec; --soft: #a9b4bf; --faint: #98a4b0;
+  --page: #14181d; --card: #1e242b; --line: #38424d; --head: #29313a; --invalid: #ff8a80; } }
+body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--page);
+  margin: 0; }
 main { max-width: 1480px; margin: 0 auto; padding: 20px; }
 h1 { font-size: 22px; margin: 0 0 14px; } h2 { font-size: 15px; margin: 22px 0 8px; }
 .numbers { display: flex; flex-wrap: wrap; gap: 8px; margin: 0; }
-.numbers div { background: #fff; border: 1px solid #e1e5ea; border-radius: 6px; padding: 6px 12px; }
-.numbers dt { color: #66727f; font-size: 12px; } .numbers dd { margin: 0; font-size: 18px; }
+.numbers div { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
+  padding: 6px 12px; }
+.numbers dt { color: var(--faint); font-size: 12px; } .numbers dd { margin: 0; font-size: 18px; }
 .plots { display: flex; flex-wrap: wrap; gap: 10px; }
 .plots img { width: 400px; max-width: 100%;
-  background: #fff; border: 1px solid #e1e5ea; border-radius: 6px; }
-summary { cursor: pointer; padding: 6px 0; color: #52606d; }
+  background: #fff; border: 1px solid var(--line); border-radius: 6px; }
+summary { cursor: pointer; padding: 6px 0; color: var(--soft); }
 .tables { display: flex; flex-wrap: wrap; gap: 0 28px; } .tables section { max-width: 100%; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; background: #fff; }
-th, td { border: 1px solid #e1e5ea; padding: 3px 10px; text-align: right; }
-th { font-weight: 600; background: #f0f2f5; } th:first-child { text-align: left; }
-.bar { position: sticky; top: 0; z-index: 1; background: #f6f7f9; padding: 10px 0; display: flex;
-  flex-wrap: wrap; gap: 8px; align-items: center; margin-top: 18px; }
-button, select { font: inherit; border: 1px solid #c8d0d8; border-radius: 6px; background: #fff;
-  color: inherit; padding: 4px 12px; cursor: pointer; }
-button[aria-pressed=true] { background: #1f2933; color: #fff; border-color: #1f2933; }
+table { border-collapse: collapse; background: var(--card); }
+th, td { border: 1px solid var(--line); padding: 3px 10px; text-align: right; }
+th { font-weight: 600; background: var(--head); } th:first-child { text-align: left; }
+.bar { position: sticky; top: 0; z-index: 1; background: var(--page); padding: 10px 0;
+  margin-top: 18px; }
+.bar, .bar [role=group] { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; }
+button, select, input[type=search] { font: inherit; border: 1px solid var(--faint);
+  border-radius: 6px; background: var(--card); color: inherit; padding: 4px 12px; }
+button, select { cursor: pointer; }
+button[aria-pressed=true] { background: var(--ink); color: var(--page); border-color: var(--ink); }
+:focus-visible { outline: 3px solid #3b82f6; outline-offset: 1px; }
 .legend span { margin-right: 12px; white-space: nowrap; }
 .chip { display: inline-block; width: 14px; height: 9px; border: 2px solid; margin-right: 4px; }
 .cards { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr));
   align-items: start; }
-.card { background: #fff; border: 1px solid #e1e5ea; border-left: 4px solid #16a34a;
+.card { background: var(--card); border: 1px solid var(--line); border-left: 4px solid #16a34a;
   border-radius: 6px; padding: 10px 12px; overflow-wrap: anywhere; }
 .card.wrong { border-left-color: #d97706; } .card.unknown { border-left-color: #9aa5b1; }
 .card[hidden] { display: none; }
-.facts { display: flex; flex-wrap: wrap; gap: 4px 12px; color: #52606d; font-size: 12px;
-  margin-bottom: 6px; } .facts b { color: #1f2933; } .facts .invalid { color: #b42318; }
+.facts { display: flex; flex-wrap: wrap; gap: 4px 12px; color: var(--soft); font-size: 12px;
+  margin-bottom: 6px; } .facts b { color: var(--ink); } .facts .invalid { color: var(--invalid); }
 figure { position: relative; margin: 0 auto 8px; max-width: 100%; }
 figure img { display: block; width: 100%; }
 figure svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: hidden; }
@@ -45,26 +53,39 @@ figure rect { fill: none; stroke-width: 2px; }
 figure text { font: 600 11px system-ui, sans-serif; paint-order: stroke; stroke: #fff;
   stroke-width: 3px; }
 .truth rect { stroke-dasharray: 6 4; }
-.no-truth .truth, .no-prediction .prediction { display: none; }
-.missing { background: #f0f2f5; color: #66727f; padding: 24px 12px; margin-bottom: 8px; }
+.no-truth .truth, .no-prediction .prediction, .no-masks figure image { display: none; }
+.missing { background: var(--head); color: var(--faint); padding: 24px 12px; margin-bottom: 8px; }
 .text { display: grid; grid-template-columns: max-content 1fr; gap: 2px 10px; margin: 0; }
-.text dt { color: #66727f; font-size: 12px; padding-top: 2px; }
+.text dt { color: var(--faint); font-size: 12px; padding-top: 2px; }
 .text dd { margin: 0; font: 12px/1.5 ui-monospace, monospace; white-space: pre-wrap; }
-.text dd.none { color: #9aa5b1; }
+.text dd.none { color: var(--faint); }
 """
 
 SCRIPT = """
 const cards = [...document.querySelectorAll('.card')];
 const grid = document.querySelector('.cards');
+const search = document.querySelector('#search');
+let wanted = 'all';
+function choose() {
+  const words = search.value.toLowerCase().split(/\\s+/).filter(Boolean);
+  let count = 0;
+  for (const card of cards) {
+    const fits = wanted === 'all' || card.dataset.flags.split(' ').includes(wanted);
+    const text = words.length ? card.textContent.toLowerCase() : '';
+    card.hidden = !fits || !words.every(word => text.includes(word));
+    count += !card.hidden;
+  }
+  document.querySelector('#count').textContent = `${count} shown`;
+}
 for (const button of document.querySelectorAll('button[data-filter]')) {
   button.onclick = () => {
     for (const other of document.querySelectorAll('button[data-filter]'))
       other.setAttribute('aria-pressed', other === button);
-    const wanted = button.dataset.filter;
-    for (const card of cards)
-      card.hidden = wanted !== 'all' && !card.dataset.flags.split(' ').includes(wanted);
+    wanted = button.dataset.filter;
+    choose();
   };
 }
+search.oninput = choose;
 document.querySelector('#sort').onchange = event => {
   const [key, sign] = event.target.value.split(':');
   const value = card => card.dataset[key] === '' ? Infinity : sign * card.dataset[key];
@@ -74,6 +95,9 @@ document.querySelector('#sort').onchange = event => {
 for (const box of document.querySelectorAll('input[data-hides]'))
   box.onchange = () => grid.classList.toggle(box.dataset.hides, !box.checked);
 """
+
+
+PR_CURVES = "pr_curves"  # of scores: drawn, and too long for a table
 
 
 def layout(title: str, body: str, *, script: str = "") -> str:
@@ -114,7 +138,7 @@ def scores_section(scores: Mapping[str, Any]) -> str:
     numbers = f'<dl class="numbers">{tiles}</dl>' if tiles else ""
     tables = []
     for key, value in scores.items():
-        if not isinstance(value, Mapping) or not value:
+        if not isinstance(value, Mapping) or not value or key == PR_CURVES:
             continue
         if "counts" in value and "labels" in value:
             heading = f"{key} (rows: truth, columns: prediction)"
@@ -143,7 +167,7 @@ def _table(values: Mapping[str, Any], limit: int = 100) -> str:
         for name, inner in rows.items()
     )
     more = f"<p>{len(values) - limit} more rows are not shown.</p>" if len(values) > limit else ""
-    return f'<div class="scroll"><table><tr><th></th>{head}</tr>{body}</table></div>{more}'
+    return f'<div class="scroll"><table><tr><td></td>{head}</tr>{body}</table></div>{more}'
 
 
 def _matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
@@ -157,4 +181,4 @@ def _matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
             for count in row
         )
         body += f"<tr><th>{escape(label)}</th>{cells}</tr>"
-    return f'<div class="scroll"><table><tr><th></th>{head}</tr>{body}</table></div>'
+    return f'<div class="scroll"><table><tr><td></td>{head}</tr>{body}</table></div>'

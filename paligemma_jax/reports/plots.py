@@ -1,9 +1,17 @@
 """Curves of a run as SVG."""
 
+import contextlib
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+
+from paligemma_jax.reports import drawing
+
+MAX_CURVES = 8  # of labels, beside their mean
 
 _STYLE: Any = {
     "svg.fonttype": "path",  # letters as outlines: the same picture where the font is missing
@@ -25,27 +33,72 @@ def curves(rows: Iterable[Mapping[str, Any]], keys: Sequence[str], *, title: str
       keys: the names to draw; one that no row has gets no curve.
       title: above the axes.
     """
-    import matplotlib
-    from matplotlib import figure
-
     rows = list(rows)
-    with matplotlib.rc_context(_STYLE):
-        picture = figure.Figure(figsize=(4.6, 2.7), layout="constrained")
-        axes = picture.add_subplot()
+    with _axes(title, xlabel="step") as (axes, buffer):
         for key in keys:
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
             if points:
                 steps, values = zip(*points, strict=True)
                 marker = "." if len(points) <= 40 else None
-                axes.plot(steps, values, label=key, marker=marker, linewidth=1.4)
+                axes.plot(steps, values, label=_plain(key), marker=marker, linewidth=1.4)
+        if axes.lines:
+            axes.ticklabel_format(axis="y", style="plain", useOffset=False)
+    return buffer.getvalue()
+
+
+def precision_recall(
+    precisions: Mapping[str, Sequence[float]], *, colors: Mapping[str, str], title: str = ""
+) -> bytes:
+    """Returns an SVG of precision over recall: the mean of all labels, and those of the worst.
+
+    Args:
+      precisions: label -> precision at recalls of 0 to 1 in equal steps, 0 where it is not reached.
+      colors: "#rrggbb" by label.
+      title: above the axes.
+    """
+    found = {label: np.asarray(values) for label, values in precisions.items() if len(values)}
+    worst = sorted(found, key=lambda label: (found[label].mean(), label))[:MAX_CURVES]
+    shown = [(label, found[label], colors.get(label, drawing.OTHER_COLOR), 1.4) for label in worst]
+    if len(found) > 1:
+        mean = np.mean(list(found.values()), axis=0)
+        shown.append((f"mean of {len(found)}", mean, drawing.INK, 2.4))
+    with _axes(title, xlabel="recall") as (axes, buffer):
+        for label, values, color, width in shown:
+            recalls = np.linspace(0, 1, len(values))
+            reached = values > 0
+            axes.plot(
+                recalls[reached], values[reached], label=_plain(label), color=color, linewidth=width
+            )
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_ylabel("precision")
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _axes(title: str, *, xlabel: str) -> Iterator[tuple[Any, io.BytesIO]]:
+    """Yields (axes to draw into, what holds the SVG behind the `with`)."""
+    import matplotlib
+    from matplotlib import figure
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # Letters that matplotlib's font lacks are drawn as boxes; there is nothing to do about it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        picture = figure.Figure(figsize=(4.6, 2.7), layout="constrained")
+        axes = picture.add_subplot()
+        yield axes, buffer
         if axes.lines:
             axes.legend(frameon=False)
-            axes.ticklabel_format(axis="y", style="plain", useOffset=False)
-        axes.set_title(title, loc="left", fontsize=10)
-        axes.set_xlabel("step")
-        buffer = io.BytesIO()
+        axes.set_title(_plain(title), loc="left", fontsize=10)
+        axes.set_xlabel(xlabel)
         picture.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+
+
+def _plain(text: str) -> str:
+    """Returns text that is drawn as it is: not as a formula, and not left out of a legend."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 WITHOUT_PANEL = ("per_class/", "dropped/", "epochs/")

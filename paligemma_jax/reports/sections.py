@@ -17,15 +17,15 @@ Row = tuple[str, ...]
 
 STYLE = """
 table.left td, table.left th { text-align: left; vertical-align: top; white-space: pre-wrap; }
-.finding { background: #fff; border: 1px solid #e1e5ea; border-left: 4px solid #9aa5b1;
+.finding { background: var(--card); border: 1px solid var(--line); border-left: 4px solid #9aa5b1;
   border-radius: 6px; padding: 8px 12px; margin-bottom: 8px; overflow-wrap: anywhere; }
 .finding.error { border-left-color: #b42318; } .finding.warning { border-left-color: #d97706; }
 .findings { margin-top: 16px; } .finding b { margin-right: 8px; }
-.finding small { color: #66727f; display: block; }
+.finding small { color: var(--faint); display: block; }
 .beside { display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start; }
-.beside img { max-width: 100%; border: 1px solid #e1e5ea; }
-.prefix td { background: #eef4fb; } .suffix td { background: #edf7ee; }
-.padding td { color: #9aa5b1; }
+.beside img { max-width: 100%; border: 1px solid var(--line); }
+.prefix td { background: #3b82f61a; } .suffix td { background: #16a34a1a; }
+.padding td { color: var(--faint); }
 """
 
 

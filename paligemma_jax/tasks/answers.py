@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 
 ANSWERS = "answers"  # key of a row of data
+# Answers are classes if there are so few, and so many rows of each on average.
+MAX_CLASSES, MIN_PER_CLASS = 12, 3
+OTHER = "(other)"  # of the confusion matrix
 
 Row = Mapping[str, Any]
 Value = Callable[[str, Sequence[str]], float]
@@ -105,6 +108,8 @@ def score(rows: Sequence[Row], *, metrics: Metrics) -> dict[str, Any]:
       each metric's mean or own score under its name, and what else it reports.
       per_group: {"key: value": {metric: mean, "num_examples": n}}, where a metric reports groups.
       num_examples; empty: how many predictions hold no text.
+      confusion: as in `detection_score.score`, where answers are classes: a few that come up again
+        and again.
     """
     rows = [row for row in rows if row["references"]]
     scores: dict[str, Any] = {}
@@ -119,12 +124,31 @@ def score(rows: Sequence[Row], *, metrics: Metrics) -> dict[str, Any]:
         **({"per_group": groups} if groups else {}),
         "num_examples": len(rows),
         "empty": sum(not row["prediction"].strip() for row in rows),
+        **_confusion(rows),
     }
 
 
 def mean(values: Sequence[float]) -> float:
     """Returns the mean, nan of nothing."""
     return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _confusion(rows: Sequence[Row]) -> dict[str, Any]:
+    """Returns {"confusion": {"labels", "counts"}}, or {} where answers are no classes.
+
+    A prediction that is one of several true answers counts as the first of them.
+    """
+    truths = [row["references"][0].strip() for row in rows]
+    labels = sorted(set(truths))
+    if not 2 <= len(labels) <= MAX_CLASSES or len(rows) < MIN_PER_CLASS * len(labels):
+        return {}
+    place = {label: number for number, label in enumerate([*labels, OTHER])}
+    counts = np.zeros((len(place), len(place)), int)
+    for row, truth in zip(rows, truths, strict=True):
+        said = row["prediction"].strip()
+        said = truth if said in {one.strip() for one in row["references"]} else said
+        counts[place[truth], place.get(said, place[OTHER])] += 1
+    return {"confusion": {"labels": list(place), "counts": counts.tolist()}}
 
 
 def _per_group(rows: Sequence[Row], metrics: Metrics) -> dict[str, dict[str, float]]:

@@ -11,6 +11,7 @@ from pycocotools import coco, cocoeval
 from paligemma_jax.tasks import detection
 
 MAX_DETECTIONS = 100  # per image and class, the most confident first, as in COCO
+NUM_RECALLS = 101  # of a curve: 0, 0.01, .. 1
 
 
 def average_precision(
@@ -19,11 +20,12 @@ def average_precision(
     scores: Sequence[Sequence[float]],
     *,
     labels: Sequence[str],
-) -> dict[str, dict[str, float]]:
-    """Returns {label: {"map", "map50", "map75"}}, in 0..1, or nan for a label without truth.
+) -> dict[str, dict[str, Any]]:
+    """Returns {label: {"map", "map50", "map75", "curve50"}}, nan for a label without truth.
 
-    "map" is the mean over the IoU thresholds 0.50, 0.55, .. 0.95. Boxes of equal confidence rank
-    in the order of images, then of the text.
+    "map" is the mean over the IoU thresholds 0.50, 0.55, .. 0.95. "curve50" is the precision at
+    recalls of 0, 0.01, .. 1, at IoU 0.50; its mean is "map50". Boxes of equal confidence rank in
+    the order of images, then of the text.
 
     Args:
       truths, predictions: one per image.
@@ -31,7 +33,8 @@ def average_precision(
       labels: the classes to score; boxes of other labels are left out.
     """
     if not labels or not truths:
-        return {label: dict.fromkeys(("map", "map50", "map75"), float("nan")) for label in labels}
+        missing = dict.fromkeys(("map", "map50", "map75"), float("nan")) | {"curve50": []}
+        return {label: dict(missing) for label in labels}
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on stdout
         evaluation = cocoeval.COCOeval(
             _to_coco(truths, [[1.0] * len(truth) for truth in truths], labels),
@@ -51,6 +54,7 @@ def average_precision(
             "map": float(precision[:, :, number].mean()),
             "map50": float(precision[at[0.5], :, number].mean()),
             "map75": float(precision[at[0.75], :, number].mean()),
+            "curve50": precision[at[0.5], :, number].tolist(),
         }
         for number, label in enumerate(labels)
     }

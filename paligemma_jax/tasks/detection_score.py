@@ -132,11 +132,13 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       confusion: {"labels": [...], "counts": [[...]]}, counts[truth][prediction] of pairs with IoU
         >= 0.5. The labels are those of truths and prompts, then "(other)" for what else was
         predicted, then "(nothing)": a prediction without truth, a truth without prediction.
+      pr_curves: {label: precision at recalls of 0, 0.01, .. 1, at IoU 0.5}.
     """
     images = [_Image.of(row) for row in rows if row["truths"] is not None]
     labels = sorted({label for image in images for label in image.truth.labels})
     known = {*labels, *(label for image in images for label in image.asked)}
     per_class = _per_class(images, labels)
+    curves = {label: values.pop("curve50") for label, values in per_class.items()}
     return {
         **{
             key: _mean([values[key] for values in per_class.values()])
@@ -151,6 +153,7 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ),
         "per_class": per_class,
         "confusion": _confusion(images, sorted(known)),
+        "pr_curves": curves,
     }
 
 

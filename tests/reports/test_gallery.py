@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_jax.reports import gallery
+from paligemma_jax.reports import figures, gallery
+from paligemma_jax.reports import page as page_lib
 
 EVIL = "<script>alert('x')</script> \"&"
 
@@ -170,6 +171,37 @@ def test_scores_are_tables_and_the_confusion_matrix_is_one(tmp_path):
     for text in ("0.512", "1,200", "–", "0.250", "(nothing)", "rows: truth"):
         assert text in page.text
     assert len(page.named("table")) == 2
+
+
+def test_precision_recall_curves_are_drawn_and_are_no_table(tmp_path):
+    curves = {"cat": [1.0, 0.5, 0.0], "$dog_$": [1.0, 1.0, 1.0], "gone": []}
+    page = write(tmp_path, [text_row(0)], scores={"map50": 0.5, "pr_curves": curves})
+    (picture,) = page.named("img")
+    assert picture["alt"] == "curves of precision over recall, IoU 0.5"
+    assert not page.named("table")
+
+
+def test_a_page_of_many_pictures_stays_light(tmp_path, picture, monkeypatch):
+    monkeypatch.setattr(figures, "MAX_PICTURE_BYTES", 1)
+    page = write(tmp_path, [box_row(0, picture), box_row(1, picture)])
+    assert len(page.named("img")) == 1 and len(page.cards) == 2
+    assert "picture.png: the pictures above fill the 0 MB of a page" in page.text
+
+
+def test_answers_that_were_cut_off_can_be_found(tmp_path):
+    page = write(tmp_path, [text_row(0, stopped=False), text_row(1, stopped=True)])
+    assert [card["data-flags"] for card in page.cards] == ["cut-off", ""]
+    assert "cut off (1)" in page.text
+    assert "cut off" not in write(tmp_path, [text_row(1, stopped=True)]).text
+
+
+def test_what_the_script_uses_is_on_the_page_and_has_a_name(tmp_path, picture):
+    page = write(tmp_path, [box_row(0, picture)])
+    used = re.findall(r"querySelector\('#(\w+)'\)", page_lib.SCRIPT)
+    assert {"search", "count", "sort"} == set(used)
+    for name in used:
+        (found,) = [attrs for _, attrs in page.tags if attrs.get("id") == name]
+        assert found.get("aria-label") or found.get("role") == "status"
 
 
 def test_no_rows_make_a_page_too(tmp_path):

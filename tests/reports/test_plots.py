@@ -33,3 +33,10 @@ def test_shared_panels_come_first_then_evaluations():
 def test_a_whole_and_its_parts_share_the_last_panel():
     rows = [{"step": n, "norm": n, "norm/a": n, "norm/b": n, "loss": n} for n in (1, 2)]
     assert plots.choose_panels(rows) == {"loss": ["loss"], "norm": ["norm", "norm/a", "norm/b"]}
+
+
+def test_precision_over_recall_shows_names_as_they_are():
+    curves = {"$a$": [1.0, 0.5, 0.0], "_b": [1.0, 1.0, 0.2], "\u732b": [0.5, 0.0, 0.0]}
+    svg = plots.precision_recall(curves, colors={"_b": "#ff0000"}, title="pr")
+    assert ET.fromstring(svg).tag.endswith("svg") and svg.count(b"#ff0000") == 2
+    assert ET.fromstring(plots.precision_recall({}, colors={})).tag.endswith("svg")

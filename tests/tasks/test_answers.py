@@ -67,3 +67,22 @@ def test_wrong_names_are_told_with_the_near_miss():
         metrics.choose(["anls", "anls"])
     with pytest.raises(ValueError, match="one name or more"):
         metrics.choose([])
+
+
+def test_answers_that_are_classes_have_a_confusion_matrix():
+    pairs = [("yes", "yes")] * 3 + [("no", "yes"), ("no", "no"), (" no", "no"), ("maybe", "no")]
+    scores = answers.score(rows_of(pairs, EXACT), metrics=EXACT)
+    assert scores["confusion"] == {
+        "labels": ["no", "yes", "(other)"],
+        "counts": [[2, 0, 1], [1, 3, 0], [0, 0, 0]],
+    }
+    rows = rows_of([("2", "two")], EXACT, answers=["two", "2"]) + rows_of(pairs, EXACT)
+    assert "confusion" not in answers.score(rows, metrics=EXACT)  # three classes of eight rows
+    rows += rows_of([("2", "two")] * 2, EXACT, answers=["two", "2"])
+    confusion = answers.score(rows, metrics=EXACT)["confusion"]
+    assert confusion["counts"][confusion["labels"].index("two")] == [0, 3, 0, 0]
+
+
+def test_answers_in_sentences_have_no_confusion_matrix():
+    rows = rows_of([(f"answer {n}", f"answer {n}") for n in range(50)], EXACT)
+    assert "confusion" not in answers.score(rows, metrics=EXACT)

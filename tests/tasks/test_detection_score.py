@@ -70,6 +70,7 @@ def test_half_of_the_truths_found_gives_the_51_recalls_up_to_one_half():
     scores = detection_score.score([row([(LEFT, "cat")], truth)])
     assert scores["map"] == pytest.approx(51 / 101)
     assert scores["recall50"] == 0.5
+    assert scores["pr_curves"] == {"cat": pytest.approx([1.0] * 51 + [0.0] * 50)}
 
 
 def test_classes_weigh_equally_in_the_mean():
