@@ -17,7 +17,9 @@ time_s. --pictures writes a PNG for each image, and for each video a video of th
 Lines come as they are ready; a terminal gets text in their place (--json: lines there too). An
 image that cannot be read has "error" in its line, the others go on, and the exit status is 1.
 --run, --checkpoint and --config as in paligemma_jax.evaluate; how answers are made:
---eval.sampler=beam, --eval.max_new_tokens=64, --eval.batch_size=8.
+--eval.sampler=beam, --eval.max_new_tokens=64, --eval.batch_size=8. --eval.constrain=task lets the
+model say nothing but boxes (or masks) with the prompt's labels, --eval.constrain='["yes", "no"]'
+one of these, --eval.constrain=schema.json JSON.
 """
 
 import argparse
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         base=args.base,
         batch_size=settings.get("batch_size") or min(BATCH_SIZE, len(chosen)),
         settings=settings,
+        prompts=[query.record.prefix for query in chosen],
     )
     with contextlib.ExitStack() as stack:
         drawn = None

@@ -13,11 +13,18 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
 
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# The same examples in every run, and no time limit per example: the machine may be busy.
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, max_examples=100
+)
+hypothesis.settings.load_profile("repeatable")
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 

@@ -9,7 +9,15 @@ import shutil
 import jax
 import ml_collections
 
-from paligemma_jax.build import data, evaluation, terminal, training, training_data, weights
+from paligemma_jax.build import (
+    data,
+    evaluation,
+    grammars,
+    terminal,
+    training,
+    training_data,
+    weights,
+)
 from paligemma_jax.build import model as build_model
 from paligemma_jax.build import optimizer as build_optimizer
 from paligemma_jax.checkpoints import cached, published
@@ -102,7 +110,11 @@ def _evaluation(
     """Returns what the settings of one evaluation contradict."""
     try:
         chosen = presets.eval_settings(config.evals[name])
-        evaluation.check_decoding(chosen, data.make_noise(config, tokenizer))
+        noise, size = data.make_noise(config, tokenizer), tokenizer.vocab_size
+        evaluation.check_decoding(chosen, noise)
+        grammars.make(
+            config, chosen["constrain"], tokenizer=tokenizer, vocab_size=size, noise=noise
+        )
         settings.steps("log", chosen, data_size=1, batch_size=1, total_steps=1, default=0)
     except ValueError as error:
         return [_refused(f"evals.{name}", error)]

@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 
-from paligemma_jax.build import assembly, data, terminal
+from paligemma_jax.build import assembly, data, grammars, terminal
 from paligemma_jax.build import model as build_model
 from paligemma_jax.config import presets
-from paligemma_jax.data import noise_boxes, pipeline, tokens
+from paligemma_jax.data import noise_boxes, pipeline
 from paligemma_jax.inference import beam, evaluator, generate
+from paligemma_jax.inference import constraint as constraints
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import files, gallery, page, runlog
@@ -74,14 +75,12 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
     pipeline.check_records(records, examples)
     room = settings["max_new_tokens"] or data.answer_len(config, records, tokenizer)
     noise = data.make_noise(config, tokenizer, records)
+    check_decoding(settings, noise)
+    constrain = make_constrain(built, settings, noise)
     decode = make_generate(
-        built.functions,
-        settings,
-        tokenizer=tokenizer,
-        max_new_tokens=room,
-        seed=config.seed,
-        noise=noise,
+        built.functions, settings, eos=tokenizer.eos, max_new_tokens=room, seed=config.seed
     )
+    allowed = constrain([record.prefix for record in records], room)
     return Evaluation(
         name=name,
         settings=settings,
@@ -90,9 +89,22 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
         max_new_tokens=room,
         prompts=data.spec(config, batch_size=batch_size, text_len=text_len),
         examples=examples,
-        generate=decode if settings["decode"] else None,
+        generate=functools.partial(decode, constraint=allowed) if settings["decode"] else None,
         noise=noise,
         eval_loss=jax.jit(step.make_eval_loss(built.functions.apply, built.functions.logits)),
+    )
+
+
+def make_constrain(
+    built: assembly.Assembly, settings: Mapping[str, Any], noise: noise_boxes.NoiseBoxes | None
+) -> grammars.Constrain:
+    """Returns what makes the constraint on answers to prompts; see `grammars.make`."""
+    return grammars.make(
+        built.config,
+        settings["constrain"],
+        tokenizer=built.tokenizer,
+        vocab_size=built.functions.vocab_size,
+        noise=noise,
     )
 
 
@@ -100,53 +112,34 @@ def make_generate(
     functions: build_model.Functions,
     settings: Mapping[str, Any],
     *,
-    tokenizer: tokens.Tokenizer,
+    eos: int,
     max_new_tokens: int,
     seed: int,
-    noise: noise_boxes.NoiseBoxes | None = None,
 ) -> Callable[..., generate.Generation]:
-    """Returns the jitted function (params, batch) -> Generation of the sampler in `settings`.
-
-    Rows of the embedding beyond the tokenizer's pieces are never chosen, nor is what a model that
-    was trained with noise boxes may not say.
-
-    Raises:
-      ValueError: settings that contradict each other.
-    """
-    check_decoding(settings, noise)
-    beyond = range(tokenizer.vocab_size, functions.vocab_size)
-    common = {
-        "max_new_tokens": max_new_tokens,
-        "eos": tokenizer.eos,
-        "forbidden_ids": (*beyond, *(noise.forbidden_ids if noise else ())),
-    }
+    """Returns the jitted (params, batch, constraint=None) -> Generation of the sampler."""
     prefill = functools.partial(functions.prefill, max_new_tokens=max_new_tokens)
     parts = (prefill, functions.decode_step, paligemma.select_rows)
+    common = {"max_new_tokens": max_new_tokens, "eos": eos}
     if settings["sampler"] == "beam":
-
-        def decode(params: Params, batch: Mapping[str, jax.Array]) -> generate.Generation:
-            return beam.search(
-                *parts,
-                params,
-                batch,
-                beam_size=settings["beam_size"],
-                **common,
-            )
+        search = functools.partial(beam.search, *parts, beam_size=settings["beam_size"], **common)
     else:
-        rng = None if settings["sampler"] == "greedy" else jax.random.key(seed)
+        search = functools.partial(
+            generate.generate,
+            *parts,
+            sampler=settings["sampler"],
+            temperature=float(settings["temperature"]),
+            top_p=float(settings["top_p"]),
+            best_of=settings["best_of"],
+            rng=None if settings["sampler"] == "greedy" else jax.random.key(seed),
+            **common,
+        )
 
-        def decode(params: Params, batch: Mapping[str, jax.Array]) -> generate.Generation:
-            return generate.generate(
-                *parts,
-                params,
-                batch,
-                **common,
-                sampler=settings["sampler"],
-                temperature=float(settings["temperature"]),
-                top_p=float(settings["top_p"]),
-                best_of=settings["best_of"],
-                rng=rng,
-            )
+    def decode(
+        params: Params,
+        batch: Mapping[str, jax.Array],
+        constraint: constraints.Constraint | None = None,
+    ) -> generate.Generation:
+        return search(params, batch, constraint=constraint)
 
     return jax.jit(decode)
 

@@ -1,6 +1,7 @@
 """Answers to images with a prompt, for a notebook and the predict door."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -8,7 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from paligemma_jax.build import assembly, data, evaluation, queries, query_batches
+from paligemma_jax.build import (
+    assembly,
+    data,
+    evaluation,
+    grammars,
+    queries,
+    query_batches,
+)
 from paligemma_jax.build import model as build_model
 from paligemma_jax.config import presets
 from paligemma_jax.inference import evaluator, generate
@@ -27,13 +35,17 @@ class Predictor:
     Attributes:
       built: the assembly that the weights belong to.
       params: weights on their devices, as decoding wants them.
-      generate: (params, batch) -> Generation, compiled once per batch shape.
+      generate: (params, batch, constraint) -> Generation, compiled once per batch shape.
+      constrain: (prompts, room for tokens) -> constraint.
+      max_new_tokens: room for an answer.
       batch_size: queries answered at a time.
     """
 
     built: assembly.Assembly
     params: Mapping[str, jax.Array]
     generate: Callable[..., generate.Generation]
+    constrain: grammars.Constrain
+    max_new_tokens: int
     batch_size: int
 
     def predict(
@@ -86,6 +98,7 @@ class Predictor:
             return
         records, broken = [query.record for query in chosen], {}
         config, tokenizer = self.built.config, self.built.tokenizer
+        allowed = self.constrain([record.prefix for record in records], self.max_new_tokens)
         spec = data.spec(
             config,
             batch_size=self.batch_size,
@@ -94,7 +107,7 @@ class Predictor:
         )
         batches = query_batches.load(chosen, tokenizer, spec, broken)
         answers = evaluator.predict(
-            self.generate,
+            functools.partial(self.generate, constraint=allowed),
             self.params,
             data.on_mesh(batches, self.built.mesh),
             records,
@@ -118,6 +131,7 @@ def open_predictor(
     base: str | None = None,
     batch_size: int = 1,
     settings: Mapping[str, Any] | None = None,
+    prompts: Sequence[str] = (),
 ) -> Predictor:
     """Loads weights and returns what answers with them.
 
@@ -128,21 +142,29 @@ def open_predictor(
       batch_size: queries answered at a time, rounded up to a multiple of the devices.
       settings: keys of `evals.NAME` that say how to decode; 128 new tokens by default, or as many
         as training answers had that were filled up with noise boxes.
+      prompts: that will be asked; what is wrong with them is said before weights load.
     """
     complete = presets.eval_settings({"fname": "", **(settings or {})})
+    room = complete["max_new_tokens"] or _room(built)
+    noise = data.make_noise(built.config, built.tokenizer)
+    evaluation.check_decoding(complete, noise)
+    constrain = evaluation.make_constrain(built, complete, noise)
+    if prompts:
+        constrain(prompts, room)
     stored = assembly.find_weights(built.config, source, base)
     decode = evaluation.make_generate(
         built.functions,
         complete,
-        tokenizer=built.tokenizer,
-        max_new_tokens=complete["max_new_tokens"] or _room(built),
+        eos=built.tokenizer.eos,
+        max_new_tokens=room,
         seed=built.config.seed,
-        noise=data.make_noise(built.config, built.tokenizer),
     )
     return Predictor(
         built=built,
         params=build_model.for_decoding(assembly.load_weights(built, stored)),
         generate=decode,
+        constrain=constrain,
+        max_new_tokens=room,
         batch_size=evaluation.round_up(batch_size, built.mesh.size),
     )
 

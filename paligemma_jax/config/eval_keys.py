@@ -44,5 +44,12 @@ KEYS = (
     Key("temperature", 1.0, NUMBER, "of the samplers temperature and nucleus"),
     Key("top_p", 1.0, NUMBER, "probability mass that the sampler nucleus keeps"),
     Key("beam_size", 4, (int,), "of the sampler beam", least=1),
+    Key(
+        "constrain",
+        None,
+        (str, list, tuple, *OPTIONAL),
+        "hold answers to a grammar: 'task' (boxes or masks with the labels that the prompt names), "
+        "a list (of labels, or of whole answers), or the path of a JSON schema; None: free",
+    ),
     Key("best_of", 1, (int,), "sample so many answers and keep the likeliest", least=1),
 )

@@ -80,6 +80,21 @@ class Tokenizer:
         """Returns the piece of an id as the vocabulary spells it: "▁" is a space."""
         return self._processor.id_to_piece(int(token_id))
 
+    def spellings(self) -> list[bytes | None]:
+        """Returns what each id adds to a text, as UTF-8; None for control pieces, <loc>, <seg>."""
+        processor = self._processor
+        special = {*self.loc_ids, *self.seg_ids, processor.unk_id()}
+
+        def spell(token_id: int) -> bytes | None:
+            piece = processor.id_to_piece(token_id)
+            if token_id in special or processor.is_control(token_id):
+                return None
+            if processor.is_byte(token_id):
+                return bytes([int(piece[1:-1], 16)])
+            return piece.replace("▁", " ").encode()
+
+        return [spell(token_id) for token_id in range(self.vocab_size)]
+
     def control_pieces(self) -> dict[str, tuple[int, str]]:
         """Returns "pad", "eos", "bos" and "unk" -> (id, piece)."""
         ids = {"pad": self.pad, "eos": self.eos, "bos": self.bos, "unk": self._processor.unk_id()}

@@ -6,12 +6,13 @@ Scores are sums of log-probabilities, not divided by the length: log-probabiliti
 positive, so a row is decided once its best live candidate scores below its best ended answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from paligemma_jax.inference import constraint as constraints
 from paligemma_jax.inference import generate
 
 
@@ -25,45 +26,46 @@ def search(
     beam_size: int,
     max_new_tokens: int,
     eos: int,
-    forbidden_ids: Sequence[int] = (),
+    constraint: constraints.Constraint | None = None,
 ) -> generate.Generation:
     """Returns the best ended answer to every prompt; see `generate.generate` for the arguments.
 
     An answer always ends in eos: at the last position it is forced, at eos's own log-probability.
-    Forbidden ids are never chosen and leave log-probabilities as they are.
+    What a constraint does not allow is never chosen, log-probabilities stay as they are. Where it
+    allows fewer continuations than there are beams, the other beams are dead (-inf). Under one that
+    never lets an answer end there is none: its length is 0.
 
     Raises:
-      ValueError: fewer than `beam_size` tokens to choose from, eos forbidden, or a batch without
-        `_mask` or `index`.
+      ValueError: fewer than `beam_size` tokens to choose from, or a batch without `_mask` or
+        `index`.
     """
     generate.check_positive(max_new_tokens=max_new_tokens, beam_size=beam_size)
     index, is_real = generate.row_identity(batch)
     logits, cache = prefill(params, batch)
-    forbidden = generate.forbidden_mask(forbidden_ids, vocab_size=logits.shape[-1])
-    if any(token == eos for token in forbidden_ids):
-        raise ValueError(f"eos ({eos}) is among forbidden_ids: a beam could never end")
-    if beam_size > (choices := int((~forbidden).sum()) - 1):
+    if beam_size > (choices := logits.shape[-1] - 1):
         raise ValueError(f"beam_size={beam_size}, but only {choices} tokens can be chosen")
-    cannot_live_on = forbidden | (jnp.arange(logits.shape[-1]) == eos)
+    is_eos = jnp.arange(logits.shape[-1]) == eos
 
     def advance(beams: "_Beams", logits: jax.Array, cache: generate.Cache):
         logp = jax.nn.log_softmax(logits, axis=-1).reshape(*beams.tokens.shape[:2], -1)
+        room = max_new_tokens - beams.step
+        logp = constraints.keep_allowed(constraint, beams.place, logp, room=room)
         beams = _end_now(beams, logp[..., eos], eos=eos)
-        beams, rows = _live_on(beams, logp, beam_size=beam_size, forbidden=cannot_live_on)
+        beams, rows = _live_on(beams, jnp.where(is_eos, -jnp.inf, logp), beam_size=beam_size)
+        beams = beams._replace(place=constraints.advance(constraint, beams.place, beams.last))
         return beams, select_rows(cache, rows)
 
     def is_undecided(state):
         beams, _ = state
-        best_live = jnp.max(jnp.sum(beams.logp, axis=-1), axis=-1)
-        is_decided = best_live < jnp.sum(beams.best_logp, axis=-1)
-        return (beams.step < max_new_tokens) & jnp.any(is_real & ~is_decided)
+        return (beams.step < max_new_tokens) & jnp.any(is_real & ~_is_decided(beams))
 
     def extend(state):
         beams, cache = state
         logits, cache = decode_step(params, cache, beams.last.reshape(-1))
         return advance(beams, logits, cache)
 
-    state = advance(_empty_beams(len(index), max_new_tokens), logits, cache)
+    place = constraints.start(constraint, index[:, None])
+    state = advance(_empty_beams(len(index), max_new_tokens, place), logits, cache)
     beams, _ = jax.lax.while_loop(is_undecided, extend, state)
     return generate.Generation(
         tokens=beams.best_tokens,
@@ -84,9 +86,10 @@ class _Beams(NamedTuple):
     best_tokens: jax.Array  # int32[B, N]
     best_logp: jax.Array  # float32[B, N]
     best_length: jax.Array  # int32[B], 0 = none ended yet
+    place: constraints.State | None  # int32[B, K] each
 
 
-def _empty_beams(count: int, max_new_tokens: int) -> _Beams:
+def _empty_beams(count: int, max_new_tokens: int, place: constraints.State | None) -> _Beams:
     tokens = jnp.full((count, 1, max_new_tokens), generate.PAD, jnp.int32)
     logp = jnp.zeros((count, 1, max_new_tokens), jnp.float32)
     return _Beams(
@@ -97,20 +100,30 @@ def _empty_beams(count: int, max_new_tokens: int) -> _Beams:
         best_tokens=tokens[:, 0],
         best_logp=logp[:, 0],
         best_length=jnp.zeros(count, jnp.int32),
+        place=place,
     )
+
+
+def _is_decided(beams: _Beams) -> jax.Array:
+    """Returns bool[B]: no live candidate can become better than the best ended answer."""
+    best_live = jnp.max(jnp.sum(beams.logp, axis=-1), axis=-1)
+    is_beaten = (beams.best_length > 0) & (best_live < jnp.sum(beams.best_logp, axis=-1))
+    return is_beaten | (best_live == -jnp.inf)
 
 
 def _end_now(beams: _Beams, eos_logp: jax.Array, *, eos: int) -> _Beams:
     """Updates the best ended answer with what every live candidate is if it ends here.
 
-    eos_logp: float32[B, K]. Of equal scores the older answer, then the first candidate wins.
+    eos_logp: float32[B, K], -inf where an answer may not end. Of equal scores the older answer,
+    then the first candidate wins.
     """
     ended_logp = _write(beams.logp, eos_logp, beams.step)
     ended_tokens = _write(beams.tokens, jnp.full(eos_logp.shape, eos, jnp.int32), beams.step)
     scores = jnp.sum(ended_logp, axis=-1)
     winner = jnp.argmax(scores, axis=-1)
-    is_better = jnp.max(scores, axis=-1) > jnp.sum(beams.best_logp, axis=-1)
-    is_better = is_better | (beams.best_length == 0)
+    score = jnp.max(scores, axis=-1)
+    is_first = (beams.best_length == 0) & (score != -jnp.inf)
+    is_better = is_first | (score > jnp.sum(beams.best_logp, axis=-1))
     pick = jnp.arange(len(winner)), winner
     return beams._replace(
         best_tokens=jnp.where(is_better[:, None], ended_tokens[pick], beams.best_tokens),
@@ -119,14 +132,14 @@ def _end_now(beams: _Beams, eos_logp: jax.Array, *, eos: int) -> _Beams:
     )
 
 
-def _live_on(beams: _Beams, logp: jax.Array, *, beam_size: int, forbidden):
+def _live_on(beams: _Beams, logp: jax.Array, *, beam_size: int):
     """Returns the `beam_size` best continuations, and int32[B * beam_size]: their rows before.
 
-    logp: float32[B, K, V]; forbidden: bool[V].
+    logp: float32[B, K, V], -inf for what may not come.
     """
     count, width, _ = logp.shape
     # The best continuations overall are among the best `beam_size` of each candidate.
-    choice_logp, choice = jax.lax.top_k(jnp.where(forbidden, -jnp.inf, logp), beam_size)
+    choice_logp, choice = jax.lax.top_k(logp, beam_size)
     scores = jnp.sum(beams.logp, axis=-1)[..., None] + choice_logp
     _, flat = jax.lax.top_k(scores.reshape(count, -1), beam_size)
     parent = flat // beam_size
@@ -138,6 +151,7 @@ def _live_on(beams: _Beams, logp: jax.Array, *, beam_size: int, forbidden):
         tokens=_write(beams.tokens[row, parent], chosen, beams.step),
         logp=_write(beams.logp[row, parent], chosen_logp, beams.step),
         last=chosen,
+        place=jax.tree.map(lambda x: x[row, parent], beams.place),
     )
     return extended, (row * width + parent).reshape(-1)
 

@@ -6,18 +6,20 @@ The model comes in as three functions, so that anything with a cache can be deco
     decode_step(params, cache, token)   -> (float32[B, V] logits after int32[B] token, cache)
     select_rows(cache, rows)            -> the cache of int32[b] rows of the batch
 
-`generate` samples; `beam.search` does beam search. Jit the call once and keep it: nothing in here
-talks to the host. The cache must have room for max_new_tokens - 1 tokens after the prompt.
+`generate` samples; `beam.search` does beam search; both hold answers to a `constraint` if one is
+given. Jit the call once and keep it: nothing in here talks to the host. The cache must have room
+for max_new_tokens - 1 tokens after the prompt.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from paligemma_jax.inference import constraint as constraints
 
 PAD = 0
 
@@ -34,8 +36,8 @@ class Generation:
     """What a batch of prompts was answered with. A row's eos belongs to its answer.
 
     tokens: int32[B, N], PAD after the row's eos.
-    logp: float32[B, N], log-probability of each token under the model itself (no temperature,
-      nothing forbidden), 0 after the row's eos. A row's sum is its score.
+    logp: float32[B, N], log-probability of each token under the model itself (no temperature, no
+      constraint), 0 after the row's eos. A row's sum is its score.
     length: int32[B], tokens up to and with eos; N where no eos came.
     index: int32[B], the batch's `index`: which row of the data set this is.
     is_real: bool[B], the batch's `_mask`: False for a row that only fills the batch.
@@ -62,7 +64,7 @@ def generate(
     top_p: float = 1.0,
     rng: jax.Array | None = None,
     best_of: int = 1,
-    forbidden_ids: Sequence[int] = (),
+    constraint: constraints.Constraint | None = None,
 ) -> Generation:
     """Samples an answer to every prompt; stops as soon as each real row holds its eos.
 
@@ -75,8 +77,9 @@ def generate(
       rng: key, for the samplers that draw. A draw depends on (rng, index, candidate, step) only:
         not on the other rows of the batch.
       best_of: candidates per prompt; the one with the highest sum of log-probabilities is kept.
-      forbidden_ids: never chosen. Log-probabilities stay those of the full vocabulary, so that a
-        forbidden token (pix2seq's noise class) still lowers the confidence of the others.
+      constraint: what may be chosen; of a grammar, one that fits max_new_tokens for every row (see
+        `constraint.shortest_answers`). Log-probabilities stay those of the full vocabulary, so that
+        a forbidden token (pix2seq's noise class) still lowers the confidence of the others.
 
     Raises:
       ValueError: settings that contradict each other, or a batch without `_mask` or `index`.
@@ -94,7 +97,7 @@ def generate(
         _append,
         sample=functools.partial(SAMPLERS[sampler], temperature=temperature, top_p=top_p),
         rngs=None if rng is None else _row_keys(rng, index, best_of),
-        forbidden=forbidden_mask(forbidden_ids, vocab_size=logits.shape[-1]),
+        constraint=constraint,
         eos=eos,
     )
 
@@ -108,7 +111,8 @@ def generate(
         logits, cache = decode_step(params, cache, answers.last)
         return append(answers, logits), cache
 
-    answers = append(_empty_answers(len(logits), max_new_tokens), logits)
+    place = constraints.start(constraint, jnp.repeat(index, best_of))
+    answers = append(_empty_answers(len(logits), max_new_tokens, place), logits)
     answers, _ = jax.lax.while_loop(is_unfinished, extend, (answers, cache))
     best = _best_rows(answers.logp, best_of)
     answer = answers.tokens[best], answers.logp[best], answers.length[best]
@@ -158,17 +162,6 @@ def row_identity(batch: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(batch["index"], jnp.int32), jnp.asarray(batch["_mask"], bool)
 
 
-def forbidden_mask(ids: Sequence[int], *, vocab_size: int) -> np.ndarray:
-    """Returns bool[V], True at `ids`. An id outside the vocabulary is a ValueError."""
-    rows = np.asarray(ids, np.int64).reshape(-1)
-    wrong = rows[(rows < 0) | (rows >= vocab_size)]
-    if len(wrong):
-        raise ValueError(
-            f"forbidden ids {wrong[:5].tolist()}: the vocabulary is 0..{vocab_size - 1}"
-        )
-    return np.isin(np.arange(vocab_size), rows)
-
-
 def token_logp(logits: jax.Array, token: jax.Array) -> jax.Array:
     """Returns float32[B], the log-probability of int32[B] token under float32[B, V] logits."""
     chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
@@ -184,9 +177,10 @@ class _Answers(NamedTuple):
     length: jax.Array  # int32[C]
     ended: jax.Array  # bool[C], holds eos
     last: jax.Array  # int32[C], to be fed next
+    place: constraints.State | None  # int32[C] each
 
 
-def _empty_answers(count: int, max_new_tokens: int) -> _Answers:
+def _empty_answers(count: int, max_new_tokens: int, place: constraints.State | None) -> _Answers:
     return _Answers(
         step=jnp.int32(0),
         tokens=jnp.full((count, max_new_tokens), PAD, jnp.int32),
@@ -194,17 +188,21 @@ def _empty_answers(count: int, max_new_tokens: int) -> _Answers:
         length=jnp.zeros(count, jnp.int32),
         ended=jnp.zeros(count, bool),
         last=jnp.full(count, PAD, jnp.int32),
+        place=place,
     )
 
 
-def _append(answers: _Answers, logits: jax.Array, *, sample, rngs, forbidden, eos) -> _Answers:
+def _append(answers: _Answers, logits: jax.Array, *, sample, rngs, constraint, eos) -> _Answers:
     """Chooses the next token of every candidate, given float32[C, V] logits."""
     step_rngs = None
     if rngs is not None:
         step_rngs = jax.vmap(jax.random.fold_in, (0, None))(rngs, answers.step)
-    token = sample(jnp.where(forbidden, -jnp.inf, logits), step_rngs)
+    room = answers.tokens.shape[1] - answers.step
+    choices = constraints.keep_allowed(constraint, answers.place, logits, room=room)
+    token = sample(choices, step_rngs).astype(jnp.int32)
+    place = constraints.advance(constraint, answers.place, token)
     logp = jnp.where(answers.ended, 0.0, token_logp(logits, token))
-    token = jnp.where(answers.ended, PAD, token).astype(jnp.int32)
+    token = jnp.where(answers.ended, PAD, token)
     at = (0, answers.step)
     return _Answers(
         step=answers.step + 1,
@@ -213,6 +211,7 @@ def _append(answers: _Answers, logits: jax.Array, *, sample, rngs, forbidden, eo
         length=answers.length + ~answers.ended,
         ended=answers.ended | (token == eos),
         last=token,
+        place=place,
     )
 
 

@@ -126,10 +126,10 @@ def check(suffix: str) -> str | None:
     return None
 
 
-def prefix_classes(prefix: str) -> list[str]:
+def prefix_classes(prefix: str, *, verb: str = "detect") -> list[str]:
     """Returns the labels a prompt asks for: "detect a ; b" -> ["a", "b"]; [] if it names none."""
-    verb, _, labels = prefix.strip().partition(" ")
-    if verb.lower() != "detect" or labels.strip().lower() == EVERYTHING:
+    first, _, labels = prefix.strip().partition(" ")
+    if first.lower() != verb or labels.strip().lower() == EVERYTHING:
         return []
     return [label for part in labels.split(";") if (label := " ".join(part.split()))]
 

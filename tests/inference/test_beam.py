@@ -7,20 +7,20 @@ import jax
 import numpy as np
 import pytest
 
-from paligemma_jax.inference import beam, generate
+from paligemma_jax.inference import beam, constraint, generate
 
 EOS = 1
 PROMPTS = [0, 1, 2, 3, 4, 5, 6, 7]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
-def run(model, params, batch, settings):
-    return beam.search(*model, params, batch, **dict(settings))
+def run(model, params, batch, allowed, settings):
+    return beam.search(*model, params, batch, constraint=allowed, **dict(settings))
 
 
-def decode(mock, batch, **settings):
-    settings = {"max_new_tokens": 4, "eos": EOS, **settings}
-    return jax.device_get(run(mock.model, mock.params, batch, tuple(sorted(settings.items()))))
+def decode(mock, batch, *, allowed=None, **settings):
+    settings = tuple(sorted({"max_new_tokens": 4, "eos": EOS, **settings}.items()))
+    return jax.device_get(run(mock.model, mock.params, batch, allowed, settings))
 
 
 def best_answer(mock, prompt, forbidden=()):
@@ -36,7 +36,8 @@ def best_answer(mock, prompt, forbidden=()):
 @pytest.mark.parametrize("forbidden", [(), (0, 3)])
 def test_a_wide_beam_finds_the_best_answer_there_is(mock, forbidden):
     width = mock.params.shape[-1] - 1 - len(forbidden)
-    out = decode(mock, mock.batch(PROMPTS), beam_size=width, forbidden_ids=forbidden)
+    allowed = constraint.forbid(forbidden, vocab_size=mock.params.shape[-1])
+    out = decode(mock, mock.batch(PROMPTS), beam_size=width, allowed=allowed)
     for row, prompt in enumerate(PROMPTS):
         answer, score = best_answer(mock, prompt, forbidden)
         assert out.tokens[row, : out.length[row]].tolist() == answer
@@ -70,12 +71,17 @@ def test_rows_that_only_fill_the_batch_do_not_keep_the_search_going(mock):
         assert out.length[1] <= 50
 
 
+def test_where_eos_may_never_come_there_is_no_answer(mock):
+    allowed = constraint.forbid([EOS], vocab_size=mock.params.shape[-1])
+    out = decode(mock, mock.batch(PROMPTS), beam_size=2, allowed=allowed)
+    assert not out.length.any() and not out.tokens.any() and not out.logp.any()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (dict(beam_size=0), "at least 1"),
         (dict(beam_size=6), "only 5 tokens can be chosen"),
-        (dict(beam_size=2, forbidden_ids=(EOS,)), "could never end"),
     ],
 )
 def test_settings_that_leave_no_beam_are_refused(mock, settings, message):

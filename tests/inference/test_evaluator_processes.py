@@ -21,7 +21,7 @@ process, address = int(sys.argv[1]), sys.argv[2]
 jax.distributed.initialize(address, num_processes=2, process_id=process)
 
 from paligemma_jax.data import records, tokens
-from paligemma_jax.inference import evaluator, generate
+from paligemma_jax.inference import constraint, evaluator, generate, grammars
 from paligemma_jax.params import sharding
 from paligemma_jax.tasks import task
 
@@ -43,11 +43,23 @@ def select_rows(cache, rows):
     return {"state": cache["state"][rows]}
 
 
+held = None
+if sys.argv[4] == "held":
+    lists = [grammars.choose(tokenizer, answers, room=6) for answers in (["a", "b c"], ["d", "e"])]
+    held = constraint.compile_grammars(
+        lists, grammar_of_row=[i % 11 % 2 for i in range(13)], eos=tokenizer.eos,
+        vocab_size=tokenizer.vocab_size)
+
+
 @jax.jit
-def decode(params, batch):
+def jitted(params, batch, held):
     return generate.generate(
-        prefill, decode_step, select_rows, params, batch, max_new_tokens=6, eos=tokenizer.eos
-    )
+        prefill, decode_step, select_rows, params, batch, max_new_tokens=6, eos=tokenizer.eos,
+        constraint=held)
+
+
+def decode(params, batch):
+    return jitted(params, batch, held)
 
 
 def batches():
@@ -58,7 +70,7 @@ def batches():
                "prompt": (index % 11).astype(np.int32)}
 
 
-params = np.random.default_rng(0).normal(size=(11, 200)).astype(np.float32)
+params = np.random.default_rng(0).normal(size=(11, tokenizer.vocab_size)).astype(np.float32)
 placed = (sharding.place_batch(batch, mesh) for batch in batches())
 found = evaluator.evaluate(decode, params, placed, examples, tokenizer, task.choose("vqa"))
 print(json.dumps([[row["index"], row["prefix"], row["prediction"]] for row in found[0]]))
@@ -66,7 +78,8 @@ print(json.dumps([[row["index"], row["prefix"], row["prediction"]] for row in fo
 
 
 @pytest.mark.slow
-def test_every_process_gets_every_row(tmp_path):
+@pytest.mark.parametrize("how", ["free", "held"])
+def test_every_process_gets_every_row(tmp_path, how):
     from paligemma_jax.data import tokens
 
     tokens.train_tokenizer(["a b c d e f g"] * 9, tmp_path / "tokenizer.model")
@@ -80,7 +93,7 @@ def test_every_process_gets_every_row(tmp_path):
     }
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(i), address, str(tmp_path / "tokenizer.model")],
+            [sys.executable, "-c", PROGRAM, str(i), address, f"{tmp_path}/tokenizer.model", how],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -98,3 +111,6 @@ def test_every_process_gets_every_row(tmp_path):
     assert first == second
     assert [row[:2] for row in first] == [[i, f"p{i}"] for i in range(13)]
     assert first[11][2] == first[0][2] and first[0][2] != first[1][2], "the prompts repeat at 11"
+    if how == "held":
+        lists = ({"a", "b c"}, {"d", "e"})
+        assert all(row[2] in lists[i % 11 % 2] for i, row in enumerate(first))

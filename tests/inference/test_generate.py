@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from paligemma_jax.inference import generate
+from paligemma_jax.inference import constraint, generate
 
 EOS = 1
 PROMPTS = [0, 1, 2, 3, 4, 5, 6, 7]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
-def run(model, params, batch, rng, settings):
-    return generate.generate(*model, params, batch, rng=rng, **dict(settings))
+def run(model, params, batch, rng, allowed, settings):
+    return generate.generate(*model, params, batch, rng=rng, constraint=allowed, **dict(settings))
 
 
-def decode(mock, batch, *, rng=None, **settings):
-    settings = {"max_new_tokens": 4, "eos": EOS, **settings}
-    out = run(mock.model, mock.params, batch, rng, tuple(sorted(settings.items())))
-    return jax.device_get(out)
+def decode(mock, batch, *, rng=None, allowed=None, **settings):
+    settings = tuple(sorted({"max_new_tokens": 4, "eos": EOS, **settings}.items()))
+    return jax.device_get(run(mock.model, mock.params, batch, rng, allowed, settings))
 
 
 def test_greedy_takes_the_likeliest_token_of_every_step(mock):
@@ -53,8 +52,9 @@ def test_decoding_stops_when_every_real_row_holds_eos(mock):
 
 def test_a_forbidden_id_is_never_chosen_and_does_not_change_log_probabilities(mock):
     forbidden = (0, 3)
+    allowed = constraint.forbid(forbidden, vocab_size=mock.params.shape[-1])
     settings = dict(sampler="nucleus", top_p=0.99, rng=jax.random.key(0))
-    out = decode(mock, mock.batch(PROMPTS), forbidden_ids=forbidden, **settings)
+    out = decode(mock, mock.batch(PROMPTS), allowed=allowed, **settings)
     for prompt, tokens, logp, length in zip(PROMPTS, out.tokens, out.logp, out.length, strict=True):
         assert not set(tokens[:length]) & set(forbidden)
         expected = mock.follow(prompt, tokens[:length])
@@ -150,7 +150,6 @@ def test_one_program_serves_every_batch_and_never_calls_the_host(mock):
         (dict(sampler="nucleus", top_p=0.9), "pass rng="),
         (dict(best_of=0), "at least 1"),
         (dict(max_new_tokens=0), "at least 1"),
-        (dict(forbidden_ids=(6,)), r"forbidden ids \[6\]: the vocabulary is 0..5"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(mock, settings, message):

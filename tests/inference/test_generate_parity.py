@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.inference import beam, generate
+from paligemma_jax.inference import beam, constraint, generate
 from paligemma_jax.models import cache, paligemma
 from paligemma_jax.params import variants
 
@@ -45,14 +45,15 @@ def run_prefill(params, batch, *, model):
 
 
 @functools.partial(jax.jit, static_argnames=("search", "model", "settings"))
-def run(params, batch, eos, *, search, model, settings):
+def run(params, batch, eos, allowed, *, search, model, settings):
     """Decodes from what was read already, so that the cases share a compiled prefill."""
     functions = (
         lambda _, batch: batch["read"],
         functools.partial(paligemma.decode_step, model=model, compute=COMPUTE),
         cache.select_rows,
     )
-    return search(*functions, params, batch, max_new_tokens=N, eos=eos, **dict(settings))
+    common = dict(max_new_tokens=N, eos=eos, constraint=allowed)
+    return search(*functions, params, batch, **common, **dict(settings))
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +75,20 @@ def decode(load_inputs):
     def read(case, cap):
         return run_prefill(*load_inputs(case), model=make_model(case, cap=cap))
 
-    def decode(case, eos, *, first_cap=None, search=generate.generate, changes=None, **settings):
+    def decode(
+        case,
+        eos,
+        *,
+        allowed=None,
+        first_cap=None,
+        search=generate.generate,
+        changes=None,
+        **settings,
+    ):
         params, batch = load_inputs(case)
         batch = batch | {"read": read(case, first_cap)} | (changes or {})
         settings = dict(search=search, settings=tuple(settings.items()))
-        return jax.device_get(run(params, batch, eos, model=make_model(case), **settings))
+        return jax.device_get(run(params, batch, eos, allowed, model=make_model(case), **settings))
 
     return decode
 
@@ -121,9 +131,9 @@ def test_decoding_stops_where_big_vision_does(load_reference, decode):
 
 def test_forbidden_ids_act_as_in_big_vision(load_reference, decode):
     _, _, out = load_reference("decode_pg1")
-    forbidden = tuple(out["greedy/mask_logits/forbidden"].tolist())
+    allowed = constraint.forbid(out["greedy/mask_logits/forbidden"], vocab_size=VOCAB)
     eos = out["eos_tokens"][0]
-    found = decode("pg1", eos, forbidden_ids=forbidden)
+    found = decode("pg1", eos, allowed=allowed)
     assert_same(found, out, "greedy/mask_logits", eos=eos, tolerance=1e-4)
 
 
