@@ -136,7 +136,7 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     images = [_Image.of(row) for row in rows if row["truths"] is not None]
     labels = sorted({label for image in images for label in image.truth.labels})
-    known = {*labels, *(label for image in images for label in image.asked)}
+    known = {label for image in images for label in image.known}
     per_class = _per_class(images, labels)
     curves = {label: values.pop("curve50") for label, values in per_class.items()}
     return {
@@ -152,14 +152,23 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             )
         ),
         "per_class": per_class,
-        "confusion": _confusion(images, sorted(known)),
+        "confusion": _confusion(images),
         "pr_curves": curves,
     }
 
 
+def confusion(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the confusion matrix of `score`, of rows of any task that has labelled boxes."""
+    return _confusion([_Image.of(row) for row in rows if row["truths"] is not None])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Image:
-    """A row, ready to be counted. `pairs` overlap by MATCH_IOU or more; `ranked` has the unsure."""
+    """A row, ready to be counted.
+
+    `pairs` overlap by MATCH_IOU or more; `ranked` has the unsure; `known` labels are those of the
+    truths and of the prompt.
+    """
 
     row: Mapping[str, Any]
     truth: detection.Detections
@@ -167,7 +176,7 @@ class _Image:
     ranked: detection.Detections
     scores: list[float]
     pairs: list[Pair]
-    asked: list[str]
+    known: set[str]
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "_Image":
@@ -180,7 +189,7 @@ class _Image:
             ranked=_from_rows(ranked),
             scores=[found["score"] for found in ranked],
             pairs=match(truth, predicted, min_iou=MATCH_IOU),
-            asked=detection.prefix_classes(row.get("prefix", "")),
+            known={*truth.labels, *detection.prefix_classes(row.get("prefix", ""))},
         )
 
 
@@ -237,8 +246,8 @@ def _per_class(images: Sequence[_Image], labels: Sequence[str]) -> dict[str, dic
     }
 
 
-def _confusion(images: Sequence[_Image], labels: Sequence[str]) -> dict[str, Any]:
-    names = [*labels, OTHER, NOTHING]
+def _confusion(images: Sequence[_Image]) -> dict[str, Any]:
+    names = [*sorted({label for image in images for label in image.known}), OTHER, NOTHING]
     place = {name: number for number, name in enumerate(names)}
     counts = np.zeros((len(names), len(names)), int)
     for image in images:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.tasks import geometry, masks, segmentation
+from paligemma_jax.tasks import detection_score, geometry, masks, segmentation
 
 MATCH_IOU = 0.5
 BOX_IOUS = {"box_accuracy50": 0.5, "box_accuracy75": 0.75}
@@ -101,6 +101,7 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       num_images, num_truths, num_predictions, empty (images without predictions), dropped ({reason:
         count}).
       per_class: {label: {miou, pixel_iou, num_truths}} for the labels of truths.
+      confusion: as in `detection_score.score`, of pairs whose boxes overlap.
     """
     rows = [row for row in rows if row["truths"] is not None]
     truths = [truth for row in rows for truth in row["truths"]]
@@ -124,6 +125,7 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "empty": sum(not row["detections"] for row in rows),
         "dropped": dict(dropped),
         "per_class": _per_class(truths),
+        "confusion": detection_score.confusion(rows),
     }
 
 

@@ -112,3 +112,12 @@ def test_a_truth_that_contradicts_its_masks_is_an_error():
         judge("", f"{LEFT}{FULL}", draw_truth=lambda: regions)
     with pytest.raises(ValueError, match="the true suffix is no segmentation"):
         judge("", LEFT)
+
+
+def test_confusion_counts_labels_of_boxes_that_overlap():
+    truth = f"{LEFT}{FULL} cat ; {RIGHT}{FULL} dog"
+    made = [judge(f"{LEFT}{FULL} cat ; {RIGHT}{FULL} cat", truth), judge("", truth)]
+    assert segmentation_score.score(made)["confusion"] == {
+        "labels": ["cat", "dog", "(other)", "(nothing)"],
+        "counts": [[1, 0, 0, 1], [1, 0, 0, 1], [0] * 4, [0] * 4],
+    }
