@@ -15,7 +15,9 @@ time_s. --pictures writes a PNG for each image, and for each video a video of th
 (--frames: PNG files). --together asks one question about several images.
 
 Lines come as they are ready; a terminal gets text in their place (--json: lines there too). An
-image that cannot be read has "error" in its line, the others go on, and the exit status is 1.
+image that cannot be read has "error" in its line, one that cannot be drawn into is named; the
+others go on, and the exit status is 1.
+
 --run, --checkpoint and --config as in paligemma_jax.evaluate; how answers are made:
 --eval.sampler=beam, --eval.max_new_tokens=64, --eval.batch_size=8. --eval.constrain=task lets the
 model say nothing but boxes (or masks) with the prompt's labels, --eval.constrain='["yes", "no"]'
@@ -64,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             videos = {} if args.frames else rates
             drawn = annotated.Annotator(pathlib.Path(args.pictures), chosen, videos)
             stack.enter_context(drawn)
-        num_unread = answer(opened, chosen, drawn, as_json=args.json or not sys.stdout.isatty())
-    if num_unread:
-        terminal.say(f"{num_unread} of {len(chosen)} could not be read")
+        num_failed = answer(opened, chosen, drawn, as_json=args.json or not sys.stdout.isatty())
+    if num_failed:
+        terminal.say(f"{num_failed} of {len(chosen)} could not be read, or not drawn")
         sys.exit(1)
 
 
@@ -105,8 +107,8 @@ def answer(
     *,
     as_json: bool,
 ) -> int:
-    """Writes all answers as they come, and returns how many queries could not be read."""
-    num_unread = 0
+    """Writes all answers as they come, and returns how many could not be made, or not drawn."""
+    num_failed = 0
     with terminal.progress("answering", unit="examples") as report:
         for row in opened.iterate(chosen, progress=report):
             if as_json:
@@ -115,12 +117,16 @@ def answer(
             else:
                 terminal.show(describe(row) + "\n")
             if "error" in row:
-                num_unread += 1
+                num_failed += 1
                 if as_json:
                     terminal.say(f"{row['source']}: {row['error']}")
             if drawn:
-                drawn.add(row)
-    return num_unread
+                try:
+                    drawn.add(row)
+                except ValueError as error:
+                    num_failed += 1
+                    terminal.say(str(error))
+    return num_failed
 
 
 def describe(row: Mapping[str, Any]) -> str:

@@ -58,7 +58,10 @@ def test_a_broken_image_costs_its_own_answer_and_the_exit_status(folder, capsys)
     assert rows[1]["error"].startswith("cannot read image") and "prediction" not in rows[1]
     assert [(row["frame"], row["time_s"]) for row in rows[3:]] == [(0, 0.0), (2, 0.5), (4, 1.0)]
     assert all(np.isfinite(row["logp"]) for row in rows if "error" not in row)
-    assert "b.png: cannot read image" in printed.err and "1 of 6 could not be read" in printed.err
+    assert (
+        "b.png: cannot read image" in printed.err
+        and "1 of 6 could not be read, or not drawn" in printed.err
+    )
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "c.png", "clip.mp4"]
     written = video.scan(out / "clip.mp4")
     assert len(written.frames) == 3 and written.rate == pytest.approx(2)
@@ -74,10 +77,9 @@ def test_images_together_are_one_question_as_in_a_notebook(folder, capsys):
     decoding = {"max_new_tokens": 2, "batch_size": 2}
     loaded = paligemma_jax.load(str(folder), weights="none", decoding=decoding)
     arrays = tuple(np.asarray(Image.open(path)) for path in paths)
-    by_file, by_array = (loaded.predict([pair], "cat")[0] for pair in (tuple(paths), arrays))
-    assert by_file["logp"] == pytest.approx(row["logp"], rel=1e-5)
+    (by_array,) = loaded.predict([arrays], "cat")
     assert by_array["logp"] == pytest.approx(row["logp"], rel=1e-5)
-    assert by_file["logp"] != pytest.approx(loaded.predict(paths[0], "cat")[0]["logp"], rel=1e-5)
+    assert row["logp"] != pytest.approx(loaded.predict(paths[0], "cat")[0]["logp"], rel=1e-5)
     with pytest.raises(ValueError, match=r"cannot read image .*b.png"):
         loaded.predict([paths[0], f"{folder}/in/b.png"], "cat")
     with pytest.raises(ValueError, match="image 0: paths and arrays in one example"):
@@ -140,6 +142,19 @@ def test_pictures_of_one_name_are_told_apart_and_answers_in_words_stand_below(tm
     sizes = [drawing.open_rgb(out / f"a-00000{n}.png").size for n in range(3)]
     assert sizes[0][0] == sizes[1][0] == 60 and 40 < sizes[0][1] < sizes[1][1]
     assert sizes[2][0] == 120
+
+
+def test_a_picture_that_cannot_be_drawn_into_stops_nothing(tmp_path, capsys):
+    (tmp_path / "b.png").write_bytes(b"no image")
+    Image.new("RGB", (60, 40)).save(tmp_path / "c.png")
+    paths = [str(tmp_path / name) for name in ("b.png", "c.png")]
+    made = [queries.Query(records.Record((path,), "why?", source=path)) for path in paths]
+    rows = [ROW | {"index": index} for index in range(2)]
+    opened = types.SimpleNamespace(iterate=lambda *_, **__: iter(rows))
+    with annotated.Annotator(tmp_path / "out", made, {}) as pictures:
+        assert predict.answer(opened, made, pictures, as_json=True) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["c.png"]
+    assert "b.png: cannot be drawn: UnidentifiedImageError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

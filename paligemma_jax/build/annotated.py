@@ -35,7 +35,12 @@ class Annotator:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Draws a row; rows come in the order of the queries."""
+        """Draws a row; rows come in the order of the queries.
+
+        Raises:
+          ValueError: its pictures cannot be opened, though the model could see them; rows that
+            follow can be drawn.
+        """
         query = self._chosen[row["index"]]
         pixels = self._next_frame(query.frame) if query.frame else None
         if "error" in row or not query.num_images:
@@ -45,7 +50,7 @@ class Annotator:
             assert pixels is not None
             self._open(path).append(self._draw(row, [pixels], num_lines=VIDEO_LINES))
             return
-        opened = [data.open_image(p) for p in query.record.images] if pixels is None else [pixels]
+        opened = _open_all(query) if pixels is None else [pixels]
         self._draw(row, opened).save(self._folder / f"{self._names[row['index']]}.png")
 
     def close(self) -> None:
@@ -87,19 +92,31 @@ class Annotator:
     def _open(self, path: str) -> video_file.VideoFile:
         if path != self._path or self._video is None:
             self.close()
-            stems = _tell_apart([pathlib.Path(video).stem for video in self._rates])
-            file = self._folder / f"{stems[list(self._rates).index(path)]}.mp4"
+            names = dict(zip(self._rates, _tell_apart([*map(_stem, self._rates)]), strict=True))
+            file = self._folder / f"{names[path]}.mp4"
             self._path, self._video = path, video_file.VideoFile(file, rate=self._rates[path])
         return self._video
+
+
+def _open_all(query: queries.Query) -> list[Any]:
+    try:
+        return [data.open_image(path) for path in query.record.images]
+    except Exception as error:  # each format has its own
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{query.record.source}: cannot be drawn: {reason}") from error
 
 
 def _names(chosen: Sequence[queries.Query]) -> list[str]:
     """Returns a name for each query's picture: that of its first file, unless others share it."""
     names = []
     for query in chosen:
-        stem = pathlib.Path(query.record.images[0] if query.record.images else "").stem
+        stem = _stem(query.record.images[0] if query.record.images else "")
         names.append(f"{stem}-{query.frame.number:06d}" if query.frame else stem)
     return _tell_apart(names)
+
+
+def _stem(path: str) -> str:
+    return pathlib.Path(path).stem
 
 
 def _tell_apart(names: Sequence[str]) -> list[str]:
