@@ -1,8 +1,8 @@
 """Learning-rate schedules: a few keys in, a function from step to multiplier out.
 
 Keys, defaults and numbers are big_vision's (`utils.py::create_learning_rate_schedule`), so its
-recipes can be pasted. Unlike there, a misspelled key or one that the decay type does not use is an
-error, and so is a duration that cannot be converted.
+recipes can be pasted; `warmup_start`, and `end` of cosine, are ours. Unlike there, a misspelled key
+or one that the decay type does not use is an error, and so is a duration that cannot be converted.
 """
 
 import difflib
@@ -24,14 +24,14 @@ def _durations(name: str) -> tuple[str, ...]:
 # Keys of each decay type, beside those of every schedule.
 DECAY_KEYS = {
     "constant": (),
-    "cosine": (),
+    "cosine": ("end",),
     "linear": ("end", "linear_end"),
     "polynomial": ("end", "linear_end", "power"),
     "rsqrt": ("timescale", "shift", *_durations("timescale"), *_durations("shift")),
     "stair": ("steps", "mults"),
 }
 COMMON_KEYS = (
-    *("decay_type", "base", "scale_with_batchsize"),
+    *("decay_type", "base", "scale_with_batchsize", "warmup_start"),
     *_durations("warmup"),
     *_durations("cooldown"),
 )
@@ -48,17 +48,19 @@ def make_schedule(
 
     Args:
       spec: `decay_type` (constant, cosine, linear, polynomial, rsqrt, stair; default stair, which
-        is constant unless it has `steps`), `base` (value at the top, default 1), warm-up from 0
-        and cool-down to 0 as `{warmup,cooldown}_{steps,epochs,examples,percent}`,
-        `scale_with_batchsize` (times batch size / 256), and the decay type's own keys: linear,
-        polynomial: `end` (default 0), `power`; rsqrt: `timescale`, `shift`, also as durations;
-        stair: `steps`, `mults` (factor on base from each of these steps on).
+        is constant unless it has `steps`), `base` (value at the top, default 1), warm-up from
+        `warmup_start` (times the value; default 0) and cool-down to 0 as
+        `{warmup,cooldown}_{steps,epochs,examples,percent}`, `scale_with_batchsize` (times batch
+        size / 256), and the decay type's own keys: cosine, linear, polynomial: `end` (default 0);
+        polynomial: `power`; rsqrt: `timescale`, `shift`, also as durations; stair: `steps`,
+        `mults` (factor on base from each of these steps on).
       total_steps: length of the schedule.
       batch_size, data_size: examples per step and per epoch, for the units that need them.
 
     Raises:
       ValueError: unknown decay type or key (the nearest one is shown), two units for one
-        duration, a duration that cannot be converted, or warm-up that lasts the whole run.
+        duration, a duration that cannot be converted, warm-up that lasts the whole run, or its
+        start without it.
     """
     check_keys(spec)
 
@@ -74,6 +76,9 @@ def make_schedule(
         if batch_size is None:
             raise ValueError(f"schedule {dict(spec)}: scale_with_batchsize needs the batch size")
         base = base * batch_size / 256
+    if "warmup_start" in spec and not warmup:
+        raise ValueError(f"schedule {dict(spec)}: warmup_start needs a warm-up, as warmup_steps")
+    start = spec.get("warmup_start", 0.0)
     timescale = duration("timescale", spec.get("timescale", 10_000))
     shift = duration("shift", spec.get("shift", 0))
 
@@ -89,7 +94,8 @@ def make_schedule(
             shift=shift,
         )
         if warmup:
-            value = value * jnp.minimum(1.0, step / warmup)
+            begun = jnp.minimum(1.0, step / warmup)
+            value = value * (start + (1.0 - start) * begun)
         if cooldown:
             value = value * jnp.minimum(1.0, (total_steps - step) / cooldown)
         return jnp.asarray(value, jnp.float32)
@@ -113,7 +119,8 @@ def _decay(
     """
     match spec.get("decay_type", "stair"):
         case "cosine":
-            return base * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+            end = spec.get("end", 0.0)
+            return end + (base - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
         case "linear" | "polynomial":
             end = spec.get("end", spec.get("linear_end", 0.0))
             return end + (base - end) * (1.0 - progress) ** spec.get("power", 1)

@@ -39,6 +39,12 @@ def test_durations_round_as_big_vision(case):
     assert int(np.argmax(schedule(np.arange(10)) == 1.0)) == case["result"]
 
 
+def test_warm_up_may_begin_above_and_a_cosine_end_above_zero():
+    schedule = of(decay_type="cosine", end=0.1, warmup_steps=10, warmup_start=0.1, total_steps=110)
+    values = schedule(np.asarray([0, 5, 10, 60, 110]))
+    np.testing.assert_allclose(values, [0.1, 0.55, 1.0, 0.55, 0.1], rtol=1e-6)
+
+
 def test_one_step_that_is_all_warm_up_is_finite():
     schedule = of(decay_type="cosine", warmup_percent=0.1, total_steps=1)
     np.testing.assert_allclose(schedule(np.arange(3)), [0.0, 1.0, 0.0])
@@ -57,6 +63,7 @@ def test_constant_equals_stair_without_steps():
         (dict(decay_type="cosine", warmup_step=3), "no key 'warmup_step'. Did you mean 'warmup_"),
         (dict(decay_type="cosine", power=2), "no key 'power'. Only polynomial use"),
         (dict(decay_type="cosine", warmup_steps=100), "warm-up of 100 of 100 steps"),
+        (dict(decay_type="cosine", warmup_start=0.1), "warmup_start needs a warm-up"),
         (dict(decay_type="cosine", warmup_steps=1, warmup_percent=0.1), "set one of"),
         (dict(decay_type="cosine", warmup_percent=5), "warmup_percent=5 is a fraction"),
         (dict(decay_type="cosine", warmup_epochs=1), "warmup_epochs needs batch_size and"),
