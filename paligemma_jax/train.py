@@ -95,7 +95,7 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
             built, planned, state, train_step, workdir, log=log, saver=saver, stop=stop
         )
     terminal.say(compilation.describe(compiled))
-    if int(state.step) < total:
+    if not training.is_finished(planned, state):
         raise signals.Preempted(
             f"preempted: {stop.signal or 'another process'} after step {int(state.step)} of "
             f"{total}. The state is saved; the same command goes on from there"

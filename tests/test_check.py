@@ -164,6 +164,7 @@ def test_an_example_is_explained_with_its_picture(folder):
         ("res=30", "model", "30"),
         ("input.data.fname=gone.jsonl", "training data", "no such file"),
         ("tokenizer=gone.model", "tokenizer", "gone.model"),
+        ("stop_at=[('val/loss', 1.0)]", "stop_at", "runs only after the last step"),
         ("save=trainable", "save", "random ones are in no other file"),
         ("input.augment.crop=7.0", "input.augment", "crop"),
         ("model_init=gone.npz", "gone.npz", "neither a file nor a published name"),
@@ -191,6 +192,19 @@ def test_every_source_of_a_mixture_is_training_data(folder):
     leaks = next(one for one in report["findings"] if one["kind"] == "same row in two data sets")
     assert leaks["subject"] == "evals.val" and "input.mixture" in leaks["what"]
     assert status == 1
+
+
+def test_examples_that_are_trained_and_evaluated_on_are_no_leak(folder):
+    status, report = run(
+        folder,
+        f"--config={folder}/config.py",
+        "--config.evals.val.fname=input",
+        "--config.input.num_examples=2",
+    )
+    (facts,) = (v for k, v in report["sections"]["data"].items() if k == "training data")
+    assert facts.startswith("2 rows")
+    assert not [one for one in report["findings"] if "two data sets" in one["kind"]]
+    assert status == 0
 
 
 def test_without_a_config_the_machine_alone_is_checked(folder, capsys):

@@ -155,6 +155,18 @@ def test_same_command_gives_the_same_numbers(run, folder):
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
+def test_a_run_ends_where_it_has_what_it_wants(run, folder, capsys):
+    workdir = folder / "enough"
+    changes = ["evals.val.fname=input", "stop_at=[('val/loss', 100)]"]
+    config = f"--config={folder}/config.py"
+    train.main([config, f"--workdir={workdir}", *(f"--config.{change}" for change in changes)])
+    assert "stop_at: reached after step 2: val/loss" in capsys.readouterr().err
+    rows, usual = (runlog.read_rows(path / "metrics.jsonl") for path in (workdir, run))
+    assert [row["step"] for row in rows] == [1, 2]
+    assert rows[1]["val/loss"] == usual[1]["val/loss"]  # the same examples, by their file
+    assert (workdir / "final.npz").exists() and not (workdir / "checkpoints").exists()
+
+
 def fails(folder, workdir, *arguments: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         train.main([f"--config={folder}/config.py", f"--workdir={folder / workdir}", *arguments])

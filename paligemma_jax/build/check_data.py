@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 
 from paligemma_jax.build import data, terminal
-from paligemma_jax.config import presets
+from paligemma_jax.config import eval_keys, presets
 from paligemma_jax.data import (
     findings,
     image_files,
@@ -90,16 +90,18 @@ def look(
 def list_sources(config: ml_collections.ConfigDict) -> list[Source]:
     """Returns the training data, or every source of a mixture, and the data of every evaluation."""
     given, found = config.input.data, []
+    limit = config.input.num_examples
     for name, settings in config.input.mixture.items():
         chosen, key = presets.source_settings(settings), f"input.mixture.{name}"
         del chosen["weight"]
-        found.append(Source(key, f"{key}.fname", **chosen, is_training=True))
+        found.append(Source(key, f"{key}.fname", **chosen, is_training=True, num_examples=limit))
     if not found:
-        found = [Source(TRAINING, "input.data.fname", given.fname, given.image_dir, True)]
+        found = [Source(TRAINING, "input.data.fname", given.fname, given.image_dir, True, limit)]
     for name in config.evals:
         chosen, key = presets.eval_settings(config.evals[name]), f"evals.{name}"
         paths, limit = (chosen["fname"], chosen["image_dir"]), chosen["num_examples"]
-        found.append(Source(key, f"{key}.fname", *paths, num_examples=limit))
+        if chosen["fname"] != eval_keys.INPUT:
+            found.append(Source(key, f"{key}.fname", *paths, num_examples=limit))
     return found
 
 

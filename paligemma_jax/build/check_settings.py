@@ -12,6 +12,7 @@ import ml_collections
 from paligemma_jax.build import (
     data,
     evaluation,
+    goal,
     grammars,
     terminal,
     training,
@@ -68,6 +69,7 @@ def look(
         found += _augmentation(config, examples)
         for name in config.evals:
             found += _evaluation(name, config, tokenizer)
+    found += _stopping(config)
     return sections.Section("run", "The run", (sections.Facts(tuple(facts)),)), found, model
 
 
@@ -118,6 +120,15 @@ def _evaluation(
         settings.steps("log", chosen, data_size=1, batch_size=1, total_steps=1, default=0)
     except ValueError as error:
         return [_refused(f"evals.{name}", error)]
+    return []
+
+
+def _stopping(config: ml_collections.ConfigDict) -> list[Finding]:
+    """Returns why a run could not end where `stop_at` says."""
+    try:
+        goal.make(config)
+    except ValueError as error:
+        return [_refused("stop_at", error)]
     return []
 
 

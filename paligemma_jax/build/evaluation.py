@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import ml_collections
 
-from paligemma_jax.build import assembly, data, grammars, terminal
+from paligemma_jax.build import assembly, data, grammars, terminal, training_data
 from paligemma_jax.build import model as build_model
-from paligemma_jax.config import presets
+from paligemma_jax.config import eval_keys, presets
 from paligemma_jax.data import noise_boxes, pipeline
 from paligemma_jax.inference import beam, evaluator, generate
 from paligemma_jax.inference import constraint as constraints
@@ -61,9 +62,7 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
     if settings["scores"] and not settings["decode"]:
         raise ValueError(f"evals.{name}: scores need answers, and decode is False: leave out one")
     chosen = data.make_task(config, settings["scores"]) if settings["scores"] else built.task
-    records = data.read_records(
-        config, settings["fname"], key=f"evals.{name}.fname", image_dir=settings["image_dir"]
-    )
+    records = _read(config, settings, name)
     if settings["num_examples"]:
         records = records[: settings["num_examples"]]
     data.check_rows(chosen, records, name=f"evals.{name}")
@@ -226,6 +225,21 @@ def check_decoding(settings: Mapping[str, Any], noise: noise_boxes.NoiseBoxes | 
         generate.check_sampling(**chosen)
     elif unused := [key for key in ("temperature", "top_p", "best_of") if settings[key] != 1]:
         raise ValueError(f"sampler 'beam' has no use for {', '.join(unused)}: leave it out")
+
+
+def _read(
+    config: ml_collections.ConfigDict, settings: Mapping[str, Any], name: str
+) -> data.Records:
+    """Returns the records of a file, or those that are trained on."""
+    fname, image_dir = settings["fname"], settings["image_dir"]
+    if fname == eval_keys.INPUT and image_dir:
+        raise ValueError(
+            f"evals.{name}.image_dir={image_dir!r}: the images of '{eval_keys.INPUT}' are where "
+            f"input.data.image_dir says: leave it out"
+        )
+    if fname == eval_keys.INPUT:
+        return training_data.read_sources(config)[0]
+    return data.read_records(config, fname, key=f"evals.{name}.fname", image_dir=image_dir)
 
 
 def _mean_loss(built: assembly.Assembly, evaluation: Evaluation, params: Params) -> float:

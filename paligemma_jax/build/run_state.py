@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from paligemma_jax.build import assembly, checkpoint, data, run_folder, terminal
+from paligemma_jax.build import assembly, checkpoint, data, goal, run_folder, terminal
 from paligemma_jax.checkpoints import digests, fingerprint, overlay, run_state, run_state_writer
 from paligemma_jax.config import settings
 from paligemma_jax.training import checks, optimizer, step
@@ -55,12 +55,8 @@ def plan(config: ml_collections.ConfigDict, *, total_steps: int, data_size: int)
         total_steps=total_steps,
         default=max(1, round(DEFAULT_PERCENT * total_steps)),
     )
-    evaluation = (config.keep_best or "").split("/")[0]
-    if config.keep_best and evaluation not in config.evals:
-        raise ValueError(
-            f"keep_best='{config.keep_best}': expected EVALUATION/SCORE, as valid/loss; the "
-            f"evaluations are {list(config.evals) or 'none'}"
-        )
+    if config.keep_best:
+        goal.check(config.keep_best, list(config.evals), key="keep_best")
     return Plan(every or 0, config.keep_last, config.keep_every, config.keep_best)
 
 
@@ -145,14 +141,7 @@ class Saver:
 
     def _value(self, row: Mapping[str, float]) -> float | None:
         metric = self._plan.keep_best
-        if metric is None:
-            return None
-        evaluation = metric.split("/")[0]
-        found = [name for name in row if name.startswith(f"{evaluation}/")]
-        if found and metric not in found:
-            raise ValueError(f"keep_best='{metric}': that evaluation gives {', '.join(found)}")
-        value = row.get(metric, math.nan)
-        return value if math.isfinite(value) else None
+        return None if metric is None else goal.find(row, metric, key="keep_best")
 
     def _is_best(self, value: float) -> bool:
         best = self._open().best

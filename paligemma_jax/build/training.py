@@ -13,6 +13,7 @@ from paligemma_jax.build import (
     assembly,
     data,
     evaluation,
+    goal,
     profiling,
     run_state,
     signals,
@@ -45,6 +46,7 @@ class Plan:
       evaluations: with the number of steps between two of them; 0: only at the end.
       base: the weights to start from, not read yet; None: random ones.
       saving: when the state is saved.
+      goal: what ends the run before that.
     """
 
     data: training_data.TrainingData
@@ -53,6 +55,7 @@ class Plan:
     evaluations: tuple[tuple[evaluation.Evaluation, int], ...]
     base: overlay.Weights | None
     saving: run_state.Plan
+    goal: goal.Goal
 
 
 def plan(built: assembly.Assembly) -> Plan:
@@ -80,7 +83,7 @@ def plan(built: assembly.Assembly) -> Plan:
     if lora := built.model.lora:
         terminal.say(f"LoRA: rank {lora.rank}, scale {lora.scale:g}, beside {config.lora.targets}")
     what_is_saved(config, built.model)
-    return Plan(read, steps, made, evaluations, base, saving)
+    return Plan(read, steps, made, evaluations, base, saving, goal.make(config))
 
 
 def run(
@@ -94,7 +97,10 @@ def run(
     saver: run_state.Saver,
     stop: signals.StopRequest,
 ) -> step.TrainState:
-    """Trains to the end, or till it is asked to stop, and returns the last state, saved."""
+    """Trains to the end, to the goal, or till it is asked to stop; returns the last state.
+
+    Of a run that was asked to stop, the state is saved.
+    """
     batches = pipeline.train_batches(
         planned.data.records,
         built.tokenizer,
@@ -125,11 +131,19 @@ def run(
             save=saver.keep,
             save_every=planned.saving.save_every,
             stop=stop,
+            is_enough=planned.goal,
             rescue=lambda last: _rescue(saver, last),
         )
-    if int(state.step) < planned.total_steps:
+    if not is_finished(planned, state):
         saver.stop(state)
+    elif said := planned.goal.describe(step=int(state.step)):
+        terminal.say(said)
     return state
+
+
+def is_finished(planned: Plan, state: step.TrainState) -> bool:
+    """Whether a run has all its updates, or what it was trained for."""
+    return planned.goal.is_reached or int(state.step) >= planned.total_steps
 
 
 def what_is_saved(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> str:
@@ -272,6 +286,6 @@ def _device_memory() -> dict[str, float]:
 def _shown(values: Mapping[str, float]) -> list[str]:
     """Returns which values a line on the terminal has room for."""
     always = ("loss", "grad_norm", "examples_per_s", "input_wait", "mfu")
-    summary = ("loss", "map", "map50", "exact_match", "word_f1")
+    summary = ("loss", "map", "map50", "miou", "exact_match", "word_f1", "verbatim")
     evaluated = [n for n in values if n.count("/") == 1 and n.rpartition("/")[2] in summary]
     return [name for name in (*always, *evaluated) if name in values]

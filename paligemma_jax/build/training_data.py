@@ -78,7 +78,7 @@ def _read_single(config: ml_collections.ConfigDict) -> tuple[data.Records, float
     records = data.read_records(
         config, settings.fname, key="input.data.fname", image_dir=settings.image_dir
     )
-    return records, 1.0
+    return records[: config.input.num_examples], 1.0
 
 
 def _read_mixture(config: ml_collections.ConfigDict) -> dict[str, tuple[data.Records, float]]:
@@ -89,7 +89,8 @@ def _read_mixture(config: ml_collections.ConfigDict) -> dict[str, tuple[data.Rec
         key, weight = f"input.mixture.{name}", chosen.pop("weight")
         if not weight > 0:
             raise ValueError(f"config: {key}.weight={weight}: expected a number above 0")
-        found[name] = data.read_records(config, **chosen, key=f"{key}.fname"), weight
+        records = data.read_records(config, **chosen, key=f"{key}.fname")
+        found[name] = records[: config.input.num_examples], weight
     return found
 
 

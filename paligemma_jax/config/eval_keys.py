@@ -5,8 +5,11 @@ from paligemma_jax.config import spec
 # Every line of the table says them.
 Key, NUMBER, OPTIONAL = spec.Key, spec.NUMBER, spec.OPTIONAL
 
+# Instead of a file: the examples that are trained on.
+INPUT = "input"
+
 KEYS = (
-    Key("fname", None, (str,), "data set: a JSONL file"),
+    Key("fname", None, (str,), f"data set: a JSONL file, or '{INPUT}': what is trained on"),
     Key("image_dir", None, (str, *OPTIONAL), "its images; None: beside its own JSONL file"),
     Key("log_steps", None, (int, *OPTIONAL), "how often; one of four, and always after the last"),
     Key("log_epochs", None, (*NUMBER, *OPTIONAL), "how often, in passes over the training data"),

@@ -1,9 +1,9 @@
 """Every config key: its default, its types and what it does, in one table.
 
 configs/README.md is printed from here: `python -m paligemma_jax.config.keys`. Key names follow
-big_vision where the meaning is the same. Those of augmentation are in augment_keys, those of one
-source of a mixture in source_keys, those of one evaluation in eval_keys, those of devices in
-device_keys.
+big_vision where the meaning is the same. Those of training data are in input_keys, of augmentation
+in augment_keys, of one source of a mixture in source_keys, of one evaluation in eval_keys, of
+devices in device_keys, of saving in saving_keys.
 """
 
 import sys
@@ -12,6 +12,7 @@ from paligemma_jax.config import (
     augment_keys,
     device_keys,
     eval_keys,
+    input_keys,
     saving_keys,
     source_keys,
     spec,
@@ -127,57 +128,7 @@ KEYS = (
         (str,),
         "what the backward pass keeps: a name of jax.checkpoint_policies, or none: everything",
     ),
-    Key("input.data.fname", None, (str, *OPTIONAL), "training set: a JSONL file"),
-    Key(
-        "input.data.image_dir",
-        None,
-        (str, *OPTIONAL),
-        "folder that holds the images; None: the JSONL file's folder",
-    ),
-    Key(
-        "input.data.fields",
-        {"image": "image", "prefix": "prefix", "suffix": "suffix"},
-        (dict,),
-        "the JSONL's names for image, prefix and suffix",
-    ),
-    Key(
-        "input.data.prefix_template",
-        None,
-        (str, *OPTIONAL),
-        "prompt made from the row, as 'answer en {question}'; None: the prefix as it is",
-    ),
-    Key(
-        "input.mixture",
-        {},
-        (dict,),
-        "several training sets by name, instead of input.data.fname: dict(fname=..., weight=2.0)",
-    ),
-    Key(
-        "input.batch_size", 8, (int,), "examples per step, over all devices and processes", least=1
-    ),
-    Key(
-        "input.text_len",
-        128,
-        (int,),
-        "tokens of prefix and suffix together, with bos, \\n, eos",
-        least=1,
-    ),
-    Key("input.max_images", 1, (int,), "image slots per example; unused ones are masked", least=1),
-    Key("input.lowercase", False, (bool,), "lower-case prefix and suffix, as the Colabs do"),
-    Key("input.allow_truncation", False, (bool,), "accept examples that lose their eos"),
-    Key(
-        "input.num_workers",
-        None,
-        (int, *OPTIONAL),
-        "threads that decode images; None: all cores",
-        least=1,
-    ),
-    Key(
-        "input.noise_piece",
-        None,
-        (str, *OPTIONAL),
-        "fill detection answers up with boxes of noise, this piece ('<unused0>') being their class",
-    ),
+    *input_keys.KEYS,
     *augment_keys.KEYS,
     Key(
         "total_steps", None, (int, *OPTIONAL), "length of the run; one of the three is set", least=0
@@ -190,6 +141,13 @@ KEYS = (
         least=0,
     ),
     Key("total_examples", None, (int, *OPTIONAL), "length of the run in examples", least=0),
+    Key(
+        "stop_at",
+        None,
+        (*RULES, *OPTIONAL),
+        "end the run once evaluations reach all of these: [('valid/map50', 0.9)]",
+        rule_types=NUMBER,
+    ),
     Key(
         "accumulation_steps",
         1,

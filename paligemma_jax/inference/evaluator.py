@@ -92,16 +92,19 @@ def evaluate(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Returns all rows by index (see `predict`), and the task's scores of them.
 
-    Besides `task.score`'s keys the scores have num_hit_max_new_tokens, the answers that no eos
+    Besides `task.score`'s keys the scores have verbatim, the share of answers that are the truth
+    letter by letter (nan where none is known), num_hit_max_new_tokens, the answers that no eos
     ended (if many: the model does not know when to stop, or there was too little room), and
     mean_tokens, the mean length of an answer.
     """
     rows = predict(generate_fn, params, batches, records, tokenizer, task, progress=progress)
     rows = sorted(rows, key=lambda row: row["index"])
+    known = [row for row in rows if row["suffix"] is not None]
     return rows, {
         **task.score(rows),
+        "verbatim": _mean([row["prediction"] == row["suffix"] for row in known]),
         "num_hit_max_new_tokens": sum(not row["stopped"] for row in rows),
-        "mean_tokens": float(np.mean([row["tokens"] for row in rows])) if rows else float("nan"),
+        "mean_tokens": _mean([row["tokens"] for row in rows]),
     }
 
 
@@ -117,6 +120,10 @@ def split_text(tokenizer: data_tokens.Tokenizer, ids: Sequence[int], text: str) 
         ends.append(max(ends[-1], len(complete)))
     ends = [*ends[: len(ids)], len(text)]
     return [text[start:stop] for start, stop in itertools.pairwise(ends)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _one_behind(items: Iterable[T]) -> Iterator[T]:

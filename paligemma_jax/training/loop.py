@@ -49,10 +49,11 @@ def run(
     log: Callable[[dict[str, float]], None],
     hooks: Sequence[Hook] = (),
     groups: Mapping[str, Sequence[str]] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
     save: Callable[[State, Mapping[str, float]], None] | None = None,
     save_every: int = 0,
     stop: Callable[[], bool] | None = None,
+    is_enough: Callable[[Mapping[str, float]], bool] = lambda _: False,
     rescue: Callable[[State], None] | None = None,
 ) -> State:
     """Trains from `state.step` to `total_steps` updates and returns the last state.
@@ -78,6 +79,7 @@ def run(
         and after the last update. It decides what to keep, and must not hold the state.
       save_every: number of updates between two calls; 0: never for their number's sake.
       stop: asked once an update, after it is started; True ends the run with this update.
+      is_enough: asked with each row that hooks may have written into; True ends the run there.
       rescue: gets the last state when anything goes wrong, before the error goes on: the one before
         an update that was not finite, else with all updates that were started, their rows logged.
     """
@@ -92,8 +94,7 @@ def run(
             batch, waited = _next_batch(stream, step, total_steps)
             idle += waited if pending is None or pending.is_done() else 0.0
             state, metrics = train_step(state, batch, step - 1)
-            if progress:
-                progress(step)
+            progress(step)
             before, pending = pending, _Pending(step, metrics, num_examples=len(batch["text"]))
             if before:
                 log(_read(before, state, idle, since, groups or {}))
@@ -107,9 +108,9 @@ def run(
                 pending = None
                 if save:
                     save(state, row)
+                if is_enough(row) or is_last:
+                    break
                 idle, since = 0.0, time.perf_counter()
-            if is_last:
-                break
     except BaseException as error:
         if pending and not isinstance(error, FloatingPointError):
             _try(lambda: log(_read(pending, state, idle, since, {})), error, "a row is lost")

@@ -2,7 +2,9 @@
 
 import json
 
-from paligemma_jax.build import evaluation
+import pytest
+
+from paligemma_jax.build import assembly, evaluation
 
 ROW = dict(
     index=0, source="a.jsonl:1", images=[], prefix="p", suffix="s", prediction="s", score=1.0
@@ -17,6 +19,15 @@ def test_evaluations_of_one_run_keep_their_own_files(tmp_path):
     found = [json.loads((tmp_path / f"metrics-{n}.json").read_text()) for n in ("one", "two")]
     assert found == [{"loss": 1.0}, {"loss": 2.0}]
     assert "<h1>two</h1>" in (tmp_path / "report-two.html").read_text()
+
+
+def test_what_is_trained_on_can_be_evaluated_on(config):
+    config.input.num_examples, config.evals.val.fname = 1, "input"
+    found = evaluation.make(assembly.assemble(config), "val").records
+    assert [record.source.rpartition("/")[2] for record in found] == ["train.jsonl:1"]
+    config.evals.val.image_dir = "elsewhere"
+    with pytest.raises(ValueError, match=r"evals.val.image_dir='elsewhere': the images of 'input'"):
+        evaluation.make(assembly.assemble(config), "val")
 
 
 def test_curves_have_the_evaluation_that_the_report_is_of(tmp_path, monkeypatch):

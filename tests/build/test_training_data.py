@@ -34,6 +34,12 @@ def test_answers_that_are_not_boxes_are_left_alone(config):
     assert training_data.make_augmenter(config).convention is None
 
 
+def test_the_first_rows_alone_can_be_trained_on(config, tokenizer):
+    everything = training_data.read(config, tokenizer).records
+    config.input.num_examples = 1
+    assert list(training_data.read(config, tokenizer).records) == list(everything[:1])
+
+
 @pytest.fixture
 def mixture(config, data_folder):
     """Settings of two sources: two rows, and the same two in other words."""
@@ -44,6 +50,13 @@ def mixture(config, data_folder):
     )
     presets.validate(config)
     return config
+
+
+def test_of_a_mixture_the_first_rows_of_each_source_are_taken(mixture, tokenizer):
+    mixture.input.num_examples = 1
+    found = training_data.read(mixture, tokenizer)
+    assert [source.num_records for source in found.sources] == [1, 1]
+    assert [record.prefix for record in found.records] == ["detect all classes", "detect cat"]
 
 
 def test_a_mixture_has_the_records_of_all_sources(mixture, tokenizer):

@@ -74,6 +74,15 @@ def test_right_answers_score_one_and_rows_say_what_was_asked_and_answered(tokeni
     assert rows[2]["detections"] == [] and rows[2]["prediction"] == ""
 
 
+def test_verbatim_is_the_share_of_answers_that_are_the_truth_letter_by_letter(tokenizer, examples):
+    texts = [BONE.replace(" bone", "  bone"), *SUFFIXES[1:]]
+    rows, scores = run(encode(tokenizer, texts), examples, tokenizer)
+    assert rows[0]["correct"] and scores["correct"] == 1
+    assert scores["verbatim"] == 0.8
+    unknown = [records.Record((), "detect bone", None, "b.jsonl:1")] * 5
+    assert np.isnan(run(encode(tokenizer, texts), unknown, tokenizer)[1]["verbatim"])
+
+
 def test_an_answer_without_eos_is_counted(tokenizer, examples):
     answers = encode(tokenizer, SUFFIXES)
     answers[3] = answers[3][:-1]

@@ -52,6 +52,27 @@ def test_hooks_run_when_due_and_write_into_the_row(toy, fresh):
     assert {row["step"]: row["val"] for row in rows if "val" in row} == {0: 0.0, 4: 40.0, 6: 60.0}
 
 
+def test_a_row_that_is_enough_ends_the_run_with_its_update(toy, fresh):
+    hook = loop.Hook(2, lambda _, step: {"val": float(step)})
+    saved = []
+    state, rows = run(
+        toy,
+        fresh,
+        hooks=[hook],
+        is_enough=lambda row: row.get("val", 0) >= 4,
+        save=lambda _, row: saved.append(row["step"]),
+    )
+    assert int(state.step) == 4
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert saved == [2, 4]
+
+
+def test_the_row_of_the_last_update_is_asked_too_whether_it_is_enough(toy, fresh):
+    asked = []
+    run(toy, fresh, total_steps=2, is_enough=lambda row: asked.append(row["step"]))
+    assert asked == [2]
+
+
 def test_hook_can_run_at_the_end_alone(toy, fresh):
     calls = []
     hook = loop.Hook(0, lambda _, step: calls.append(step) or {})
