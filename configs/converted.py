@@ -9,15 +9,23 @@ the fracture notebook. What `convert` says of scores and mask codec is set like 
 --config.mask_codec=FILE.
 
 Arguments (configs/converted.py:data=data/mine,res=448): data, task (detection, segmentation, vqa,
-caption, json), res, text_len (`check` says which one fits), batch_size, epochs.
+caption, json), res, text_len (`check` says which one fits), batch_size, epochs, overfit (8 examples
+until it repeats them).
 """
 
-from paligemma_jax.config import presets, settings
+from paligemma_jax.config import overfit, presets, settings
 
 
 def get_config(arg=""):
     arg = settings.parse_arg(
-        arg, data="data/mine", task="detection", res=224, text_len=256, batch_size=8, epochs=10
+        arg,
+        data="data/mine",
+        task="detection",
+        res=224,
+        text_len=256,
+        batch_size=8,
+        epochs=10,
+        overfit=False,
     )
 
     c = presets.finetune(
@@ -29,4 +37,4 @@ def get_config(arg=""):
     c.total_epochs = arg.epochs
     c.lr = 0.01
     c.evals.val = dict(fname=f"{arg.data}/valid.jsonl", log_percent=1 / 8)
-    return c
+    return overfit.make(c) if arg.overfit else c

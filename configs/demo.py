@@ -4,13 +4,15 @@
 
 From random weights through the same code as the 3B runs. experiments/demo tells how the recipe was
 found and what it reaches.
+
+Arguments (configs/demo.py:overfit): data, steps, overfit.
 """
 
-from paligemma_jax.config import presets, settings
+from paligemma_jax.config import overfit, presets, settings
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, data="data/demo", steps=2400)
+    arg = settings.parse_arg(arg, data="data/demo", steps=2400, overfit=False)
 
     c = presets.from_scratch(
         res=112,
@@ -29,4 +31,4 @@ def get_config(arg=""):
     c.evals.valid = dict(
         fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.25, batch_size=100
     )
-    return c
+    return overfit.make(c) if arg.overfit else c

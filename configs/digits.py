@@ -5,14 +5,14 @@
 
 From random weights. experiments/digits has the scores, for digits on the patch grid and anywhere.
 
-Arguments (configs/digits.py:data=data/digits_free): data, steps.
+Arguments (configs/digits.py:data=data/digits_free): data, steps, overfit.
 """
 
-from paligemma_jax.config import presets, settings
+from paligemma_jax.config import overfit, presets, settings
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, data="data/digits", steps=4000)
+    arg = settings.parse_arg(arg, data="data/digits", steps=4000, overfit=False)
 
     c = presets.from_scratch(
         res=112,
@@ -32,4 +32,4 @@ def get_config(arg=""):
     c.evals.valid = dict(
         fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.1, batch_size=100
     )
-    return c
+    return overfit.make(c) if arg.overfit else c

@@ -6,15 +6,18 @@ Expects a Roboflow export in data/fracture: _annotations.train.jsonl, _annotatio
 the images beside them. The recipe is that of the Roboflow fine-tuning notebook: batch 8, 512
 examples (64 steps), SGD at 0.01 with cosine decay, evaluated eight times.
 
-Arguments (configs/fracture_224.py:res=448,version=2): res, version (1 or 2), batch_size, lora (llm
-or hf_compat: low-rank factors with Adam instead of attention with SGD).
+Arguments (configs/fracture_224.py:res=448,version=2): data (the folder), res, version (1 or 2),
+batch_size, lora (llm or hf_compat: low-rank factors with Adam instead of attention with SGD),
+overfit (8 examples until it repeats them).
 """
 
-from paligemma_jax.config import presets, settings
+from paligemma_jax.config import overfit, presets, settings
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, res=224, version=1, batch_size=8, lora="")
+    arg = settings.parse_arg(
+        arg, data="data/fracture", res=224, version=1, batch_size=8, lora="", overfit=False
+    )
 
     c = presets.finetune(
         model=f"paligemma{arg.version}-3b",
@@ -23,7 +26,7 @@ def get_config(arg=""):
         method="lora" if arg.lora else "attention",
     )
     c.task = "detection"
-    c.input.data.fname = "data/fracture/_annotations.train.jsonl"
+    c.input.data.fname = f"{arg.data}/_annotations.train.jsonl"
     c.input.batch_size = arg.batch_size
     c.total_examples = 512
     if arg.lora:
@@ -31,5 +34,5 @@ def get_config(arg=""):
     else:
         c.lr = 0.01
     c.log_training_steps = 1
-    c.evals.val = dict(fname="data/fracture/_annotations.valid.jsonl", log_percent=1 / 8)
-    return c
+    c.evals.val = dict(fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=1 / 8)
+    return overfit.make(c) if arg.overfit else c

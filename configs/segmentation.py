@@ -4,14 +4,14 @@
     python -m paligemma_jax.train --config configs/segmentation.py --workdir runs/shapes
 
 From random weights, with the mask codec of experiments/mask_codec. experiments/segmentation has the
-scores. Arguments (configs/segmentation.py:steps=200): data, steps.
+scores. Arguments (configs/segmentation.py:steps=200): data, steps, overfit.
 """
 
-from paligemma_jax.config import presets, settings
+from paligemma_jax.config import overfit, presets, settings
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, data="data/shapes", steps=14_000)
+    arg = settings.parse_arg(arg, data="data/shapes", steps=14_000, overfit=False)
 
     c = presets.from_scratch(
         res=112,
@@ -32,4 +32,4 @@ def get_config(arg=""):
     c.evals.valid = dict(
         fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.1, batch_size=100
     )
-    return c
+    return overfit.make(c) if arg.overfit else c

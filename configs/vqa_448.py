@@ -1,37 +1,49 @@
 """Visual question answering: PaliGemma 2 3B at 448 px, the language model trained with AdamW.
 
+    python -m paligemma_jax.convert data/vqav2 data/vqa --task vqa \
+        --columns answer=multiple_choice_answer --split train=0.9,valid=0.1
     python -m paligemma_jax.train --config configs/vqa_448.py --workdir runs/vqa
 
-Expects JSONL rows {"image": "1.jpg", "question": "how many dogs are there?", "answer": "2"}. The
-recipe is the transformers fine-tuning guide's: vision tower frozen, 2 epochs, batch 16 with four
-micro-batches each, lr 2e-5 after 2 steps of warm-up, linear decay, weight decay 1e-6. (There
-weight decay is multiplied by lr, here it is not: hence 1e-6 * 2e-5.)
+The source is a folder of parquet files or of Hugging Face's save_to_disk, or JSONL or CSV with
+image, question and answer; a prompt is "answer en" and the question. The recipe is the transformers
+fine-tuning guide's: vision tower frozen, 2 epochs, batch 16 with four accumulation steps, lr 2e-5
+after 2 steps of warm-up, linear decay, weight decay 1e-6. (There weight decay is multiplied by lr,
+here it is not: hence 1e-6 * 2e-5.) With lora=hf_compat it is the guide's other one: rank 8 beside
+q, k, v, o, gate, up and down (these names hit q, k and v of the vision tower too).
 
-Arguments (configs/vqa_448.py:res=224): res, batch_size.
+Arguments (configs/vqa_448.py:res=224,version=1,lora=hf_compat): data (the folder), res, version (1
+or 2), batch_size, lora (hf_compat or llm), overfit (8 examples until it repeats them).
 """
 
-from paligemma_jax.config import presets, settings
+from paligemma_jax.config import overfit, presets, settings
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, res=448, batch_size=64)
+    arg = settings.parse_arg(
+        arg, data="data/vqa", res=448, version=2, batch_size=64, lora="", overfit=False
+    )
 
-    c = presets.finetune(model="paligemma2-3b", res=arg.res, text_len=64)
+    c = presets.finetune(
+        model=f"paligemma{arg.version}-3b",
+        res=arg.res,
+        text_len=64,
+        method="lora" if arg.lora else "full",
+    )
     c.task = "vqa"
-    c.input.data.fname = "data/vqa/train.jsonl"
-    c.input.data.fields = {"image": "image", "prefix": "question", "suffix": "answer"}
-    c.input.data.prefix_template = "answer en {question}"
+    c.input.data.fname = f"{arg.data}/train.jsonl"
     c.input.batch_size = arg.batch_size
     c.accumulation_steps = 4
     c.total_epochs = 2
-    c.optax_name, c.lr, c.wd = "scale_by_adam", 2e-5, 1e-6 * 2e-5
+    c.lr, c.wd = 2e-5, 1e-6 * 2e-5
     c.optax = dict(b2=0.999)
-    c.schedule = [
-        ("img/.*", None),
-        ("llm/.*", dict(decay_type="linear", warmup_steps=2)),
-    ]
-    c.wd_mults = [(".*/scale", 0.0), (".*", 1.0)]
+    schedule = dict(decay_type="linear", warmup_steps=2)
+    if arg.lora:
+        c.lora.targets, c.schedule = arg.lora, schedule
+        c.wd_mults = [(".*", 1.0)]
+    else:
+        c.schedule = [("img/.*", None), ("llm/.*", schedule)]
+        c.wd_mults = [(".*/scale", 0.0), (".*", 1.0)]
     c.grad_clip_norm = 1.0
     c.compute_dtype = "bfloat16"
-    c.evals.val = dict(fname="data/vqa/valid.jsonl", log_percent=0.25, max_new_tokens=32)
-    return c
+    c.evals.val = dict(fname=f"{arg.data}/valid.jsonl", log_percent=0.25, max_new_tokens=32)
+    return overfit.make(c) if arg.overfit else c

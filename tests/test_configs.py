@@ -14,6 +14,8 @@ from paligemma_jax.tasks import task
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 TRAINED = {  # parameters that the published recipe trains
     "fracture_224": 2 * 18 * (8 * 256 * 2048) + 18 * (2 * 256 * 2048),
+    "water_segmentation_224": 2 * 18 * (8 * 256 * 2048) + 18 * (2 * 256 * 2048),
+    "caption_224": 2_923_335_408,
     "colab_longcap_224": 2 * 26 * (8 * 256 * 2304) + 26 * (2 * 4 * 256 * 2304),
     "structured_vqa_448": 11_876_352,
 }
@@ -37,12 +39,37 @@ def test_config_builds(path):
         assert sum(shapes[name].size for name in made.trainable) == TRAINED[path.stem]
 
 
-def test_fractures_can_be_learnt_with_lora():
-    config = settings.load(f"{CONFIGS[0].parent}/fracture_224.py:lora=llm")
-    shapes = paligemma.shapes(build_model.describe(config, vocab_size=257_152))
-    made = optimizer.make(config, shapes, steps=64, data_size=512)
-    assert sum(shapes[name].size for name in made.trainable) == 9_805_824
-    assert set(made.lrs.values()) == {1e-4}
+@pytest.mark.parametrize(
+    ("config", "count", "lr"),
+    [
+        ("fracture_224.py:lora=llm", 9_805_824, 1e-4),
+        ("counting_224.py:lora=llm", 10_383_360, 1e-4),
+        ("vqa_448.py:lora=hf_compat,version=1", 11_298_816, 2e-5),
+    ],
+)
+def test_recipes_can_be_run_with_lora(config, count, lr):
+    shapes, made = optimizer_of(config)
+    assert sum(shapes[name].size for name in made.trainable) == count
+    assert set(made.lrs.values()) == {lr}
+
+
+def test_counting_recipe_is_the_guides():
+    _, made = optimizer_of("counting_224.py")
+    assert {name.split("/")[0] for name in made.trainable} == {"llm"}
+    assert set(made.lrs.values()) == {3e-5}
+    (schedule,) = set(made.schedules.values())
+    assert [float(schedule(step)) for step in (0, 10, 55, 100)] == pytest.approx(
+        [0.1, 1, 0.55, 0.1]
+    )
+    _, twice = optimizer_of("counting_224.py:batch_size=48")
+    assert [*set(twice.lrs.values())] == pytest.approx([1.4 * 3e-5])
+
+
+def optimizer_of(config: str):
+    """Returns (shapes of the parameters, optimizer) of a config, for 100 steps."""
+    loaded = settings.load(f"{CONFIGS[0].parent}/{config}")
+    shapes = paligemma.shapes(build_model.describe(loaded, vocab_size=257_152))
+    return shapes, optimizer.make(loaded, shapes, steps=100, data_size=1000)
 
 
 def test_colab_recipe_is_the_notebooks():
