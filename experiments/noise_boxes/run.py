@@ -102,17 +102,33 @@ def table(results):
 
 
 def draw_curves(out, seeds, path):
-    """Draws validation mAP50 over steps, a line a run."""
-    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    """Draws validation mAP50 over steps, and precision over recall on test scenes, a line a run."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for color, arm in zip(("tab:gray", "tab:blue"), ARMS, strict=True):
         for number, seed in enumerate(seeds):
-            rows = runlog.read_rows(out / f"{arm}-{seed}" / "metrics.jsonl")
+            run, label = out / f"{arm}-{seed}", arm if number == 0 else None
+            rows = runlog.read_rows(run / "metrics.jsonl")
             points = [(row["step"], row["valid/map50"]) for row in rows if "valid/map50" in row]
-            label = arm if number == 0 else None
-            axes.plot(*zip(*points, strict=True), ".-", color=color, label=label)
-    axes.set(xlabel="step", ylabel="validation mAP50", ylim=(0, 1))
-    axes.legend(frameon=False)
+            left.plot(*zip(*points, strict=True), ".-", color=color, label=label)
+            right.plot(*rank(read_rows(run)), color=color)
+    left.set(xlabel="step", ylabel="validation mAP50", ylim=(0, 1))
+    right.set(xlabel="recall on test scenes", ylabel="precision", xlim=(0.8, 1), ylim=(0.4, 1.02))
+    left.legend(frameon=False)
     figure.savefig(path, dpi=100)
+
+
+def rank(rows):
+    """Returns (recall, precision) over all boxes of all scenes, the most confident first."""
+    found = []
+    for row in rows:
+        boxes = sorted([*row["detections"], *row.get("unsure", ())], key=lambda box: -box["score"])
+        overlaps = geometry.iou(to_array(row["truths"]), to_array(boxes)) >= 0.5
+        for number, box in enumerate(boxes):
+            truths = np.flatnonzero(overlaps[:, number])[:1]
+            found.append((box["score"], len(truths) > 0))
+            overlaps[truths] = False  # a second box on the same digit is wrong
+    hits = np.cumsum([hit for _, hit in sorted(found, key=lambda pair: -pair[0])])
+    return hits / sum(len(row["truths"]) for row in rows), hits / np.arange(1, len(hits) + 1)
 
 
 def draw_pictures(out, seed, path):

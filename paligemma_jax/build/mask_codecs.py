@@ -51,8 +51,12 @@ def load(source: str) -> MaskCodec:
 
 
 def for_importers(source: str) -> words.MaskCodec:
-    """Returns the codec of a source, as importers take it."""
-    codec = load(source)
+    """Returns the codec of a source, as importers take it; errors as of `load`."""
+    try:
+        codec = load(source)
+    except OSError as error:
+        error.add_note("--mask_codec FILE takes another one, as experiments/mask_codec/codec.npz")
+        raise
     return words.MaskCodec(codec.encode, codec.decode)
 
 

@@ -126,3 +126,9 @@ def test_true_answers_are_lower_cased_with_the_suffix(config, tmp_path):
     records = data.read_records(config, str(tmp_path / "a.jsonl"), key="fname")
     (learnt,) = data.as_learnt(config, records)
     assert learnt.suffix == "yes" and learnt.extra["answers"] == ["yes", "yes"]
+
+
+def test_an_importer_without_its_codec_is_told_of_another(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        mask_codecs.for_importers(str(tmp_path / "gone.npz"))
+    assert "--mask_codec FILE takes another one" in caught.value.__notes__[0]
