@@ -69,7 +69,8 @@ class NoiseBoxes:
         ids = np.full((num_boxes, size), self.noise, np.int32)
         ids[:, : len(self.separator)] = self.separator
         answer = row["text"][row["mask_ar"] & row["mask_input"]]
-        own = answer[np.isin(answer, self.loc_ids)].reshape(-1, 4)
+        own = answer[np.isin(answer, self.loc_ids)]
+        own = own[: len(own) // 4 * 4].reshape(-1, 4)  # `check` explains broken answers too
         ids[:, -5:-1] = self._draw(num_boxes, position, own)
         learnt = np.ones((num_boxes, size), bool)
         learnt[:, -5:-1] = False

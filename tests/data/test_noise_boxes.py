@@ -60,6 +60,11 @@ def test_what_noise_is_is_learnt_and_where_it_lies_is_not(tokenizer, noise):
     np.testing.assert_array_equal(filled["mask_ar"], row["mask_ar"])
 
 
+def test_a_broken_answer_is_filled_too(tokenizer, noise):
+    broken = CAT.replace("<loc0100>", "")
+    assert read(tokenizer, noise.fill(encode(tokenizer, broken), 0)).count("<seg127>") == 4
+
+
 def test_an_image_without_objects_has_noise_alone(tokenizer, noise):
     text = read(tokenizer, noise.fill(encode(tokenizer, ""), 0))
     assert text.startswith("<loc") and text.count("<seg127>") == 5
