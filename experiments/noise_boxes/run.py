@@ -140,7 +140,7 @@ def draw_pictures(out, seed, path):
             labels = [f"{box['score']:.2f}" for box in row["detections"]]
             image = drawing.draw_boxes(image, to_array(row["detections"]), labels)
             sheet.paste(image, (column * (SIDE + GAP), line * (SIDE + GAP)))
-    sheet.save(path, optimize=True)
+    sheet.quantize(64).save(path, optimize=True)  # grain does not compress
 
 
 if __name__ == "__main__":
