@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 
 from paligemma_jax.build import assembly, command_line, evaluation, terminal
+from paligemma_jax.config import eval_keys
 from paligemma_jax.tasks import task
 
 
@@ -39,7 +40,12 @@ def parse_args(
 ) -> tuple[argparse.Namespace, dict[str, list[str]]]:
     parser = command_line.parser(__doc__)
     command_line.add_source(parser)
-    parser.add_argument("--data", required=True, metavar="FILE", help="a JSONL file with answers")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="FILE",
+        help=f"a JSONL file with answers, or '{eval_keys.INPUT}': what the settings train on",
+    )
     parser.add_argument("--out", metavar="FOLDER", help="default: evaluation-NAME in the run")
     parser.add_argument("--name", default="test", help="of this evaluation")
     return command_line.parse(parser, argv, groups=["config", "eval"])
