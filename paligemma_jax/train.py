@@ -76,6 +76,7 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
         planned.data.records,
         planned.base,
         workdir,
+        total_steps=planned.total_steps,
         resume_anyway=resume_anyway,
     )
     terminal.say(optimizer.describe(state, planned.optimizer))

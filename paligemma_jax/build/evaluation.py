@@ -25,6 +25,7 @@ from paligemma_jax.training import step
 Params = Mapping[str, jax.Array]
 
 MAX_EXPONENT = 700  # of exp in float64
+NUM_TRIED = 8  # rows whose true answers show which scores there are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,14 @@ class Evaluation:
     generate: Callable[..., generate.Generation] | None
     noise: noise_boxes.NoiseBoxes | None
     eval_loss: Callable[..., Any]
+
+    def score_names(self) -> list[str]:
+        """Returns the names of the numbers of `run`; true answers to a few rows show them."""
+        names = ["loss", "perplexity"]
+        if self.generate is not None:
+            scores = evaluator.score_truths(self.records[:NUM_TRIED], self.task)
+            names += [name for name in scores if isinstance(scores[name], int | float)]
+        return names
 
 
 def make(built: assembly.Assembly, name: str) -> Evaluation:

@@ -1,12 +1,15 @@
 """What a run is followed by: a number of an evaluation, EVALUATION/SCORE; and when it is enough."""
 
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import ml_collections
 
 from paligemma_jax.checkpoints import run_state
 from paligemma_jax.config import settings
+
+PER_LABEL = ("per_class/", "per_group/", "dropped/")
 
 
 def check(metric: str, evaluations: Sequence[str], *, key: str) -> str:
@@ -21,6 +24,25 @@ def check(metric: str, evaluations: Sequence[str], *, key: str) -> str:
             f"{list(evaluations) or 'none'}"
         )
     return evaluation
+
+
+def check_scores(
+    config: ml_collections.ConfigDict, names: Mapping[str, Callable[[], Collection[str]]]
+) -> None:
+    """Raises a ValueError if `keep_best` or `stop_at` name a score that there will not be.
+
+    `names`: of each evaluation, what returns the scores that it gives. Those of a class, or of a
+    group of rows, are known only once it is answered: any is let pass.
+    """
+    wanted = [("keep_best", config.keep_best)] if config.keep_best else []
+    for key, metric in [*wanted, *(("stop_at", metric) for metric, _ in config.stop_at or ())]:
+        evaluation = check(metric, list(names), key=key)
+        score = metric.partition("/")[2]
+        if score.startswith(PER_LABEL) or score in (found := names[evaluation]()):
+            continue
+        near = difflib.get_close_matches(score, found, n=1)
+        hint = f"did you mean '{evaluation}/{near[0]}'? " if near else ""
+        raise ValueError(f"{key}='{metric}': {hint}that evaluation gives {', '.join(found)}")
 
 
 def find(row: Mapping[str, float], metric: str, *, key: str) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from paligemma_jax.build import assembly, terminal
-from paligemma_jax.config import settings
+from paligemma_jax.config import eval_keys, settings
 
 ANYWAY = "--resume_anyway"
 
@@ -20,11 +20,13 @@ def check(
     assembly.check_writable(workdir, option="--workdir")
     if (workdir / assembly.FINAL).exists():
         raise ValueError(
-            f"{workdir} holds a finished run ({assembly.FINAL}): choose another --workdir, or "
-            f"remove it"
+            f"{workdir} holds a finished run ({assembly.FINAL}): choose another --workdir. To make "
+            f"it longer, remove {workdir / assembly.FINAL} alone, raise total_steps (or "
+            f"total_epochs) and give {ANYWAY}"
         )
     path = workdir / assembly.CONFIG
     if not path.exists():
+        _check_no_data(config, workdir)
         return
     try:
         stored = json.loads(path.read_text())
@@ -35,6 +37,20 @@ def check(
         f"{workdir} holds a run with other settings",
         resume_anyway=resume_anyway,
     )
+
+
+def _check_no_data(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Raises a ValueError if the folder is one that data is read from."""
+    sources = {"input.data": config.input.data}
+    sources |= {f"input.mixture.{name}": one for name, one in config.input.mixture.items()}
+    sources |= {f"evals.{name}": one for name, one in config.evals.items()}
+    for key, source in sources.items():
+        fname = source.get("fname") or eval_keys.INPUT
+        if fname != eval_keys.INPUT and pathlib.Path(fname).resolve().parent == workdir.resolve():
+            raise ValueError(
+                f"--workdir {workdir}: {key}.fname={fname!r} lies in it. Choose a folder of the "
+                f"run's own, as runs/{workdir.resolve().name}"
+            )
 
 
 def allow(found: list[str], what: str, *, resume_anyway: bool) -> None:

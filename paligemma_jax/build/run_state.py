@@ -67,6 +67,7 @@ def start(
     base: overlay.Weights | None,
     workdir: pathlib.Path,
     *,
+    total_steps: int,
     resume_anyway: bool = False,
 ) -> tuple[step.TrainState, dict[str, Any]]:
     """Returns the state to begin with, and what checkpoints of this run say of it.
@@ -75,11 +76,17 @@ def start(
     where there are none, the state before the first update.
 
     Raises:
-      ValueError: all checkpoints are damaged; or they are of another base, data or optimizer.
+      ValueError: all checkpoints are damaged; or they are of another base, data or optimizer, or
+        of more updates than `total_steps`.
     """
     layout = assembly.lay_out(built, base, tuple(made.trainable))
     about = {"base": _describe_base(built, layout, made), "data": _describe_data(built, records)}
     path, groups = _read_newest(workdir, about, _like(layout, made), resume_anyway)
+    if path is not None and int(path.name) > total_steps:
+        raise ValueError(
+            f"{path} has {int(path.name)} updates, and these settings ask for {total_steps}: raise "
+            f"total_steps (or total_epochs, total_examples), or choose another --workdir"
+        )
     if path is None:
         state = step.init_state(assembly.load(built, layout), made.trainable, made.tx)
     else:

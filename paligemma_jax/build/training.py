@@ -79,6 +79,7 @@ def plan(built: assembly.Assembly) -> Plan:
     evaluations = tuple(
         _plan_evaluation(built, name, steps=steps, data_size=data_size) for name in config.evals
     )
+    goal.check_scores(config, {one.name: one.score_names for one, _ in evaluations})
     base = assembly.find_weights(config, config.model_init)
     if lora := built.model.lora:
         terminal.say(f"LoRA: rank {lora.rank}, scale {lora.scale:g}, beside {config.lora.targets}")

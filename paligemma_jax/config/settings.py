@@ -8,13 +8,14 @@ import ast
 import importlib.util
 import json
 import pathlib
+import re
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
 
-from paligemma_jax.config import presets, spec
+from paligemma_jax.config import keys, presets, spec
 
 UNITS = ("steps", "epochs", "examples", "percent")
 
@@ -59,8 +60,7 @@ def load(source: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDic
     except SyntaxError as error:
         raise ValueError(f"{path}:{error.lineno}: not Python: {error.msg}") from error
     except (LookupError, AttributeError, TypeError, NameError, ImportError) as error:
-        line = _line_in(file, error)
-        raise ValueError(f"{path}:{line}: {error.args[0] if error.args else error}") from error
+        raise ValueError(f"{path}:{_line_in(file, error)}: {_in_words(error)}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         found = type(config).__name__
         raise ValueError(
@@ -190,13 +190,23 @@ def _line_in(file: pathlib.Path, error: BaseException) -> int:
     lines = [
         frame.lineno or 0
         for frame in traceback.extract_tb(error.__traceback__)
-        if pathlib.Path(frame.filename) == file
+        if pathlib.Path(frame.filename).resolve() == file.resolve()
     ]
     return lines[-1] if lines else 0
 
 
+def _in_words(error: BaseException) -> str:
+    """Returns what an error in a config file says; of a locked config, in our own words."""
+    text = str(error.args[0] if error.args else error)
+    if found := re.search(r'Key "([^"]+)" does not exist', text):
+        known = [key.name for key in keys.KEYS]
+        return f"config key '{found[1]}' is not known. {spec.did_you_mean(found[1], known)}"
+    return text
+
+
 def _unknown(path: str, key: str, node: ml_collections.ConfigDict) -> str:
-    return f"config key '{path}' is not known. {spec.did_you_mean(key, node.keys())}"
+    below = [known.name for known in keys.KEYS] if path == key else []
+    return f"config key '{path}' is not known. {spec.did_you_mean(key, [*node, *below])}"
 
 
 def _literal(text: str) -> Any:

@@ -9,6 +9,24 @@ NUMBER = (int, float)
 OPTIONAL = (type(None),)
 RULES = (list, tuple)
 
+# What other trainers call a key.
+ELSEWHERE = {
+    "learning_rate": "lr",
+    "weight_decay": "wd",
+    "optimizer": "optax_name",
+    "epochs": "total_epochs",
+    "num_epochs": "total_epochs",
+    "num_train_epochs": "total_epochs",
+    "steps": "total_steps",
+    "max_steps": "total_steps",
+    "warmup_steps": "schedule",
+    "per_device_train_batch_size": "input.batch_size",
+    "gradient_accumulation_steps": "accumulation_steps",
+    "max_grad_norm": "grad_clip_norm",
+    "max_length": "input.text_len",
+    "image_size": "res",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Key:
@@ -30,6 +48,8 @@ class Key:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns "Did you mean 'x'? " for the nearest known name, or nothing."""
     known = list(known)
+    if ELSEWHERE.get(name) in known:
+        return f"Did you mean '{ELSEWHERE[name]}'? "
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     leaf = difflib.get_close_matches(
         name.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=1, cutoff=0.7

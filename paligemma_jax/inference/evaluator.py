@@ -99,13 +99,16 @@ def evaluate(
     """
     rows = predict(generate_fn, params, batches, records, tokenizer, task, progress=progress)
     rows = sorted(rows, key=lambda row: row["index"])
-    known = [row for row in rows if row["suffix"] is not None]
-    return rows, {
-        **task.score(rows),
-        "verbatim": _mean([row["prediction"] == row["suffix"] for row in known]),
-        "num_hit_max_new_tokens": sum(not row["stopped"] for row in rows),
-        "mean_tokens": _mean([row["tokens"] for row in rows]),
-    }
+    return rows, _score(rows, task)
+
+
+def score_truths(records: Sequence[data_records.Record], task: tasks.Task) -> dict[str, Any]:
+    """Returns the scores of a model whose every answer is the truth: the same keys as `evaluate`.
+
+    Each answer counts as one token.
+    """
+    rows = [_judge(record, record.suffix or "", None, task) for record in records]
+    return _score([{"index": index, **row} for index, row in enumerate(rows)], task)
 
 
 def split_text(tokenizer: data_tokens.Tokenizer, ids: Sequence[int], text: str) -> list[str]:
@@ -120,6 +123,16 @@ def split_text(tokenizer: data_tokens.Tokenizer, ids: Sequence[int], text: str) 
         ends.append(max(ends[-1], len(complete)))
     ends = [*ends[: len(ids)], len(text)]
     return [text[start:stop] for start, stop in itertools.pairwise(ends)]
+
+
+def _score(rows: Sequence[Row], task: tasks.Task) -> dict[str, Any]:
+    known = [row for row in rows if row["suffix"] is not None]
+    return {
+        **task.score(rows),
+        "verbatim": _mean([row["prediction"] == row["suffix"] for row in known]),
+        "num_hit_max_new_tokens": sum(not row["stopped"] for row in rows),
+        "mean_tokens": _mean([row["tokens"] for row in rows]),
+    }
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -175,11 +188,22 @@ def _make_row(
     prediction = tokenizer.decode(words)
     pieces = split_text(tokenizer, words, prediction)
     scored = list(zip(pieces, logp[: len(words)].tolist(), strict=True))
+    said = {"logp": float(logp.sum()), "tokens": len(ids), "stopped": stopped}
+    return _judge(record, prediction, scored, task) | said
+
+
+def _judge(
+    record: data_records.Record,
+    prediction: str,
+    tokens: Sequence[tuple[str, float]] | None,
+    task: tasks.Task,
+) -> Row:
+    """Returns a row without what decoding knows: it was one token that ended by itself."""
     try:
         judged = task.judge(
             prediction,
             suffix=record.suffix,
-            tokens=scored,
+            tokens=tokens,
             extra=record.extra,
             draw_truth=data_objects.draw_later(record.objects),
         )
@@ -191,8 +215,8 @@ def _make_row(
         "prefix": record.prefix,
         "suffix": record.suffix,
         "prediction": prediction,
-        "logp": float(logp.sum()),
-        "tokens": len(ids),
-        "stopped": stopped,
+        "logp": 0.0,
+        "tokens": 1,
+        "stopped": True,
         **judged,
     }

@@ -37,6 +37,17 @@ def test_a_score_that_the_evaluation_does_not_give_is_an_error():
         goal.Goal({"val/map5": 0.9})({"val/map50": 0.5})
 
 
+def test_a_score_that_there_will_not_be_is_an_error_before_the_first_step(config):
+    names = {"val": lambda: ["loss", "map50"]}
+    config.keep_best = "val/map51"
+    with pytest.raises(ValueError, match=r"keep_best='val/map51': did you mean 'val/map50'\?"):
+        goal.check_scores(config, names)
+    config.keep_best = "val/per_class/cat/map50"
+    goal.check_scores(config, names)
+    config.keep_best, config.stop_at = None, [("val/loss", 0.5)]
+    goal.check_scores(config, names)
+
+
 def test_a_goal_needs_an_evaluation_that_runs_on_the_way(config):
     config.stop_at = [("valid/loss", 1.0)]
     with pytest.raises(ValueError, match=r"stop_at='valid/loss': .* the evaluations are \['val'\]"):

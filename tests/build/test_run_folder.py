@@ -27,6 +27,12 @@ def test_finished_run_is_not_begun_again(config, begun):
         run_folder.check(config, begun, resume_anyway=True)
 
 
+def test_folder_of_data_is_no_folder_of_a_run(config, tmp_path):
+    config.input.data.fname = str(tmp_path / "train.jsonl")
+    with pytest.raises(ValueError, match=r"input.data.fname=.*train.jsonl' lies in it"):
+        run_folder.check(config, tmp_path)
+
+
 def test_other_settings_are_shown_and_must_be_wanted(config, begun, capsys):
     config.lr = 0.5
     config.model.img.dims = {"width": 8, "depth": 2}

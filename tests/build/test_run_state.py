@@ -29,7 +29,7 @@ def start(config, workdir, **settings):
     built = assembly.assemble(config)
     planned = training.plan(built)
     parts = (planned.optimizer, planned.data.records, planned.base)
-    state, about = run_state.start(built, *parts, workdir, **settings)
+    state, about = run_state.start(built, *parts, workdir, total_steps=9, **settings)
     return state, run_state.Saver(planned.saving, about, workdir, total=9)
 
 
@@ -103,6 +103,15 @@ def test_changed_data_must_be_wanted(config, data_folder, tmp_path):
     ):
         start(config, tmp_path)
     assert_equal(start(config, tmp_path, resume_anyway=True)[0], states[1])
+
+
+def test_settings_that_ask_for_fewer_updates_than_were_made_are_refused(config, tmp_path):
+    save(config, tmp_path, 3)
+    built = assembly.assemble(config)
+    planned = training.plan(built)
+    parts = (planned.optimizer, planned.data.records, planned.base)
+    with pytest.raises(ValueError, match=r"000003 has 3 updates, and these settings ask for 2"):
+        run_state.start(built, *parts, tmp_path, total_steps=2)
 
 
 def test_other_trained_parameters_are_refused_in_any_case(config, tmp_path):
@@ -189,6 +198,5 @@ def test_best_of_what_is_never_measured_is_refused(config, tmp_path):
     with pytest.raises(ValueError, match=r"keep_best='valid/map50'.*evaluations are \['val'\]"):
         start(config, tmp_path)
     config.keep_best = "val/map5"
-    state, saver = start(config, tmp_path)
-    with saver, pytest.raises(ValueError, match="that evaluation gives val/loss, val/map50"):
-        saver.keep(state, {"step": 1, "val/loss": 1.0, "val/map50": 0.5})
+    with pytest.raises(ValueError, match=r"keep_best='val/map5'.*gives loss, .*map50"):
+        start(config, tmp_path)

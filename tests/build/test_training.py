@@ -69,7 +69,7 @@ def test_nan_in_a_weight_stops_the_run_naming_it_with_the_last_good_state_on_dis
     built = assembly.assemble(config)
     planned = training.plan(built)
     begun = (built, planned.optimizer, planned.data.records, planned.base, tmp_path)
-    state, about = run_state.start(*begun)
+    state, about = run_state.start(*begun, total_steps=2)
     train_step = optimizer.make_train_step(config, built.functions, planned.optimizer, state)
 
     def run(state, stop):
@@ -86,7 +86,7 @@ def test_nan_in_a_weight_stops_the_run_naming_it_with_the_last_good_state_on_dis
     with pytest.raises(FloatingPointError, match=f"step 2: loss is nan.*not finite: {name}"):
         run(state, stop=lambda: False)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000001"]
-    state, _ = run_state.start(*begun)
+    state, _ = run_state.start(*begun, total_steps=2)
     assert int(state.step) == 1 and np.isfinite(state.trainable[name]).all()
 
 

@@ -94,10 +94,14 @@ def test_override_keeps_the_type(config_file):
     assert config.input.data.fname == "a.jsonl"
 
 
-def test_typo_inside_a_config_file_names_file_and_line(tmp_path):
+def test_typo_inside_a_config_file_names_file_and_line(tmp_path, monkeypatch):
     (tmp_path / "bad.py").write_text(CONFIG.replace("c.total_examples", "c.total_exampels"))
-    with pytest.raises(ValueError, match=r"bad.py:7: .*total_exampels"):
+    message = r"bad.py:7: config key 'total_exampels' .* Did you mean 'total_examples'\? $"
+    with pytest.raises(ValueError, match=message):
         settings.load(str(tmp_path / "bad.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        settings.load("bad.py")
 
 
 @pytest.mark.parametrize(
