@@ -9,7 +9,7 @@ image, question and answer; a prompt is "answer en" and the question. The recipe
 fine-tuning guide's: vision tower frozen, 2 epochs, batch 16 with four accumulation steps, lr 2e-5
 after 2 steps of warm-up, linear decay, weight decay 1e-6. (There weight decay is multiplied by lr,
 here it is not: hence 1e-6 * 2e-5.) With lora=hf_compat it is the guide's other one: rank 8 beside
-q, k, v, o, gate, up and down (these names hit q, k and v of the vision tower too).
+q, k, v, o, gate, up and down (these names hit q, k and v of the vision tower too), base in NF4.
 
 Arguments (configs/vqa_448.py:res=224,version=1,lora=hf_compat): data (the folder), res, version (1
 or 2), batch_size, lora (hf_compat or llm), overfit (8 examples until it repeats them).
@@ -27,7 +27,7 @@ def get_config(arg=""):
         model=f"paligemma{arg.version}-3b",
         res=arg.res,
         text_len=64,
-        method="lora" if arg.lora else "full",
+        method="qlora" if arg.lora else "full",
     )
     c.task = "vqa"
     c.input.data.fname = f"{arg.data}/train.jsonl"

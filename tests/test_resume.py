@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -140,6 +141,18 @@ def test_three_kills_and_a_request_to_stop_leave_no_trace(start, straight, folde
     assert_same_run(finish(start("killed"), workdir), straight)
     with pytest.raises(ValueError, match="finished run"):
         train.main([f"--config={folder}/config.py", f"--workdir={workdir}"])
+
+
+def test_a_small_optimizer_state_and_an_average_go_on_bit_for_bit(folder, tmp_path):
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    settings = "optax_name=big_vision.scale_by_adafactor", "ema_decay=0.9", "ckpt_steps=2"
+    words = [f"--config.{setting}" for setting in (*settings, "total_steps=4")]
+    train.main([f"--config={folder}/config.py", *words, f"--workdir={straight}"])
+    shutil.copytree(straight, resumed)
+    (resumed / "final.npz").unlink()
+    shutil.rmtree(resumed / "checkpoints" / "000004")
+    train.main([f"--config={folder}/config.py", *words, f"--workdir={resumed}"])
+    assert_same_run(resumed, straight)
 
 
 def start_on(devices: int, folder, workdir: str, *arguments: str, **env: str) -> subprocess.Popen:

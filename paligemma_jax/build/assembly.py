@@ -8,9 +8,16 @@ from typing import Any
 
 import jax
 import ml_collections
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
-from paligemma_jax.build import checkpoint, data, mask_codecs, terminal, weights
+from paligemma_jax.build import (
+    checkpoint,
+    data,
+    mask_codecs,
+    quantization,
+    terminal,
+    weights,
+)
 from paligemma_jax.build import model as build_model
 from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import presets, settings
@@ -71,13 +78,13 @@ class Layout:
 
     Attributes:
       stored: what they are read from; None: random ones are made.
-      shapes: name -> shape and type in memory.
-      where: name -> place.
+      shapes: name -> shape and type in memory; a `quantize.Quantized` of these, if it will be one.
+      where: name -> place, or places.
     """
 
     stored: overlay.Weights | None
-    shapes: dict[str, jax.ShapeDtypeStruct]
-    where: dict[str, NamedSharding]
+    shapes: dict[str, Any]
+    where: dict[str, Any]
 
 
 def lay_out(
@@ -95,6 +102,8 @@ def lay_out(
         weights.check(built.config, stored, built.model)
         arrays = stored.arrays
     shapes = weights.expected_shapes(built.config, built.model, trainable, arrays)
+    kinds = quantization.choose(built.config, shapes, trainable=trainable, stored=stored)
+    shapes = quantization.shrink(shapes, kinds)
     rules = [(str(regex), tactic) for regex, tactic in built.config.sharding_strategy]
     return Layout(stored, shapes, sharding.shardings(shapes, rules, built.mesh))
 

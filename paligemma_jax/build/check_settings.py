@@ -14,6 +14,7 @@ from paligemma_jax.build import (
     evaluation,
     goal,
     grammars,
+    quantization,
     terminal,
     training,
     training_data,
@@ -87,12 +88,17 @@ def _plan(
     try:
         steps = build_optimizer.total_steps(config, data_size=data_size)
         made = build_optimizer.make(config, shapes, steps=steps, data_size=data_size)
+        kinds = quantization.choose(config, shapes, trainable=made.trainable, stored=None)
     except ValueError as error:
         return None, facts, [*found, _refused("optimizer", error)]
     passes = steps * batch_size / max(data_size, 1)
     trained = sum(shapes[name].size for name in made.trainable)
     facts.append(("length", f"{steps:,} steps of {batch_size}, {passes:.1f} passes"))
     facts.append(("trained", f"{trained:,} parameters in {len(made.trainable)} arrays"))
+    for kind in sorted(set(kinds.values())):
+        held = [name for name in kinds if kinds[name] == kind]
+        count = sum(shapes[name].size for name in held)
+        facts.append((f"held as {kind}", f"{count:,} parameters in {len(held)} arrays"))
     return made, facts, found
 
 

@@ -4,14 +4,13 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 
-import jax.numpy as jnp
 import ml_collections
 
-from paligemma_jax.build import assembly, planning, terminal, training, weights
+from paligemma_jax.build import assembly, planning, quantization, terminal, training, weights
 from paligemma_jax.build import model as build_model
 from paligemma_jax.build import optimizer as build_optimizer
 from paligemma_jax.config import settings
-from paligemma_jax.models import paligemma
+from paligemma_jax.models import paligemma, quantize
 from paligemma_jax.training import plan
 
 NUM_CHANGES = 3
@@ -94,6 +93,11 @@ def _candidates(built: assembly.Assembly, planned: training.Plan) -> Iterator[Ch
         yield Change(
             ("frozen_dtype=bfloat16",), "frozen weights are rounded to 16 bit, as published"
         )
+    if config.quantize is None and _can_quantize(built, planned):
+        for kind, bits in (("int8", 8), ("nf4", 4)):
+            yield Change(
+                (f"quantize={kind}",), f"frozen weights are rounded to {bits} bit a number"
+            )
     if config.compute_dtype == "float32":
         yield Change(
             ("compute_dtype=bfloat16",),
@@ -102,7 +106,11 @@ def _candidates(built: assembly.Assembly, planned: training.Plan) -> Iterator[Ch
     for size in _halvings(batch_size, built.mesh.size * parts):
         yield Change((f"input.batch_size={size}",), "another recipe: fewer examples per step")
     if _trains_more_than_attention(config, planned):
-        yield Change((f"trainable={ATTENTION}",), "another recipe: trains attention only")
+        recipe = "another recipe: trains attention only"
+        yield Change((f"trainable={ATTENTION}",), recipe)
+        if config.quantize is None:
+            overrides = f"trainable={ATTENTION}", "quantize=nf4"
+            yield Change(overrides, f"{recipe}, beside frozen weights of 4 bits")
 
 
 def _doublings(start: int, end: int) -> list[int]:
@@ -116,7 +124,13 @@ def _halvings(start: int, end: int) -> list[int]:
 def _has_wide_frozen(built: assembly.Assembly, planned: training.Plan) -> bool:
     trainable = set(planned.optimizer.trainable)
     shapes = assembly.lay_out(built, planned.base, tuple(trainable)).shapes
-    return any(x.dtype == jnp.float32 for name, x in shapes.items() if name not in trainable)
+    frozen = [x for name, x in shapes.items() if name not in trainable]
+    return any(quantization.kind_of(x) == "float32" for x in frozen)
+
+
+def _can_quantize(built: assembly.Assembly, planned: training.Plan) -> bool:
+    possible = quantize.candidates(paligemma.shapes(built.model))
+    return not set(possible) <= set(planned.optimizer.trainable)
 
 
 def _trains_more_than_attention(config: ml_collections.ConfigDict, planned: training.Plan) -> bool:

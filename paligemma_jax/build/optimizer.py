@@ -7,7 +7,7 @@ import jax
 import ml_collections
 
 from paligemma_jax.build import model as build_model
-from paligemma_jax.build import terminal
+from paligemma_jax.build import quantization, terminal
 from paligemma_jax.config import settings
 from paligemma_jax.params import lora, names
 from paligemma_jax.training import optimizer, step
@@ -110,9 +110,10 @@ def describe(state: step.TrainState, made: optimizer.Optimizer) -> str:
         lrs = sorted({made.lrs[name] for name in members})
         shown = f"{lrs[0]:g}" if len(lrs) == 1 else f"{lrs[0]:g}..{lrs[-1]:g}"
         rows.append((f"train {rule}", *_row(arrays), shown))
-    by_tower: dict[str, dict[str, jax.Array]] = {}
+    by_tower: dict[str, dict[str, Any]] = {}
     for name, array in state.frozen.items():
-        by_tower.setdefault(f"{name.split('/')[0]} {array.dtype}", {})[name] = array
+        tower = f"{name.split('/')[0]} {quantization.kind_of(array)}"
+        by_tower.setdefault(tower, {})[name] = array
     rows += [(f"frozen {tower}", *_row(arrays), "") for tower, arrays in sorted(by_tower.items())]
     moments = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state.opt_state))}
     rows.append(("optimizer state", *_row(moments), ""))
@@ -130,7 +131,7 @@ def _check_factors_train(schedule: Any, shapes: Mapping[str, jax.ShapeDtypeStruc
         )
 
 
-def _row(arrays: Mapping[str, jax.Array]) -> tuple[str, str, str]:
+def _row(arrays: Mapping[str, Any]) -> tuple[str, str, str]:
     count = sum(array.size for array in arrays.values())
     num_bytes = sum(array.nbytes for array in arrays.values())
     return str(len(arrays)), f"{count:,}", terminal.size(num_bytes)

@@ -21,7 +21,7 @@ from paligemma_jax.build import (
 )
 from paligemma_jax.build import optimizer as build_optimizer
 from paligemma_jax.data import pipeline
-from paligemma_jax.models import paligemma
+from paligemma_jax.models import paligemma, quantize
 from paligemma_jax.params import sharding
 from paligemma_jax.training import flops, loss, plan, step
 
@@ -121,6 +121,7 @@ def at_least(built: assembly.Assembly, planned: training.Plan) -> plan.Memory:
         if one.generate is not None
     ]
     trained = plan.bytes_of(state.trainable)
+    quantized = [x for x in state.frozen.values() if isinstance(x, quantize.Quantized)]
     return plan.Memory(
         trained=trained,
         frozen=plan.bytes_of(state.frozen),
@@ -129,6 +130,7 @@ def at_least(built: assembly.Assembly, planned: training.Plan) -> plan.Memory:
         temporary=trained,
         logits=rows * loss.CHUNK * built.model.vocab_size * FLOAT32_BYTES,
         evaluation=max(evaluations, default=0),
+        quantized=plan.bytes_of(quantized),
     )
 
 
@@ -148,6 +150,7 @@ def facts(found: Planned) -> list[tuple[str, str]]:
     rows = [
         ("trained parameters", memory.trained),
         ("frozen parameters", memory.frozen),
+        *([("  of these in 4 or 8 bits", memory.quantized)] if memory.quantized else []),
         ("optimizer", memory.optimizer),
         ("batch", memory.batch),
         ("gradients, activations, logits", memory.temporary),
@@ -187,7 +190,11 @@ def _shapes(
     trainable = planned.optimizer.trainable
     layout = assembly.lay_out(built, planned.base, tuple(trainable))
     placed = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.where[name])
+        name: jax.tree.map(
+            lambda part, place: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=place),
+            x,
+            layout.where[name],
+        )
         for name, x in layout.shapes.items()
     }
     spec, rows = data.spec(built.config), sharding.batch_sharding(built.mesh)

@@ -16,7 +16,15 @@ from typing import Any
 import jax
 import ml_collections
 
-from paligemma_jax.build import assembly, checkpoint, data, goal, run_folder, terminal
+from paligemma_jax.build import (
+    assembly,
+    checkpoint,
+    data,
+    goal,
+    quantization,
+    run_folder,
+    terminal,
+)
 from paligemma_jax.checkpoints import digests, fingerprint, overlay, run_state, run_state_writer
 from paligemma_jax.config import settings
 from paligemma_jax.training import checks, optimizer, step
@@ -208,18 +216,19 @@ def _describe_base(
     if layout.shapes.keys() == set(made.trainable):
         return None
     if layout.stored is None:
-        return {"seed": built.config.seed}
+        return {"seed": built.config.seed, **quantization.describe(layout.shapes)}
     return {
         "model_init": built.config.model_init,
         "path": str(layout.stored.path),
         "fingerprint": "+".join(fingerprint.of(file) for file in layout.stored.files),
+        **quantization.describe(layout.shapes),
     }
 
 
 def _check_base(path: pathlib.Path, about: Mapping[str, Any]) -> None:
     """Raises a ValueError if frozen weights are not those that a checkpoint was trained with."""
     then, now = run_state.read_metadata(path)["base"] or {}, about["base"]
-    if any(then.get(key) != now.get(key) for key in ("fingerprint", "digest")):
+    if any(then.get(key) != now.get(key) for key in ("fingerprint", "digest", "quantized")):
         raise ValueError(
             f"{path} was trained on other frozen weights: {_base_in_words(then)}; these are "
             f"{_base_in_words(now)}. Give it its own base, or choose another --workdir"
@@ -227,9 +236,10 @@ def _check_base(path: pathlib.Path, about: Mapping[str, Any]) -> None:
 
 
 def _base_in_words(base: Mapping[str, Any]) -> str:
+    kinds = f", quantized: {base['quantized']}" if "quantized" in base else ""
     if "path" in base:
-        return f"{base['path']} (fingerprint {base['fingerprint'][:12]})"
-    return f"random ones of seed {base.get('seed')} (digest {base.get('digest')})"
+        return f"{base['path']} (fingerprint {base['fingerprint'][:12]}{kinds})"
+    return f"random ones of seed {base.get('seed')} (digest {base.get('digest')}{kinds})"
 
 
 def _describe_data(built: assembly.Assembly, records: data.Records) -> dict[str, Any]:
@@ -281,6 +291,6 @@ def _unflatten(
     return jax.tree.unflatten(jax.tree.structure(tree), [leaves[name] for name in _flat(tree)])
 
 
-def _digest(arrays: Mapping[str, jax.Array]) -> str:
-    found = json.dumps(sorted(digests.of(arrays).items()))
+def _digest(arrays: Mapping[str, Any]) -> str:
+    found = json.dumps(sorted(digests.of(_flat(arrays)).items()))
     return hashlib.sha256(found.encode()).hexdigest()[:16]

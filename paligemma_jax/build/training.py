@@ -148,7 +148,7 @@ def is_finished(planned: Plan, state: step.TrainState) -> bool:
 
 
 def what_is_saved(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> str:
-    """Returns "all" or "trainable", as the key `save` says or LoRA suggests.
+    """Returns "all" or "trainable", as the key `save` says, or LoRA or a quantized base suggests.
 
     Raises:
       ValueError: trained weights alone, of a run that starts from random ones.
@@ -158,7 +158,8 @@ def what_is_saved(config: ml_collections.ConfigDict, model: variants.PaliGemma) 
             "save='trainable' leaves out the weights that are not trained, and random ones are in "
             "no other file: set model_init, or save='all'"
         )
-    return config.save or (TRAINABLE if model.lora and config.model_init else "all")
+    is_adapted = model.lora is not None or config.quantize is not None
+    return config.save or (TRAINABLE if is_adapted and config.model_init else "all")
 
 
 def save(

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
-from paligemma_jax.build import terminal
+from paligemma_jax.build import quantization, terminal
 from paligemma_jax.checkpoints import hub, merged, npz, overlay
 from paligemma_jax.models import paligemma, siglip
 from paligemma_jax.params import lora, names, sharding, variants
@@ -93,12 +93,12 @@ def check(
 
 def load(
     stored: overlay.Weights,
-    expected: Shapes,
-    where: Mapping[str, NamedSharding],
+    expected: Mapping[str, Any],
+    where: Mapping[str, Any],
     *,
     grid: int,
-) -> dict[str, jax.Array]:
-    """Returns stored parameters in the types of `expected`, placed as `where` says.
+) -> dict[str, Any]:
+    """Returns stored parameters in the types of `expected`, or quantized, placed as `where` says.
 
     Arrays go to their devices one by one: the host holds one at a time.
     """
@@ -106,11 +106,10 @@ def load(
     def convert(name: str, array: np.ndarray) -> Any:
         if name == POSITION_EMBEDDING:
             array = siglip.resample_position_embedding(array, grid)
-        dtype = expected[name].dtype
-        return array if array.dtype == dtype else array.astype(dtype)
+        return quantization.fit_on_host(array, expected[name])
 
-    def place(name: str, array: Any) -> jax.Array:
-        return sharding.place(name, array, where[name])
+    def place(name: str, array: Any) -> Any:
+        return jax.tree.map(functools.partial(sharding.place, name), array, where[name])
 
     held = [name for name in expected if name in stored.arrays]
     with terminal.progress(f"loading {stored.path}", unit="B", unit_scale=True) as report:
@@ -118,7 +117,7 @@ def load(
 
 
 def init_factors(
-    model: variants.PaliGemma, where: Mapping[str, NamedSharding], *, seed: int
+    model: variants.PaliGemma, where: Mapping[str, Any], *, seed: int
 ) -> dict[str, jax.Array]:
     """Returns low-rank factors that change nothing yet, each made where it lives."""
     make = functools.partial(paligemma.init_factors, model=model)
@@ -128,23 +127,23 @@ def init_factors(
 
 def init_random(
     model: variants.PaliGemma,
-    expected: Shapes,
-    where: Mapping[str, NamedSharding],
+    expected: Mapping[str, Any],
+    where: Mapping[str, Any],
     *,
     seed: int,
-) -> dict[str, jax.Array]:
+) -> dict[str, Any]:
     """Returns random parameters, each made where it lives."""
 
-    def make(rng: jax.Array) -> dict[str, jax.Array]:
+    def make(rng: jax.Array) -> dict[str, Any]:
         params = paligemma.init(rng, model)
-        return {name: params[name].astype(expected[name].dtype) for name in expected}
+        return {name: quantization.fit(params[name], expected[name]) for name in expected}
 
     shardings = {name: where[name] for name in expected}
     return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
 
 
-def save(path: pathlib.Path, params: Mapping[str, jax.Array], metadata: Mapping[str, Any]) -> None:
-    """Writes parameters as one npz file that big_vision reads, and says so.
+def save(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Writes parameters as one npz file that big_vision reads, none of them quantized; says so.
 
     With several processes, each gathers every array in turn and the first one writes.
     """
@@ -153,7 +152,8 @@ def save(path: pathlib.Path, params: Mapping[str, jax.Array], metadata: Mapping[
         params = {name: gather(array, tiled=True) for name, array in params.items()}
     if jax.process_index() == 0:
         with terminal.progress(f"saving {path}", unit="B", unit_scale=True) as report:
-            npz.write(path, params, metadata=metadata, progress=report)
+            written = quantization.to_write(params)
+            npz.write(path, written, metadata=metadata, progress=report)
         terminal.say(f"saved {path}, {terminal.size(path.stat().st_size)}")
 
 
@@ -180,6 +180,8 @@ def metadata(
         "model_init": config.model_init,
         "step": step,
     }
+    if config.quantize is not None:
+        said["quantize"] = str(config.quantize)
     if base:
         said[overlay.BASE] = overlay.describe_base(
             config.model_init, base, dtype=config.frozen_dtype

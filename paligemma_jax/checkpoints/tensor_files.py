@@ -90,7 +90,8 @@ def read_headers(
                 tensor = file.get_slice(name)
                 if tensor.get_dtype() not in DTYPES:
                     raise ValueError(
-                        f"{path}: '{name}' is {tensor.get_dtype()}, expected one of {list(DTYPES)}"
+                        f"{path}: '{name}' is {tensor.get_dtype()}, expected one of {list(DTYPES)}:"
+                        f" if these weights are quantized, give the dense ones"
                     )
                 if name in found:
                     raise ValueError(f"{path}: '{name}' is also in {found[name][0]}")

@@ -116,6 +116,15 @@ KEYS = (
         (None, "float32", "bfloat16", "float16"),
     ),
     Key(
+        "quantize",
+        None,
+        (str, *RULES, *OPTIONAL),
+        "hold frozen weights in 8 or 4 bits, to train others beside them or to predict: one of "
+        "these for all, or rules [(regex, one)]",
+        (None, "int8", "nf4"),
+        rule_types=(str, *OPTIONAL),
+    ),
+    Key(
         "cache_dtype",
         "float32",
         (str,),
@@ -225,7 +234,7 @@ KEYS = (
         None,
         (str, *OPTIONAL),
         "what final.npz holds: all weights, or the trained ones, which model_init completes; None: "
-        "those with LoRA on a model_init, else all",
+        "those with LoRA or quantize on a model_init, else all",
         (None, "all", "trainable"),
     ),
     Key("log_training_steps", 10, (int,), "a row of training metrics every so many steps", least=1),

@@ -29,6 +29,8 @@ METHODS: dict[str, dict[str, Any]] = {
     # Factors need about ten times the rate of full fine-tuning (arXiv:2106.09685, D.4).
     "lora": {"lora.targets": "llm", "optax_name": "scale_by_adam", "lr": 1e-4},
 }
+# arXiv:2305.14314: the same on a base of 4 bits.
+METHODS["qlora"] = {**METHODS["lora"], "quantize": "nf4"}
 
 
 def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
@@ -66,7 +68,7 @@ def finetune(
       res: 224, 448 or 896.
       text_len: tokens of prefix and suffix together.
       method: what is trained, with a fitting optimizer and learning rate: "full", "attention" (of
-        the language model) or "lora".
+        the language model), "lora", or "qlora" (on an NF4 base).
     """
     for what, name, table in (("model", model, MODELS), ("method", method, METHODS)):
         if name not in table:
@@ -185,14 +187,18 @@ def _check(key: spec.Key, value: Any, where: str = "") -> list[str]:
     if not right_type:
         expected, found = _type_names(key.types), type(value).__name__
         return [f"{name}={value!r}: expected {expected}, found {found}"]
+    if isinstance(value, list | tuple) and key.rule_types:
+        return [problem for rule in value if (problem := _check_rule(key, rule, name))]
     if key.choices and value not in key.choices:
-        hint = spec.did_you_mean(str(value), map(str, key.choices))
-        return [f"{name}={value!r}: expected one of {key.choices}. {hint}"]
+        return [_not_chosen(key, value, name)]
     if key.least is not None and isinstance(value, int | float) and not value >= key.least:
         return [f"{name}={value!r}: expected {key.least} or more"]
-    if key.rule_types and isinstance(value, list | tuple):
-        return [problem for rule in value if (problem := _check_rule(key, rule, name))]
     return []
+
+
+def _not_chosen(key: spec.Key, value: Any, name: str) -> str:
+    hint = spec.did_you_mean(str(value), map(str, key.choices))
+    return f"{name}={value!r}: expected one of {key.choices}. {hint}"
 
 
 def _check_rule(key: spec.Key, rule: Any, name: str) -> str | None:
@@ -200,6 +206,8 @@ def _check_rule(key: spec.Key, rule: Any, name: str) -> str | None:
     value = rule[1] if is_pair else None
     is_mapping = isinstance(value, ml_collections.ConfigDict)
     right_type = isinstance({} if is_mapping else value, key.rule_types)
+    if is_pair and key.choices and value not in key.choices:
+        return _not_chosen(key, value, f"{name} {rule[0]!r}")
     if is_pair and right_type and not isinstance(value, bool):
         return None
     return f"{name}: expected pairs ('text', {_type_names(key.rule_types)}), found {rule!r}"

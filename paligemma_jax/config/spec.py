@@ -32,8 +32,8 @@ ELSEWHERE = {
 class Key:
     """A config key: dotted name, default, allowed types (None included where it may be unset).
 
-    `rule_types` are those of the values where a key may be a list of pairs (text, value), `least`
-    the smallest number that is allowed.
+    `rule_types` are those of the values where a key may be a list of pairs (text, value); `choices`
+    are those of these values too, `least` is the smallest number that is allowed.
     """
 
     name: str

@@ -101,10 +101,10 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         D, F = self.llm.width, self.llm.mlp_dim
-        gating = self.param(
-            "gating_einsum", _truncated_normal(in_axis=(1,), out_axis=(0, 2)), (2, D, F)
-        )
-        linear = self.param("linear", _truncated_normal(in_axis=(0,), out_axis=(1,)), (F, D))
+        stacked = _truncated_normal(in_axis=(1,), out_axis=(0, 2))
+        gating = layers.declare(self, "gating_einsum", stacked, (2, D, F))
+        single = _truncated_normal(in_axis=(0,), out_axis=(1,))
+        linear = layers.declare(self, "linear", single, (F, D))
         project = functools.partial(layers.project, self, lora=self.lora)
         gate, up = weights.split(project("gating_einsum", {"w": gating}, "BTD,2DF->2BTF", x))
         return project("linear", {"w": linear}, "BTF,FD->BTD", nn.gelu(gate) * up)
@@ -175,7 +175,8 @@ class Embedder(nn.Module):
 
     def setup(self):
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
-        self.input_embedding = self.param("input_embedding", init, (self.vocab_size, self.width))
+        shape = self.vocab_size, self.width
+        self.input_embedding = layers.declare(self, "input_embedding", init, shape)
 
     def encode(self, ids: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """int32[B, T] -> dtype[B, T, D], scaled by sqrt(D)."""

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from paligemma_jax.models import weights
+from paligemma_jax.models import quantize, weights
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names
 
@@ -33,7 +33,7 @@ class Einsum(nn.Module):
 
     @nn.compact
     def __call__(self, eqn: str, x: jax.Array) -> jax.Array:
-        leaf = {"w": self.param("w", self.w_init, self.shape)}
+        leaf = {"w": declare(self, "w", self.w_init, self.shape)}
         return project(self, "w", leaf, eqn, x, lora=self.lora)
 
 
@@ -49,10 +49,19 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, eqn: str, x: jax.Array) -> jax.Array:
         leaf = {
-            "w": self.param("kernel", self.w_init, self.shape),
+            "w": declare(self, "kernel", self.w_init, self.shape),
             "bias": self.param("bias", self.bias_init, self.bias_shape),
         }
         return project(self, "kernel", leaf, eqn, x, lora=self.lora)
+
+
+def declare(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]) -> Any:
+    """As `module.param(name, init, shape)`; where the weight is quantized, returns it as it is."""
+    if module.has_variable("params", name):
+        found = module.get_variable("params", name)
+        if isinstance(found, quantize.Quantized) and found.shape == shape:
+            return found
+    return module.param(name, init, shape)
 
 
 def project(

@@ -185,7 +185,7 @@ def unstack(params: Params) -> dict[str, jax.Array]:
     prefers this one. Both together hold the blocks in memory twice; either alone is enough.
     """
     return {
-        f"{LAYERS}{layer}/{name.removeprefix(LAYERS)}": w[layer]
+        f"{LAYERS}{layer}/{name.removeprefix(LAYERS)}": jax.tree.map(lambda x, i=layer: x[i], w)
         for name, w in params.items()
         if name.startswith(LAYERS)
         for layer in range(w.shape[0])

@@ -3,17 +3,26 @@
 Both towers send every matrix product through `project`. A leaf is a small dictionary that the linen
 module declares: the weight `w`, perhaps its `bias`, and perhaps the low-rank factors beside it. The
 activation decides the arithmetic: a weight stored in 16 bits is cast here, at use, so a scan over
-layers casts one layer at a time.
+layers casts one layer at a time. A quantized one is decoded here, a piece at a time where it is
+large, and decoded again for the gradient of what it is multiplied with; it has none itself.
 """
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-Leaf = Mapping[str, jax.Array]
+from paligemma_jax.models import quantize
+
+# Arrays; the weight may be `quantize.Quantized`.
+Leaf = Mapping[str, Any]
+
+# A quantized weight above this size is decoded in pieces of at most so many bytes, where it can be.
+PIECE_BYTES = 2**26
 
 
 def project(
@@ -37,14 +46,12 @@ def project(
       out_dtype: dtype to accumulate and return in; the dtype of `x` if not given.
     """
     out_dtype = out_dtype or x.dtype
-    w = leaf["w"].astype(x.dtype)
-    if x.shape[1] == 1:
-        y = _einsum(*_spread(eqn, x, w), w, out_dtype)
-    elif eqn.split(",")[1][0].isdigit():
-        single = re.sub(r"\d", "", eqn)
-        y = jnp.stack([_einsum(single, x, part, out_dtype) for part in w])
+    w = leaf["w"]
+    y: Any
+    if isinstance(w, quantize.Quantized):
+        y = _decoded_product(eqn, (x.shape, x.dtype), out_dtype, x, w)
     else:
-        y = _einsum(eqn, x, w, out_dtype)
+        y = _product(eqn, x, w.astype(x.dtype), out_dtype)
     if "bias" in leaf:
         y += leaf["bias"].astype(out_dtype)
     if "lora_a" in leaf:
@@ -76,7 +83,103 @@ def split(y: jax.Array) -> list[jax.Array]:
 
 def look_up(leaf: Leaf, ids: jax.Array, *, dtype: DTypeLike) -> jax.Array:
     """Returns the rows `ids` of an embedding table as `dtype`: int32[...] -> dtype[..., D]."""
-    return jnp.take(leaf["w"], ids, axis=0, mode="clip").astype(dtype)
+    w = leaf["w"]
+    if isinstance(w, quantize.Quantized):
+        return w.take(ids, dtype=dtype)
+    return jnp.take(w, ids, axis=0, mode="clip").astype(dtype)
+
+
+def _product(eqn: str, x: jax.Array, w: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Returns `einsum(eqn, x, w)`, by the way that suits the number of tokens and weights."""
+    if x.shape[1] == 1:
+        return _einsum(*_spread(eqn, x, w), w, dtype)
+    if eqn.split(",")[1][0].isdigit():
+        single = re.sub(r"\d", "", eqn)
+        return jnp.stack([_einsum(single, x, part, dtype) for part in w])
+    return _einsum(eqn, x, w, dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _decoded_product(
+    eqn: str, like: tuple[Any, Any], dtype: DTypeLike, x: jax.Array, w: quantize.Quantized
+) -> jax.Array:
+    """As `_product` of a quantized weight. `like`: shape and dtype of x, for the gradient."""
+    del like
+    product = functools.partial(_product, eqn, dtype=dtype)
+    rows = _rows_at_a_time(eqn, w, x.dtype)
+    if rows is None:
+        return product(x, w.astype(x.dtype))
+    axis = _letters(eqn)[2].index(_letters(eqn)[1][0])
+    whole = jax.eval_shape(product, x, jax.ShapeDtypeStruct(w.shape, x.dtype))
+
+    def fill(y: jax.Array, start: Any, piece: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(y, product(x, piece), start, axis)
+
+    return _over_pieces(fill, jnp.zeros(whole.shape, dtype), w, rows, x.dtype)
+
+
+def _decoded_forward(
+    eqn: str, like: tuple[Any, Any], dtype: DTypeLike, x: jax.Array, w: quantize.Quantized
+) -> tuple[jax.Array, quantize.Quantized]:
+    y: Any = _decoded_product(eqn, like, dtype, x, w)
+    return y, w
+
+
+def _decoded_backward(
+    eqn: str, like: tuple[Any, Any], dtype: DTypeLike, w: quantize.Quantized, dy: jax.Array
+) -> tuple[jax.Array, None]:
+    """Returns the gradient of x. The sum over pieces is taken in float32."""
+    x = jax.ShapeDtypeStruct(*like)
+
+    def pull(dy: jax.Array, piece: jax.Array) -> jax.Array:
+        transposed = jax.linear_transpose(lambda x: _product(eqn, x, piece, dtype), x)
+        return transposed(dy)[0]
+
+    rows = _rows_at_a_time(eqn, w, x.dtype)
+    if rows is None:
+        return pull(dy, w.astype(x.dtype)), None
+    axis = _letters(eqn)[2].index(_letters(eqn)[1][0])
+
+    def add(dx: jax.Array, start: Any, piece: jax.Array) -> jax.Array:
+        part = jax.lax.dynamic_slice_in_dim(dy, start, len(piece), axis)
+        return dx + pull(part, piece)
+
+    dx = _over_pieces(add, jnp.zeros(x.shape, jnp.float32), w, rows, x.dtype)
+    return dx.astype(x.dtype), None
+
+
+_decoded_product.defvjp(_decoded_forward, _decoded_backward)
+
+
+def _rows_at_a_time(eqn: str, w: quantize.Quantized, dtype: DTypeLike) -> int | None:
+    """Returns how many rows, along its first letter, a piece of a weight has; None: it is whole.
+
+    It stays whole if it is small, or if its first letter is contracted or cuts blocks.
+    """
+    x_letters, w_letters, _ = _letters(eqn)
+    num_bytes = w.size * jnp.dtype(dtype).itemsize
+    if num_bytes <= PIECE_BYTES or w_letters[0] in x_letters or not w.has_whole_rows:
+        return None
+    return max(1, PIECE_BYTES * w.shape[0] // num_bytes)
+
+
+def _over_pieces(
+    body: Callable[..., jax.Array],
+    result: jax.Array,
+    w: quantize.Quantized,
+    rows: int,
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Returns the result after `body(result, start, piece)` for each piece of a weight in turn."""
+    count, rest = divmod(w.shape[0], rows)
+
+    def step(i: jax.Array, result: jax.Array) -> jax.Array:
+        return body(result, i * rows, w.rows(i * rows, rows, dtype=dtype))
+
+    result = jax.lax.fori_loop(0, count, step, result)
+    if rest:
+        result = body(result, count * rows, w.rows(count * rows, rest, dtype=dtype))
+    return result
 
 
 def _project_low_rank(leaf: Leaf, eqn: str, x: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -10,6 +10,7 @@ A rule's value, a tactic, is one of
 """
 
 import ast
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -47,18 +48,18 @@ def make_mesh(spec: Sequence[tuple[str, int]], devices: Sequence[Any] | None = N
     return jax.make_mesh(sizes, axes, axis_types=types, devices=devices)
 
 
-def shardings(
-    arrays: Mapping[str, Any], rules: names.Rules[Tactic], mesh: Mesh
-) -> dict[str, NamedSharding]:
+def shardings(arrays: Mapping[str, Any], rules: names.Rules[Tactic], mesh: Mesh) -> dict[str, Any]:
     """Returns for each name where its array lives. See `specs`."""
+    found = specs(arrays, rules, mesh.shape)
     return {
-        name: NamedSharding(mesh, spec) for name, spec in specs(arrays, rules, mesh.shape).items()
+        name: jax.tree.map(functools.partial(NamedSharding, mesh), spec)
+        for name, spec in found.items()
     }
 
 
 def specs(
     arrays: Mapping[str, Any], rules: names.Rules[Tactic], axis_sizes: Mapping[str, int]
-) -> dict[str, PartitionSpec]:
+) -> dict[str, Any]:
     """Returns for each name its partition, one entry per dimension. Needs no devices.
 
     Equal to big_vision's `infer_sharding` (sharding.py at 0127fb6): fsdp takes the largest
@@ -66,7 +67,8 @@ def specs(
     without such a dimension stays whole.
 
     Args:
-      arrays: name -> anything with a shape and a dtype.
+      arrays: name -> anything with a shape and a dtype, or a tree of these (of a quantized
+        weight), which gets a tree of partitions.
       rules: (regex, tactic) pairs; the first full match wins.
       axis_sizes: name -> size of the mesh axes, as `mesh.shape`.
 
@@ -76,7 +78,11 @@ def specs(
     """
     tactics = [(regex, _parse(tactic, axis_sizes)) for regex, tactic in rules]
     matched = names.match(tactics, arrays, what=WHAT)
-    return {name: PartitionSpec(*matched[name](name, array)) for name, array in arrays.items()}
+
+    def split(name: str, array: Any) -> Any:
+        return jax.tree.map(lambda part: PartitionSpec(*matched[name](name, part)), array)
+
+    return {name: split(name, array) for name, array in arrays.items()}
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -68,12 +68,14 @@ def check_gradients(
         )
 
 
-def non_finite(arrays: Mapping[str, jax.Array]) -> list[str]:
-    """Returns the names of the arrays that hold a NaN or an infinity."""
-    flags = jax.jit(lambda tree: {name: jnp.isfinite(x).all() for name, x in tree.items()})(
-        dict(arrays)
-    )
-    return [name for name, is_finite in jax.device_get(flags).items() if not is_finite]
+def non_finite(arrays: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the arrays, or trees of arrays, that hold a NaN or an infinity."""
+
+    def is_finite(tree: Any) -> jax.Array:
+        return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+    flags = jax.jit(lambda trees: {name: is_finite(x) for name, x in trees.items()})(dict(arrays))
+    return [name for name, flag in jax.device_get(flags).items() if not flag]
 
 
 def _finite(value: Any) -> bool:

@@ -20,6 +20,7 @@ class Memory:
       logits: of these, the logits of one chunk of positions.
       evaluation: what an evaluation needs beside parameters and optimizer, from shapes: the cache,
         the blocks once more, as decoding reads them, and the logits of a token. 0: none decodes.
+      quantized: of the frozen ones, those in 4 or 8 bits.
     """
 
     trained: int
@@ -29,6 +30,7 @@ class Memory:
     temporary: int
     logits: int
     evaluation: int = 0
+    quantized: int = 0
 
     @property
     def resident(self) -> int:

@@ -32,7 +32,7 @@ class TrainState:
 
     step: int32[], updates done.
     trainable: name -> float32 array.
-    frozen: name -> array in its stored type; the step returns the same arrays.
+    frozen: name -> array in its stored type, or tree of arrays; the step returns the same ones.
     opt_state: the optimizer's, over `trainable`.
     """
 
@@ -64,7 +64,7 @@ def init_state(
     """
     chosen, frozen = names.partition(params, trainable)
     chosen = {name: jnp.asarray(array, jnp.float32) for name, array in chosen.items()}
-    frozen = {name: jnp.asarray(array) for name, array in frozen.items()}
+    frozen = jax.tree.map(jnp.asarray, frozen)
     shardings = opt_state_shardings(chosen, tx)
     return TrainState(
         step=count_updates(0, chosen),

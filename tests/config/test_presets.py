@@ -8,7 +8,7 @@ def test_every_method_is_complete_and_has_its_own_rate(method):
     config = presets.finetune(model="paligemma2-3b", method=method)
     presets.validate(config)
     assert config.lr == presets.METHODS[method]["lr"]
-    assert (config.lora.targets is not None) == (method == "lora")
+    assert (config.lora.targets is not None) == (method in ("lora", "qlora"))
 
 
 def test_an_unknown_method_shows_the_nearest():

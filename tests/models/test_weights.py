@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.models import weights
+from paligemma_jax.models import quantize, weights
 
 SIZES = {"B": 2, "D": 3, "N": 4, "K": 5, "H": 6, "F": 7, "V": 8, "2": 2, "3": 3}
 EQUATIONS = [
@@ -51,3 +52,30 @@ def test_look_up_takes_rows():
     found = weights.look_up({"w": table}, np.array([[2, 0]]), dtype="float32")
     assert found.dtype == jnp.float32
     np.testing.assert_array_equal(found, [[[4, 5], [0, 1]]])
+
+
+@pytest.mark.parametrize("piece_bytes", [2**26, 2**10])
+@pytest.mark.parametrize(
+    ("eqn", "x_shape", "w_shape"),
+    [
+        ("BTD,VD->BTV", (2, 5, 64), (37, 64)),
+        ("BTD,NDH->BTNH", (2, 5, 16), (4, 16, 64)),
+        ("BTD,2DF->2BTF", (2, 5, 16), (2, 16, 64)),
+        ("BTD,2DF->2BTF", (2, 1, 16), (2, 16, 64)),
+        ("BTNH,NHD->BTD", (2, 5, 4, 16), (4, 16, 64)),
+    ],
+)
+def test_a_quantized_weight_acts_as_what_it_stands_for(
+    eqn, x_shape, w_shape, piece_bytes, monkeypatch
+):
+    monkeypatch.setattr(weights, "PIECE_BYTES", piece_bytes)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=x_shape), jnp.float32)
+    w = quantize.quantize(jnp.asarray(rng.normal(size=w_shape)), "nf4", unit=w_shape)
+
+    def run(w, x):
+        y, pull = jax.vjp(lambda x: weights.project({"w": w}, eqn, x), x)
+        return y, pull(jnp.cos(y))[0]
+
+    for found, expected in zip(run(w, x), run(w.astype(jnp.float32), x), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
