@@ -2,8 +2,12 @@
 
 import pathlib
 import re
+import textwrap
 
-from paligemma_jax.config import keys
+import pytest
+
+from paligemma_jax.checkpoints import published
+from paligemma_jax.config import keys, settings
 from paligemma_jax.tasks import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,6 +32,21 @@ def test_every_local_link_leads_somewhere():
     missing = [target for target in targets if not (ROOT / target).exists()]
     assert targets
     assert not missing
+
+
+@pytest.mark.parametrize("arg", ["", ":overfit"])
+def test_config_for_own_data_builds(arg, tmp_path):
+    (snippet,) = re.findall(r"```python\n(   from .*?)   ```", README, re.DOTALL)
+    (tmp_path / "mine.py").write_text(textwrap.dedent(snippet))
+    config = settings.load(f"{tmp_path}/mine.py{arg}")
+    assert config.model_init == "pt_3b_224"
+    assert (config.stop_at is None) == (arg == "")
+
+
+def test_weights_are_the_released_ones():
+    listed = re.findall(r"`(pt_[^`]*RES[^`]*)`", README)
+    spelt = {name.replace("RES", str(res)) for name in listed for res in (224, 448, 896)}
+    assert spelt == set(published.FILES)
 
 
 def test_every_config_is_listed():

@@ -194,7 +194,12 @@ KEYS = (
         "schedule counts from 0 (big_vision's trainer) or 1 (Colab)",
         least=0,
     ),
-    Key("optax_name", "scale_by_adam", (str,), "optimizer: sgd, momentum, scale_by_adam, ..."),
+    Key(
+        "optax_name",
+        "scale_by_adam",
+        (str,),
+        "optimizer: sgd, momentum, scale_by_adam (AdamW where wd is set), ...",
+    ),
     Key("optax", {}, (dict,), "the optimizer's own arguments"),
     Key("lr", 1e-5, NUMBER, "learning rate at the top of the schedule", least=0),
     Key(
