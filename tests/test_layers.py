@@ -17,7 +17,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "paligemma_jax"
 
-DOORS = {"__init__", "train", "evaluate", "predict", "convert", "check", "sweep"}
+DOORS = {"__init__", "__main__", "train", "evaluate", "predict", "convert", "check", "sweep"}
 # Room -> the other rooms that it may import.
 ROOMS = {
     "config": set(),
