@@ -115,9 +115,9 @@ def test_prediction_by_file_by_array_and_in_evaluation_are_one(run, folder, caps
     assert row["prediction"] == json.loads(evaluated)["prediction"]
     assert (pictures / "1.png").exists()
     loaded = paligemma_jax.load(str(run), decoding={"max_new_tokens": 4})
-    pixels = np.asarray(Image.open(image))
+    opened = Image.open(image)
     by_array, by_file = (
-        loaded.predict([pixels, pixels], "detect cat"),
+        loaded.predict([np.asarray(opened), opened], "detect cat"),
         loaded.predict(image, "detect cat"),
     )
     assert [r["prediction"] for r in by_array] == [row["prediction"]] * 2

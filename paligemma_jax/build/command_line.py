@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from paligemma_jax.build import compilation, host_memory, signals
+from paligemma_jax.config import eval_keys, keys
 
 TRACEBACK = "PALIGEMMA_JAX_TRACEBACK"
 
@@ -88,11 +89,30 @@ def parse(
     rest = []
     for word in sys.argv[1:] if argv is None else argv:
         group, dot, override = word.removeprefix("--").partition(".")
-        if word.startswith("--") and dot and group in overrides:
+        if not word.startswith("--") or not dot or group not in overrides:
+            rest.append(word)
+        elif "=" in override:
             overrides[group].append(override)
         else:
-            rest.append(word)
-    return made.parse_args(rest), overrides
+            made.error(f"{word}: write {word}=VALUE, without a space")
+    arguments, unknown = made.parse_known_args(rest)
+    if unknown:
+        made.error(f"unrecognized arguments: {' '.join(unknown)}{_explain(unknown, groups)}")
+    return arguments, overrides
+
+
+def _explain(unknown: Sequence[str], groups: Sequence[str]) -> str:
+    """Returns how arguments are given that name a key of a config."""
+    known = {
+        "config": [key.name for key in keys.KEYS],
+        "eval": [key.name for key in eval_keys.KEYS],
+    }
+    for word in unknown:
+        name = word.removeprefix("--").partition("=")[0]
+        for group in groups:
+            if name in known.get(group, ()):
+                return f". {name} is a key of the settings: --{group}.{name}=VALUE"
+    return ""
 
 
 def run(main: Callable[[], None]) -> None:

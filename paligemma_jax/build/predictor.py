@@ -2,12 +2,10 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from paligemma_jax.build import (
     assembly,
@@ -23,7 +21,7 @@ from paligemma_jax.inference import evaluator, generate
 
 NEW_TOKENS = 128
 
-Image = str | os.PathLike[str] | np.ndarray
+Image = Any  # str, os.PathLike, uint8[H, W, 3], or an image of Pillow
 # One image; or several, of which each may be a tuple or a list of images that belong together.
 Images = Image | Sequence[Image | Sequence[Image]]
 
@@ -58,8 +56,8 @@ class Predictor:
         """Returns one row per image, or per group of images, in their order.
 
         Args:
-          images: paths or uint8[H, W, 3] arrays, or one of these alone; (before, after) in place
-            of one asks about both at once.
+          images: paths, uint8[H, W, 3] arrays or images of Pillow, or one of these alone; (before,
+            after) in place of one asks about both at once.
           prompt: the prefix, for example "detect fracture"; bos and newline are added.
           progress: called with (rows done, rows in all).
 
@@ -71,7 +69,7 @@ class Predictor:
         Raises:
           ValueError: an image that cannot be read.
         """
-        alone = isinstance(images, str | os.PathLike | np.ndarray)
+        alone = isinstance(images, str) or not isinstance(images, Sequence)
         found = []
         for row in self.iterate(
             queries.from_notebook([images] if alone else images, prompt), progress=progress

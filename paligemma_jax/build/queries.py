@@ -127,10 +127,10 @@ def choose_frames(path: str, every: int | None) -> tuple[list[video.Frame], floa
 
 
 def from_notebook(chosen: Sequence[Any], prompt: str) -> list[Query]:
-    """Returns queries of paths, of uint8[H, W, 3], or of several of these together."""
+    """Returns queries of paths, uint8[H, W, 3], Pillow's images, or several of these together."""
     made = []
     for number, one in enumerate(chosen):
-        parts = list(one) if isinstance(one, list | tuple) else [one]
+        parts = [_as_array(part) for part in (one if isinstance(one, list | tuple) else [one])]
         arrays = [part for part in parts if isinstance(part, np.ndarray)]
         if arrays and len(arrays) < len(parts):
             raise ValueError(f"image {number}: paths and arrays in one example; give one kind")
@@ -138,6 +138,11 @@ def from_notebook(chosen: Sequence[Any], prompt: str) -> list[Query]:
         source = ", ".join(paths) or f"image {number}"
         made.append(Query(_record(paths, prompt, source=source), None, tuple(arrays) or None))
     return made
+
+
+def _as_array(image: Any) -> Any:
+    """Returns the pixels of an image of Pillow; else what it was given."""
+    return np.asarray(image.convert("RGB")) if hasattr(image, "convert") else image
 
 
 def _record(images: Sequence[str], prompt: str | None, *, source: str) -> records.Record:

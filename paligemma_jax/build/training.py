@@ -15,6 +15,7 @@ from paligemma_jax.build import (
     evaluation,
     goal,
     profiling,
+    released,
     run_state,
     signals,
     terminal,
@@ -80,6 +81,7 @@ def plan(built: assembly.Assembly) -> Plan:
         _plan_evaluation(built, name, steps=steps, data_size=data_size) for name in config.evals
     )
     goal.check_scores(config, {one.name: one.score_names for one, _ in evaluations})
+    released.check_name(config)
     base = assembly.find_weights(config, config.model_init)
     if lora := built.model.lora:
         terminal.say(f"LoRA: rank {lora.rank}, scale {lora.scale:g}, beside {config.lora.targets}")

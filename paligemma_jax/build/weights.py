@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from paligemma_jax.build import quantization, terminal
+from paligemma_jax.build import quantization, released, terminal
 from paligemma_jax.checkpoints import hub, merged, npz, overlay
 from paligemma_jax.models import paligemma, siglip
 from paligemma_jax.params import lora, names, sharding, variants
@@ -87,7 +87,10 @@ def check(
     shapes = {name: array.shape for name, array in found.items()}
     if POSITION_EMBEDDING in found:
         shapes[POSITION_EMBEDDING] = (1, model.grid**2, shapes[POSITION_EMBEDDING][2])
-    names.check_shapes(shapes, expected, where=where)
+    try:
+        names.check_shapes(shapes, expected, where=where)
+    except ValueError as error:
+        raise ValueError(f"{released.recognize(shapes, config, where=where)}{error}") from error
     _check_metadata(config, model, stored.metadata, where=where)
 
 

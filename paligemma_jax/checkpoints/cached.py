@@ -100,7 +100,9 @@ def parse_hugging_face(source: str) -> tuple[str, str, str | None]:
     """Returns (repository, file, revision) of an address."""
     match = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/([^@]+)(?:@([^@]+))?", source)
     if not match:
-        raise ValueError(f"'{source}': expected hf://OWNER/REPOSITORY/FILE or .../FILE@REVISION")
+        hint = published.describe_repository(source.removeprefix("hf://"))
+        expected = "expected hf://OWNER/REPOSITORY/FILE or .../FILE@REVISION"
+        raise ValueError(f"'{source}': {expected}" + (f"; {hint}" if hint else ""))
     return match[1], match[3], match[2] or match[4]
 
 

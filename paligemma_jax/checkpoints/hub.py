@@ -157,11 +157,15 @@ def _find_local(source: str) -> pathlib.Path:
     first, *_ = part_files.find(path)
     if path.exists() or first.exists():
         return path if path.exists() else first
+    if hint := published.describe_repository(source):
+        raise FileNotFoundError(f"'{source}': {hint}")
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = names.nearest(source, published.FILES) + names.nearest(path.name, beside)
+    is_name = path.parent == pathlib.Path() and not path.suffix
+    others = f"Names: {', '.join(published.FILES)}" if is_name else "Nothing there is called alike"
     raise FileNotFoundError(
         f"'{source}' is neither a file nor a published name. "
-        + (f"Nearest: {', '.join(near)}" if near else f"Names: {', '.join(published.FILES)}")
+        + (f"Nearest: {', '.join(near)}" if near else others)
     )
 
 

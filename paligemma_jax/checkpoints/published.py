@@ -1,14 +1,24 @@
 """The released checkpoints: big_vision's names for them, and where each file is served."""
 
 import dataclasses
+import re
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A released file: what it is called in a BV_GEMMA_DIR folder, and its addresses."""
+    """A released file.
+
+    Attributes:
+      file: what it is called in a BV_GEMMA_DIR folder.
+      sources: its addresses.
+      model: the model in it, a key of `params.variants.RELEASED`.
+      res: side of the images that it is for, in pixels.
+    """
 
     file: str
     sources: tuple[str, ...]
+    model: str
+    res: int
 
 
 def _files() -> dict[str, Published]:
@@ -29,13 +39,17 @@ def _files() -> dict[str, Published]:
             name, file = f"pt_{res}{suffix}", f"{model}{suffix}.npz"
             kaggle = f"kaggle://google/paligemma/jax/{model}/1/{file}"
             hugging_face = f"hf://google/{model}-jax/{file}@{revision}"
-            table[name] = Published(f"{name}.npz", (kaggle, hugging_face))
+            table[name] = Published(
+                f"{name}.npz", (kaggle, hugging_face), model="paligemma1-3b", res=res
+            )
         for size in ("3b", "10b", "28b"):
             model = f"paligemma2-{size}-pt-{res}"
             name, file = f"pt_{size}_{res}", f"{model}.b16.npz"
             kaggle = f"kaggle://google/paligemma-2/jax/{model}/1/{file}"
             hugging_face = f"hf://google/{model}-jax/{file}"
-            table[name] = Published(f"{name}.bf16.npz", (kaggle, hugging_face))
+            table[name] = Published(
+                f"{name}.bf16.npz", (kaggle, hugging_face), model=f"paligemma2-{size}", res=res
+            )
     return table
 
 
@@ -47,3 +61,23 @@ def hugging_face_name(name: str | None) -> str | None:
     if name not in FILES:
         return None
     return f"google/{FILES[name].sources[0].split('/')[-3]}"
+
+
+def describe_repository(name: str) -> str:
+    """Returns where a PaliGemma repository of Hugging Face has npz files; "" of other names.
+
+    Args:
+      name: as "google/paligemma2-3b-pt-224" (transformers' files), or with "-jax" (npz files).
+    """
+    match = re.fullmatch(r"(google/paligemma2?-[^/@]+?)(-jax)?/?", name)
+    if not match:
+        return ""
+    found = [short for short in FILES if hugging_face_name(short) == match[1]]
+    address = f"hf://{match[1]}-jax/FILE.npz"
+    where = " or ".join([*map(repr, found), f"'{address}'"])
+    if match[2]:
+        return f"its files are {where}"
+    return (
+        f"holds transformers' files; the same weights as npz are {where}. A folder of transformers "
+        f"is converted by python -m paligemma_jax.convert FOLDER FILE.npz"
+    )

@@ -82,6 +82,10 @@ def test_an_unknown_name_shows_the_near_misses(tmp_path):
         hub.resolve(tmp_path / "finale.npz")
     with pytest.raises(FileNotFoundError, match=r"Names: pt_224, pt_224\.bf16"):
         hub.resolve("xyz")
+    with pytest.raises(FileNotFoundError, match=r"transformers' files.*'pt_3b_448'"):
+        hub.resolve("google/paligemma2-3b-pt-448")
+    with pytest.raises(ValueError, match=r"hf://OWNER/REPOSITORY/FILE.*'pt_3b_448'"):
+        hub.resolve("hf://google/paligemma2-3b-pt-448")
 
 
 @pytest.mark.parametrize("source", ["s3://bucket/a.npz", "ftp://host/a", "htps://host/a"])
