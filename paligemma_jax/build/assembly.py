@@ -62,6 +62,9 @@ def assemble(config: ml_collections.ConfigDict) -> Assembly:
             f"embedding. Is it the tokenizer that the weights were trained with?"
         )
     compute = build_model.make_compute(config)
+    if config.compute_dtype == build_model.AUTO:
+        _, why = build_model.choose_compute_dtype(config.compute_dtype)
+        terminal.say(f"compute_dtype: {compute.dtype} ({why})")
     return Assembly(
         config=config,
         tokenizer=tokenizer,

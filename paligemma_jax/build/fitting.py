@@ -98,7 +98,7 @@ def _candidates(built: assembly.Assembly, planned: training.Plan) -> Iterator[Ch
             yield Change(
                 (f"quantize={kind}",), f"frozen weights are rounded to {bits} bit a number"
             )
-    if config.compute_dtype == "float32":
+    if built.functions.compute.dtype == "float32":
         yield Change(
             ("compute_dtype=bfloat16",),
             "activations are rounded to 16 bit; norms, softmax, logits, trained weights are not",

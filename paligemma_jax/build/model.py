@@ -13,6 +13,10 @@ from paligemma_jax.config import presets
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import lora, variants
 
+AUTO = "auto"  # a value of compute_dtype
+BFLOAT16_CAPABILITY = 8.0  # of the first NVIDIA GPUs with bfloat16: Ampere
+IMAGE_TOKENS = "image_tokens"  # in a batch, in place of `image`
+
 Batch = Mapping[str, jax.Array]
 Dims = TypeVar("Dims", variants.Vit, variants.Gemma)
 
@@ -22,14 +26,18 @@ class Functions:
     """A model closed over its dimensions: what training and decoding call.
 
     Attributes:
+      compute: how it computes.
       vocab_size: V, rows of the embedding.
+      embed: (params, uint8[B, M, R, R, 3]) -> image tokens [B, M, P, D].
       apply: (params, batch, rng | None) -> hidden [B, T, D] behind every text token.
       logits: (params, hidden) -> float32[..., V].
       prefill: (params, batch, *, max_new_tokens) -> (float32[B, V], cache).
       decode_step: (params, cache, int32[B]) -> (float32[B, V], cache).
     """
 
+    compute: paligemma.Compute
     vocab_size: int
+    embed: Callable[..., jax.Array]
     apply: Callable[..., jax.Array]
     logits: Callable[..., jax.Array]
     prefill: Callable[..., Any]
@@ -87,13 +95,31 @@ def make_compute(config: ml_collections.ConfigDict) -> paligemma.Compute:
     """Returns how the model runs: types, remat, dropout. A value it does not know is an error."""
     try:
         return paligemma.Compute(
-            dtype=config.compute_dtype,
+            dtype=choose_compute_dtype(config.compute_dtype)[0],
             remat=config.remat_policy,
             dropout=float(config.model.llm.dropout),
             img_dropout=float(config.model.img.dropout),
         )
     except ValueError as error:
         raise ValueError(f"compute_dtype, remat_policy or dropout: {error}") from error
+
+
+def choose_compute_dtype(asked: str) -> tuple[str, str]:
+    """Returns (the compute type of a setting, why), where "auto" is what the device is made for.
+
+    That is bfloat16 on TPUs and on GPUs that have units for it, float16 on GPUs before these (T4,
+    V100: compute capability below 8), else float32.
+    """
+    device = jax.local_devices()[0]
+    if asked != AUTO:
+        return asked, "as the settings say"
+    if device.platform == "tpu":
+        return "bfloat16", device.device_kind
+    capability = getattr(device, "compute_capability", None)
+    if device.platform != "gpu" or capability is None:
+        return "float32", f"{device.device_kind}: no units for 16 bits that are known"
+    dtype = "bfloat16" if float(capability) >= BFLOAT16_CAPABILITY else "float16"
+    return dtype, f"{device.device_kind}, compute capability {capability}"
 
 
 @jax.jit
@@ -114,14 +140,20 @@ def for_decoding(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 def make_functions(
     model: variants.PaliGemma, compute: paligemma.Compute, *, cache_dtype: str
 ) -> Functions:
-    """Returns the model's functions on batches as the data pipeline makes them."""
+    """Returns the model's functions on batches as the data pipeline makes them.
+
+    A batch has `image`, or in its place `image_tokens` that were embedded before.
+    """
 
     def apply(params: paligemma.Params, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
-        return paligemma.apply(params, *_inputs(batch), model=model, compute=compute, rng=rng)
+        apply_to = paligemma.apply_embedded if IMAGE_TOKENS in batch else paligemma.apply
+        return apply_to(params, *_inputs(batch), model=model, compute=compute, rng=rng)
 
     def prefill(params: paligemma.Params, batch: Batch, *, max_new_tokens: int):
-        num_prompt = batch["image"].shape[1] * model.num_image_tokens + batch["text"].shape[1]
-        return paligemma.prefill(
+        num_images, num_text = batch["mask_image"].shape[1], batch["text"].shape[1]
+        num_prompt = num_images * model.num_image_tokens + num_text
+        read = paligemma.prefill_embedded if IMAGE_TOKENS in batch else paligemma.prefill
+        return read(
             params,
             *_inputs(batch),
             model=model,
@@ -131,7 +163,9 @@ def make_functions(
         )
 
     return Functions(
+        compute=compute,
         vocab_size=model.vocab_size,
+        embed=functools.partial(paligemma.embed_images, model=model, compute=compute),
         apply=apply,
         logits=functools.partial(paligemma.logits, model=model),
         prefill=prefill,
@@ -140,7 +174,8 @@ def make_functions(
 
 
 def _inputs(batch: Batch) -> tuple[jax.Array, ...]:
-    return tuple(batch[k] for k in ("image", "mask_image", "text", "mask_ar", "mask_input"))
+    image = IMAGE_TOKENS if IMAGE_TOKENS in batch else "image"
+    return tuple(batch[k] for k in (image, "mask_image", "text", "mask_ar", "mask_input"))
 
 
 def _replace_dims(tower: Dims, dims: Mapping[str, Any] | None, key: str) -> Dims:

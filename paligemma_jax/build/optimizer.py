@@ -96,6 +96,7 @@ def make_train_step(
             seed=config.seed,
             label_smoothing=float(config.label_smoothing),
             accumulation_steps=config.accumulation_steps,
+            loss_scale=functions.compute.loss_scale,
         ),
         donate_argnums=0,
         out_shardings=(where, where.step),

@@ -3,7 +3,7 @@
 from paligemma_jax.config import spec
 
 # Every line of the table says them.
-Key, OPTIONAL = spec.Key, spec.OPTIONAL
+Key, NUMBER, OPTIONAL = spec.Key, spec.NUMBER, spec.OPTIONAL
 
 KEYS = (
     Key("input.data.fname", None, (str, *OPTIONAL), "training set: a JSONL file"),
@@ -63,5 +63,28 @@ KEYS = (
         None,
         (str, *OPTIONAL),
         "fill detection answers up with boxes of noise, this piece ('<unused0>') being their class",
+    ),
+    Key(
+        "input.text_lens",
+        None,
+        (list, tuple, *OPTIONAL),
+        "up to three lengths below text_len, as [32, 64]: a batch gets the smallest that its texts "
+        "fit, and the step is compiled for each; None: always text_len",
+    ),
+    Key(
+        "input.embedding_cache",
+        None,
+        (str, *OPTIONAL),
+        "embed every image once, and keep that on the disk in this type; needs a frozen vision "
+        "tower and images that nothing changes; None: embed in every step",
+        (None, "float32", "bfloat16", "float16"),
+    ),
+    Key(
+        "input.embedding_cache_gb",
+        100.0,
+        NUMBER,
+        "the most that the embeddings of a run may take on the disk; 1 MB an image in bfloat16 at "
+        "224 px",
+        least=0,
     ),
 )

@@ -105,8 +105,9 @@ KEYS = (
         "compute_dtype",
         "float32",
         (str,),
-        "type of activations and matrix products",
-        ("float32", "bfloat16", "float16"),
+        "type of activations and matrix products; float16: of the products alone; auto: what the "
+        "device has units for",
+        ("float32", "bfloat16", "float16", "auto"),
     ),
     Key(
         "frozen_dtype",

@@ -1,16 +1,26 @@
-"""Attention itself, shared by both towers, and the masks that decide who sees whom."""
+"""Attention itself, shared by both towers; masks that decide who sees whom; positions."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
+from paligemma_jax.models import precision
+
 # Finite, so that a row without any visible key stays free of NaN; as in the Gemma release.
 MASKED = -2.3819763e38
+
+# At most so many logits exist at a time (256 MiB), but of so many queries at least.
+BLOCK_VALUES, BLOCK_QUERIES = 2**26, 128
 
 
 def attend(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, softcap: float = 0.0
 ) -> jax.Array:
     """Softmax attention with grouped heads; logits and softmax in float32.
+
+    Where there are many logits, as at 896 px, those of some queries exist at a time; the backward
+    pass makes them again. A query's result is the same either way.
 
     Args:
       q: [B, T, N, H], already scaled.
@@ -23,17 +33,43 @@ def attend(
     Returns:
       [B, T, N, H] in the dtype of `q`.
     """
+    B, T, N, _ = q.shape
+    wanted = -(-B * N * T * k.shape[2] // BLOCK_VALUES)
+    count = max(1, min(wanted, T // BLOCK_QUERIES))
+    some = functools.partial(_attend_some, softcap=softcap)
+    if count == 1:
+        return some(q, k, v, mask)
+    blocks = [_cut_queries(x, count) for x in (q, *([] if mask is None else [mask]))]
+    checkpointed = jax.checkpoint(some, prevent_cse=False)
+
+    def attend_block(block: list[jax.Array]) -> jax.Array:
+        return checkpointed(block[0], k, v, block[1] if mask is not None else None)
+
+    out = jnp.moveaxis(jax.lax.map(attend_block, blocks), 0, 1)
+    return out.reshape(B, -1, *q.shape[2:])[:, :T]
+
+
+def _attend_some(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, *, softcap: float
+) -> jax.Array:
+    """As `attend`, with the logits of all queries at once."""
     B, T, N, H = q.shape
     K = k.shape[1]
     q = q.reshape(B, T, K, N // K, H)
-    logits = jnp.einsum("BTKGH,BKSH->BKGTS", q, k, preferred_element_type=jnp.float32)
+    logits = precision.product("BTKGH,BKSH->BKGTS", q, k, jnp.float32)
     if softcap:
         logits = jnp.tanh(logits / softcap) * softcap
     if mask is not None:
         logits = jnp.where(mask[:, None, None], logits, MASKED)
     probs = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
-    out = jnp.einsum("BKGTS,BKSH->BKGTH", probs, v)
+    out = precision.product("BKGTS,BKSH->BKGTH", probs, v, q.dtype).astype(q.dtype)
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _cut_queries(x: jax.Array, count: int) -> jax.Array:
+    """[B, T, ...] -> [count, B, T / count, ...], padded with zeros at the end."""
+    padded = jnp.pad(x, [(0, 0), (0, -x.shape[1] % count)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(padded.reshape(len(x), count, -1, *x.shape[2:]), 1, 0)
 
 
 def make_mask(valid: jax.Array, mask_ar: jax.Array) -> jax.Array:
@@ -64,3 +100,17 @@ def count_positions(valid: jax.Array) -> jax.Array:
     which nobody sees.
     """
     return jnp.cumsum(valid.astype(jnp.int32), axis=1) - 1
+
+
+def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Rotary position embedding (arXiv:2104.09864), halves layout: [..., H] -> the same.
+
+    `positions` broadcasts against the other axes. Angles are float32: bfloat16 cannot tell
+    neighbouring positions apart beyond 256.
+    """
+    H = x.shape[-1]
+    wavelength = 10_000.0 ** (jnp.arange(0, H, 2, dtype=jnp.float32) / H)
+    radians = positions[..., None].astype(jnp.float32) / wavelength
+    sin, cos = jnp.sin(radians), jnp.cos(radians)
+    x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from paligemma_jax.models import attention, layers, weights
+from paligemma_jax.models import attention, layers, precision, weights
 from paligemma_jax.params import variants
 
 KeyValue = tuple[jax.Array, jax.Array]
@@ -27,20 +27,6 @@ def _truncated_normal(*, in_axis: tuple[int, ...], out_axis: tuple[int, ...]):
     return nn.initializers.variance_scaling(
         1.0, "fan_in", "truncated_normal", in_axis=in_axis, out_axis=out_axis
     )
-
-
-def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Rotary position embedding (arXiv:2104.09864), halves layout: [..., H] -> the same.
-
-    `positions` broadcasts against the other axes. Angles are float32: bfloat16 cannot tell
-    neighbouring positions apart beyond 256.
-    """
-    H = x.shape[-1]
-    wavelength = 10_000.0 ** (jnp.arange(0, H, 2, dtype=jnp.float32) / H)
-    radians = positions[..., None].astype(jnp.float32) / wavelength
-    sin, cos = jnp.sin(radians), jnp.cos(radians)
-    x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 
 
 def keep_own(k: jax.Array, v: jax.Array) -> KeyValue:
@@ -65,9 +51,10 @@ class Attention(nn.Module):
         """Returns [B, T, D], and the keys and values [B, K, S, H] that `remember` gave back."""
         llm = self.llm
         q, k, v = self._project_qkv(x)
-        q = rotate(q, positions[:, :, None]) * _query_scale(llm)
-        k, v = remember(rotate(k, positions[:, None, :]), v)
-        x = attention.attend(q, k.astype(x.dtype), v.astype(x.dtype), mask, llm.attn_logits_softcap)
+        q = attention.rotate(q, positions[:, :, None]) * _query_scale(llm)
+        k, v = remember(attention.rotate(k, positions[:, None, :]), v)
+        q, keys, values = (precision.narrow(y, x.dtype) for y in (q, k, v))
+        x = attention.attend(q, keys, values, mask, llm.attn_logits_softcap)
         out = layers.Einsum(
             (llm.num_heads, llm.head_dim, llm.width),
             w_init=_truncated_normal(in_axis=(0, 1), out_axis=(2,)),
@@ -107,7 +94,8 @@ class FeedForward(nn.Module):
         linear = layers.declare(self, "linear", single, (F, D))
         project = functools.partial(layers.project, self, lora=self.lora)
         gate, up = weights.split(project("gating_einsum", {"w": gating}, "BTD,2DF->2BTF", x))
-        return project("linear", {"w": linear}, "BTF,FD->BTD", nn.gelu(gate) * up)
+        inner = precision.narrow(nn.gelu(gate) * up, x.dtype)
+        return project("linear", {"w": linear}, "BTF,FD->BTD", inner)
 
 
 class Block(nn.Module):
@@ -118,14 +106,15 @@ class Block(nn.Module):
     """
 
     llm: variants.Gemma
+    dtype: DTypeLike = "float32"
     dropout: float = 0.0
     lora: layers.Lora | None = None
     in_pieces: bool = False
 
     def setup(self):
-        self.pre_attention_norm = layers.RMSNorm()
+        self.pre_attention_norm = layers.RMSNorm(self.dtype)
         self.attn = Attention(self.llm, self.lora)
-        self.pre_ffw_norm = layers.RMSNorm()
+        self.pre_ffw_norm = layers.RMSNorm(self.dtype)
         self.mlp = FeedForward(self.llm, self.lora)
         if self.llm.post_norms:
             self.post_attention_norm, self.post_ffw_norm = layers.RMSNorm(), layers.RMSNorm()
@@ -210,18 +199,18 @@ class Tower(nn.Module):
     def setup(self):
         self.embedder = Embedder(self.vocab_size, self.llm.width)
         in_pieces = self.remat == "nothing_saveable"
-        self.layers = Block(self.llm, self.dropout, self.lora, in_pieces=in_pieces)
-        self.final_norm = layers.RMSNorm()
+        self.layers = Block(self.llm, self.dtype, self.dropout, self.lora, in_pieces=in_pieces)
+        self.final_norm = layers.RMSNorm(self.dtype)
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """int32[B, T] -> dtype[B, T, D]."""
-        return self.embedder.encode(ids, dtype=self.dtype)
+        """int32[B, T] -> [B, T, D], the beginning of the residual stream."""
+        return self.embedder.encode(ids, dtype=precision.residual_dtype(self.dtype))
 
     def __call__(self, x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
         """Returns hidden states after the final norm.
 
         Args:
-          x: dtype[B, T, D].
+          x: [B, T, D] as `embed` returns it.
           positions: int32[B, T].
           mask: bool[B, T, T].
         """
@@ -261,6 +250,7 @@ def unroll(
     remember: Callable[[int, jax.Array, jax.Array], KeyValue],
     *,
     llm: variants.Gemma,
+    dtype: DTypeLike,
     lora: layers.Lora | None,
 ) -> tuple[jax.Array, list[KeyValue]]:
     """Runs all blocks one after the other, without a scan, which copies weights out of the stack.
@@ -272,6 +262,7 @@ def unroll(
       mask: bool[B, T, S].
       remember: (layer, k, v) -> the keys and values [B, K, S, H] that this layer's queries see.
       llm: dimensions.
+      dtype: compute dtype.
       lora: of the low-rank factors, if there are any.
 
     Returns:
@@ -284,7 +275,7 @@ def unroll(
         else:
             block = jax.tree.map(lambda w, layer=layer: w[layer], params)
         keep = functools.partial(remember, layer)
-        x, kv = Block(llm, lora=lora).apply({"params": block}, x, positions, mask, keep)
+        x, kv = Block(llm, dtype, lora=lora).apply({"params": block}, x, positions, mask, keep)
         remembered.append(kv)
     return x, remembered
 

@@ -6,8 +6,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from paligemma_jax.models import quantize, weights
+from paligemma_jax.models import precision, quantize, weights
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names
 
@@ -107,18 +108,23 @@ def project(
 
 
 class RMSNorm(nn.Module):
-    """Gemma's norm: x / rms(x) * (1 + scale), in float32, returned in the dtype of x."""
+    """Gemma's norm: x / rms(x) * (1 + scale), in float32, returned as `dtype` or in that of x."""
+
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.zeros_init(), (x.shape[-1],))
         x32 = x.astype(jnp.float32)
         x32 *= jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
-        return (x32 * (1.0 + scale.astype(jnp.float32))).astype(x.dtype)
+        y = x32 * (1.0 + scale.astype(jnp.float32))
+        return precision.narrow(y, self.dtype or x.dtype)
 
 
 class LayerNorm(nn.Module):
-    """SigLIP's norm with `scale` and `bias`, in float32, returned in the dtype of x."""
+    """SigLIP's norm with `scale` and `bias`, in float32, returned as `dtype` or in that of x."""
+
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -128,7 +134,7 @@ class LayerNorm(nn.Module):
         x32 = x.astype(jnp.float32)
         x32 -= jnp.mean(x32, axis=-1, keepdims=True)
         x32 *= jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
-        return (x32 * scale + bias).astype(x.dtype)
+        return precision.narrow(x32 * scale + bias, self.dtype or x.dtype)
 
 
 class Dropout(nn.Module):

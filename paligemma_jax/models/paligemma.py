@@ -72,13 +72,16 @@ def embed_images(
     compute: Compute,
     rng: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns image tokens as the language model sees them: uint8[B, M, R, R, 3] -> [B, M*P, D]."""
+    """Returns image tokens as the language model sees them: uint8[B, M, R, R, 3] -> [B, M, P, D].
+
+    They are what `apply_embedded` and `prefill_embedded` read in place of images.
+    """
     if image.ndim != 5:
         raise ValueError(f"image shape {image.shape}: expected [B, M, R, R, 3], M slots per row")
     B, M = image.shape[:2]
     image = image.reshape(B * M, *image.shape[2:])
     x = towers.run_img(params, image, model=model, compute=compute, rng=rng)
-    return x.reshape(B, M * model.num_image_tokens, model.llm.width)
+    return x.reshape(B, M, model.num_image_tokens, model.llm.width)
 
 
 def apply(
@@ -106,10 +109,28 @@ def apply(
       compute: how.
       rng: switches dropout on.
     """
-    rng_img, rng_llm = jax.random.split(rng) if rng is not None else (None, None)
-    zimg = embed_images(params, image, model=model, compute=compute, rng=rng_img)
+    rng_img = None if rng is None else jax.random.split(rng)[0]
+    image_tokens = embed_images(params, image, model=model, compute=compute, rng=rng_img)
+    text_inputs = (mask_image, text, mask_ar, mask_input)
+    return apply_embedded(params, image_tokens, *text_inputs, model=model, compute=compute, rng=rng)
+
+
+def apply_embedded(
+    params: Params,
+    image_tokens: jax.Array,
+    mask_image: jax.Array,
+    text: jax.Array,
+    mask_ar: jax.Array,
+    mask_input: jax.Array,
+    *,
+    model: variants.PaliGemma,
+    compute: Compute,
+    rng: jax.Array | None = None,
+) -> jax.Array:
+    """As `apply`, of images that `embed_images` embedded before, [B, M, P, D] of any dtype."""
+    rng_llm = None if rng is None else jax.random.split(rng)[1]
     x, valid, block = _join(
-        params, zimg, mask_image, text, mask_ar, mask_input, model=model, compute=compute
+        params, image_tokens, mask_image, text, mask_ar, mask_input, model=model, compute=compute
     )
     seen = attention.count_positions(valid), attention.make_mask(valid, block)
     hidden = towers.run_llm("__call__", params, x, *seen, model=model, compute=compute, rng=rng_llm)
@@ -135,10 +156,35 @@ def prefill(
       cache_len: slots in all, at least M * P + T and one more per token to be decoded.
       cache_dtype: dtype of the stored keys and values.
     """
+    image_tokens = embed_images(params, image, model=model, compute=compute)
+    return prefill_embedded(
+        params,
+        image_tokens,
+        *(mask_image, text, mask_ar, mask_input),
+        model=model,
+        compute=compute,
+        cache_len=cache_len,
+        cache_dtype=cache_dtype,
+    )
+
+
+def prefill_embedded(
+    params: Params,
+    image_tokens: jax.Array,
+    mask_image: jax.Array,
+    text: jax.Array,
+    mask_ar: jax.Array,
+    mask_input: jax.Array,
+    *,
+    model: variants.PaliGemma,
+    compute: Compute,
+    cache_len: int,
+    cache_dtype: str,
+) -> tuple[jax.Array, Cache]:
+    """As `prefill`, of images that `embed_images` embedded before, [B, M, P, D] of any dtype."""
     compute = dataclasses.replace(compute, remat="none")
-    zimg = embed_images(params, image, model=model, compute=compute)
     x, valid, block = _join(
-        params, zimg, mask_image, text, mask_ar, mask_input, model=model, compute=compute
+        params, image_tokens, mask_image, text, mask_ar, mask_input, model=model, compute=compute
     )
     hidden, keys_values = _read_prompt(params, x, valid, block, model=model, compute=compute)
     last = valid.shape[1] - 1 - jnp.argmax(valid[:, ::-1], axis=1)
@@ -171,6 +217,7 @@ def decode_step(
         cache.open_slot(past)[:, None],
         functools.partial(cache.write, past),
         llm=model.llm,
+        dtype=compute.dtype,
         lora=model.lora,
     )
     x = towers.run_llm("norm", params, x, model=model, compute=compute)
@@ -202,7 +249,7 @@ def logits(params: Params, hidden: jax.Array, *, model: variants.PaliGemma) -> j
 
 def _join(
     params: Params,
-    zimg: jax.Array,
+    image_tokens: jax.Array,
     mask_image: jax.Array,
     text: jax.Array,
     mask_ar: jax.Array,
@@ -211,11 +258,15 @@ def _join(
     model: variants.PaliGemma,
     compute: Compute,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Embeds text and puts it behind the image tokens.
+    """Embeds text and puts it behind the image tokens [B, M, P, D].
 
     Returns [B, M*P + T, D], and which of these are valid and which open a block, bool[B, M*P + T].
     """
+    expected = (*mask_image.shape, model.num_image_tokens, model.llm.width)
+    if image_tokens.shape != expected:
+        raise ValueError(f"image tokens {image_tokens.shape}: expected {expected}, [B, M, P, D]")
     ztxt = towers.run_llm("embed", params, text, model=model, compute=compute)
+    zimg = image_tokens.astype(ztxt.dtype).reshape(len(ztxt), -1, model.llm.width)
     valid_image = jnp.repeat(mask_image.astype(bool), model.num_image_tokens, axis=1)
     valid = jnp.concatenate([valid_image, mask_input.astype(bool)], axis=1)
     block = jnp.concatenate([jnp.zeros_like(valid_image), mask_ar.astype(bool)], axis=1)
@@ -237,8 +288,12 @@ def _read_prompt(
     if "attn" in layers:
         params = {name: w for name, w in params.items() if not _UNSTACKED.match(name)}
         return towers.run_llm("prefill", params, x, *seen, model=model, compute=compute)
+
+    def keep(_: int, k: jax.Array, v: jax.Array) -> gemma.KeyValue:
+        return k, v
+
     x, keys_values = gemma.unroll(
-        layers, x, *seen, lambda _, k, v: (k, v), llm=model.llm, lora=model.lora
+        layers, x, *seen, keep, llm=model.llm, dtype=compute.dtype, lora=model.lora
     )
     keys, values = zip(*keys_values, strict=True)
     return towers.run_llm("norm", params, x, model=model, compute=compute), (keys, values)

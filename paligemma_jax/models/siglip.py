@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from paligemma_jax.models import attention, layers
+from paligemma_jax.models import attention, layers, precision
 from paligemma_jax.params import variants
 
 _xavier_in = nn.initializers.xavier_uniform(in_axis=0, out_axis=(1, 2))
@@ -36,6 +36,7 @@ class SelfAttention(nn.Module):
             return dense("BPD,DNH->BPNH", x)
 
         q, k, v = heads("query") * H**-0.5, heads("key"), heads("value")
+        q, k, v = (precision.narrow(y, x.dtype) for y in (q, k, v))
         x = attention.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask=None)
         out = layers.Dense((N, H, D), (D,), w_init=_xavier_out, lora=self.lora, name="out")
         return out("BPNH,NHD->BPD", x)
@@ -56,15 +57,16 @@ class Mlp(nn.Module):
             w_init, bias_init = nn.initializers.xavier_uniform(), nn.initializers.normal(1e-6)
             return layers.Dense(shape, shape[1:], w_init, bias_init, self.lora, name=name)
 
-        x = nn.gelu(dense((D, F), "Dense_0")("BPD,DF->BPF", x))
-        x = layers.Dropout(self.dropout)(x)
-        return dense((F, D), "Dense_1")("BPF,FD->BPD", x)
+        y = nn.gelu(dense((D, F), "Dense_0")("BPD,DF->BPF", x))
+        y = layers.Dropout(self.dropout)(precision.narrow(y, x.dtype))
+        return dense((F, D), "Dense_1")("BPF,FD->BPD", y)
 
 
 class Block(nn.Module):
     """Pre-norm transformer block: [B, P, D] -> [B, P, D]."""
 
     img: variants.Vit
+    dtype: DTypeLike
     dropout: float
     lora: layers.Lora | None = None
 
@@ -73,26 +75,27 @@ class Block(nn.Module):
         drop = layers.Dropout(self.dropout)
         attn = SelfAttention(self.img, self.lora, name="MultiHeadDotProductAttention_0")
         mlp = Mlp(self.img, self.dropout, self.lora, name="MlpBlock_0")
-        x += drop(attn(layers.LayerNorm(name="LayerNorm_0")(x)))
-        x += drop(mlp(layers.LayerNorm(name="LayerNorm_1")(x)))
+        x += drop(attn(layers.LayerNorm(self.dtype, name="LayerNorm_0")(x)))
+        x += drop(mlp(layers.LayerNorm(self.dtype, name="LayerNorm_1")(x)))
         return x
 
 
 class Encoder(nn.Module):
-    """`depth` blocks with stacked parameters, and a last norm: [B, P, D] -> [B, P, D]."""
+    """`depth` blocks with stacked parameters, and a last norm: [B, P, D] -> dtype[B, P, D]."""
 
     img: variants.Vit
+    dtype: DTypeLike
     remat: str
     dropout: float
     lora: layers.Lora | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        block = Block(self.img, self.dropout, self.lora, name="encoderblock")
+        block = Block(self.img, self.dtype, self.dropout, self.lora, name="encoderblock")
         x, _ = layers.scan(
             lambda block, x: (block(x), None), depth=self.img.depth, remat=self.remat
         )(block, x)
-        return layers.LayerNorm(name="encoder_norm")(x)
+        return layers.LayerNorm(self.dtype, name="encoder_norm")(x)
 
 
 class Tower(nn.Module):
@@ -118,18 +121,21 @@ class Tower(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        """uint8[B, R, R, 3] -> dtype[B, P, E]."""
+        """uint8[B, R, R, 3] -> [B, P, E]."""
         D, c = self.img.width, self.img.patch_size
         x = _cut_patches(normalize(image), grid=self.grid, patch_size=c).astype(self.dtype)
         lecun = nn.initializers.lecun_normal()
         embedding = layers.Dense((c, c, 3, D), (D,), w_init=lecun, name="embedding")
-        x = embedding("BPxyc,xycD->BPD", x)
+        x = embedding("BPxyc,xycD->BPD", x).astype(precision.residual_dtype(self.dtype))
         position = self.param(
             "pos_embedding", POSITION_INITS[self.img.posemb_init], (1, self.grid**2, D)
         )
-        x += position.astype(self.dtype)
+        x += position.astype(x.dtype)
         x = layers.Dropout(self.dropout)(x)
-        x = Encoder(self.img, self.remat, self.dropout, self.lora, name="Transformer")(x)
+        encoder = Encoder(
+            self.img, self.dtype, self.remat, self.dropout, self.lora, name="Transformer"
+        )
+        x = encoder(x)
         # big_vision starts a classification head at zero. Here that would cut the gradient to the
         # whole tower at the first step of a run from scratch.
         E = self.out_dim

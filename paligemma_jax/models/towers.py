@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from paligemma_jax.models import gemma, layers, siglip
+from paligemma_jax.models import gemma, layers, precision, siglip
 from paligemma_jax.params import names, variants
 
 Params = Mapping[str, jax.Array]
@@ -18,7 +18,8 @@ class Compute:
 
     Attributes:
       dtype: of activations and matrix products, "float32", "bfloat16" or "float16"; weights are
-        cast to it where they are used. Norms, softmax and logits are float32 in any case.
+        cast to it where they are used. Norms, softmax, logits and the residual stream are float32
+        in any case; with float16 so is all but the operands of products (see `precision`).
       remat: one of `layers.REMAT`, what the backward pass may keep of a layer. "none" keeps all,
         the cast copies of 16-bit weights too.
       dropout: rate in the language model, applied where an rng is given.
@@ -31,13 +32,17 @@ class Compute:
     img_dropout: float = 0.0
 
     def __post_init__(self):
-        known = ["float32", "bfloat16", "float16"]
-        if self.dtype not in known:
-            raise ValueError(f"compute dtype '{self.dtype}' is not one of {known}")
+        if self.dtype not in precision.DTYPES:
+            raise ValueError(f"compute dtype '{self.dtype}' is not one of {precision.DTYPES}")
         layers.check_remat(self.remat)
         for rate in (self.dropout, self.img_dropout):
             if not 0.0 <= rate < 1.0:
                 raise ValueError(f"dropout rate {rate} is not in [0, 1)")
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied by while gradients are taken."""
+        return precision.LOSS_SCALES[self.dtype]
 
 
 def img(model: variants.PaliGemma, compute: Compute) -> siglip.Tower:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from paligemma_jax.models import quantize
+from paligemma_jax.models import precision, quantize
 
 # Arrays; the weight may be `quantize.Quantized`.
 Leaf = Mapping[str, Any]
@@ -33,7 +33,7 @@ def project(
     lora_x: jax.Array | None = None,
     out_dtype: DTypeLike | None = None,
 ) -> jax.Array:
-    """Returns `einsum(eqn, x, w) + bias + lora_x A B` in the dtype of `x`.
+    """Returns `einsum(eqn, x, w) + bias + lora_x A B`.
 
     Args:
       leaf: `w`; optionally `bias`, which broadcasts against the result; optionally the factors A
@@ -43,19 +43,20 @@ def project(
         axis 0 of the result: "BTD,2DF->2BTF".
       x: activation [B, T, ...]; its dtype is the compute dtype.
       lora_x: what the factors see in place of `x`: the same after their dropout.
-      out_dtype: dtype to accumulate and return in; the dtype of `x` if not given.
+      out_dtype: dtype to accumulate and return in; the dtype of `x` if not given, and float32 for
+        float16 in any case.
     """
-    out_dtype = out_dtype or x.dtype
+    dtype = precision.result_dtype(out_dtype or x.dtype)
     w = leaf["w"]
     y: Any
     if isinstance(w, quantize.Quantized):
-        y = _decoded_product(eqn, (x.shape, x.dtype), out_dtype, x, w)
+        y = _decoded_product(eqn, (x.shape, x.dtype), dtype, x, w)
     else:
-        y = _product(eqn, x, w.astype(x.dtype), out_dtype)
+        y = _product(eqn, x, w if precision.is_half(x.dtype) else w.astype(x.dtype), dtype)
     if "bias" in leaf:
-        y += leaf["bias"].astype(out_dtype)
+        y += leaf["bias"].astype(dtype)
     if "lora_a" in leaf:
-        y += _project_low_rank(leaf, eqn, x if lora_x is None else lora_x, out_dtype)
+        y += _project_low_rank(leaf, eqn, x if lora_x is None else lora_x, dtype)
     return y
 
 
@@ -132,8 +133,8 @@ def _decoded_backward(
     x = jax.ShapeDtypeStruct(*like)
 
     def pull(dy: jax.Array, piece: jax.Array) -> jax.Array:
-        transposed = jax.linear_transpose(lambda x: _product(eqn, x, piece, dtype), x)
-        return transposed(dy)[0]
+        zeros = jnp.zeros(x.shape, x.dtype)  # the product is linear: any x has this gradient
+        return jax.vjp(lambda x: _product(eqn, x, piece, dtype), zeros)[1](dy)[0]
 
     rows = _rows_at_a_time(eqn, w, x.dtype)
     if rows is None:
@@ -184,7 +185,9 @@ def _over_pieces(
 
 def _project_low_rank(leaf: Leaf, eqn: str, x: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Returns `x A B` by two thin products: nothing of the weight's size is made."""
-    a, b = leaf["lora_a"].astype(x.dtype), leaf["lora_b"].astype(x.dtype)
+    a, b = leaf["lora_a"], leaf["lora_b"]
+    if not precision.is_half(x.dtype):
+        a, b = a.astype(x.dtype), b.astype(x.dtype)
     is_stacked = eqn.split(",")[1][0].isdigit()
     single = re.sub(r"\d", "", eqn)
     x_letters, _, y_letters = _letters(single)
@@ -193,6 +196,7 @@ def _project_low_rank(leaf: Leaf, eqn: str, x: jax.Array, dtype: DTypeLike) -> j
 
     def chain(a: jax.Array, b: jax.Array) -> jax.Array:
         inner = _einsum(f"{x_letters},{a_letters}->{thin}", x, a, x.dtype)
+        inner = precision.narrow(inner, x.dtype)
         return _einsum(f"{thin},{b_letters}->{y_letters}", inner, b, dtype)
 
     return (
@@ -241,7 +245,7 @@ def _einsum_flat(eqn: str, x: jax.Array, w: jax.Array, dtype: DTypeLike) -> jax.
         ord(old): chr(ord("a") + i) for i, old in enumerate(dict.fromkeys(w_letters + x_letters))
     }
     contract = f"{x_letters},{w_letters}->{product}".translate(renamed)
-    y = jnp.einsum(contract, x, w, preferred_element_type=dtype)
+    y = precision.product(contract, x, w, dtype)
     return y.transpose([product.index(letter) for letter in y_letters])
 
 

@@ -9,6 +9,7 @@ update is made in place and frozen weights exist once:
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -124,6 +125,7 @@ def make_train_step(
     label_smoothing: float = 0.0,
     accumulation_steps: int = 1,
     chunk: int = loss.CHUNK,
+    loss_scale: float = 1.0,
     parts: Mapping[str, Sequence[str]] | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns the function (state, batch, number=None) -> (state, metrics).
@@ -143,30 +145,30 @@ def make_train_step(
       seed: of dropout.
       accumulation_steps: micro-batches per update, each taking every so-many-th row. The rows of
         one device must be divisible by it, so that every device has rows in each micro-batch.
+      loss_scale: factor of the loss while gradients are taken: in 16 bits small ones are lost.
       parts: name of a part of the model -> its trainable names.
 
     Metrics, all float32[] unless said: loss; grad_norm (before clipping), update_norm and
     param_norm (after the update) of the trainable parameters; update_norm/PART of each of `parts`;
-    supervised_tokens_mean and _max per
-    example; finite bool[]; grad_max float32[n], the greatest absolute gradient of each trainable
-    array in sorted order of names.
+    supervised_tokens_mean and _max per example; text_len, T of the batch; finite bool[]; grad_max
+    float32[n], the greatest absolute gradient of each trainable array in sorted order of names.
     """
 
-    def mean_loss(trainable: Any, frozen: Any, batch: loss.Batch, rng: jax.Array) -> jax.Array:
-        losses = loss.example_losses(
-            names.merge(trainable, frozen),
-            batch,
-            apply_fn=apply_fn,
-            logits_fn=logits_fn,
-            rng=rng,
-            label_smoothing=label_smoothing,
-            chunk=chunk,
-        )
-        return jnp.mean(losses)
+    losses_of = functools.partial(
+        loss.example_losses,
+        apply_fn=apply_fn,
+        logits_fn=logits_fn,
+        label_smoothing=label_smoothing,
+        chunk=chunk,
+    )
+
+    def scaled_loss(trainable: Any, frozen: Any, batch: loss.Batch, rng: jax.Array) -> jax.Array:
+        return loss_scale * jnp.mean(losses_of(names.merge(trainable, frozen), batch, rng=rng))
 
     def train_step(state: TrainState, batch: loss.Batch, number: Number = None) -> Any:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        value, grads = _accumulate(mean_loss, state, batch, rng, accumulation_steps)
+        found = _accumulate(scaled_loss, state, batch, rng, accumulation_steps)
+        value, grads = jax.tree.map(lambda x: x / loss_scale, found)
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
         new = TrainState(
             step=state.step + 1,
@@ -186,7 +188,7 @@ def make_train_step(
             "finite": finite,
             "grad_max": jnp.stack([jnp.max(jnp.abs(grads[name])) for name in sorted(grads)]),
         }
-        return new, metrics | _norms(updates, parts or {}) | _count_supervised(batch)
+        return new, metrics | _norms(updates, parts or {}) | _describe_text(batch)
 
     return train_step
 
@@ -228,11 +230,12 @@ def _norms(updates: Mapping[str, jax.Array], parts: Mapping[str, Sequence[str]])
     }
 
 
-def _count_supervised(batch: loss.Batch) -> Metrics:
+def _describe_text(batch: loss.Batch) -> Metrics:
     per_example = jnp.sum(batch["mask_loss"][:, 1:], axis=1)
     return {
         "supervised_tokens_mean": jnp.mean(per_example, dtype=jnp.float32),
         "supervised_tokens_max": jnp.max(per_example).astype(jnp.float32),
+        "text_len": jnp.float32(batch["text"].shape[1] - 1),
     }
 
 

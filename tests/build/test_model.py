@@ -1,8 +1,10 @@
 """Dimensions in settings are checked by name and type."""
 
+import types
+
 import pytest
 
-from paligemma_jax.build import model
+from paligemma_jax.build import assembly, model
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,34 @@ def test_published_weights_need_a_tokenizer_of_their_size(config):
     assert model.describe(config, vocab_size=257_152).vocab_size == 257_152
     with pytest.raises(ValueError, match=r"has 1500 pieces, pt_224\.f16 knows 257152"):
         model.describe(config, vocab_size=1500)
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "expected"),
+    [
+        ("cpu", None, "float32"),
+        ("tpu", None, "bfloat16"),
+        ("gpu", "7.5", "float16"),
+        ("gpu", "7.0", "float16"),
+        ("gpu", "8.0", "bfloat16"),
+        ("gpu", "12.0", "bfloat16"),
+        ("gpu", None, "float32"),
+    ],
+)
+def test_auto_computes_in_what_the_device_has_units_for(
+    config, monkeypatch, capsys, platform, capability, expected
+):
+    device = types.SimpleNamespace(platform=platform, device_kind="Kind")
+    if capability is not None:
+        device.compute_capability = capability
+    monkeypatch.setattr(model.jax, "local_devices", lambda: [device])
+    config.compute_dtype = "auto"
+    assert model.make_compute(config).dtype == expected
+    config.compute_dtype = "float32"
+    assert model.make_compute(config).dtype == "float32"
+
+
+def test_the_type_that_was_chosen_is_said(config, capsys):
+    config.compute_dtype = "auto"
+    assert assembly.assemble(config).functions.compute.dtype == "float32"
+    assert "compute_dtype: float32 (cpu: no units for 16 bits" in capsys.readouterr().err

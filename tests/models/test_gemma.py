@@ -55,15 +55,6 @@ def test_only_distances_between_positions_matter(run_tower):
     assert np.abs(spread - hidden).max() > 0.01
 
 
-def test_rotation_keeps_lengths_and_turns_the_first_pair_by_one_radian_per_position():
-    x = np.zeros((1, 3, 8), np.float32)
-    x[..., 0] = 2.0
-    turned = np.asarray(gemma.rotate(x, np.arange(3)[None]))
-    np.testing.assert_allclose(turned[0, :, 0], 2 * np.cos(np.arange(3)), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(turned[0, :, 4], 2 * np.sin(np.arange(3)), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), 2, rtol=0, atol=1e-6)
-
-
 def test_norms_are_computed_in_float32():
     """In float16 the square of 300 overflows."""
     x = np.full((1, 1, 4), 300, np.float16)
