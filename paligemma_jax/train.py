@@ -20,6 +20,7 @@ from paligemma_jax.build import (
     assembly,
     command_line,
     compilation,
+    embedding_cache,
     fitting,
     optimizer,
     planning,
@@ -29,6 +30,7 @@ from paligemma_jax.build import (
     signals,
     terminal,
     training,
+    training_log,
 )
 from paligemma_jax.config import settings
 
@@ -81,10 +83,12 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
     )
     terminal.say(optimizer.describe(state, planned.optimizer))
     assembly.write_run_files(built, workdir)
+    examples = training.all_records(planned.data, planned.evaluations)
+    read_images = embedding_cache.prepare(built, examples, state.params)
     train_step = profiling.trace(needed.train_step, config.profile_steps, workdir / PROFILE)
     total, every = planned.total_steps, config.log_training_steps
     measure = planning.meter(needed, compiled)
-    log = training.Log(
+    log = training_log.Log(
         workdir, every=every, total_steps=total, done=int(state.step), measure=measure
     )
     with (
@@ -92,9 +96,8 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
         run_state.Saver(planned.saving, about, workdir, total) as saver,
         signals.StopRequest(built.mesh) as stop,
     ):
-        state = training.run(
-            built, planned, state, train_step, workdir, log=log, saver=saver, stop=stop
-        )
+        begun = built, planned, state, train_step, workdir
+        state = training.run(*begun, log=log, saver=saver, stop=stop, read_images=read_images)
     terminal.say(compilation.describe(compiled))
     if not training.is_finished(planned, state):
         raise signals.Preempted(

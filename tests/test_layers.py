@@ -50,7 +50,7 @@ HOMES = {
     "kagglehub": {"checkpoints/hub.py", "checkpoints/cached.py"},
     "huggingface_hub": {"checkpoints/hub.py", "checkpoints/cached.py"},
     "fsspec": {"data", "checkpoints/hub_web.py"},
-    "filelock": {"checkpoints/download.py"},
+    "filelock": {"checkpoints/download.py", "data/embeddings.py"},
     "sentencepiece": {"data/tokens.py"},
     "PIL": {"data", "reports"},
     "pycocotools": {"tasks", "data"},  # outlines of objects, besides scores

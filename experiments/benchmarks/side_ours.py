@@ -13,12 +13,13 @@ import serve
 from paligemma_jax.build import host_memory
 from paligemma_jax.build import model as build_model
 from paligemma_jax.checkpoints import npz
+from paligemma_jax.data import embeddings
 from paligemma_jax.inference import generate
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import names
 from paligemma_jax.training import optimizer, step
 
-TRAINABLE = {"attention-only step": "llm/layers/attn/.*", "full step": ".*"}
+ATTENTION = "llm/layers/attn/.*"
 
 
 def main() -> None:
@@ -30,10 +31,32 @@ def main() -> None:
     if case == "decode":
         serve.serve(make_decode(params, arrays, functions, new_tokens))
     else:
-        serve.serve(make_step(params, arrays, functions, TRAINABLE[case]))
+        regex = ".*" if case == "full step" else ATTENTION
+        read_images = read_pixels
+        if case.endswith("cached images"):
+            read_images = embed(params, arrays, functions, folder)
+        serve.serve(make_step(params, arrays, functions, regex, read_images))
 
 
-def make_step(params, arrays, functions, regex):
+def read_pixels(arrays):
+    return {"image": jnp.asarray(arrays["image"][:, None])}
+
+
+def embed(params, arrays, functions, folder):
+    """Returns what reads the images' embeddings, as a run does, after writing them."""
+    model = compare.MID
+    shape = (model.num_image_tokens, model.llm.width)
+    store = embeddings.Store(folder / "embeddings", shape, np.float32)
+    names_of = [f"{number:032x}" for number in range(len(arrays["image"]))]
+    found = jax.jit(functions.embed)(params, **read_pixels(arrays))
+    for name, embedding in zip(names_of, np.asarray(found)[:, 0], strict=True):
+        store.write(name, embedding)
+    return lambda _: {
+        build_model.IMAGE_TOKENS: jnp.asarray(np.stack([store.read(n)[None] for n in names_of]))
+    }
+
+
+def make_step(params, arrays, functions, regex, read_images):
     rest = [] if regex == ".*" else [(".*", None)]
     tx = optimizer.make_optimizer(
         params,
@@ -50,9 +73,11 @@ def make_step(params, arrays, functions, regex):
     batch = inputs(arrays, arrays["text"]) | {"mask_loss": jnp.asarray(arrays["learnt"])}
     batch |= {"mask_ar": jnp.asarray(arrays["learnt"])}
 
+    del batch["image"]
+
     def update():
         nonlocal state
-        state, metrics = train_step(state, batch)
+        state, metrics = train_step(state, batch | read_images(arrays))
         jax.block_until_ready((state, metrics))
 
     return lambda: {"step": serve.seconds(update)}

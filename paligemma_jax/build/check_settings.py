@@ -11,6 +11,7 @@ import ml_collections
 
 from paligemma_jax.build import (
     data,
+    embedding_cache,
     evaluation,
     goal,
     grammars,
@@ -53,7 +54,7 @@ def look(
     """
     found: list[Finding] = []
     facts: list[tuple[str, str]] = []
-    model = None
+    model, made = None, None
     if tokenizer is not None:
         try:
             model = build_model.describe(config, vocab_size=tokenizer.vocab_size)
@@ -69,6 +70,8 @@ def look(
         found += problems + _weights(config, model) + _space(config, model, shapes, made)
     if tokenizer is not None:
         found += _augmentation(config, examples)
+        if model is not None and made is not None:
+            found += _embeddings(config, model, made, examples)
         for name in config.evals:
             found += _evaluation(name, config, tokenizer)
     found += _stopping(config)
@@ -110,6 +113,26 @@ def _augmentation(config: ml_collections.ConfigDict, examples: data.Records) -> 
             augmentation.check(examples)
     except ValueError as error:
         return [_refused("input.augment", error)]
+    return []
+
+
+def _embeddings(
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma,
+    made: optimizer.Optimizer,
+    examples: data.Records,
+) -> list[Finding]:
+    """Returns why image embeddings could not be cached."""
+    try:
+        embedding_cache.check(
+            config,
+            model,
+            trainable=made.trainable,
+            augmentation=training_data.make_augmenter(config),
+            examples=examples,
+        )
+    except ValueError as error:
+        return [_refused("input.embedding_cache", error)]
     return []
 
 

@@ -23,6 +23,8 @@ PROMPT_MULTIPLE = 8
 EXTRA_NEW_TOKENS = 16
 MAX_LISTED = 20
 NOISE_ROWS = 2000  # rows, from all over the data, whose boxes are where noise may lie
+# Each is one more program to compile.
+MAX_TEXT_LENS = 3
 
 Records = Sequence[records.Record]
 
@@ -190,6 +192,27 @@ def spec(config: ml_collections.ConfigDict, **changes: Any) -> pipeline.BatchSpe
         "num_workers": config.input.num_workers,
     }
     return pipeline.BatchSpec(**{**fields, **changes})
+
+
+def text_lens(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Returns the lengths that a training batch may have besides `input.text_len`.
+
+    Raises:
+      ValueError: too many, no lengths below it, or answers that noise boxes fill up to it.
+    """
+    found, longest = tuple(config.input.text_lens or ()), config.input.text_len
+    are_lengths = all(type(x) is int and 0 < x < longest for x in found)
+    if not are_lengths or len(set(found)) < len(found) or len(found) > MAX_TEXT_LENS:
+        raise ValueError(
+            f"config: input.text_lens={list(found)}: expected up to {MAX_TEXT_LENS} different "
+            f"lengths of 1 to {longest - 1}, below input.text_len"
+        )
+    if found and config.input.noise_piece is not None:
+        raise ValueError(
+            "config: input.text_lens: with input.noise_piece every answer is filled up to "
+            "input.text_len; leave out one of them"
+        )
+    return found
 
 
 def prompt_len(

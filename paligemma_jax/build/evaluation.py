@@ -153,18 +153,24 @@ def make_generate(
 
 
 def run(
-    built: assembly.Assembly, evaluation: Evaluation, params: Params
+    built: assembly.Assembly,
+    evaluation: Evaluation,
+    params: Params,
+    *,
+    read_images: pipeline.ReadImages | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Returns (rows of predictions.jsonl, scores).
+    """Returns (rows of predictions.jsonl, scores); `read_images` as in `pipeline.eval_batches`.
 
     Beside the task's, the scores hold the validation loss, the mean over examples of the mean loss
     of their tokens (big_vision's perplexity evaluator calls it avg), and perplexity, its exponent.
     """
-    loss = _mean_loss(built, evaluation, params)
+    loss = _mean_loss(built, evaluation, params, read_images)
     scores: dict[str, Any] = {"loss": loss, "perplexity": math.exp(min(loss, MAX_EXPONENT))}
     rows: list[dict[str, Any]] = []
     if evaluation.generate is not None:
-        batches = pipeline.eval_batches(evaluation.records, built.tokenizer, evaluation.prompts)
+        batches = pipeline.eval_batches(
+            evaluation.records, built.tokenizer, evaluation.prompts, read_images=read_images
+        )
         with terminal.progress(f"answering {evaluation.name}", unit="examples") as report:
             rows, found = evaluator.evaluate(
                 evaluation.generate,
@@ -251,9 +257,18 @@ def _read(
     return data.read_records(config, fname, key=f"evals.{name}.fname", image_dir=image_dir)
 
 
-def _mean_loss(built: assembly.Assembly, evaluation: Evaluation, params: Params) -> float:
+def _mean_loss(
+    built: assembly.Assembly,
+    evaluation: Evaluation,
+    params: Params,
+    read_images: pipeline.ReadImages | None,
+) -> float:
     batches = pipeline.validation_batches(
-        evaluation.records, built.tokenizer, evaluation.examples, noise=evaluation.noise
+        evaluation.records,
+        built.tokenizer,
+        evaluation.examples,
+        noise=evaluation.noise,
+        read_images=read_images,
     )
     sums = []
     with terminal.progress(f"loss of {evaluation.name}", unit="examples") as report:

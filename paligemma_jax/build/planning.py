@@ -14,13 +14,13 @@ from paligemma_jax.build import (
     assembly,
     compilation,
     data,
+    embedding_cache,
     evaluation,
     host_memory,
     terminal,
     training,
 )
 from paligemma_jax.build import optimizer as build_optimizer
-from paligemma_jax.data import pipeline
 from paligemma_jax.models import paligemma, quantize
 from paligemma_jax.params import sharding
 from paligemma_jax.training import flops, loss, plan, step
@@ -35,31 +35,36 @@ class Planned:
     Attributes:
       memory: bytes on one device.
       limit: bytes that a device has; None where nobody knows.
-      work: of one example.
+      works: text_len -> work of one example, for each length that a batch may have.
       num_devices: that share a batch.
       batch_size: examples per step.
-      train_step: the compiled step.
+      train_step: the compiled step; for a shorter text_len it is compiled when it first comes.
     """
 
     memory: plan.Memory
     limit: int | None
-    work: flops.Work
+    works: Mapping[int, flops.Work]
     num_devices: int
     batch_size: int
     train_step: Callable[..., Any]
+
+    @property
+    def work(self) -> flops.Work:
+        """Of an example of the longest text_len."""
+        return self.works[max(self.works)]
 
     @property
     def fits(self) -> bool:
         """Whether the peak is within the limit, as far as that is known."""
         return self.limit is None or self.memory.peak <= self.limit
 
-    def mfu(self, *, seconds: float, supervised: float) -> float | None:
+    def mfu(self, *, seconds: float, supervised: float, text_len: int) -> float | None:
         """Returns the model FLOPs of a step over what the devices can do in that time.
 
         None for devices that are not in the table of `flops`. `supervised`: tokens per example.
         """
         top = flops.peak(jax.devices()[0].device_kind)
-        done = self.work.of_step(batch_size=self.batch_size, supervised=supervised)
+        done = self.works[text_len].of_step(batch_size=self.batch_size, supervised=supervised)
         return done / (seconds * top * self.num_devices) if top else None
 
 
@@ -72,22 +77,27 @@ def make(built: assembly.Assembly, planned: training.Plan) -> Planned:
     with terminal.progress("compiling the step", unit="programs") as report:
         compiled = jitted.lower(state, batch, 0).compile()
         report(1, 1)
-    work = flops.count(
-        built.model,
-        state.params,
-        text_len=built.config.input.text_len,
-        max_images=built.config.input.max_images,
-        trainable=set(planned.optimizer.trainable),
-    )
+    text_len = built.config.input.text_len
+    works = {
+        length: flops.count(
+            built.model,
+            state.params,
+            text_len=length,
+            max_images=built.config.input.max_images,
+            trainable=set(planned.optimizer.trainable),
+            embeds_images=built.config.input.embedding_cache is None,
+        )
+        for length in (*data.text_lens(built.config), text_len)
+    }
     return Planned(
         memory=dataclasses.replace(
             at_least(built, planned), temporary=plan.temporary_bytes(compiled)
         ),
         limit=device_limit(),
-        work=work,
+        works=works,
         num_devices=built.mesh.size,
         batch_size=built.config.input.batch_size,
-        train_step=compiled,
+        train_step=by_text_len(jitted, {text_len: compiled}),
     )
 
 
@@ -102,7 +112,8 @@ def meter(
         if "seconds" not in row:
             return counted
         supervised = row["supervised_tokens_mean"]
-        mfu = found.mfu(seconds=row["seconds"], supervised=supervised)
+        text_len = int(row["text_len"])
+        mfu = found.mfu(seconds=row["seconds"], supervised=supervised, text_len=text_len)
         return counted if mfu is None else {"mfu": mfu, **counted}
 
     return measure
@@ -132,6 +143,22 @@ def at_least(built: assembly.Assembly, planned: training.Plan) -> plan.Memory:
         evaluation=max(evaluations, default=0),
         quantized=plan.bytes_of(quantized),
     )
+
+
+def by_text_len(jitted: Any, programs: dict[int, Callable[..., Any]]) -> Callable[..., Any]:
+    """Returns the step that runs the program of a batch's length, compiled if there is none yet.
+
+    `programs`: text_len -> the step compiled for it.
+    """
+
+    def train_step(state: step.TrainState, batch: Mapping[str, jax.Array], number: int) -> Any:
+        length = batch["text"].shape[1] - 1
+        if length not in programs:
+            terminal.say(f"compiling the step for text_len {length}")
+            programs[length] = jitted.lower(state, batch, number).compile()
+        return programs[length](state, batch, number)
+
+    return train_step
 
 
 def device_limit() -> int | None:
@@ -198,9 +225,10 @@ def _shapes(
         for name, x in layout.shapes.items()
     }
     spec, rows = data.spec(built.config), sharding.batch_sharding(built.mesh)
+    arrays = embedding_cache.batch_arrays(built.config, built.model, spec)
     batch = {
         name: jax.ShapeDtypeStruct((spec.batch_size, *shape), dtype, sharding=rows)
-        for name, (shape, dtype) in pipeline.training_arrays(spec).items()
+        for name, (shape, dtype) in arrays.items()
     }
     return step.state_shapes(placed, trainable, planned.optimizer.tx), batch
 

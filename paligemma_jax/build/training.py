@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import ml_collections
 from paligemma_jax.build import (
     assembly,
     data,
+    embedding_cache,
     evaluation,
     goal,
     profiling,
@@ -20,6 +21,7 @@ from paligemma_jax.build import (
     signals,
     terminal,
     training_data,
+    training_log,
     weights,
 )
 from paligemma_jax.build import optimizer as build_optimizer
@@ -28,7 +30,6 @@ from paligemma_jax.config import settings
 from paligemma_jax.data import pipeline
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants
-from paligemma_jax.reports import runlog
 from paligemma_jax.tasks import task
 from paligemma_jax.training import loop, optimizer, step
 
@@ -59,6 +60,13 @@ class Plan:
     goal: goal.Goal
 
 
+def all_records(
+    read: training_data.TrainingData, evaluations: Iterable[tuple[evaluation.Evaluation, int]]
+) -> data.Records:
+    """Returns the records of training and of evaluations."""
+    return [*read.records, *(record for one, _ in evaluations for record in one.records)]
+
+
 def plan(built: assembly.Assembly) -> Plan:
     """Reads and checks all data and every rule on parameters. Loads no weights."""
     config = built.config
@@ -68,6 +76,7 @@ def plan(built: assembly.Assembly) -> Plan:
         key="input.batch_size",
         parts=config.accumulation_steps,
     )
+    data.text_lens(config)
     read = training_data.read(config, built.tokenizer)
     data_size = len(read.records)
     steps = build_optimizer.total_steps(config, data_size=data_size)
@@ -82,6 +91,13 @@ def plan(built: assembly.Assembly) -> Plan:
     )
     goal.check_scores(config, {one.name: one.score_names for one, _ in evaluations})
     released.check_name(config)
+    embedding_cache.check(
+        config,
+        built.model,
+        trainable=made.trainable,
+        augmentation=read.augmentation,
+        examples=all_records(read, evaluations),
+    )
     base = assembly.find_weights(config, config.model_init)
     if lora := built.model.lora:
         terminal.say(f"LoRA: rank {lora.rank}, scale {lora.scale:g}, beside {config.lora.targets}")
@@ -96,31 +112,25 @@ def run(
     train_step: Callable[..., Any],
     workdir: pathlib.Path,
     *,
-    log: "Log",
+    log: training_log.Log,
     saver: run_state.Saver,
     stop: signals.StopRequest,
+    read_images: pipeline.ReadImages | None = None,
 ) -> step.TrainState:
     """Trains to the end, to the goal, or till it is asked to stop; returns the last state.
 
-    Of a run that was asked to stop, the state is saved.
+    Of a run that was asked to stop, the state is saved. `read_images`: as in
+    `pipeline.train_batches`, of evaluations too.
     """
-    batches = pipeline.train_batches(
-        planned.data.records,
-        built.tokenizer,
-        data.spec(built.config),
-        seed=built.config.seed,
-        total_steps=planned.total_steps,
-        start_step=int(state.step),
-        sources=planned.data.sources,
-        augmentation=planned.data.augmentation,
-        noise=planned.data.noise,
-    )
+    batches = _make_batches(built, planned, int(state.step), read_images)
 
     def log_row(row: Mapping[str, float]) -> None:
         num_examples = int(row["step"]) * built.config.input.batch_size
         log.append({**row, **planned.data.epochs(num_examples)})
 
-    hooks = [_make_hook(built, one, every, workdir) for one, every in planned.evaluations]
+    hooks = [
+        _make_hook(built, one, every, workdir, read_images) for one, every in planned.evaluations
+    ]
     with terminal.progress("training", unit="steps") as report:
         state = loop.run(
             state,
@@ -147,6 +157,27 @@ def run(
 def is_finished(planned: Plan, state: step.TrainState) -> bool:
     """Whether a run has all its updates, or what it was trained for."""
     return planned.goal.is_reached or int(state.step) >= planned.total_steps
+
+
+def _make_batches(
+    built: assembly.Assembly,
+    planned: Plan,
+    start_step: int,
+    read_images: pipeline.ReadImages | None,
+) -> Iterator[pipeline.Batch]:
+    return pipeline.train_batches(
+        planned.data.records,
+        built.tokenizer,
+        data.spec(built.config),
+        seed=built.config.seed,
+        total_steps=planned.total_steps,
+        start_step=start_step,
+        sources=planned.data.sources,
+        augmentation=planned.data.augmentation,
+        noise=planned.data.noise,
+        read_images=read_images,
+        text_lens=data.text_lens(built.config),
+    )
 
 
 def what_is_saved(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> str:
@@ -178,50 +209,6 @@ def save(
     weights.save(path, params, said)
 
 
-class Log:
-    """The run's rows: a line on the terminal and one in metrics.jsonl every so many steps.
-
-    `done` is the number of updates that the run goes on after: later rows of the file are void.
-    `measure` (values of a row) -> more values of it.
-    """
-
-    def __init__(
-        self,
-        workdir: pathlib.Path,
-        *,
-        every: int,
-        total_steps: int,
-        done: int = 0,
-        measure: Callable[[Mapping[str, float]], dict[str, float]] = lambda _: {},
-    ):
-        self._every, self._total, self._measure = every, total_steps, measure
-        self._file = None
-        if jax.process_index() == 0:
-            began = (workdir / runlog.METRICS).exists()
-            self._file = runlog.RunLog(workdir, resumed_step=done if began else None)
-
-    def append(self, row: Mapping[str, float]) -> None:
-        """Writes a row if its step is due, or if it holds an evaluation."""
-        values = dict(row)
-        number = int(values.pop("step"))
-        every_row = (training_data.EPOCHS, step.UPDATE_NORM)
-        has_evaluation = any("/" in n and not n.startswith(every_row) for n in values)
-        due = number in (1, self._total) or number % self._every == 0
-        if self._file is None or not (due or has_evaluation):
-            return
-        values |= _device_memory() | self._measure(values)
-        self._file.append(number, values)
-        shown = [f"{key} {values[key]:.4g}" for key in _shown(values)]
-        terminal.say(f"step {number}/{self._total}  " + "  ".join(shown))
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
 def _plan_evaluation(
     built: assembly.Assembly, name: str, *, steps: int, data_size: int
 ) -> tuple[evaluation.Evaluation, int]:
@@ -245,11 +232,12 @@ def _make_hook(
     one: evaluation.Evaluation,
     every: int,
     workdir: pathlib.Path,
+    read_images: pipeline.ReadImages | None,
 ) -> loop.Hook:
     """Returns the hook that evaluates and writes predictions, scores and the report."""
 
     def evaluate(state: step.TrainState, number: int) -> Mapping[str, float]:
-        rows, scores = evaluation.run(built, one, state.averaged)
+        rows, scores = evaluation.run(built, one, state.averaged, read_images=read_images)
         numbers = {f"{one.name}/{key}": value for key, value in task.scalars(scores).items()}
         if rows:
             evaluation.write_report(
@@ -278,18 +266,3 @@ def _rescue(saver: run_state.Saver, state: step.TrainState) -> None:
         terminal.say(f"process {jax.process_index()} stops, its state unsaved: {error}")
         return
     saver.stop(state)
-
-
-def _device_memory() -> dict[str, float]:
-    """Returns the peak memory of this process's first device, where it counts."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    peak = stats.get("peak_bytes_in_use")
-    return {} if peak is None else {"device_memory_peak_gib": peak / 2**30}
-
-
-def _shown(values: Mapping[str, float]) -> list[str]:
-    """Returns which values a line on the terminal has room for."""
-    always = ("loss", "grad_norm", "examples_per_s", "input_wait", "mfu")
-    summary = ("loss", "map", "map50", "miou", "exact_match", "word_f1", "verbatim")
-    evaluated = [n for n in values if n.count("/") == 1 and n.rpartition("/")[2] in summary]
-    return [name for name in (*always, *evaluated) if name in values]

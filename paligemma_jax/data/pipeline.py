@@ -2,7 +2,7 @@
 
 A batch holds B examples of this process, M image slots each, all of it what a model reads:
 
-    image       uint8[B, M, R, R, 3]   zeros in unused slots
+    image       uint8[B, M, R, R, 3]   zeros in unused slots; or what `read_images` gives instead
     mask_image  bool[B, M]             False for an unused slot
     text        int32[B, T + 1] to train on, [B, T] to decode from; mask_ar, mask_input (and
                 mask_loss) bool of the same shape: see `rows`
@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.data import augment, image_batches, noise_boxes, rows, tokens
+from paligemma_jax.data import augment, image_batches, lengths, noise_boxes, rows, tokens
 from paligemma_jax.data import order as data_order
 from paligemma_jax.data import records as data_records
 
 Batch = dict[str, np.ndarray]
+# (batches of examples, what a batch looks like) -> for each batch its arrays made of images
+ReadImages = Callable[[image_batches.Plan, "BatchSpec"], Iterator[Batch]]
 # (record, position of the example in the run) -> a row of text and masks
 Encode = Callable[[data_records.Record, int], Batch]
 
@@ -93,8 +95,8 @@ def training_arrays(spec: BatchSpec) -> dict[str, tuple[tuple[int, ...], Any]]:
     return {
         "image": ((spec.max_images, spec.res, spec.res, 3), np.uint8),
         "mask_image": ((spec.max_images,), np.bool_),
+        **dict.fromkeys(lengths.TEXT_ARRAYS, (text, np.bool_)),
         "text": (text, np.int32),
-        **dict.fromkeys(("mask_ar", "mask_loss", "mask_input"), (text, np.bool_)),
     }
 
 
@@ -109,6 +111,8 @@ def train_batches(
     sources: Sequence[data_order.Source] = (),
     augmentation: augment.Augmenter | None = None,
     noise: noise_boxes.NoiseBoxes | None = None,
+    read_images: ReadImages | None = None,
+    text_lens: Sequence[int] = (),
 ) -> Iterator[Batch]:
     """Returns the batches of steps start_step .. total_steps - 1, in the order of `order.Order`.
 
@@ -121,6 +125,9 @@ def train_batches(
       sources: what the records are from; by default one source.
       augmentation: changes every example in its own way.
       noise: fills answers up.
+      read_images: gives what stands in place of pixels, which are then not read.
+      text_lens: shorter than the spec's. A batch has the smallest T that fits its rows, those of
+        all processes, so that it is the same T everywhere and after a resume.
 
     Raises:
       ValueError: here, for records without suffix, with too many images or with text that cannot
@@ -133,19 +140,31 @@ def train_batches(
     sources = sources or [data_order.Source("training data", len(records))]
     order = data_order.Order(seed, sources, batch_size=spec.batch_size)
 
-    def plan() -> Iterator[list[image_batches.Example]]:
+    def plan_all() -> Iterator[list[image_batches.Example]]:
         for step in range(start_step, total_steps):
-            mine = order.records(step)[spec.local_slice], order.positions(step)[spec.local_slice]
-            yield [(records[i], p) for i, p in zip(*(part.tolist() for part in mine), strict=True)]
+            numbers, positions = order.records(step).tolist(), order.positions(step).tolist()
+            yield [(records[i], p) for i, p in zip(numbers, positions, strict=True)]
+
+    def plan() -> Iterator[list[image_batches.Example]]:
+        return (examples[spec.local_slice] for examples in plan_all())
 
     encode = functools.partial(
         _encode_training, tokenizer=tokenizer, spec=spec, augmentation=augmentation, noise=noise
     )
-    return _make_batches(plan, encode, spec, augmentation)
+    read = read_images or functools.partial(_read_pixels, augmentation=augmentation)
+    batches = _make_batches(plan, encode, spec, read)
+    if not text_lens:
+        return batches
+    others = (_encode_others(encode, examples, spec) for examples in plan_all())
+    return lengths.fit(batches, others, text_lens=text_lens, longest=spec.text_len)
 
 
 def eval_batches(
-    records: Sequence[data_records.Record], tokenizer: tokens.Tokenizer, spec: BatchSpec
+    records: Sequence[data_records.Record],
+    tokenizer: tokens.Tokenizer,
+    spec: BatchSpec,
+    *,
+    read_images: ReadImages | None = None,
 ) -> Iterator[Batch]:
     """Returns all records once, in order, as prompts to decode from.
 
@@ -161,7 +180,7 @@ def eval_batches(
     """
     check_records(records, spec, need_suffix=False)
     encode = functools.partial(_encode_prompt, tokenizer=tokenizer, spec=spec)
-    return _number_rows(records, encode, spec)
+    return _number_rows(records, encode, spec, read_images or _read_pixels)
 
 
 def validation_batches(
@@ -170,11 +189,12 @@ def validation_batches(
     spec: BatchSpec,
     *,
     noise: noise_boxes.NoiseBoxes | None = None,
+    read_images: ReadImages | None = None,
 ) -> Iterator[Batch]:
     """As `eval_batches`, with text and masks as in training: for the loss over all records."""
     check_records(records, spec)
     encode = functools.partial(_encode_training, tokenizer=tokenizer, spec=spec, noise=noise)
-    return _number_rows(records, encode, spec)
+    return _number_rows(records, encode, spec, read_images or _read_pixels)
 
 
 def check_records(
@@ -193,25 +213,26 @@ def check_records(
             raise ValueError(f"{record.source}: no suffix; a loss needs one in every row")
 
 
-def _number_rows(records, encode: Encode, spec: BatchSpec) -> Iterator[Batch]:
+def _number_rows(
+    records: Sequence[data_records.Record], encode: Encode, spec: BatchSpec, read: ReadImages
+) -> Iterator[Batch]:
     """Yields the batches of all records in order, with `_mask` and `index`."""
     numbers = np.arange(-(-len(records) // spec.batch_size) * spec.batch_size)
     numbers = numbers.reshape(-1, spec.batch_size)[:, spec.local_slice]
     examples = list(zip(records, range(len(records)), strict=True))
     plan = [[examples[min(number, len(records) - 1)] for number in row] for row in numbers.tolist()]
-    for number, batch in zip(numbers, _make_batches(lambda: plan, encode, spec), strict=True):
+    batches = _make_batches(lambda: plan, encode, spec, read)
+    for number, batch in zip(numbers, batches, strict=True):
         is_real = number < len(records)
         index = np.where(is_real, number, -1).astype(np.int32)
         yield {**batch, "_mask": is_real, "index": index}
 
 
-def _make_batches(
+def _read_pixels(
     plan: image_batches.Plan,
-    encode: Encode,
     spec: BatchSpec,
     augmentation: augment.Augmenter | None = None,
 ) -> Iterator[Batch]:
-    """Yields a batch for each list of examples in `plan()`."""
     pixels = image_batches.read(
         plan,
         res=spec.res,
@@ -221,14 +242,30 @@ def _make_batches(
         prefetch=spec.prefetch,
         augmentation=augmentation,
     )
+    return ({"image": array} for array in pixels)
+
+
+def _make_batches(
+    plan: image_batches.Plan, encode: Encode, spec: BatchSpec, read: ReadImages
+) -> Iterator[Batch]:
+    """Yields a batch for each list of examples in `plan()`."""
+    images = read(plan, spec)
     for examples in plan():
         encoded = [_encode_row(encode, record, position) for record, position in examples]
         used = np.array([len(record.images) for record, _ in examples])
         yield {
-            "image": next(pixels),
+            **next(images),
             "mask_image": np.arange(spec.max_images) < used[:, None],
             **{key: np.stack([row[key] for row in encoded]) for key in encoded[0]},
         }
+
+
+def _encode_others(
+    encode: Encode, examples: Sequence[image_batches.Example], spec: BatchSpec
+) -> list[Batch]:
+    """Returns the rows of the other processes."""
+    others = [*examples[: spec.local_slice.start], *examples[spec.local_slice.stop :]]
+    return [_encode_row(encode, *example) for example in others]
 
 
 def _encode_row(encode: Encode, record: data_records.Record, position: int) -> Batch:

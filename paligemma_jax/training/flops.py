@@ -77,6 +77,7 @@ def count(
     text_len: int,
     max_images: int = 1,
     trainable: Collection[str],
+    embeds_images: bool = True,
 ) -> Work:
     """Returns the work of one example.
 
@@ -86,13 +87,14 @@ def count(
       text_len: text tokens that the model reads, padding included.
       max_images: image slots, unused ones included.
       trainable: names of the trained parameters.
+      embeds_images: False where the vision tower does not run, its results being read.
     """
     first = min((_part(name) for name in trainable), default=len(PARTS))
     patches, img = model.num_image_tokens, model.img
     sequence, llm = max_images * patches + text_len, model.llm
     once, again, vocabulary = 0.0, 0.0, 0.0
     for name, x in shapes.items():
-        if not _is_matrix(name, x):
+        if not _is_matrix(name, x) or (name.startswith("img/") and not embeds_images):
             continue
         size, is_trained = math.prod(x.shape), name in trainable
         tokens = max_images * patches if name.startswith("img/") else sequence
@@ -103,10 +105,9 @@ def count(
         passes = 6 if is_trained else 4 if first <= _part(name) else 2
         once += passes * size * tokens
         again += 2 * size * tokens * (passes > 2)
-    attention = {
-        1: max_images * img.depth * 4 * patches**2 * img.width,
-        5: llm.depth * 4 * sequence**2 * llm.num_heads * llm.head_dim,
-    }
+    attention = {5: llm.depth * 4 * sequence**2 * llm.num_heads * llm.head_dim}
+    if embeds_images:
+        attention[1] = max_images * img.depth * 4 * patches**2 * img.width
     for part, forward in attention.items():
         once += forward * (3 if first <= part else 1)
         again += forward * (first <= part)

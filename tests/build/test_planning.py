@@ -83,7 +83,7 @@ def fake_compiler(monkeypatch):
     def make(built, planned):
         memory = planning.at_least(built, planned)
         memory = dataclasses.replace(memory, temporary=memory.temporary + memory.logits)
-        return planning.Planned(memory, None, flops.Work(1.0, 1.0, 1.0), 1, 8, print)
+        return planning.Planned(memory, None, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 8, print)
 
     monkeypatch.setattr(planning, "make", make)
     return make
@@ -128,7 +128,7 @@ def test_run_that_fits_is_let_through(adam):
     found = planning.Planned(
         memory=plan.Memory(1, 1, 1, 1, 1, 1),
         limit=5,
-        work=flops.Work(1e12, 0.0, 0.5e12),
+        works={24: flops.Work(1e12, 0.0, 0.5e12)},
         num_devices=2,
         batch_size=4,
         train_step=print,
@@ -142,14 +142,15 @@ def test_mfu_is_model_flops_over_what_all_devices_can_do(monkeypatch):
     found = planning.Planned(
         memory=plan.Memory(1, 1, 1, 1, 1, 1),
         limit=None,
-        work=flops.Work(1e12, 1e10, 0.5e12),
+        works={24: flops.Work(1e12, 1e10, 0.5e12)},
         num_devices=2,
         batch_size=4,
         train_step=print,
     )
-    assert found.mfu(seconds=1.0, supervised=5) is None  # of a CPU
+    texts = dict(supervised=5, text_len=24)
+    assert found.mfu(seconds=1.0, **texts) is None  # of a CPU
     monkeypatch.setattr(planning.flops, "peak", lambda _: 10e12)
-    assert found.mfu(seconds=2.0, supervised=5) == pytest.approx(4 * 1.05e12 / (2 * 2 * 10e12))
+    assert found.mfu(seconds=2.0, **texts) == pytest.approx(4 * 1.05e12 / (2 * 2 * 10e12))
     assert "MFU 67% at most" in planning.describe(found)
 
 

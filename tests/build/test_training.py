@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from paligemma_jax.build import assembly, optimizer, run_state, training
+from paligemma_jax.build import assembly, optimizer, run_state, training, training_log
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.models import paligemma
 from paligemma_jax.reports import runlog
@@ -41,7 +41,7 @@ def test_evaluation_that_could_not_run_is_refused(config, changes, message):
 
 
 def test_passes_over_sources_and_norms_of_parts_make_no_row_of_an_evaluation(tmp_path):
-    with training.Log(tmp_path, every=10, total_steps=20) as log:
+    with training_log.Log(tmp_path, every=10, total_steps=20) as log:
         for number in range(2, 12):
             parts = {"epochs/cats": number / 2, "update_norm/llm_attn": 0.1}
             log.append({"step": number, "loss": 1.0, **parts})
@@ -74,7 +74,7 @@ def test_nan_in_a_weight_stops_the_run_naming_it_with_the_last_good_state_on_dis
 
     def run(state, stop):
         with (
-            training.Log(tmp_path, every=1, total_steps=2, done=int(state.step)) as log,
+            training_log.Log(tmp_path, every=1, total_steps=2, done=int(state.step)) as log,
             run_state.Saver(planned.saving, about, tmp_path, total=2) as saver,
         ):
             parts = (built, planned, state, train_step, tmp_path)

@@ -90,6 +90,26 @@ def test_the_processes_slices_make_up_the_batch(data, tokenizer, make):
         assert_equal(joined, batch)
 
 
+def test_processes_agree_on_the_length_of_every_batch(data, tokenizer):
+    short = [records.Record(one.images, "a", "1") for one in data[:3]]
+
+    def batches(**kwargs):
+        return list(
+            pipeline.train_batches(
+                [*short, data[3]], tokenizer, spec(**kwargs), seed=0, total_steps=2, text_lens=[5]
+            )
+        )
+
+    def widths(found):
+        return [one["text"].shape[1] - 1 for one in found]
+
+    both = widths(batches(batch_size=2)), widths(batches(batch_size=4))
+    assert set(both[0]) == {5, TEXT_LEN} and both[1] == [TEXT_LEN] * 2
+    for index in range(4):
+        share = batches(batch_size=4, process_index=index, process_count=4)
+        assert widths(share) == both[1]  # three of four have short rows only
+
+
 def test_evaluation_sees_every_record_once_and_fills_the_last_batch(data, tokenizer):
     batches = list(pipeline.eval_batches(data, tokenizer, spec()))
     joined = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}

@@ -85,3 +85,12 @@ def test_devices_are_found_by_a_part_of_their_name():
     assert flops.peak("NVIDIA H100 PCIe") == 756e12
     assert flops.peak("TPU v5 lite") == 197e12
     assert flops.peak("cpu") is None
+
+
+def test_embeddings_that_are_read_are_no_work_of_the_vision_tower():
+    common = dict(text_len=5, trainable={MLP})
+    whole = flops.count(MODEL, SHAPES, **common)
+    found = flops.count(MODEL, SHAPES, **common, embeds_images=False)
+    tower = 2 * PATCHES * (4 * 8 + 4 * 6) + IMG_ATTENTION
+    assert whole.per_example - found.per_example == tower
+    assert whole.per_supervised_token == found.per_supervised_token
