@@ -32,9 +32,9 @@ def main() -> None:
         serve.serve(make_decode(params, arrays, functions, new_tokens))
     else:
         regex = ".*" if case == "full step" else ATTENTION
-        read_images = read_pixels
+        read_images = functools.partial(read_pixels, arrays)
         if case.endswith("cached images"):
-            read_images = embed(params, arrays, functions, folder)
+            read_images = embed(params, read_images(), functions, folder)
         serve.serve(make_step(params, arrays, functions, regex, read_images))
 
 
@@ -42,18 +42,21 @@ def read_pixels(arrays):
     return {"image": jnp.asarray(arrays["image"][:, None])}
 
 
-def embed(params, arrays, functions, folder):
-    """Returns what reads the images' embeddings, as a run does, after writing them."""
+def embed(params, images, functions, folder):
+    """Returns the function that reads the images' embeddings, as a run does, after writing them."""
     model = compare.MID
     shape = (model.num_image_tokens, model.llm.width)
     store = embeddings.Store(folder / "embeddings", shape, np.float32)
-    names_of = [f"{number:032x}" for number in range(len(arrays["image"]))]
-    found = jax.jit(functions.embed)(params, **read_pixels(arrays))
-    for name, embedding in zip(names_of, np.asarray(found)[:, 0], strict=True):
-        store.write(name, embedding)
-    return lambda _: {
-        build_model.IMAGE_TOKENS: jnp.asarray(np.stack([store.read(n)[None] for n in names_of]))
-    }
+    found = np.asarray(jax.jit(functions.embed)(params, **images))
+    digests = [f"{number:032x}" for number in range(len(found))]
+    for digest, embedding in zip(digests, found[:, 0], strict=True):
+        store.write(digest, embedding)
+
+    def read_embeddings():
+        read = np.stack([store.read(digest)[None] for digest in digests])
+        return {build_model.IMAGE_TOKENS: jnp.asarray(read)}
+
+    return read_embeddings
 
 
 def make_step(params, arrays, functions, regex, read_images):
@@ -72,12 +75,11 @@ def make_step(params, arrays, functions, regex, read_images):
     )
     batch = inputs(arrays, arrays["text"]) | {"mask_loss": jnp.asarray(arrays["learnt"])}
     batch |= {"mask_ar": jnp.asarray(arrays["learnt"])}
-
-    del batch["image"]
+    del batch["image"]  # read anew for every step
 
     def update():
         nonlocal state
-        state, metrics = train_step(state, batch | read_images(arrays))
+        state, metrics = train_step(state, batch | read_images())
         jax.block_until_ready((state, metrics))
 
     return lambda: {"step": serve.seconds(update)}

@@ -69,9 +69,7 @@ def look(
         facts += more
         found += problems + _weights(config, model) + _space(config, model, shapes, made)
     if tokenizer is not None:
-        found += _augmentation(config, examples)
-        if model is not None and made is not None:
-            found += _embeddings(config, model, made, examples)
+        found += _examples(config, model, made, examples)
         for name in config.evals:
             found += _evaluation(name, config, tokenizer)
     found += _stopping(config)
@@ -106,33 +104,30 @@ def _plan(
     return made, facts, found
 
 
-def _augmentation(config: ml_collections.ConfigDict, examples: data.Records) -> list[Finding]:
-    """Returns why training examples could not be changed as the settings say."""
+def _examples(
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma | None,
+    made: optimizer.Optimizer | None,
+    examples: data.Records,
+) -> list[Finding]:
+    """Returns why training examples could not be changed, cut or embedded as the settings say."""
+    key = "input.augment"
     try:
         if augmentation := training_data.make_augmenter(config):
             augmentation.check(examples)
+        key = "input.text_lens"
+        data.text_lens(config)
+        key = "input.embedding_cache"
+        if model is not None and made is not None:
+            embedding_cache.check(
+                config,
+                model,
+                trainable=made.trainable,
+                augmentation=augmentation,
+                examples=examples,
+            )
     except ValueError as error:
-        return [_refused("input.augment", error)]
-    return []
-
-
-def _embeddings(
-    config: ml_collections.ConfigDict,
-    model: variants.PaliGemma,
-    made: optimizer.Optimizer,
-    examples: data.Records,
-) -> list[Finding]:
-    """Returns why image embeddings could not be cached."""
-    try:
-        embedding_cache.check(
-            config,
-            model,
-            trainable=made.trainable,
-            augmentation=training_data.make_augmenter(config),
-            examples=examples,
-        )
-    except ValueError as error:
-        return [_refused("input.embedding_cache", error)]
+        return [_refused(key, error)]
     return []
 
 

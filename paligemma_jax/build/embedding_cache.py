@@ -42,13 +42,16 @@ def check(
         return
     trained = sorted(name for name in trainable if name.startswith(TOWER))
     if trained:
-        raise _refusal(f"{len(trained)} arrays of the vision tower are trained, as {trained[0]}")
+        raise _changing(f"{len(trained)} arrays of the vision tower are trained, as {trained[0]}")
     if config.model.img.dropout:
-        raise _refusal("model.img.dropout draws at random in the vision tower")
+        raise _changing("model.img.dropout draws at random in the vision tower")
     if augmentation and augmentation.settings.changes_pixels:
-        raise _refusal(f"images are augmented ({augmentation.settings.describe()})")
+        raise _changing(f"images are augmented ({augmentation.settings.describe()})")
     if jax.process_count() > 1:
-        raise _refusal("several processes train together, and each would make all embeddings")
+        raise ValueError(
+            f"input.embedding_cache: {jax.process_count()} processes train together, and each "
+            f"would make all embeddings: set it to None, or train in one process"
+        )
     num_images = len({path for example in examples for path in example.images})
     needed = num_images * np.prod(_shape(model)) * jnp.dtype(dtype).itemsize
     limit = config.input.embedding_cache_gb
@@ -197,8 +200,8 @@ def _shape(model: variants.PaliGemma) -> tuple[int, int]:
     return model.num_image_tokens, model.llm.width
 
 
-def _refusal(reason: str) -> ValueError:
+def _changing(reason: str) -> ValueError:
     return ValueError(
         f"input.embedding_cache: {reason}, so embeddings would not stay the same. Set it to None, "
-        f"or train with trainable='llm/.*' and without changes of images, in one process"
+        f"or train with trainable='llm/.*', without dropout there and without changes of images"
     )

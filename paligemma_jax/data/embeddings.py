@@ -35,7 +35,6 @@ Embed = Callable[[np.ndarray], np.ndarray]
 DIGEST_BYTES = 16
 CRC_BYTES = 4
 LOCK, UNFINISHED = "lock", ".unfinished"
-ADVICE = "look at the weights of the vision tower, or compute in another type"
 LOOK_S = 1.0  # how often to look whether another process is done
 
 
@@ -215,7 +214,9 @@ def fill(
         for digest, (embedding,) in zip(batch, embed(images), strict=False):
             if not np.isfinite(embedding).all():
                 raise ValueError(
-                    f"the embedding of {examples[digest].images[0]} is not finite: {ADVICE}"
+                    f"the embedding of {examples[digest].images[0]} is not finite in "
+                    f"{np.dtype(store.dtype)}: look at the weights of the vision tower, or keep "
+                    f"and compute embeddings in a type of wider range"
                 )
             store.write(digest, embedding)
         done += len(batch)

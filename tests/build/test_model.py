@@ -48,7 +48,7 @@ def test_published_weights_need_a_tokenizer_of_their_size(config):
     ],
 )
 def test_auto_computes_in_what_the_device_has_units_for(
-    config, monkeypatch, capsys, platform, capability, expected
+    config, monkeypatch, platform, capability, expected
 ):
     device = types.SimpleNamespace(platform=platform, device_kind="Kind")
     if capability is not None:

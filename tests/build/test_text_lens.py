@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from paligemma_jax import train
-from paligemma_jax.build import assembly, planning, training
+from paligemma_jax.build import assembly, check_settings, planning, training
 from paligemma_jax.build import data as build_data
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.data import pipeline
@@ -122,8 +122,11 @@ def test_each_length_has_its_own_program_and_its_own_work(lengths, monkeypatch, 
 )
 def test_lengths_that_make_no_sense_are_refused(lengths, text_lens, message):
     lengths.input.text_lens = text_lens
+    built = assembly.assemble(lengths)
     with pytest.raises(ValueError, match=message):
-        training.plan(assembly.assemble(lengths))
+        training.plan(built)
+    _, found, _ = check_settings.look(lengths, built.tokenizer, examples=[])
+    assert [one.subject for one in found] == ["input.text_lens"]
 
 
 def test_noise_boxes_leave_no_text_short(lengths):

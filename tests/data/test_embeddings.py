@@ -123,7 +123,7 @@ def test_an_image_that_cannot_be_read_is_named(store, paths):
 
 
 def test_an_embedding_that_is_not_finite_is_refused(store, paths):
-    with pytest.raises(ValueError, match="is not finite: look at the weights"):
+    with pytest.raises(ValueError, match="is not finite in float32: look at the weights"):
         make(store, paths, lambda image: embed(image) * np.nan)
     assert not list(store.folder.glob("*/*.bin"))
 
