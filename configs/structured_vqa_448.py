@@ -9,12 +9,12 @@ start; cry: end"}; a prompt is "answer en" and the question. The recipe is that 
 PaliGemma 2 project: rank 8 beside q, k, v, o, gate, up and down (with PEFT these names hit q, k and
 v of the vision tower too), AdamW at 2e-5 after 2 steps of warm-up, linear decay, batch 4 with two
 accumulation steps, 10 epochs, weight decay 1e-6. (There weight decay is multiplied by lr, here it
-is not: hence 1e-6 * 2e-5.) The base stays in its 16 bits; final.npz holds the factors, 48 MB.
+is not: hence 1e-6 * 2e-5.) final.npz holds the factors, 48 MB.
 
 Scores: exact_match, event_phase_f1 (pairs of event and phase) and event_f1.
 
-Arguments (configs/structured_vqa_448.py:res=224): data (the folder), res, batch_size, rank, lr,
-overfit (8 examples until it repeats them).
+Arguments (configs/structured_vqa_448.py:qlora): data (the folder), res, batch_size, rank, lr, qlora
+(the base in NF4, 4 bits), overfit (8 examples until it repeats them).
 """
 
 from paligemma_jax.config import overfit, presets, settings
@@ -28,10 +28,12 @@ def get_config(arg=""):
         batch_size=8,
         rank=8,
         lr=2e-5,
+        qlora=False,
         overfit=False,
     )
 
-    c = presets.finetune(model="paligemma2-3b", res=arg.res, text_len=128, method="lora")
+    method = "qlora" if arg.qlora else "lora"
+    c = presets.finetune(model="paligemma2-3b", res=arg.res, text_len=128, method=method)
     c.task = "vqa"
     c.input.data.fname = f"{arg.data}/train.jsonl"
     c.input.batch_size = arg.batch_size

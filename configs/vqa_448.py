@@ -8,11 +8,12 @@ The source is a folder of parquet files or of Hugging Face's save_to_disk, or JS
 image, question and answer; a prompt is "answer en" and the question. The recipe is the transformers
 fine-tuning guide's: vision tower frozen, 2 epochs, batch 16 with four accumulation steps, lr 2e-5
 after 2 steps of warm-up, linear decay, weight decay 1e-6. (There weight decay is multiplied by lr,
-here it is not: hence 1e-6 * 2e-5.) With lora=hf_compat it is the guide's other one: rank 8 beside
-q, k, v, o, gate, up and down (these names hit q, k and v of the vision tower too), base in NF4.
+here it is not: hence 1e-6 * 2e-5.) With `qlora` it is the guide's other one: rank 8 beside q, k, v,
+o, gate, up and down of a base in NF4, 4 bits (these names hit q, k and v of the vision tower too).
 
-Arguments (configs/vqa_448.py:res=224,version=1,lora=hf_compat): data (the folder), res, version (1
-or 2), batch_size, lora (hf_compat or llm), overfit (8 examples until it repeats them).
+Arguments (configs/vqa_448.py:res=224,version=1,qlora): data (the folder), res, version (1 or 2),
+batch_size, lora (hf_compat or llm: factors beside a base in 16 bits), qlora, overfit (8 examples
+until it repeats them).
 """
 
 from paligemma_jax.config import overfit, presets, settings
@@ -20,14 +21,22 @@ from paligemma_jax.config import overfit, presets, settings
 
 def get_config(arg=""):
     arg = settings.parse_arg(
-        arg, data="data/vqa", res=448, version=2, batch_size=64, lora="", overfit=False
+        arg,
+        data="data/vqa",
+        res=448,
+        version=2,
+        batch_size=64,
+        lora="",
+        qlora=False,
+        overfit=False,
     )
+    targets = arg.lora or ("hf_compat" if arg.qlora else None)
 
     c = presets.finetune(
         model=f"paligemma{arg.version}-3b",
         res=arg.res,
         text_len=64,
-        method="qlora" if arg.lora else "full",
+        method="qlora" if arg.qlora else "lora" if targets else "full",
     )
     c.task = "vqa"
     c.input.data.fname = f"{arg.data}/train.jsonl"
@@ -37,8 +46,8 @@ def get_config(arg=""):
     c.lr, c.wd = 2e-5, 1e-6 * 2e-5
     c.optax = dict(b2=0.999)
     schedule = dict(decay_type="linear", warmup_steps=2)
-    if arg.lora:
-        c.lora.targets, c.schedule = arg.lora, schedule
+    if targets:
+        c.lora.targets, c.schedule = targets, schedule
         c.wd_mults = [(".*", 1.0)]
     else:
         c.schedule = [("img/.*", None), ("llm/.*", schedule)]

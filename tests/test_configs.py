@@ -45,12 +45,16 @@ def test_config_builds(path):
         ("fracture_224.py:lora=llm", 9_805_824, 1e-4),
         ("counting_224.py:lora=llm", 10_383_360, 1e-4),
         ("vqa_448.py:lora=hf_compat,version=1", 11_298_816, 2e-5),
+        ("vqa_448.py:qlora,version=1", 11_298_816, 2e-5),
+        ("structured_vqa_448.py:qlora", 11_876_352, 2e-5),
     ],
 )
 def test_recipes_can_be_run_with_lora(config, count, lr):
     shapes, made = optimizer_of(config)
     assert sum(shapes[name].size for name in made.trainable) == count
     assert set(made.lrs.values()) == {lr}
+    found = settings.load(f"{CONFIGS[0].parent}/{config}").quantize
+    assert found == ("nf4" if "qlora" in config else None)
 
 
 def test_counting_recipe_is_the_guides():
