@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from paligemma_jax.build import data_conversion, mask_codecs
-from paligemma_jax.data.importers import columns, example, formats, roboflow
+from paligemma_jax.data import column_names
+from paligemma_jax.data.importers import example, formats, roboflow
 from paligemma_jax.tasks import geometry
 
 SEED = 0
@@ -78,7 +79,7 @@ def plan(args: argparse.Namespace) -> data_conversion.Plan:
         format=args.format,
         images=args.images,
         classes=tuple(" ".join(name.split()) for name in (args.classes or "").split(",") if name),
-        columns=_pairs(args.columns, "--columns", allowed=tuple(columns.ALIASES)),
+        columns=_pairs(args.columns, "--columns", allowed=tuple(column_names.ALIASES)),
         components=args.components,
         prompt=args.prompt,
         coordinates=args.coordinates or geometry.DEFAULT_CONVENTION,

@@ -21,6 +21,7 @@ class ImageFolder:
     def __init__(self, root: str | os.PathLike[str], *, setting: str = "image_dir"):
         self.setting = setting
         self._folders: dict[str, tuple[str, dict[str, bool] | None]] = {}
+        self._by_key: dict[str, dict[str, str]] = {}  # of each folder: a name's key -> the name
         self._address = os.fspath(root).rstrip("/") if remote.is_address(os.fspath(root)) else None
         self.root = self._address or os.path.realpath(root)
         if not self._address and not os.path.isdir(self.root):
@@ -47,8 +48,20 @@ class ImageFolder:
                 f"holds all images",
             )
         if name not in is_link:
-            return "", ("image not found", f"image '{image}': no such file in {real}")
+            near = self._find_near(folder, name)
+            hint = f"; did you mean {near}?" if near else ""
+            return "", ("image not found", f"image '{image}': no such file in {real}{hint}")
         return path, None
+
+    def _find_near(self, folder: str, name: str) -> str | None:
+        """Returns the file whose name differs by upper and lower case or by its ending alone."""
+        if folder not in self._by_key:
+            names = sorted(self._folders[folder][1] or ())
+            by_stem = {os.path.splitext(name)[0].casefold(): name for name in names}
+            self._by_key[folder] = by_stem | {name.casefold(): name for name in names}
+        known = self._by_key[folder]
+        stem = os.path.splitext(name)[0]
+        return known.get(name.casefold()) or known.get(stem.casefold()) if stem else None
 
     def _locate_below(self, address: str, image: str) -> tuple[str, jsonl.Problem | None]:
         found = f"{address}/{image}"

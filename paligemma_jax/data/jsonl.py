@@ -2,23 +2,14 @@
 
 import collections
 import json
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 MAX_LISTED = 20
+MAX_MESSAGES = 1000  # of a kind that are told apart
+CORRECT = "correct or remove these lines: a file is read whole or not at all"
 
 Problem = tuple[str, str]  # (kind, to count by; message, to show)
-
-
-def check_exists(path: str) -> None:
-    """Raises a ValueError that names the JSONL files nearby if there is no such file."""
-    if os.path.isfile(path):
-        return
-    folder = os.path.dirname(os.path.abspath(path))
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = [name for name in names if name.endswith(".jsonl")][:10]
-    raise ValueError(f"{path}: no such file; JSONL files in {folder}: {found or 'none'}")
 
 
 def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
@@ -57,30 +48,36 @@ def parse_line(line: bytes) -> tuple[dict[str, Any] | None, Problem | None]:
     except UnicodeDecodeError as error:
         found = f"byte {line[error.start]:#04x} at position {error.start + 1}"
         return None, ("not UTF-8", f"{found} is not UTF-8; save the file as UTF-8")
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
+        return None, ("broken JSON", f"broken JSON at character {error.pos + 1}: {error.msg}")
+    except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
         return None, ("broken JSON", f"broken JSON: {error}")
     if not isinstance(row, dict):
         message = f"expected one JSON object per line, found a {type(row).__name__}"
-        return None, ("broken JSON", message)
+        return None, ("not an object", message)
     return row, None
 
 
 class Report:
-    """Counts bad lines and keeps the first ones to show.
+    """Counts bad lines, and keeps what is wrong with them to show it.
 
     Attributes:
       num_lines, num_bad: lines looked at, and those that are bad.
       kinds: how many problems there are of each kind; a line may have several.
-      examples: the first (source, message) of each kind.
-      shown: the first bad lines, each with all that is wrong with it.
+      places: the first sources of each kind.
+      messages: how often each message is there, by kind; the first `MAX_MESSAGES` of them.
+      remedies: what to do about a kind, where it is another thing than `CORRECT`.
     """
 
     def __init__(self, path: str):
         self.path = path
         self.num_lines = self.num_bad = 0
         self.kinds: collections.Counter[str] = collections.Counter()
-        self.examples: dict[str, list[tuple[str, str]]] = {}
-        self.shown: list[str] = []
+        self.places: dict[str, list[str]] = {}
+        self.messages: dict[str, collections.Counter[str]] = {}
+        self.remedies: dict[str, str] = {}
+        # All that is wrong with a line -> the lines that have just that: the first, how many.
+        self._alike: dict[str, tuple[str, int]] = {}
 
     def add(self, source: str, problems: Sequence[Problem]) -> None:
         self.num_lines += 1
@@ -89,19 +86,32 @@ class Report:
         self.num_bad += 1
         for kind, message in problems:
             self.kinds[kind] += 1
-            examples = self.examples.setdefault(kind, [])
-            if len(examples) < MAX_LISTED:
-                examples.append((source, message))
-        if len(self.shown) < MAX_LISTED:
-            self.shown.append(f"{source}: " + "; ".join(message for _, message in problems))
+            messages = self.messages.setdefault(kind, collections.Counter())
+            if message in messages or len(messages) < MAX_MESSAGES:
+                messages[message] += 1
+            places = self.places.setdefault(kind, [])
+            if len(places) < MAX_LISTED and source not in places:
+                places.append(source)
+        text = "; ".join(message for _, message in problems)
+        first, count = self._alike.get(text, (source, 0))
+        if count or len(self._alike) < MAX_LISTED:
+            self._alike[text] = first, count + 1
+
+    def remedy(self, kind: str) -> str:
+        """Returns what to do about a kind of problem."""
+        return self.remedies.get(kind, CORRECT)
 
     def raise_problems(self) -> None:
-        """Raises a ValueError that lists the bad lines, if there are any."""
+        """Raises a ValueError that lists the bad lines, equal ones once, if there are any."""
         if not self.num_bad:
             return
-        lines = [f"{self.path}: {self.num_bad} of {self.num_lines} lines are bad", *self.shown]
-        if more := self.num_bad - len(self.shown):
+        are = "is" if self.num_bad == 1 else "are"
+        lines = [f"{self.path}: {self.num_bad} of {self.num_lines} lines {are} bad"]
+        for text, (first, count) in self._alike.items():
+            others = f" ({count - 1} more likewise)" if count > 1 else ""
+            lines.append(f"{first}: {text}{others}")
+        if more := self.num_bad - sum(count for _, count in self._alike.values()):
             lines.append(f"... and {more} more")
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
-        lines.append(f"In all: {kinds}. Correct or remove these lines: none is skipped silently")
+        lines.append(f"In all: {', '.join(f'{n} {kind}' for kind, n in self.kinds.most_common())}")
+        lines += dict.fromkeys(f"-> {self.remedy(kind)}" for kind in self.kinds)
         raise ValueError("\n  ".join(lines))

@@ -13,15 +13,16 @@ when the file is read, and every bad line is counted: a row is never skipped.
 import dataclasses
 import os
 import string
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.data import image_folder, jsonl
+from paligemma_jax.data import image_folder, jsonl, wrong_file
 from paligemma_jax.data import objects as data_objects
 
 KEYS = {"image": "image", "prefix": "prefix", "suffix": "suffix"}
 OBJECTS_KEYS = ("width", "height", "objects")
 PROGRESS_LINES = 1000
+MISSING = "missing key"
 
 Problem = jsonl.Problem
 
@@ -104,7 +105,7 @@ def scan_jsonl(
     Takes the arguments of `read_jsonl`, and raises as it does where the file itself cannot be read.
     """
     path = os.fspath(path)
-    jsonl.check_exists(path)
+    wrong_file.check(path)
     row_format = _RowFormat.make(keys, required, prefix_template, check)
     folder = image_folder.ImageFolder(image_dir or os.path.dirname(os.path.abspath(path)))
     report = jsonl.Report(path)
@@ -120,6 +121,8 @@ def scan_jsonl(
             progress(done, total)
     if progress:
         progress(total, total)
+    if report.num_lines == report.kinds[MISSING]:
+        report.remedies[MISSING] = row_format.propose(path)
     return records, report
 
 
@@ -139,6 +142,22 @@ class _RowFormat:
             raise ValueError(f"unknown names {sorted(unknown)} for a row's keys: use {list(KEYS)}")
         fields = _template_fields(template) if template is not None else ()
         return cls({**KEYS, **keys}, frozenset(required), template, fields, check)
+
+    def find_missing(self, row: Mapping[str, Any]) -> list[str]:
+        """Returns the keys that a row must have and has not, in the order of KEYS."""
+        read = [name for name in KEYS if name in self.required]
+        if self.template is not None:
+            read = [name for name in read if name != "prefix"]
+        keys = [self.keys[name] for name in read]
+        return [key for key in dict.fromkeys((*keys, *self.template_fields)) if key not in row]
+
+    def propose(self, path: str) -> str:
+        """Returns what to do about a file none of whose rows has all keys, going by the first."""
+        row = jsonl.parse_line(next(jsonl.read_lines(path))[1])[0] or {}
+        missing = self.find_missing(row)
+        ours = [name for name in KEYS if self.keys[name] in missing]
+        unknown = [field for field in self.template_fields if field in missing]
+        return wrong_file.propose_names(path, row, missing=ours, unknown=unknown)
 
 
 def _template_fields(template: str) -> tuple[str, ...]:
@@ -167,7 +186,8 @@ def _parse_line(
     row, problem = jsonl.parse_line(line)
     if row is None:
         return None, [problem] if problem else []
-    problems: list[Problem] = []
+    missing = row_format.find_missing(row)
+    problems: list[Problem] = [_missing(missing, row)] if missing else []
     images = _find_images(row, row_format, folder, problems)
     prefix = _make_prefix(row, row_format, problems)
     suffix = _get_text(row, "suffix", row_format, problems)
@@ -184,8 +204,6 @@ def _parse_line(
 def _find_images(row, row_format, folder, problems: list[Problem]) -> tuple[str, ...]:
     key = row_format.keys["image"]
     if key not in row:
-        if "image" in row_format.required:
-            problems.append(_missing(key, row))
         return ()
     value = row[key]
     names = [] if value is None else [value] if isinstance(value, str) else value
@@ -219,22 +237,22 @@ def _make_prefix(row, row_format, problems: list[Problem]) -> str | None:
     for field in row_format.template_fields:
         value = row.get(field)
         if field not in row:
-            problems.append(_missing(field, row))
-        elif isinstance(value, bool) or not isinstance(value, str | int | float):
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
             problems.append(_wrong_type(field, "text or a number", value))
         elif isinstance(value, str) and not _is_unicode(value):
             problems.append(_broken_unicode(field))
         values[field] = value
-    return row_format.template.format(**values)
+    return row_format.template.format(**values) if not problems else None
 
 
 def _get_text(row, name: str, row_format, problems: list[Problem]) -> str | None:
     key = row_format.keys[name]
     value = row.get(key)
     is_required = name in row_format.required
-    if key not in row and is_required:
-        problems.append(_missing(key, row))
-    elif not isinstance(value, str) and (is_required or value is not None):
+    if key not in row:
+        return None
+    if not isinstance(value, str) and (is_required or value is not None):
         problems.append(_wrong_type(key, "text", value))
     elif isinstance(value, str) and not _is_unicode(value):
         problems.append(_broken_unicode(key))
@@ -243,8 +261,9 @@ def _get_text(row, name: str, row_format, problems: list[Problem]) -> str | None
     return None
 
 
-def _missing(key: str, row: Mapping[str, Any]) -> Problem:
-    return "missing key", f"key '{key}' missing; found {sorted(row)}"
+def _missing(keys: Sequence[str], row: Mapping[str, Any]) -> Problem:
+    names = ", ".join(f"'{key}'" for key in keys)
+    return MISSING, f"key{'s' * (len(keys) > 1)} {names} missing; found {sorted(row)}"
 
 
 def _wrong_type(key: str, expected: str, value: Any) -> Problem:

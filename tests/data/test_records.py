@@ -100,7 +100,7 @@ def test_an_empty_file_is_an_error(folder, content):
 
 def test_a_missing_file_names_the_jsonl_files_beside_it(folder):
     path = write(folder, row())
-    assert path.name in error_of(folder / "_annotations.test.jsonl")
+    assert f"did you mean {path}?" in error_of(folder / "_annotations.test.jsonl")
 
 
 def test_utf16_is_told_apart(folder):
@@ -141,7 +141,7 @@ def test_a_bad_line_is_named_with_its_reason(folder, line, reason):
     (folder.parent / "secret.png").touch()
     path = write(folder, row(), line, row())
     message = error_of(path)
-    assert f"{path}: 1 of 3 lines are bad" in message
+    assert f"{path}: 1 of 3 lines is bad" in message
     assert f"{path}:2: " in message and reason in message
 
 
@@ -187,12 +187,24 @@ def test_the_tasks_grammar_is_checked(folder):
 
 
 def test_all_problems_are_counted_and_the_first_lines_are_listed(folder):
-    bad = [row(image="x.png", suffix=1) for _ in range(30)]
+    bad = [row(image=f"{number}.png", suffix=1) for number in range(30)]
     message = error_of(write(folder, row(), *bad))
     assert "30 of 31 lines are bad" in message
-    assert ":21: image 'x.png'" in message and ":22:" not in message
+    assert ":21: image '19.png'" in message and ":22:" not in message
     assert "... and 10 more" in message
     assert "30 image not found, 30 wrong type" in message
+
+
+def test_lines_that_are_bad_alike_are_listed_once(folder):
+    path = write(folder, row(), *[row(suffix=1)] * 30, row(suffix=2))
+    message = error_of(path)
+    assert f"{path}:2: key 'suffix': expected text, found int 1 (29 more likewise)" in message
+    assert message.count("expected text") == 2 and "... and" not in message
+
+
+@pytest.mark.parametrize("image", ["A.PNG", "a.jpg", "A"])
+def test_an_image_that_is_spelt_otherwise_is_named(folder, image):
+    assert "did you mean a.png?" in error_of(write(folder, row(image)))
 
 
 def test_progress_ends_at_the_files_size(folder):
@@ -219,10 +231,7 @@ def test_a_scan_keeps_good_records_and_counts_the_others_by_kind(folder):
     assert [record.source for record in found] == [f"{path}:1", f"{path}:5"]
     assert (problems.num_lines, problems.num_bad) == (5, 3)
     assert problems.kinds == {"image not found": 2, "wrong type": 1, "broken JSON": 1}
-    places = {
-        kind: [source for source, _ in examples] for kind, examples in problems.examples.items()
-    }
-    assert places == {
+    assert problems.places == {
         "image not found": [f"{path}:2", f"{path}:4"],
         "wrong type": [f"{path}:2"],
         "broken JSON": [f"{path}:3"],

@@ -4,20 +4,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from paligemma_jax.data import column_names
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.data.importers import collect, example, nested, pictures
 
-# Our name -> what the column may be called.
-ALIASES = {
-    "image": ("image", "image_path", "file_name", "filename", "file", "path", "img"),
-    "prefix": ("prefix",),
-    "suffix": ("suffix",),
-    "question": ("question", "query", "prompt"),
-    "answer": ("answer", "response", "output", "label"),
-    "caption": ("caption", "text", "description", "title"),
-    "objects": ("objects",),
-    "split": ("split",),
-}
 OURS = ("image", "prefix", "suffix")  # of rows that are taken as they are
 # What a row must have, by task, where it has no suffix.
 NEEDED = {
@@ -44,14 +34,13 @@ def choose(
       ValueError: a column that the task needs is missing.
     """
     found = list(found)
-    lowered = {name.strip().lower(): name for name in found}
     chosen = {}
-    for ours, aliases in ALIASES.items():
+    for ours in column_names.ALIASES:
         if ours in columns:
             if columns[ours] not in found:
                 raise ValueError(f"{where}: no column '{columns[ours]}'; found {found[:20]}")
             chosen[ours] = columns[ours]
-        elif name := next((lowered[alias] for alias in aliases if alias in lowered), None):
+        elif name := column_names.find(ours, found):
             chosen[ours] = name
     is_ours = {"image", "suffix"} <= set(chosen)
     needed = OURS if is_ours else NEEDED[request.task]

@@ -67,7 +67,8 @@ def test_bad_jsonl_rows_are_named(tmp_path, picture, read, drops):
     _, examples, tally = read("jsonl", tmp_path, task="vqa")
     assert len(examples) == 1 and tally.read["rows"] == 8 == 1 + len(tally.drops)
     found = drops(tally)
-    assert [message[:9] for message in found[("row", "broken JSON")]] == ["x.jsonl:2", "x.jsonl:3"]
+    assert [message[:9] for message in found[("row", "broken JSON")]] == ["x.jsonl:2"]
+    assert [message[:9] for message in found[("row", "not an object")]] == ["x.jsonl:3"]
     assert "found None" in found[("row", "column without text")][0]
     assert {reason for _, reason in found} >= {
         "without an image",

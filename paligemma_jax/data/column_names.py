@@ -1,0 +1,21 @@
+"""What the columns of a data set, or the keys of its rows, are called elsewhere."""
+
+from collections.abc import Iterable
+
+# Our name -> what the column may be called.
+ALIASES = {
+    "image": ("image", "image_path", "file_name", "filename", "file", "path", "img"),
+    "prefix": ("prefix",),
+    "suffix": ("suffix",),
+    "question": ("question", "query", "prompt"),
+    "answer": ("answer", "response", "output", "label"),
+    "caption": ("caption", "text", "description", "title"),
+    "objects": ("objects",),
+    "split": ("split",),
+}
+
+
+def find(ours: str, columns: Iterable[str]) -> str | None:
+    """Returns which of the columns is likely ours, whatever its case; None if none is."""
+    lowered = {name.strip().lower(): name for name in columns}
+    return next((lowered[alias] for alias in ALIASES[ours] if alias in lowered), None)

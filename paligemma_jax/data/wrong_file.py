@@ -1,0 +1,149 @@
+"""A path that should be a JSONL file and is none: what it is, and the command that helps."""
+
+import difflib
+import json
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from paligemma_jax.data import column_names, jsonl, remote
+from paligemma_jax.data.importers import example
+
+MAX_LISTED = 20
+EXPECTED = "expected JSONL, one JSON object per line"
+ENDING = ".jsonl"
+# Files beside converted data that are none themselves.
+NOT_DATA = (f"{example.DROPPED}{ENDING}", f"{example.MASKS}{ENDING}")
+COCO_KEYS = {"images", "annotations"}
+# Endings of what `convert` reads, with the task that is likely meant.
+OTHER_ENDINGS = {
+    ".csv": "vqa",
+    ".tsv": "vqa",
+    ".parquet": "vqa",
+    ".arrow": "vqa",
+    ".yaml": "detection",
+    ".yml": "detection",
+}
+# What a row's key may be for us: names of `column_names`.
+ROLES = {
+    "image": ("image",),
+    "prefix": ("prefix", "question"),
+    "suffix": ("suffix", "answer", "caption"),
+}
+
+
+def check(path: str) -> None:
+    """Raises a ValueError that says what to do if there is no such file, or it is not JSONL."""
+    if remote.is_address(path):
+        raise ValueError(
+            f"{path}: a JSONL file is read from this machine: download it. Its images may stay "
+            f"where they are: set input.data.image_dir={os.path.dirname(path)}"
+        )
+    if os.path.isdir(path):
+        other = "" if _data_files(path) else f". Another format? {suggest_conversion(path)}"
+        raise ValueError(f"{path} is a folder, {EXPECTED}; {_list_data(path)}{other}")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: no such file{_near_miss(path)}")
+    if task := OTHER_ENDINGS.get(os.path.splitext(path)[1].lower()):
+        raise ValueError(f"{path}: {EXPECTED}. {suggest_conversion(path, task)}")
+    _check_is_lines(path)
+
+
+def propose_names(
+    path: str, keys: Iterable[str], *, missing: Sequence[str], unknown: Sequence[str]
+) -> str:
+    """Returns what to do about a file whose rows have other keys than ours.
+
+    Args:
+      path: the file.
+      keys: of its rows.
+      missing: which of image, prefix, suffix they lack.
+      unknown: keys that the prefix template names and they lack.
+    """
+    keys, settings = list(keys), []
+    for ours in missing:
+        likely = (column_names.find(role, keys) for role in ROLES[ours])
+        if found := next(filter(None, likely), None):
+            settings.append(f"input.data.fields.{ours}={shlex.quote(found)}")
+        elif ours == "prefix":
+            settings.append("input.data.prefix_template='caption en' (one prompt for all)")
+        elif ours == "suffix" and column_names.find("objects", keys):
+            return suggest_conversion(path)
+        else:
+            settings.append(f"input.data.fields.{ours}=KEY")
+    if unknown:
+        settings.append(f"an input.data.prefix_template without {', '.join(unknown)}")
+    return f"say which keys hold these: set {', '.join(settings)}"
+
+
+def suggest_conversion(path: str, task: str = "detection") -> str:
+    """Returns the command that makes JSONL of a data set in another format."""
+    target = f"{os.path.splitext(path.rstrip(os.sep))[0]}_jsonl"
+    words = f"{shlex.quote(path)} {shlex.quote(target)} --task {task}"
+    return f"Convert it: python -m paligemma_jax.convert {words} (or another task)"
+
+
+def _near_miss(path: str) -> str:
+    """Returns what to add to "no such file": the nearest name, and what else is there."""
+    folder, name = os.path.split(os.path.abspath(path))
+    if os.path.isdir(folder):
+        hint = _did_you_mean(name, _data_files(folder), folder)
+        return f"{hint or ';'} {_list_data(folder)}"
+    while not os.path.isdir(folder):
+        folder, name = os.path.split(folder)
+    inside = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    hint = _did_you_mean(name, inside, folder)
+    return f"; there is no folder {os.path.join(folder, name)}{hint}"
+
+
+def _did_you_mean(name: str, known: list[str], folder: str) -> str:
+    stems = {name.removesuffix(ENDING): name for name in known}
+    near = difflib.get_close_matches(name.removesuffix(ENDING), stems, n=1)
+    return f"; did you mean {os.path.join(folder, stems[near[0]])}?" if near else ""
+
+
+def _data_files(folder: str) -> list[str]:
+    return [n for n in sorted(os.listdir(folder)) if n.endswith(ENDING) and n not in NOT_DATA]
+
+
+def _list_data(folder: str) -> str:
+    found = _data_files(folder)
+    more = f" and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
+    return f"JSONL files in {folder}: {', '.join(found[:MAX_LISTED]) or 'none'}{more}"
+
+
+def _check_is_lines(path: str) -> None:
+    """Raises a ValueError if a file is one JSON document instead of one per line."""
+    _, first = next(jsonl.read_lines(path))
+    row, _ = jsonl.parse_line(first)
+    is_begun = row is None and first.lstrip().startswith((b"{", b"["))
+    whole = _read_document(path) if is_begun else row
+    if isinstance(whole, list):
+        target = f"{os.path.splitext(path)[0]}_rows.jsonl"
+        raise ValueError(
+            f"{path} is one JSON list, {EXPECTED}. Write each member in a line of its own: "
+            f"jq -c '.[]' {shlex.quote(path)} > {shlex.quote(target)}"
+        )
+    if isinstance(whole, dict) and whole.keys() >= COCO_KEYS:
+        command = suggest_conversion(path, _task_of(whole["annotations"]))
+        raise ValueError(f"{path} is COCO's JSON, {EXPECTED}. {command}")
+    if row is None and whole is not None:
+        raise ValueError(
+            f"{path} is one JSON object over several lines, {EXPECTED}: write each row in one line"
+        )
+
+
+def _read_document(path: str) -> Any:
+    """Returns what a file holds as one JSON document; None if it does not."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return json.load(file)
+    except (ValueError, RecursionError):
+        return None  # the list of bad lines says more
+
+
+def _task_of(annotations: Any) -> str:
+    """Returns what COCO's annotations are for."""
+    first = next(iter(annotations), None) if isinstance(annotations, list) else None
+    return "caption" if isinstance(first, dict) and "caption" in first else "detection"
