@@ -53,14 +53,13 @@ class DataSet:
 
 def bad_lines(name: str, report: jsonl.Report) -> list[Finding]:
     """Returns the lines that reading refuses, a finding for each kind of trouble."""
-    remedy = "correct or remove these lines: a file is read whole or not at all"
     return [
         Finding(
-            *("error", kind, examples[0][1], remedy, name),
+            *("error", kind, findings.join(messages), report.remedy(kind), name),
             count=report.kinds[kind],
-            places=tuple(source for source, _ in examples[: findings.MAX_PLACES]),
+            places=tuple(report.places[kind][: findings.MAX_PLACES]),
         )
-        for kind, examples in report.examples.items()
+        for kind, messages in report.messages.items()
     ]
 
 
@@ -92,7 +91,8 @@ def suffixes(
     for kind, members in problems.items():
         title, remedy = BOX_PROBLEMS.get(kind, (kind, GRAMMAR))
         places = at(source for source, _ in members)
-        found.append(Finding("error", title, members[0][1], remedy, name, **places))
+        what = findings.join(collections.Counter(reason for _, reason in members))
+        found.append(Finding("error", title, what, remedy, name, **places))
     if empty:
         is_all = len(empty) == len(records)
         what = f"{len(empty)} of {len(records)} rows have an empty suffix: nothing to be found"
@@ -114,10 +114,14 @@ def image_slots(name: str, records: Sequence[data_records.Record], slots: int) -
     return [Finding("error", "too many images", what, remedy, name, **places)]
 
 
-def lengths(name: str, report: rows.LengthReport, *, allow_truncation: bool) -> list[Finding]:
-    """Returns texts that lose their eos, texts of other stacks, and a text_len that is wasteful."""
+def lengths(
+    name: str, report: rows.LengthReport, *, suggested: int, allow_truncation: bool
+) -> list[Finding]:
+    """Returns texts that lose their eos, texts of other stacks, and a text_len that is wasteful.
+
+    `suggested`: the text_len that fits all data sets.
+    """
     found = []
-    suggested = report.suggested_text_len
     if report.too_long:
         what = (
             f"{len(report.too_long)} of {report.num_records} rows need more than text_len "
@@ -127,7 +131,7 @@ def lengths(name: str, report: rows.LengthReport, *, allow_truncation: bool) -> 
         if report.num_without_target:
             what += f"; {report.num_without_target} have no answer left to learn"
         severity = "warning" if allow_truncation else "error"
-        remedy = f"set input.text_len={suggested}, or shorten them"
+        remedy = rows.make_room(suggested)
         places = at(f"{source} (needs {needed})" for source, needed in report.too_long)
         found.append(Finding(severity, "no room for eos", what, remedy, name, **places))
     elif report.text_len >= MUCH_SHORTER * suggested:
@@ -179,9 +183,9 @@ def spellings(sets: Sequence[DataSet]) -> list[Finding]:
         if len(variants) == 1:
             continue
         first, *others = sorted(variants, key=lambda label: (-len(variants[label]), label))
-        counts = ", ".join(f"'{label}' ({len(variants[label])} rows)" for label in (first, *others))
+        counts = ", ".join(f"'{label}' {len(variants[label])}" for label in (first, *others))
         places = at(place for label in others for place in variants[label])
-        what = f"one class in {len(variants)} spellings: {counts}"
+        what = f"one class in {len(variants)} spellings, rows of each: {counts}"
         remedy = f"write '{first}' everywhere: to a model these are different classes"
         found.append(Finding("error", "class spelt in several ways", what, remedy, "", **places))
     return found

@@ -53,7 +53,7 @@ def encode_training(
     if (needed := len(head) + len(tail) - 1) > text_len and not allow_truncation:
         raise ValueError(
             f"prefix {prefix!r:.60} and suffix {suffix!r:.60} need text_len {needed}, found "
-            f"{text_len}: eos would be cut off. Raise text_len, or set allow_truncation"
+            f"{text_len}: eos would be cut off; {make_room(needed)}"
         )
     row = _pad_row(tokenizer, head, tail, text_len + 1)
     return {**row, "mask_loss": row["mask_ar"] & row["mask_input"]}
@@ -86,10 +86,22 @@ def encode_prompt(
     head, tail = _encode_parts(tokenizer, prefix, suffix)
     if (needed := len(head) + len(tail)) > text_len and not allow_truncation:
         raise ValueError(
-            f"prompt {prefix!r:.60} needs text_len {needed}, found {text_len}. Raise text_len, or "
-            f"set allow_truncation"
+            f"prompt {prefix!r:.60} needs text_len {needed}, found {text_len}; {make_room(needed)}"
         )
     return _pad_row(tokenizer, head, tail, text_len)
+
+
+def round_up(needed: int) -> int:
+    """Returns the text_len to set where so many tokens are needed."""
+    return -(-needed // ROUND_TO) * ROUND_TO
+
+
+def make_room(needed: int) -> str:
+    """Returns what to do about texts that need so many tokens and have fewer."""
+    return (
+        f"set input.text_len={round_up(needed)}, shorten the texts, or set "
+        f"input.allow_truncation=True to have them cut"
+    )
 
 
 def clean(prefix: str, suffix: str, *, lowercase: bool = False) -> tuple[str, str, list[str]]:
@@ -138,13 +150,14 @@ class LengthReport:
     def describe(self) -> str:
         """Returns the report as a line or a few, for the log."""
         lines = [
-            f"text_len {self.text_len}; {self.num_records} records need {self.p50} (median), "
-            f"{self.p95} (95%), {self.p99} (99%), {self.longest} (longest); "
-            f"{len(self.too_long)} do not fit"
+            f"text_len {self.text_len}; needed: {self.p50} (median), {self.p95} (95%), "
+            f"{self.p99} (99%), {self.longest} (longest); {len(self.too_long)} of "
+            f"{self.num_records} records do not fit"
         ]
         if self.num_without_target:
-            lines.append(f"{self.num_without_target} of these have no answer left to learn")
-        lines += [f"removed {what}: {count} records" for what, count in self.removed.items()]
+            lines.append(f"no answer left to learn: in {self.num_without_target} of these")
+        total = self.num_records
+        lines += [f"removed {what}: in {n} of {total} records" for what, n in self.removed.items()]
         return "\n".join(lines)
 
     def require_fit(self) -> None:
@@ -157,8 +170,7 @@ class LengthReport:
         raise ValueError(
             f"{len(self.too_long)} of {self.num_records} records do not fit text_len "
             f"{self.text_len}: their eos would be cut off, and a model that never sees eos does "
-            f"not learn to stop. Set text_len={self.suggested_text_len}, shorten them, or set "
-            f"allow_truncation\n  " + "\n  ".join(shown)
+            f"not learn to stop; {make_room(self.longest)}\n  " + "\n  ".join(shown)
         )
 
 
@@ -235,7 +247,7 @@ def report(
         p50=p50,
         p95=p95,
         p99=p99,
-        suggested_text_len=-(-longest // ROUND_TO) * ROUND_TO,
+        suggested_text_len=round_up(longest),
         too_long=tuple((records[i].source, int(needed[i])) for i in too_long),
         num_without_target=num_without_target,
         removed=lengths.removed,

@@ -6,6 +6,7 @@ A section is a title and parts; a new section needs no code here. Findings come 
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ Row = tuple[str, ...]
 STYLE = """
 table.left td, table.left th { text-align: left; vertical-align: top; white-space: pre-wrap; }
 .finding { background: var(--card); border: 1px solid var(--line); border-left: 4px solid #9aa5b1;
-  border-radius: 6px; padding: 8px 12px; margin-bottom: 8px; overflow-wrap: anywhere; }
+  border-radius: 6px; padding: 8px 12px; margin-bottom: 8px; overflow-wrap: anywhere;
+  white-space: pre-line; }
 .finding.error { border-left-color: #b42318; } .finding.warning { border-left-color: #d97706; }
 .findings { margin-top: 16px; } .finding b { margin-right: 8px; }
 .finding small { color: var(--faint); display: block; }
@@ -77,13 +79,9 @@ def to_text(sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) 
     lines = []
     for section in sections:
         lines += [section.title, "=" * len(section.title)]
-        for part in section.parts:
-            if isinstance(part, Facts):
-                width = max((len(name) for name, _ in part.pairs), default=0)
-                lines += [f"{name:<{width}}  {value}" for name, value in part.pairs]
-            elif isinstance(part, Table) and part.rows[: part.num_shown]:
-                lines += ["", *_table_text(part)]
-        lines.append("")
+        shown = [text for part in section.parts if (text := _part_text(part))]
+        for text in shown or [[]]:
+            lines += [*text, ""]
     for found in findings:
         lines += _finding_text(found)
     return "\n".join(lines)
@@ -121,8 +119,19 @@ def to_json(sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) 
     return {"findings": list(findings), "sections": shown}
 
 
+def _part_text(part: Facts | Table | Picture) -> list[str]:
+    """Returns the lines of a part, none of one that is empty or no text."""
+    if isinstance(part, Table):
+        return _table_text(part)
+    pairs = part.pairs if isinstance(part, Facts) else ()
+    width = max((len(name) for name, _ in pairs), default=0)
+    return [f"{name:<{width}}  {value}" for name, value in pairs]
+
+
 def _table_text(table: Table) -> list[str]:
     rows = list(table.rows[: table.num_shown])
+    if not rows:
+        return []
     cells = [table.header, *rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(table.header))]
     lines = [
@@ -130,7 +139,7 @@ def _table_text(table: Table) -> list[str]:
         for row in cells
     ]
     more = len(table.rows) - len(rows)
-    end = [f"... {more} more rows: --out FOLDER writes all"] if more else []
+    end = [f"... and {more} more: --out FOLDER writes all"] if more else []
     return [table.title, *lines, *end]
 
 
@@ -138,19 +147,31 @@ def _finding_text(found: Mapping[str, Any]) -> list[str]:
     subject = f"{found['subject']}: " if found["subject"] else ""
     times = f" ({found['count']})" if found["count"] > 1 else ""
     title = f"{found['severity'].upper()}  {subject}{found['kind']}{times}"
-    inner = [found["what"], ", ".join(_shown_places(found)), f"-> {found['remedy']}"]
+    inner = [*found["what"].splitlines(), _shown_places(found), f"-> {found['remedy']}"]
     return [title, *(f"    {line}" for line in inner if line), ""]
 
 
-def _shown_places(found: Mapping[str, Any]) -> list[str]:
+def _shown_places(found: Mapping[str, Any]) -> str:
+    """Returns the places in a line, what they share said once: "x.jsonl:1, 2 (needs 7); 5"."""
+    parts, last = [], None
+    for (file, note), group in itertools.groupby(map(_cut_place, found["places"]), lambda p: p[:2]):
+        lines = ", ".join(line for _, _, line in group)
+        parts.append(f"{file if file != last else ''}{lines}{note}")
+        last = file
     more = found["count"] - len(found["places"])
-    is_cut = bool(found["places"]) and more > 0
-    return [*found["places"], *([f"and {more:,} more"] if is_cut else [])]
+    return "; ".join(parts) + (f", and {more:,} more" if parts and more > 0 else "")
+
+
+def _cut_place(place: str) -> tuple[str, str, str]:
+    """Returns the parts of "x.jsonl:2 (needs 7)": "x.jsonl:", " (needs 7)", "2"; "" for none."""
+    where, bracket, note = place.partition(" (")
+    file, colon, line = where.rpartition(":")
+    return (file + colon, bracket + note, line) if line.isdigit() else ("", "", place)
 
 
 def _finding_html(found: Mapping[str, Any]) -> str:
     times = f" × {found['count']:,}" if found["count"] > 1 else ""
-    places = ", ".join(map(page.escape, _shown_places(found)))
+    places = page.escape(_shown_places(found))
     subject = f"{found['subject']}: " if found["subject"] else ""
     return (
         f'<div class="finding {page.escape(found["severity"])}">'

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from paligemma_jax.tasks import geometry
+from paligemma_jax.tasks import geometry, spacing
 
 SEPARATOR = " ; "
 EVERYTHING = "all classes"  # "detect all classes" asks for whatever is there
@@ -119,10 +119,11 @@ def check(suffix: str) -> str | None:
     for number, obj in enumerate(objects, start=1):
         problem = obj.problem or ("seg_token" if _SEG.search(obj.rest) else None)
         if problem:
-            return f"object {number} {REASONS[problem]}: '{shorten(obj.text)}'"
-    expected = SEPARATOR.join(_write(obj.bins, obj.label) for obj in objects)
-    if suffix != expected:
-        return f"spacing or separators differ: '{shorten(suffix)}' should be '{shorten(expected)}'"
+            return f"object {number} {REASONS[problem]}: '{spacing.shorten(obj.text)}'"
+    if suffix != SEPARATOR.join(_write(obj.bins, obj.label) for obj in objects):
+        labels = [spacing.without_comma(obj.label) for obj in objects]
+        meant = (_write(obj.bins, label) for obj, label in zip(objects, labels, strict=True))
+        return spacing.describe_difference(suffix, SEPARATOR.join(meant))
     return None
 
 
@@ -288,7 +289,3 @@ def piece_spans(pieces: Iterable[str]) -> tuple[str, list[tuple[int, int]]]:
         text += decoder.decode(raw)
         spans.append((start, max(len(text), start + 1) if byte else len(text)))
     return text + decoder.decode(b"", final=True), spans
-
-
-def shorten(text: str, limit: int = 120) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from paligemma_jax.tasks import detection, geometry, masks
+from paligemma_jax.tasks import detection, geometry, masks, spacing
 
 NUM_TOKENS = 16
 NUM_CODES = 128
@@ -116,13 +116,11 @@ def check(suffix: str) -> str | None:
     for number, segment in enumerate(found, start=1):
         problem = segment.problem or ("extra_seg" if segment.num_extra else None)
         if problem:
-            return f"object {number} {REASONS[problem]}: '{detection.shorten(segment.part.text)}'"
-    expected = detection.SEPARATOR.join(
-        _write(segment.part.bins, segment.codes, segment.part.label) for segment in found
-    )
-    if suffix != expected:
-        short = detection.shorten
-        return f"spacing or separators differ: '{short(suffix)}' should be '{short(expected)}'"
+            return f"object {number} {REASONS[problem]}: '{spacing.shorten(segment.part.text)}'"
+    parts = [(one.part.bins, one.codes, one.part.label) for one in found]
+    if suffix != detection.SEPARATOR.join(_write(*part) for part in parts):
+        meant = (_write(bins, codes, spacing.without_comma(label)) for bins, codes, label in parts)
+        return spacing.describe_difference(suffix, detection.SEPARATOR.join(meant))
     return None
 
 

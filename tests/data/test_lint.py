@@ -50,6 +50,16 @@ def test_boxes_are_found_by_what_is_wrong_with_them():
     }
 
 
+def test_what_is_wrong_alike_is_said_once_with_its_count_and_the_first_rows():
+    spoilt = [record(line, f"{BOX} cat, {BOX} cat") for line in range(1, 8)]
+    spoilt += [record(line, "cat") for line in range(8, 11)]
+    (found,) = lint.suffixes("data", spoilt, parse=DETECTION.parse, check=DETECTION.check)
+    comma, label = found.what.splitlines()
+    assert comma.endswith(f"should be '{BOX} cat ; {BOX} cat' (6 more likewise)")
+    assert label == "object 1 has no <loc> token before its label: 'cat' (2 more likewise)"
+    assert (found.count, found.places) == (10, tuple(f"x:{line}" for line in range(1, 6)))
+
+
 def test_a_data_set_of_empty_suffixes_is_worth_a_warning():
     data = [record(1, ""), record(2, "")]
     found = lint.suffixes("data", data, parse=DETECTION.parse, check=DETECTION.check)
@@ -70,7 +80,7 @@ def test_a_class_spelt_in_two_ways_is_found_over_all_data_sets(other):
     val = make(record(3, f"{BOX} {other}", f"detect {other}"), name="evals.val", is_training=False)
     (found,) = lint.spellings([training, val])
     assert (found.severity, found.count, found.places) == ("error", 1, ("x:3",))
-    assert f"'cat' (2 rows), '{other}' (1 rows)" in found.what
+    assert found.what == f"one class in 2 spellings, rows of each: 'cat' 2, '{other}' 1"
 
 
 def test_spaces_hyphens_and_underscores_do_not_make_a_class():
@@ -134,18 +144,19 @@ def length_report(*suffixes, text_len):
 
 def test_texts_that_lose_their_eos_are_found_with_the_text_len_that_fits():
     report = length_report("b", "b b b b", "b", text_len=6)
-    (found,) = lint.lengths("data", report, allow_truncation=False)
+    (found,) = lint.lengths("data", report, suggested=32, allow_truncation=False)
     assert (found.severity, found.kind) == ("error", "no room for eos")
-    assert found.places == ("x:2 (needs 7)",) and "input.text_len=16" in found.remedy
-    (found,) = lint.lengths("data", report, allow_truncation=True)
+    assert found.places == ("x:2 (needs 7)",) and "input.text_len=32" in found.remedy
+    (found,) = lint.lengths("data", report, suggested=32, allow_truncation=True)
     assert found.severity == "warning"
 
 
 def test_a_text_len_of_twice_the_need_and_a_users_own_eos_are_notes():
     report = length_report("b", "b<eos>", text_len=32)
-    found = lint.lengths("data", report, allow_truncation=False)
+    found = lint.lengths("data", report, suggested=16, allow_truncation=False)
     assert kinds(found) == {
         "text_len larger than needed": ("note", []),
         "bos, newline or eos of its own": ("note", []),
     }
-    assert lint.lengths("data", length_report("b", text_len=31), allow_truncation=False) == []
+    report = length_report("b", text_len=31)
+    assert lint.lengths("data", report, suggested=16, allow_truncation=False) == []

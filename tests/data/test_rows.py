@@ -47,7 +47,7 @@ def test_an_example_that_would_lose_its_eos_is_an_error(tokenizer):
     prefix, suffix = "detect cat", "<loc0010><loc0020><loc1023><loc0512> cat"  # 5 + 5 + eos
     row = rows.encode_training(tokenizer, prefix, suffix, text_len=10)
     assert row["text"][-1] == tokenizer.eos
-    with pytest.raises(ValueError, match="need text_len 10, found 9: eos would be cut off"):
+    with pytest.raises(ValueError, match=r"found 9: eos would be cut off; set input.text_len=16,"):
         rows.encode_training(tokenizer, prefix, suffix, text_len=9)
     row = rows.encode_training(tokenizer, prefix, suffix, text_len=9, allow_truncation=True)
     assert tokenizer.eos not in row["text"]
@@ -56,7 +56,7 @@ def test_an_example_that_would_lose_its_eos_is_an_error(tokenizer):
 def test_a_prompt_that_does_not_fit_is_an_error(tokenizer):
     row = rows.encode_prompt(tokenizer, "detect cat", text_len=5)
     assert row["text"][-1] == tokenizer.newline
-    with pytest.raises(ValueError, match="needs text_len 5, found 4"):
+    with pytest.raises(ValueError, match=r"needs text_len 5, found 4; set input.text_len=16,"):
         rows.encode_prompt(tokenizer, "detect cat", text_len=4)
 
 
@@ -110,10 +110,12 @@ def test_the_length_report_says_who_does_not_fit_and_what_would(tokenizer):
     assert report.num_without_target == 1
     assert report.counts == {4: 98, 7: 1, 10: 1}
     assert report.removed == {"<eos> after the suffix": 1, "newline after the prefix": 1}
-    assert "removed newline after the prefix: 1 records" in report.describe()
+    assert "longest); 2 of 100 records do not fit" in report.describe()
+    assert "removed newline after the prefix: in 1 of 100 records" in report.describe()
     with pytest.raises(ValueError, match="2 of 100 records do not fit") as error:
         report.require_fit()
     assert "x.jsonl:99: needs text_len 10" in str(error.value)
+    assert f"learn to stop; {rows.make_room(10)}" in str(error.value)
     assert calls == [(100, 100)]
 
 

@@ -51,13 +51,31 @@ def test_text_is_aligned_and_says_what_it_leaves_out():
     lines = sections.to_text(PARTS, FOUND).splitlines()
     assert lines[:4] == ["One example", "=" * 11, "row          x:1", f"a long name  {EVIL}"]
     assert lines[5:8] == ["Tokens", f"{'piece':<27}  id", f"{'a':<27}  1"]
-    assert "... 1 more rows: --out FOLDER writes all" in lines
+    assert "... and 1 more: --out FOLDER writes all" in lines
     assert lines[-4:] == [
         "ERROR  evals.val: box of zero area (7)",
         f"    {EVIL}",
-        "    x:1, x:2, and 5 more",
+        "    x:1, 2, and 5 more",
         "    -> draw again",
     ]
+
+
+def test_what_places_share_is_said_once():
+    places = ["a:1", "a:2", "a:3 (needs 7)", "a:4 (needs 7)", "b:4 (needs 7)", "a picture.png"]
+    text = sections.to_text([], [{**FOUND[0], "what": "two\nlines", "places": places}])
+    assert text.splitlines()[1:4] == [
+        "    two",
+        "    lines",
+        "    a:1, 2; 3, 4 (needs 7); b:4 (needs 7); a picture.png, and 1 more",
+    ]
+
+
+def test_empty_parts_leave_no_blank_lines():
+    parts = (sections.Facts(()), sections.Table("T", ("x",), ()), TABLE)
+    lines = sections.to_text([sections.Section("a", "A", parts)], []).splitlines()
+    assert lines[:3] == ["A", "=", "Tokens"] and "" not in lines[:-1]
+    empty = sections.Section("b", "B", parts[:2])
+    assert sections.to_text([empty, empty], []).splitlines() == ["B", "=", "", "B", "="]
 
 
 def test_a_page_holds_everything_and_loads_nothing():
@@ -68,7 +86,7 @@ def test_a_page_holds_everything_and_loads_nothing():
     assert [attrs["class"] for tag, attrs in parsed.tags if tag == "tr" and attrs.get("class")] == [
         *("prefix", "suffix", "padding")
     ]
-    assert "x:1, x:2, and 5 more" in parsed.text
+    assert "x:1, 2, and 5 more" in parsed.text
     (picture,) = [attrs for tag, attrs in parsed.tags if tag == "img"]
     assert picture["src"].startswith("data:image/png;base64,")
     assert not re.search(r"https?://", page)

@@ -129,6 +129,8 @@ def test_malformed_objects_are_dropped_and_counted(text, labels, dropped):
         (f"{ONE};{ONE}", "spacing or separators differ"),
         (f"{ONE} {ONE}", "spacing or separators differ"),
         (f"{ONE} ", "spacing or separators differ"),
+        (f"{ONE}, {ONE}", f"should be '{ONE} ; {ONE}'"),
+        (f"{ONE} , {ONE}", f"should be '{ONE} ; {ONE}'"),
         (" ", "spacing or separators differ"),
     ],
 )

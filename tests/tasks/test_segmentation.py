@@ -95,6 +95,12 @@ def test_training_text_is_held_to_the_grammar(suffix, problem):
     assert segmentation.check(suffix).startswith(problem)
 
 
+def test_a_comma_between_objects_is_shown_where_it_is_with_the_separator_in_its_place():
+    message = segmentation.check(f"{LOCS}{SEGS} cat, {LOCS}{SEGS} dog") or ""
+    found, meant = message.split("should be")
+    assert "<seg015> cat, <loc0100>" in found and "<seg015> cat ; <loc0100>" in meant
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
