@@ -1,5 +1,7 @@
 """Evaluate weights on a data set: predictions.jsonl, metrics.json and report.html.
 
+The scores that are read first are printed too, as JSON.
+
     python -m paligemma_jax.evaluate --run runs/fracture --data test.jsonl
     python -m paligemma_jax.evaluate --config configs/fracture_224.py --data test.jsonl
 
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 
 from paligemma_jax.build import assembly, command_line, evaluation, terminal
 from paligemma_jax.config import eval_keys
-from paligemma_jax.tasks import task
+from paligemma_jax.tasks import score_docs, task
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = pathlib.Path(args.run) if args.run else None
     built = assembly.assemble(config)
     scores = evaluate(built, source, base=args.base, name=args.name, out=out, run=run)
-    sys.stdout.write(json.dumps(scores) + "\n")
+    sys.stdout.write(json.dumps(score_docs.choose_first(scores)) + "\n")
 
 
 def parse_args(
@@ -79,7 +81,8 @@ def evaluate(
     summary = {"weights": source or "random", "data": one.settings["fname"], **scores}
     evaluation.write_report(out, rows, summary, title=str(out), run=run)
     terminal.say(
-        f"{len(one.records)} examples in {time.monotonic() - start:.0f} s: {out / 'report.html'}"
+        f"{terminal.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "
+        f"all scores in {out / 'metrics.json'}, each example in {out / 'report.html'}"
     )
     return task.scalars(scores)
 

@@ -92,10 +92,12 @@ def test_run_folder_is_complete(run):
 def test_evaluation_of_the_final_file_equals_the_last_in_training(run, folder, capsys):
     evaluate.main([f"--run={run}", f"--data={folder}/train.jsonl", "--eval.max_new_tokens=4"])
     scores = json.loads(capsys.readouterr().out)
-    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    last = runlog.read_rows(run / "metrics.jsonl")[-1]
     assert scores["loss"] == pytest.approx(last["val/loss"], rel=1e-5)
-    first = (run / "predictions-val-000004.jsonl").read_text()
-    assert (run / "evaluation-test" / "predictions.jsonl").read_text() == first
+    out, first = run / "evaluation-test", (run / "predictions-val-000004.jsonl").read_text()
+    assert "map50" in scores and len(scores) < 8
+    assert scores.items() <= json.loads((out / "metrics.json").read_text()).items()
+    assert (out / "predictions.jsonl").read_text() == first
 
 
 def test_prediction_by_file_by_array_and_in_evaluation_are_one(run, folder, capsys):
@@ -180,20 +182,14 @@ def test_everything_wrong_is_said_before_the_first_step(run, folder):
     fails(folder, "b", "--config.trainable=llm/layer/attn/.*", match=r"trainable.*llm/layers/attn/")
     fails(folder, "c", "--config.task=detecting", match="did you mean 'detection'")
     fails(folder, "d", "--config.mesh=[('data', 3)]", match="data=3")
-    fails(
-        folder, "e", "--config.accumulation_steps=3", match=r"input.batch_size=4 is not divisible"
-    )
-    fails(
-        folder,
-        "f",
-        f"--config.model_init={run}/final.npz",
-        "--config.res=56",
-        match="resample_posemb",
-    )
+    accumulation = "--config.accumulation_steps=3"
+    fails(folder, "e", accumulation, match=r"input.batch_size=4 is not divisible")
+    init = f"--config.model_init={run}/final.npz"
+    fails(folder, "f", init, "--config.res=56", match="resample_posemb")
     fails(
         folder,
         "k",
-        f"--config.model_init={run}/final.npz",
+        init,
         "--config.coordinates=1024",
         match="it says coordinates '1023', the settings '1024'",
     )

@@ -19,7 +19,7 @@ from paligemma_jax.inference import constraint as constraints
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import files, gallery, page, runlog
-from paligemma_jax.tasks import task
+from paligemma_jax.tasks import score_docs, task
 from paligemma_jax.training import step
 
 Params = Mapping[str, jax.Array]
@@ -221,6 +221,7 @@ def write_report(
         rows,
         title=title,
         scores=scores,
+        docs=score_docs.DOCS,
         history=history,
         open_image=data.open_image,
     )

@@ -7,6 +7,7 @@ import jax
 
 from paligemma_jax.build import terminal, training_data
 from paligemma_jax.reports import runlog
+from paligemma_jax.tasks import score_docs
 from paligemma_jax.training import step
 
 
@@ -64,6 +65,7 @@ def _device_memory() -> dict[str, float]:
 def _shown(values: Mapping[str, float]) -> list[str]:
     """Returns which values a line on the terminal has room for."""
     always = ("loss", "grad_norm", "examples_per_s", "input_wait", "mfu")
-    summary = ("loss", "map", "map50", "miou", "exact_match", "word_f1", "verbatim")
-    evaluated = [n for n in values if n.count("/") == 1 and n.rpartition("/")[2] in summary]
+    evaluated = [
+        n for n in values if n.count("/") == 1 and n.rpartition("/")[2] in score_docs.FIRST
+    ]
     return [name for name in (*always, *evaluated) if name in values]

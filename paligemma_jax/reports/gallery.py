@@ -26,6 +26,7 @@ def write(
     *,
     title: str,
     scores: Mapping[str, Any] | None = None,
+    docs: Mapping[str, str] = page.NO_DOCS,
     history: Iterable[Mapping[str, Any]] = (),
     panels: Mapping[str, Sequence[str]] | None = None,
     limit: int = 200,
@@ -49,6 +50,7 @@ def write(
       title: heading of the page.
       scores: of the data set; nested dictionaries of numbers, {"labels", "counts"} is a matrix,
         under "pr_curves" are {label: precision at recalls from 0 to 1}.
+      docs: {score: what it means}.
       history: rows of metrics.jsonl, for the curves.
       panels: {title: keys of history}; by default what `plots.choose_panels` finds.
       limit: how many rows are shown; the worst ones are. The page says of how many.
@@ -63,7 +65,7 @@ def write(
     panels = plots.choose_panels(history) if panels is None else panels
     made = figures.Figures(open_image)
     body = [
-        page.scores_section(scores),
+        page.scores_section(scores, docs),
         _plots_section(history, panels, scores.get(page.PR_CURVES) or {}, colors),
         f"<h2>{_count_line(len(shown), len(rows))}</h2>",
         _toolbar(shown, colors),
@@ -94,7 +96,7 @@ def _flags(row: Mapping[str, Any]) -> list[str]:
 def _count_line(num_shown: int, num_rows: int) -> str:
     if num_shown < num_rows:
         return f"The {num_shown:,} worst of {num_rows:,} examples"
-    return f"All {num_rows:,} examples"
+    return f"All {num_rows:,} examples" if num_rows != 1 else "The one example"
 
 
 def _plots_section(

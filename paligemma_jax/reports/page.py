@@ -98,6 +98,7 @@ for (const box of document.querySelectorAll('input[data-hides]'))
 
 
 PR_CURVES = "pr_curves"  # of scores: drawn, and too long for a table
+NO_DOCS: Mapping[str, str] = {}
 
 
 def layout(title: str, body: str, *, script: str = "") -> str:
@@ -128,14 +129,26 @@ def show(value: object) -> str:
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def scores_section(scores: Mapping[str, Any]) -> str:
-    """Returns scores as HTML: numbers as tiles, dictionaries and the confusion matrix as tables."""
-    tiles = "".join(
-        f"<div><dt>{escape(key)}</dt><dd>{show(value)}</dd></div>"
-        for key, value in scores.items()
-        if value is None or isinstance(value, int | float)
+def scores_section(scores: Mapping[str, Any], docs: Mapping[str, str] = NO_DOCS) -> str:
+    """Returns scores as HTML: numbers as tiles, dictionaries and the confusion matrix as tables.
+
+    `docs` says what a number means: over its tile, and in a list that unfolds.
+    """
+    tiles = [
+        key for key, value in scores.items() if value is None or isinstance(value, int | float)
+    ]
+    known = {key: docs[key] for key in tiles if key in docs}
+    shown = "".join(
+        f'<div title="{escape(known.get(key, key))}"><dt>{escape(key)}</dt>'
+        f"<dd>{show(scores[key])}</dd></div>"
+        for key in tiles
     )
-    numbers = f'<dl class="numbers">{tiles}</dl>' if tiles else ""
+    numbers = f'<dl class="numbers">{shown}</dl>' if shown else ""
+    if known:
+        lines = "".join(f"<dt>{escape(k)}</dt><dd>{escape(doc)}</dd>" for k, doc in known.items())
+        numbers += (
+            f'<details><summary>what they mean</summary><dl class="text">{lines}</dl></details>'
+        )
     tables = []
     for key, value in scores.items():
         if not isinstance(value, Mapping) or not value or key == PR_CURVES:
@@ -166,7 +179,7 @@ def _table(values: Mapping[str, Any], limit: int = 100) -> str:
         + "</tr>"
         for name, inner in rows.items()
     )
-    more = f"<p>{len(values) - limit} more rows are not shown.</p>" if len(values) > limit else ""
+    more = f"<p>Not shown: {len(values) - limit} more.</p>" if len(values) > limit else ""
     return f'<div class="scroll"><table><tr><td></td>{head}</tr>{body}</table></div>{more}'
 
 

@@ -100,6 +100,14 @@ def test_the_page_needs_nothing_but_itself(tmp_path, picture):
     assert "http" not in re.sub(r"base64,[^\"]*", "", (tmp_path / "report.html").read_text())
 
 
+def test_a_score_is_explained_over_its_tile_and_in_a_list(tmp_path):
+    page = write(
+        tmp_path, [text_row(0)], scores={"map50": 0.5, "mine": 1}, docs={"map50": "AP & so on"}
+    )
+    assert page.named("div", title="AP & so on") and page.named("div", title="mine")
+    assert "what they mean" in page.text and page.text.count("AP & so on") == 1
+
+
 def test_the_worst_come_first_and_the_count_is_told(tmp_path, picture):
     scores = [0.5, None, 1.0, 0.0]
     rows = [box_row(i, picture, score=s or 0, correct=None) for i, s in enumerate(scores)]
