@@ -180,6 +180,32 @@ def test_settings_that_training_would_refuse_are_errors(folder, override, subjec
     assert any(one["subject"] == subject and message in one["what"] for one in errors), errors
 
 
+def test_without_a_tokenizer_all_else_is_checked_and_what_is_left_out_is_said(folder):
+    spoilt, gone = f"--config={folder}/config.py:data=spoilt", "--config.tokenizer=gone.model"
+    status, report = run(
+        folder, spoilt, gone, "--config.model.llm.vocab_size=1500", "--config.trainable=llm/x"
+    )
+    found = {one["kind"]: one for one in report["findings"]}
+    assert status == 1
+    assert "token lengths, one example, how" in found["no tokenizer"]["what"]
+    assert {"box of zero area", "class spelt in several ways", "settings"} <= found.keys()
+    assert "optimizer" in {one["subject"] for one in report["findings"]}
+    assert "parameters" in report["sections"]["run"]["model"]
+    assert report["sections"]["memory"] == {"not planned": "mend the errors first"}
+    _, report = run(folder, spoilt, gone)
+    (what,) = (f["what"] for f in report["findings"] if f["kind"] == "no tokenizer")
+    assert "the model and its optimizer" in what and "model" not in report["sections"]["run"]
+
+
+def test_a_file_that_cannot_be_read_is_the_one_error_of_the_data(folder):
+    (folder / "coco.json").write_text(json.dumps({"images": [], "annotations": []}))
+    fname = f"--config.input.data.fname={folder}/coco.json"
+    _, report = run(folder, f"--config={folder}/config.py", fname)
+    (error,) = (one for one in report["findings"] if one["severity"] == "error")
+    assert f"paligemma_jax.convert {folder}/coco.json {folder}/coco_jsonl" in error["what"]
+    assert report["sections"]["run"]["length"].startswith("not known")
+
+
 def test_every_source_of_a_mixture_is_training_data(folder):
     status, report = run(
         folder,

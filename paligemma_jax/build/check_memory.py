@@ -21,7 +21,7 @@ def look(config: ml_collections.ConfigDict) -> tuple[sections.Section, list[Find
         built = assembly.assemble(_without_download(config))
         planned = training.plan(built)
     except ValueError as error:
-        return _section([("not planned", str(error))]), []
+        return left_out(str(error)), []
     needed = planning.make(built, planned)
     section = _section(planning.facts(needed))
     if needed.fits or needed.limit is None:
@@ -32,6 +32,11 @@ def look(config: ml_collections.ConfigDict) -> tuple[sections.Section, list[Find
     what = f"a device needs {peak} and has {limit}"
     remedy = remedy or "use more devices, or a smaller model"
     return section, [Finding("error", "does not fit", what, remedy, "memory")]
+
+
+def left_out(reason: str) -> sections.Section:
+    """Returns the section of a run that is not planned, with the reason why."""
+    return _section([("not planned", reason)])
 
 
 def _section(facts: list[tuple[str, str]]) -> sections.Section:

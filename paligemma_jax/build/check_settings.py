@@ -37,6 +37,8 @@ Finding = findings.Finding
 # Bytes of a number in a published file, by a part of its name; float32 otherwise.
 HALF = (".f16.", ".b16.", ".bf16.")
 REMEDY = "correct it in the config file, or with --config.KEY=VALUE"
+# Rows that the optimizer is checked with where no training data could be read.
+ASSUMED_ROWS = 1_000_000
 
 
 def look(
@@ -49,15 +51,15 @@ def look(
 
     Args:
       config: of the run.
-      tokenizer: of the run; None where it cannot be had.
+      tokenizer: of the run; None where it cannot be had: see `left_out`.
       examples: to train on.
     """
     found: list[Finding] = []
     facts: list[tuple[str, str]] = []
     model, made = None, None
-    if tokenizer is not None:
+    if vocab_size := tokenizer.vocab_size if tokenizer else config.model.llm.vocab_size:
         try:
-            model = build_model.describe(config, vocab_size=tokenizer.vocab_size)
+            model = build_model.describe(config, vocab_size=vocab_size)
             build_model.make_compute(config)
         except ValueError as error:
             found.append(_refused("model", error))
@@ -68,12 +70,19 @@ def look(
         made, more, problems = _plan(config, shapes, len(examples))
         facts += more
         found += problems + _weights(config, model) + _space(config, model, shapes, made)
-    if tokenizer is not None:
-        found += _examples(config, model, made, examples)
-        for name in config.evals:
-            found += _evaluation(name, config, tokenizer)
+    found += _examples(config, model, made, examples)
+    for name in config.evals:
+        found += _evaluation(name, config, tokenizer)
     found += _stopping(config)
     return sections.Section("run", "The run", (sections.Facts(tuple(facts)),)), found, model
+
+
+def left_out(config: ml_collections.ConfigDict) -> str:
+    """Returns what a check cannot look at without a tokenizer."""
+    parts = ["token lengths", "one example", "how evaluations decode", "memory"]
+    if not config.model.llm.vocab_size:
+        parts.append("the model and its optimizer (model.llm.vocab_size is the tokenizer's)")
+    return ", ".join(parts)
 
 
 def _plan(
@@ -87,20 +96,23 @@ def _plan(
         weights.check_divisible(batch_size, mesh, key="input.batch_size", parts=parts)
     except (ValueError, RuntimeError) as error:
         found.append(_refused("mesh", error))
+    size = data_size or ASSUMED_ROWS
     try:
-        steps = build_optimizer.total_steps(config, data_size=data_size)
-        made = build_optimizer.make(config, shapes, steps=steps, data_size=data_size)
+        steps = build_optimizer.total_steps(config, data_size=size)
+        made = build_optimizer.make(config, shapes, steps=steps, data_size=size)
         kinds = quantization.choose(config, shapes, trainable=made.trainable, stored=None)
     except ValueError as error:
         return None, facts, [*found, _refused("optimizer", error)]
-    passes = steps * batch_size / max(data_size, 1)
-    trained = sum(shapes[name].size for name in made.trainable)
-    facts.append(("length", f"{steps:,} steps of {batch_size}, {passes:.1f} passes"))
-    facts.append(("trained", f"{trained:,} parameters in {len(made.trainable)} arrays"))
+    passes = f"{steps * batch_size / size:.1f} passes"
+    length = f"{terminal.count(steps, 'steps')} of {batch_size}, {passes}"
+    facts.append(("length", length if data_size else "not known: no training data could be read"))
+    held = {"trained": list(made.trainable)}
     for kind in sorted(set(kinds.values())):
-        held = [name for name in kinds if kinds[name] == kind]
-        count = sum(shapes[name].size for name in held)
-        facts.append((f"held as {kind}", f"{count:,} parameters in {len(held)} arrays"))
+        held[f"held as {kind}"] = [name for name in kinds if kinds[name] == kind]
+    for what, members in held.items():
+        count = sum(shapes[name].size for name in members)
+        arrays = terminal.count(len(members), "arrays")
+        facts.append((what, f"{count:,} parameters in {arrays}"))
     return made, facts, found
 
 
@@ -132,16 +144,17 @@ def _examples(
 
 
 def _evaluation(
-    name: str, config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer
+    name: str, config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer | None
 ) -> list[Finding]:
     """Returns what the settings of one evaluation contradict."""
     try:
         chosen = presets.eval_settings(config.evals[name])
-        noise, size = data.make_noise(config, tokenizer), tokenizer.vocab_size
-        evaluation.check_decoding(chosen, noise)
-        grammars.make(
-            config, chosen["constrain"], tokenizer=tokenizer, vocab_size=size, noise=noise
-        )
+        if tokenizer is not None:
+            noise, size = data.make_noise(config, tokenizer), tokenizer.vocab_size
+            evaluation.check_decoding(chosen, noise)
+            grammars.make(
+                config, chosen["constrain"], tokenizer=tokenizer, vocab_size=size, noise=noise
+            )
         settings.steps("log", chosen, data_size=1, batch_size=1, total_steps=1, default=0)
     except ValueError as error:
         return [_refused(f"evals.{name}", error)]

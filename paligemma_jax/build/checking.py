@@ -63,11 +63,12 @@ def check(config: ml_collections.ConfigDict, *, example: int | None, full: bool)
     found += problems
     run, problems, model = check_settings.look(config, tokenizer, examples=examples)
     found += problems
-    parts = [read, run, machine]
-    if not any(one.severity == "error" for one in found):
+    if any(one.severity == "error" for one in found):
+        memory, problems = check_memory.left_out("mend the errors first"), []
+    else:
         memory, problems = check_memory.look(config)
-        parts.insert(2, memory)
-        found += problems
+    found += problems
+    parts = [read, run, memory, machine]
     record = check_example.choose(examples, example)
     if tokenizer is not None and model is not None and record is not None:
         number = model.num_image_tokens
@@ -108,6 +109,7 @@ def _load_tokenizer(
     try:
         return tokens.load_tokenizer(weights.fetch(config.tokenizer))
     except (ValueError, OSError) as error:
-        remedy = "set tokenizer to a file; token lengths and the example are not checked without it"
-        found.append(findings.Finding("error", "no tokenizer", str(error), remedy, "tokenizer"))
+        what = f"{error}\nwithout it these are left out: {check_settings.left_out(config)}"
+        remedy = "set tokenizer to a file, or mend what the message says"
+        found.append(findings.Finding("error", "no tokenizer", what, remedy, "tokenizer"))
         return None
