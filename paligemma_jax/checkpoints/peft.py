@@ -137,7 +137,9 @@ def write(
         **PLAIN,
     }
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
-    safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    # save_file would leave the file to its owner alone; so it gets the mode that the others have.
+    content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
+    (folder / WEIGHTS).write_bytes(content)
 
 
 def linear_layer(key: str) -> tuple[str, str]:

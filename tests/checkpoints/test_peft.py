@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -87,6 +88,18 @@ def test_what_is_written_is_what_peft_wrote(case, tmp_path):
     again = peft.read(tmp_path, paligemma.shapes(model))
     assert again[0] == lora
     assert all(np.array_equal(again[1][name], x) for name, x in factors.items())
+
+
+def test_others_may_read_what_is_written_as_far_as_the_umask_lets_them(tmp_path):
+    model, _ = read_base("pg1")
+    lora, factors = read_adapter("pg1")
+    umask = os.umask(0o027)
+    try:
+        peft.write(tmp_path, factors, lora, paligemma.shapes(model), base=None)
+    finally:
+        os.umask(umask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {peft.CONFIG: 0o640, peft.WEIGHTS: 0o640}
 
 
 def test_target_modules_are_the_layers_with_factors_and_no_others(tmp_path):
