@@ -1,6 +1,9 @@
 """Images come out as tf.image.resize(antialias=True) and a cast make them, whatever the file."""
 
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
@@ -36,6 +39,19 @@ def load(tmp_path, data: bytes, res: int) -> np.ndarray:
     path = tmp_path / "image"
     path.write_bytes(data)
     return images.load(path, res=res)
+
+
+def test_tensorflow_starts_without_a_word_and_its_errors_are_heard():
+    code = """
+from paligemma_jax.data import images
+tf = images.tensorflow()
+tf.data.Dataset.range(2).map(lambda x: x + 1).batch(2).get_single_element()
+images.load("gone.png", res=28)
+"""
+    told = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    ended = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True)
+    assert ended.stderr.startswith("Traceback"), ended.stderr
+    assert "cannot read image gone.png" in ended.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (40, 30), (17, 91), (9, 8), (300, 200), (1, 50)])
