@@ -123,7 +123,7 @@ def convert_weights(args: argparse.Namespace) -> dict[str, Any]:
     else:
         model, written = to_folder(source, args)
     terminal.say(
-        f"{written.num_arrays} arrays, {terminal.size(written.num_bytes)} in "
+        f"{terminal.count(written.num_arrays, 'arrays')}, {terminal.size(written.num_bytes)} in "
         f"{time.monotonic() - start:.1f} s: {source.path} -> {args.target}"
     )
     result = {"arrays": written.num_arrays, "bytes": written.num_bytes}

@@ -141,7 +141,7 @@ def describe(row: Mapping[str, Any]) -> str:
         ]
         text = terminal.table(table, header=("label", "score", "top", "left", "bottom", "right"))
         lines += ["", *(f"  {line}" for line in text.splitlines()), ""]
-    facts = [f"logp {row['logp']:.2f}", f"{row['tokens']} tokens"]
+    facts = [f"logp {row['logp']:.2f}", terminal.count(row["tokens"], "tokens")]
     if not row["stopped"]:
         facts[-1] += ", cut off there: --eval.max_new_tokens gives more room"
     facts += [f"left out: {n} {reason}" for reason, n in (row.get("dropped") or {}).items()]

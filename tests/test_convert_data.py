@@ -158,7 +158,7 @@ def test_the_sources_splits_are_kept_and_a_leak_is_told(photos, tmp_path, capsys
     result = run(capsys, photos, tmp_path / "a", "--task", "caption")
     assert result["rows"] == {"train": 9, "valid": 1}
     assert (
-        "1 images are in several splits of the source: 0.png (train) = 1.png (valid)"
+        "in several splits of the source: 1 image: 0.png (train) = 1.png (valid)"
         in (result["said"])
     )
     with pytest.raises(ValueError, match=r"--split is for sources without splits; .* train, valid"):

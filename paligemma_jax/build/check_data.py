@@ -74,9 +74,9 @@ def look(
     linted = classify(config, sets)
     found += lint_texts(config, linted)
     lengths = {} if tokenizer is None else measure(config, tokenizer, raw)
+    allowed, suggested = config.input.allow_truncation, suggest_text_len(lengths)
     for name, report in lengths.items():
-        allowed = config.input.allow_truncation
-        found += lint.lengths(name, report, allow_truncation=allowed)
+        found += lint.lengths(name, report, suggested=suggested, allow_truncation=allowed)
     size_facts, image_findings = look_at_images(config, linted, full=full)
     parts = (
         sections.Facts((*facts, *size_facts)),
@@ -125,8 +125,12 @@ def scan(
 def describe(source: Source, examples: data.Records, report: jsonl.Report) -> str:
     """Returns a data set in a line."""
     images = {path for record in examples for path in record.images}
-    bad = f", {report.num_bad} bad lines" if report.num_bad else ""
-    return f"{len(examples):,} rows{bad}, {len(images):,} images, {source.fname}"
+    parts = [
+        terminal.count(len(examples), "rows"),
+        *([terminal.count(report.num_bad, "bad lines")] if report.num_bad else []),
+        terminal.count(len(images), "images"),
+    ]
+    return f"{', '.join(parts)}, {source.fname}"
 
 
 def classify(
@@ -182,6 +186,11 @@ def measure(
     return found
 
 
+def suggest_text_len(reports: Mapping[str, rows.LengthReport]) -> int:
+    """Returns the text_len that fits all data sets; 0 where there are none."""
+    return max((report.suggested_text_len for report in reports.values()), default=0)
+
+
 def look_at_images(
     config: ml_collections.ConfigDict, sets: Sequence[lint.DataSet], *, full: bool
 ) -> tuple[list[tuple[str, str]], list[Finding]]:
@@ -219,12 +228,12 @@ def describe_sizes(files: Sequence[image_files.ImageFile], *, res: int) -> str:
 def class_table(sets: Sequence[lint.DataSet]) -> sections.Table:
     """Returns how often each class is there, and in how many rows, for each data set."""
     counts = lint.count_classes(sets)
-    header = ("class", *(one.name for one in sets))
-    lines = tuple(
-        (label, *(f"{inner[one.name][0]:,} in {inner[one.name][1]:,} rows" for one in sets))
-        for label, inner in counts.items()
-    )
-    return sections.Table("Classes", header, lines)
+    names = [one.name for one in sets]
+    lines = []
+    for label, inner in counts.items():
+        found = (inner[name] for name in names)
+        lines.append((label, *(f"{n:,} in {terminal.count(r, 'rows')}" for n, r in found)))
+    return sections.Table("Classes", ("class", *names), tuple(lines))
 
 
 def length_table(reports: dict[str, rows.LengthReport], text_len: int) -> sections.Table:
@@ -237,9 +246,13 @@ def length_table(reports: dict[str, rows.LengthReport], text_len: int) -> sectio
             bins[(needed - 1) // width] += count
     most = max(bins, default=0)
     lines = tuple(
-        (f"{i * width + 1}-{(i + 1) * width}", f"{n:,}", "#" * -(-n * BAR_WIDTH // most))
+        (
+            f"{i * width + 1}-{(i + 1) * width}" if width > 1 else str(i + 1),
+            f"{n:,}",
+            "#" * -(-n * BAR_WIDTH // most),
+        )
         for i, n in enumerate(bins)
     )
-    suggested = max((r.suggested_text_len for r in reports.values()), default=0)
-    title = f"Tokens that a row needs (text_len is {text_len}, {suggested} fits all)"
+    fits = suggest_text_len(reports)
+    title = f"Tokens that a row needs (text_len is {text_len}, {fits} fits all)"
     return sections.Table(title, ("tokens", "rows", ""), lines)

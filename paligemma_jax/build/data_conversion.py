@@ -247,7 +247,8 @@ def _warn_of_leaks(parts: Mapping[str, Sequence[_Row]], out: pathlib.Path) -> No
             leaks[key] = f"{name} ({there}) = {row.name} ({split})"
     if leaks:
         shown = ", ".join(list(leaks.values())[:NUM_SHOWN])
-        terminal.say(f"WARNING: {len(leaks)} images are in several splits of the source: {shown}")
+        images = terminal.count(len(leaks), "images")
+        terminal.say(f"WARNING: in several splits of the source: {images}: {shown}")
 
 
 def _read_back(

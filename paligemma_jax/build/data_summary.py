@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from paligemma_jax.build import terminal
 from paligemma_jax.data.importers import example, words
 
 NUM_EXAMPLES = 3  # shown of each reason
@@ -45,19 +46,19 @@ def describe(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
         more = f" and {len(classes) - NUM_CLASSES} more" if len(classes) > NUM_CLASSES else ""
         yield f"classes  {shown}{more}"
     for what, count in summary["changed"].items():
-        yield f"changed  {count:,} {what}"
+        yield f"changed  {terminal.count(count, what)}"
     yield from describe_drops(tally)
     yield f"wrote    {_counts(summary['rows'], 'rows of ')}; images {_counts(summary['images'])}"
     checked = summary["round_trip"]
     parts = []
     if checked["boxes"]:
         error = checked["largest_box_error_bins"]
-        parts.append(f"{checked['boxes']:,} boxes within {error:.2f} of a bin")
+        parts.append(f"{terminal.count(checked['boxes'], 'boxes')} within {error:.2f} of a bin")
     if checked["texts"]:
-        parts.append(f"{checked['texts']:,} answers")
+        parts.append(terminal.count(checked["texts"], "answers"))
     if "masks" in checked:
         parts.append(
-            f"{checked['masks']:,} masks with IoU {checked['mask_iou_mean']:.3f} "
+            f"{terminal.count(checked['masks'], 'masks')} with IoU {checked['mask_iou_mean']:.3f} "
             f"(lowest {checked['mask_iou_lowest']:.3f}: {checked['mask_lowest']})"
         )
     yield f"checked  read back: {'; '.join(parts) or 'images without objects'}"
@@ -70,8 +71,9 @@ def describe_drops(tally: example.Tally) -> Iterator[str]:
             places = [d for d in tally.drops if (d.what, d.reason) == (what, reason)][:NUM_EXAMPLES]
             shown = "; ".join(f"{d.source}: {d.detail}" if d.detail else d.source for d in places)
             more = f"; and {count - len(places)} more" if count > len(places) else ""
-            yield f"dropped  {count:,} {what}{'s' if count > 1 else ''}, {reason}: {shown}{more}"
+            yield f"dropped  {terminal.count(count, f'{what}s')}, {reason}: {shown}{more}"
 
 
 def _counts(values: Mapping[str, int], between: str = "") -> str:
-    return ", ".join(f"{count:,} {between}{name}" for name, count in values.items()) or "nothing"
+    parts = (terminal.count(count, f"{between}{name}") for name, count in values.items())
+    return ", ".join(parts) or "nothing"

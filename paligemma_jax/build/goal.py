@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import ml_collections
 
+from paligemma_jax.build import terminal
 from paligemma_jax.checkpoints import run_state
 from paligemma_jax.config import settings
 
@@ -90,7 +91,7 @@ class Goal:
         )
         if self.is_reached:
             return f"stop_at: reached after step {step}: {values}"
-        return f"stop_at: NOT reached in {step} steps: {values}"
+        return f"stop_at: NOT reached in {terminal.count(step, 'steps')}: {values}"
 
 
 def make(config: ml_collections.ConfigDict) -> Goal:

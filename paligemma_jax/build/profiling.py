@@ -43,7 +43,7 @@ def trace(
         if called == SKIPPED + num_steps:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()
-            terminal.say(f"trace of {num_steps} steps: {folder}")
+            terminal.say(f"trace of {terminal.count(num_steps, 'steps')}: {folder}")
         return result
 
     return traced

@@ -120,8 +120,8 @@ def choose_frames(path: str, every: int | None) -> tuple[list[video.Frame], floa
     step = every or max(1, round(scanned.rate))
     chosen = list(scanned.frames[::step])
     terminal.say(
-        f"{path}: {len(scanned.frames)} frames, {scanned.rate:.4g} a second; one in {step} is "
-        f"looked at: {len(chosen)}"
+        f"{path}: {terminal.count(len(scanned.frames), 'frames')}, {scanned.rate:.4g} a second; "
+        f"one in {step} is looked at: {len(chosen)}"
     )
     return chosen, scanned.rate / step
 

@@ -5,6 +5,7 @@ Standard output belongs to results (`predict` writes JSON lines there).
 """
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import tqdm
 
 Progress = Callable[[int, int], None]
 LINE_EVERY_S = 10.0
+PLURAL = re.compile(r"(?<=x)es\b|s\b")  # rows of train -> row of train, boxes -> box
 
 
 def say(text: str) -> None:
@@ -73,6 +75,11 @@ def table(rows: list[tuple[str, ...]], *, header: tuple[str, ...]) -> str:
         for row in cells
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def count(number: int, things: str) -> str:
+    """Returns a count as people write it: 1,200 rows, 1 row. `things`: the plural, first of all."""
+    return f"{number:,} {PLURAL.sub('', things, count=1) if number == 1 else things}"
 
 
 def size(num_bytes: float) -> str:

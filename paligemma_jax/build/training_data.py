@@ -31,12 +31,14 @@ class TrainingData:
         """Returns how many examples there are, and how often a run of so many steps reads them."""
         seen = order.passes(self.sources, steps * batch_size)
         lines = [
-            f"training data: {len(self.records)} examples; {steps} steps of {batch_size}, "
+            f"training data: {terminal.count(len(self.records), 'examples')}; "
+            f"{terminal.count(steps, 'steps')} of {batch_size}, "
             f"{steps * batch_size / len(self.records):.1f} passes"
         ]
         if len(self.sources) > 1:
             lines += [
-                f"  {source.name}: {source.num_records} examples, weight {source.weight:g}, "
+                f"  {source.name}: {terminal.count(source.num_records, 'examples')}, "
+                f"weight {source.weight:g}, "
                 f"{seen[source.name]:.1f} passes"
                 for source in self.sources
             ]
