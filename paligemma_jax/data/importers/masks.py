@@ -140,7 +140,7 @@ def _pair(root: str) -> tuple[list[tuple[str, str | None]], list[str]]:
     """Returns (image, its mask or None) of every image in order, and the masks of no image."""
     images, masks = [], {}
     for folder, _, _ in sorted(os.walk(root)):
-        is_masks = os.path.basename(folder).lower() in MASK_FOLDERS
+        is_masks = folder != root and os.path.basename(folder).lower() in MASK_FOLDERS
         for path in pictures.list_images(folder):
             stem = os.path.splitext(os.path.basename(path))[0]
             ending = next((e for e in MASK_ENDINGS if stem.lower().endswith(e)), "")

@@ -32,7 +32,8 @@ def measure(picture: example.Picture, source: str, tally: example.Tally) -> tupl
             with Image.open(where) as image:
                 found, kind = image.size, image.format
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        detail = f"{picture.name}: {str(error).rstrip('.')}; scale it down"
+        found = str(error).partition(", could be")[0]  # not an attack, as Pillow goes on to suspect
+        detail = f"{picture.name}: {found}; scale it down"
         tally.drop("image", "image too large", source, detail)
         return None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three

@@ -44,6 +44,13 @@ def test_a_mask_is_found_and_its_pixels_are_one_object(tmp_path, picture, read, 
     assert found.split == ("train" if "train" in image else None)
 
 
+def test_the_source_itself_may_be_called_masks(tmp_path, picture, read):
+    picture("masks/a.png")
+    save(tmp_path / "masks" / "a_mask.png", water())
+    _, (found,), _ = read("masks", tmp_path / "masks", classes=("water",))
+    assert found.picture.name == "a.png"
+
+
 def test_a_mask_without_its_image_is_named(tmp_path, picture, read, drops):
     picture("images/a.png")
     for name in ("a", "gone"):
