@@ -128,10 +128,11 @@ def scan_jsonl(
 
 @dataclasses.dataclass(frozen=True)
 class _RowFormat:
-    """What a row must look like."""
+    """What a row must look like: `needed` are the keys that it must have."""
 
     keys: Mapping[str, str]
     required: frozenset[str]
+    needed: tuple[str, ...]
     template: str | None
     template_fields: tuple[str, ...]
     check: Callable[[str], str | None] | None
@@ -140,21 +141,17 @@ class _RowFormat:
     def make(cls, keys, required, template, check) -> "_RowFormat":
         if unknown := (set(keys) | set(required)) - set(KEYS):
             raise ValueError(f"unknown names {sorted(unknown)} for a row's keys: use {list(KEYS)}")
+        named = {**KEYS, **keys}
         fields = _template_fields(template) if template is not None else ()
-        return cls({**KEYS, **keys}, frozenset(required), template, fields, check)
-
-    def find_missing(self, row: Mapping[str, Any]) -> list[str]:
-        """Returns the keys that a row must have and has not, in the order of KEYS."""
-        read = [name for name in KEYS if name in self.required]
-        if self.template is not None:
-            read = [name for name in read if name != "prefix"]
-        keys = [self.keys[name] for name in read]
-        return [key for key in dict.fromkeys((*keys, *self.template_fields)) if key not in row]
+        made = "prefix" if template is not None else None
+        read = [named[name] for name in KEYS if name in required and name != made]
+        needed = tuple(dict.fromkeys((*read, *fields)))
+        return cls(named, frozenset(required), needed, template, fields, check)
 
     def propose(self, path: str) -> str:
         """Returns what to do about a file none of whose rows has all keys, going by the first."""
         row = jsonl.parse_line(next(jsonl.read_lines(path))[1])[0] or {}
-        missing = self.find_missing(row)
+        missing = [key for key in self.needed if key not in row]
         ours = [name for name in KEYS if self.keys[name] in missing]
         unknown = [field for field in self.template_fields if field in missing]
         return wrong_file.propose_names(path, row, missing=ours, unknown=unknown)
@@ -186,7 +183,7 @@ def _parse_line(
     row, problem = jsonl.parse_line(line)
     if row is None:
         return None, [problem] if problem else []
-    missing = row_format.find_missing(row)
+    missing = [key for key in row_format.needed if key not in row]
     problems: list[Problem] = [_missing(missing, row)] if missing else []
     images = _find_images(row, row_format, folder, problems)
     prefix = _make_prefix(row, row_format, problems)
