@@ -78,9 +78,9 @@ def to_text(sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) 
     """Returns the report for a terminal: the sections, then what was found, the worst first."""
     lines = []
     for section in sections:
-        lines += [section.title, "=" * len(section.title)]
         shown = [text for part in section.parts if (text := _part_text(part))]
-        for text in shown or [[]]:
+        lines += [section.title, "=" * len(section.title)] if shown else []
+        for text in shown:
             lines += [*text, ""]
     for found in findings:
         lines += _finding_text(found)

@@ -20,3 +20,13 @@ from paligemma_jax.build import terminal
 )
 def test_one_thing_is_no_plural(number, things, text):
     assert terminal.count(number, things) == text
+
+
+def test_a_table_has_no_spaces_at_the_ends_of_its_lines():
+    text = terminal.table([("a", "1", ""), ("long", "22", "x")], header=("", "n", "what"))
+    assert text.splitlines() == [
+        "       n  what",
+        "--------------",
+        "a      1",
+        "long  22     x",
+    ]
