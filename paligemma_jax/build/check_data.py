@@ -237,7 +237,10 @@ def class_table(sets: Sequence[lint.DataSet]) -> sections.Table:
 
 
 def length_table(reports: dict[str, rows.LengthReport], text_len: int) -> sections.Table:
-    """Returns a histogram of the text_len that rows need, all data sets together."""
+    """Returns a histogram of the text_len that rows need, all data sets together.
+
+    It begins with the shortest row.
+    """
     longest = max((report.longest for report in reports.values()), default=0)
     width = max(1, -(-longest // MAX_BINS))
     bins = [0] * (-(-longest // width) if longest else 0)
@@ -252,6 +255,7 @@ def length_table(reports: dict[str, rows.LengthReport], text_len: int) -> sectio
             "#" * -(-n * BAR_WIDTH // most),
         )
         for i, n in enumerate(bins)
+        if any(bins[: i + 1])
     )
     fits = suggest_text_len(reports)
     title = f"Tokens that a row needs (text_len is {text_len}, {fits} fits all)"

@@ -37,7 +37,7 @@ def measure(picture: example.Picture, source: str, tally: example.Tally) -> tupl
         tally.drop("image", "image too large", source, detail)
         return None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
-        detail = f"{picture.name}, {size} bytes: {error}"
+        detail = f"{picture.name}, {size} byte{'s' * (size != 1)}: {error}"
         tally.drop("image", "not an image", source, detail)
         return None
     if kind not in READABLE:
