@@ -194,23 +194,29 @@ def spell(automaton: Automaton, pieces: Sequence[bytes | None]) -> Automaton:
         table[state, chosen] = targets
     ids = np.array([i for i, piece in enumerate(pieces) if piece], np.int32)
     lengths = np.array([len(piece) for piece in pieces if piece], np.int32)
-    letters = np.zeros((len(ids), lengths.max(initial=0)), np.uint8)
+    letters = np.zeros((len(ids), lengths.max(initial=1)), np.uint8)
     for row, i in enumerate(ids):
         letters[row, : lengths[row]] = np.frombuffer(pieces[i] or b"", np.uint8)
-    moves = [_read(table, state, letters, lengths) for state in range(nowhere)]
+    # Most states let few bytes come: only pieces that begin with one of these are looked at.
+    begin_with = [np.flatnonzero(letters[:, 0] == byte) for byte in range(256)]
+    moves = []
+    for state in range(nowhere):
+        rows = [begin_with[byte] for byte in np.flatnonzero(table[state] < nowhere)]
+        rows = np.concatenate([np.zeros(0, np.int64), *rows])
+        moves.append(_read(table, state, rows, letters, lengths))
     return dataclasses.replace(
         automaton, moves=tuple((ids[rows], targets) for rows, targets in moves)
     )
 
 
 def _read(
-    table: np.ndarray, state: int, letters: np.ndarray, lengths: np.ndarray
+    table: np.ndarray, state: int, rows: np.ndarray, letters: np.ndarray, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows of `letters` that can be read from a state, and where each leads.
+    """Returns those rows of `letters` that can be read from a state, and where each leads.
 
     table: int32[S + 1, 256], S being nowhere; letters: uint8[n, longest].
     """
-    rows, current = np.arange(len(letters)), np.full(len(letters), state, np.int32)
+    current = np.full(len(rows), state, np.int32)
     read, reached = [rows[:0]], [current[:0]]
     for position in range(letters.shape[1]):
         current = table[current, letters[rows, position]]

@@ -128,13 +128,13 @@ def compile_grammars(
     offsets = np.cumsum([2] + [len(grammar.moves) for grammar in grammars])
     moves: list[tuple[np.ndarray, np.ndarray]] = []
     rising = np.zeros(_round_up(offsets[-1]), bool)
-    for offset, grammar in zip(offsets, grammars, strict=False):
+    for offset, grammar in zip(offsets[:-1], grammars, strict=True):
         rising[[offset + state for state in grammar.rising]] = True
         for state, (ids, targets) in enumerate(grammar.moves):
-            ends = [(eos, END)] if state in grammar.accepting else []
-            ids = np.concatenate([ids, [i for i, _ in ends]]).astype(np.int64)
-            targets = np.concatenate([targets + offset, [end for _, end in ends]])
-            moves.append((ids, targets.astype(np.int64)))
+            targets = targets + offset
+            if state in grammar.accepting:
+                ids, targets = np.append(ids, eos), np.append(targets, END)
+            moves.append((ids.astype(np.int64), targets.astype(np.int64)))
     classes, num_classes = _classify(moves, vocab_size)
     if (size := len(rising) * num_classes) > MAX_ENTRIES:
         raise ValueError(
