@@ -18,8 +18,10 @@ class Cache:
     """A pytree. C is `cache_len`, the number of slots.
 
     Attributes:
-      keys: one [B, K, C, H] per layer. Kv heads come before slots, so that attention reads a head's
-        keys as one block; separate arrays per layer, so that a loop can update them in place.
+      keys: one per layer, [B, K, C, H] without those of B and K that are 1. Kv heads come before
+        slots, so that attention reads a head's keys as one block; separate arrays per layer, so
+        that a loop can update them in place. The compiler leaves sides of 1 out of products: with
+        them it would update one copy for the product and another one for the loop.
       values: likewise.
       valid: bool[B, C], the slots that a query may see.
       position: int32[B], position of each row's next token.
@@ -50,7 +52,8 @@ def fill(
         )
 
     def grow(x: jax.Array) -> jax.Array:
-        return jnp.pad(x.astype(dtype), ((0, 0), (0, 0), (0, cache_len - S), (0, 0)))
+        x = jnp.pad(x.astype(dtype), ((0, 0), (0, 0), (0, cache_len - S), (0, 0)))
+        return _drop_ones(x)
 
     return Cache(
         keys=tuple(grow(k) for k in keys),
@@ -65,15 +68,17 @@ def write(cache: Cache, layer: int, k: jax.Array, v: jax.Array) -> tuple[jax.Arr
     """Returns a layer's keys and values [B, K, C, H] with [B, K, 1, H] put at the next slot."""
 
     def put(buffer: jax.Array, new: jax.Array) -> jax.Array:
-        new = new.astype(buffer.dtype)
-        return jax.lax.dynamic_update_slice(buffer, new, (0, 0, cache.slot, 0))
+        start = *(0 for _ in buffer.shape[:-2]), cache.slot, 0
+        written = _drop_ones(new).astype(buffer.dtype)
+        buffer = jax.lax.dynamic_update_slice(buffer, written, start)
+        return buffer.reshape(*new.shape[:2], *buffer.shape[-2:])
 
     return put(cache.keys[layer], k), put(cache.values[layer], v)
 
 
 def advance(cache: Cache, keys_values: Iterable[tuple[jax.Array, jax.Array]]) -> Cache:
     """Returns the cache one slot further, with what `write` gave for each layer."""
-    keys, values = zip(*keys_values, strict=True)
+    keys, values = (tuple(map(_drop_ones, buffers)) for buffers in zip(*keys_values, strict=True))
     return Cache(keys, values, open_slot(cache), cache.position + 1, cache.slot + 1)
 
 
@@ -86,7 +91,21 @@ def open_slot(cache: Cache) -> jax.Array:
 def select_rows(cache: Cache, rows: jax.Array) -> Cache:
     """Returns the cache of the given rows, int32[B']: repeats, drops and reorders them."""
 
-    def take(x: jax.Array) -> jax.Array:
-        return jnp.take(x, rows, axis=0) if x.ndim else x
+    B, C = cache.valid.shape
 
-    return jax.tree.map(take, cache)
+    def take(buffers: Iterable[jax.Array]) -> tuple[jax.Array, ...]:
+        full = [x.reshape(B, -1, C, x.shape[-1]) for x in buffers]
+        return tuple(_drop_ones(jnp.take(x, rows, axis=0)) for x in full)
+
+    return dataclasses.replace(
+        cache,
+        keys=take(cache.keys),
+        values=take(cache.values),
+        valid=jnp.take(cache.valid, rows, axis=0),
+        position=jnp.take(cache.position, rows, axis=0),
+    )
+
+
+def _drop_ones(x: jax.Array) -> jax.Array:
+    """Returns [B, K, S, H] without those of B and K that are 1."""
+    return x.reshape(*(side for side in x.shape[:2] if side > 1), *x.shape[2:])

@@ -120,19 +120,17 @@ def test_a_cache_that_cannot_hold_the_prompt_is_an_error(params, inputs, model):
         )
 
 
-@pytest.mark.parametrize("num_kv_heads", [1, 2, 6])
-def test_the_decoding_loop_copies_no_weight(num_kv_heads):
-    """In the compiled loop no operation but a bitcast yields as many numbers as a block's weight.
-
-    Sizes are such that no activation and no cache has as many.
-    """
+@functools.lru_cache(maxsize=1)
+def compile_loop(rows, num_kv_heads):
+    """Returns (HLO of a loop of decode_step, shapes of the blocks' weights, the cache's shapes)."""
     llm = variants.Gemma(160, 2, 544, num_heads=6, num_kv_heads=num_kv_heads, head_dim=48)
     model = variants.PaliGemma(variants.VITS["tiny/14"], llm, res=56, vocab_size=900)
     shapes = {k: v for k, v in paligemma.shapes(model).items() if k.startswith("llm/")}
-    params = {**shapes, **jax.eval_shape(paligemma.unstack, shapes)}
-    text = jax.ShapeDtypeStruct((2, T), jnp.int32)
-    no_image = jax.ShapeDtypeStruct((2, 0, 56, 56, 3), jnp.uint8)
-    inputs = no_image, jax.ShapeDtypeStruct((2, 0), jnp.bool), text, text, text
+    blocks = jax.eval_shape(paligemma.unstack, shapes)
+    params = {**shapes, **blocks}
+    text = jax.ShapeDtypeStruct((rows, T), jnp.int32)
+    no_image = jax.ShapeDtypeStruct((rows, 0, 56, 56, 3), jnp.uint8)
+    inputs = no_image, jax.ShapeDtypeStruct((rows, 0), jnp.bool), text, text, text
     all_params = {**paligemma.shapes(model), **params}
     _, cache = jax.eval_shape(functools.partial(prefill, model=model), all_params, inputs)
 
@@ -146,14 +144,33 @@ def test_the_decoding_loop_copies_no_weight(num_kv_heads):
 
         return jax.lax.while_loop(lambda state: state[1].slot < T + STEPS, step, (token, cache))[0]
 
-    token = jax.ShapeDtypeStruct((2,), jnp.int32)
-    text = loop.lower(params, cache, token).compile().as_text()
-    weights = {k: v for k, v in params.items() if k not in shapes and v.ndim > 1}
+    token = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    return loop.lower(params, cache, token).compile().as_text(), blocks, cache
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 6])
+def test_the_decoding_loop_copies_no_weight(num_kv_heads):
+    """In the compiled loop no operation but a bitcast yields as many numbers as a block's weight.
+
+    Sizes are such that no activation and no cache has as many.
+    """
+    text, blocks, _ = compile_loop(2, num_kv_heads)
+    weights = {k: v for k, v in blocks.items() if v.ndim > 1}
     sizes = {v.size: k for k, v in weights.items()}
     sizes |= {v.size // 2: k for k, v in weights.items() if "gating" in k}
     sizes[900 * 160] = "llm/embedder/input_embedding"
     assert len(weights) == 2 * (4 if num_kv_heads == 6 else 5)
     assert not find_made(text, sizes)
+
+
+@pytest.mark.parametrize(("rows", "num_kv_heads"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_the_decoding_loop_writes_a_layers_keys_in_place(rows, num_kv_heads):
+    """Two layers' keys and values are copied before the loop, as the caller's own, and no more."""
+    text, _, cache = compile_loop(rows, num_kv_heads)
+    made = find_made(text, {cache.keys[0].size: "keys"})
+    written = [line for line in made if "dynamic-update-slice" in line]
+    copied = [line for line in made if " copy(" in line]
+    assert len(written) == 4 and len(copied) == 4
 
 
 def find_made(hlo, sizes):
