@@ -21,8 +21,10 @@ from matplotlib import pyplot as plt
 
 BOXES = ("map", "map50", "map75", "precision50", "recall50")
 MASKS = ("miou", "box_accuracy50", "box_accuracy75", "pixel_iou", "correct", "invalid")
-KEPT = (*BOXES, *MASKS, "count_correct", "loss", "num_images")
-LEADING = {"map50": "mAP50", "miou": "mIoU"}  # the score that a task is followed by
+COUNTS = ("count_exact", "json_f1", "json_valid", "num_examples")
+KEPT = (*BOXES, *MASKS, *COUNTS, "count_correct", "loss", "num_images")
+# The score that a task is followed by.
+LEADING = {"map50": "mAP50", "miou": "mIoU", "count_exact": "all counts right"}
 SIDE, GAP, COLUMNS = 224, 6, 4  # pixels, pixels, pictures in a row
 
 
@@ -51,8 +53,10 @@ def read_scores(folder: pathlib.Path) -> dict:
     scores = json.loads((folder / "metrics.json").read_text())
     kept = {key: scores[key] for key in KEPT if key in scores}
     leading = next(key for key in LEADING if key in scores)
-    per_class = {name: values[leading] for name, values in scores.get("per_class", {}).items()}
-    return {**kept, f"{leading}_per_class": per_class}
+    if "per_class" in scores:
+        per_class = {name: values[leading] for name, values in scores["per_class"].items()}
+        kept[f"{leading}_per_class"] = per_class
+    return kept
 
 
 def read_config(run: pathlib.Path) -> dict:
@@ -79,28 +83,42 @@ def draw_curve(rows: list[dict], path: pathlib.Path) -> None:
 
 
 def draw_pictures(rows: list[dict], path: pathlib.Path) -> None:
-    """Draws examples evenly from worst to best: true boxes dashed, predictions coloured."""
+    """Draws examples evenly from worst to best."""
     rows = sorted(rows, key=lambda row: row["score"])
     chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, 2 * COLUMNS).astype(int)]
-    step = SIDE + GAP
-    sheet = Image.new("RGB", (COLUMNS * step - GAP, 2 * step - GAP), "white")
-    for number, row in enumerate(chosen):
-        image = drawing.open_rgb(row["images"][0]).resize((SIDE, SIDE))
-        found = row["detections"]
-        boxes = np.array([d["box_yxyx"] for d in found], np.float32).reshape(-1, 4)
-        masks = [d["mask"] for d in found] if any("mask" in d for d in found) else None
-        image = drawing.draw_boxes(image, boxes, [d["label"] for d in found], masks=masks)
-        pen = ImageDraw.Draw(image)
-        for truth in row["truths"]:
-            y1, x1, y2, x2 = (round(v * (SIDE - 1)) for v in truth["box_yxyx"])
-            for start in range(x1, x2, 8):
-                pen.line([(start, y1), (min(start + 4, x2), y1)], fill="white")
-                pen.line([(start, y2), (min(start + 4, x2), y2)], fill="white")
-            for start in range(y1, y2, 8):
-                pen.line([(x1, start), (x1, min(start + 4, y2))], fill="white")
-                pen.line([(x2, start), (x2, min(start + 4, y2))], fill="white")
-        sheet.paste(image, (number % COLUMNS * step, number // COLUMNS * step))
+    pictures = [draw_objects(row) if "detections" in row else draw_answer(row) for row in chosen]
+    width, height = SIDE + GAP, pictures[0].height + GAP
+    sheet = Image.new("RGB", (COLUMNS * width - GAP, 2 * height - GAP), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (number % COLUMNS * width, number // COLUMNS * height))
     sheet.save(path, optimize=True)
+
+
+def draw_answer(row: dict) -> Image.Image:
+    """Draws an answer in words below its picture, and the truth where it is another."""
+    texts = [row["prediction"]] if row["correct"] else [row["prediction"], row["suffix"]]
+    said = ", not ".join(" ".join(text.split()) for text in texts)
+    image = drawing.open_rgb(row["images"][0]).resize((SIDE, SIDE))
+    return drawing.add_caption(image, said, num_lines=3)
+
+
+def draw_objects(row: dict) -> Image.Image:
+    """Draws true boxes dashed and predictions coloured."""
+    image = drawing.open_rgb(row["images"][0]).resize((SIDE, SIDE))
+    found = row["detections"]
+    boxes = np.array([d["box_yxyx"] for d in found], np.float32).reshape(-1, 4)
+    masks = [d["mask"] for d in found] if any("mask" in d for d in found) else None
+    image = drawing.draw_boxes(image, boxes, [d["label"] for d in found], masks=masks)
+    pen = ImageDraw.Draw(image)
+    for truth in row["truths"]:
+        y1, x1, y2, x2 = (round(v * (SIDE - 1)) for v in truth["box_yxyx"])
+        for start in range(x1, x2, 8):
+            pen.line([(start, y1), (min(start + 4, x2), y1)], fill="white")
+            pen.line([(start, y2), (min(start + 4, x2), y2)], fill="white")
+        for start in range(y1, y2, 8):
+            pen.line([(x1, start), (x1, min(start + 4, y2))], fill="white")
+            pen.line([(x2, start), (x2, min(start + 4, y2))], fill="white")
+    return image
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python experiments/digits/make_data.py --out data/digits --placement grid
     python experiments/digits/make_data.py --out data/digits_free --placement free
     python experiments/digits/make_data.py --out data/digits_faint --placement cells --faint
+    python experiments/digits/make_data.py --out data/digits_counted --placement cells --counted
 
 writes `_annotations.{train,valid,test}.jsonl`, the PNGs beside them, and `tokenizer.model`. A row:
 
@@ -17,6 +18,9 @@ placement free: digits of 20 to 48 px anywhere; boxes end on the nearest of 33 l
 faint: up to five digits, each of its own contrast down to none, under grain, all of them labelled
 "digit": the question is whether there is one. The prompt is "detect digit".
 
+counted: one to four digits of up to three classes, and how many there are of each, as
+`convert --task counting` words it; no boxes.
+
 Else the prompt names, in rising order, the classes in the scene and one class that is not there, so
 a single digit is never given away. Digits are split before anything is composed: train, valid and
 test scenes share no digit image. A scene depends on (split, index) alone: every run writes the same
@@ -24,6 +28,7 @@ pixels.
 """
 
 import argparse
+import collections
 import functools
 import json
 import pathlib
@@ -33,14 +38,26 @@ from PIL import Image
 from sklearn import datasets
 
 from paligemma_jax.data import tokens
+from paligemma_jax.data.importers import words
 
 SIDE = 112  # pixels per side
 BACKGROUND = 128  # mid-grey is 0 once normalized: an empty patch says only where it is
 PATCH = 14  # pixels per side of the model's patches
 CELLS = 32  # boxes end on lines of this grid; line k becomes <loc{round(k / 32 * 1023)}>
-MAX_DIGITS, MAX_FAINT_DIGITS = 3, 5
+KINDS = {  # flag: the question; without one: which digits are there, and where?
+    "faint": "is there a digit? up to five",
+    "counted": "how many of each digit? up to four",
+}
+MAX_DIGITS = {None: 3, "faint": 5, "counted": 4}
 GRAIN = 32  # standard deviation of a faint scene's grain, in grey levels
 FAINT_LABEL = "digit"
+MAX_COUNTED_CLASSES = 3
+COUNT_PROMPT = words.PROMPTS["counting"].format(classes=" ; ".join(map(str, range(10))))
+TEXTS = {  # what the tokenizer learns from
+    None: [f"detect {c} ; {(c + 3) % 10}" for c in range(10)] + [f" {c} ; " for c in range(10)],
+    "faint": [f"detect {FAINT_LABEL}", f" {FAINT_LABEL} ; "],
+    "counted": [COUNT_PROMPT, json.dumps(dict.fromkeys(range(10), 1), indent=2)],
+}
 SPLITS = {  # name: (seed, scenes, digits of load_digits() to draw from)
     "train": (1, 20_000, slice(0, 1300)),
     "valid": (2, 200, slice(1300, 1450)),
@@ -56,6 +73,11 @@ def loc_token(line):
 def format_suffix(objects):
     """Writes [((y1, x1, y2, x2) in grid lines, label)] in reading order: by y1, then x1."""
     return " ; ".join("".join(map(loc_token, box)) + f" {label}" for box, label in sorted(objects))
+
+
+def format_counts(labels):
+    """Writes {"3": 2, "7": 1} on indented lines, in rising order, without zeros."""
+    return json.dumps(collections.Counter(sorted(labels)), indent=2)
 
 
 def cell_square(rng):
@@ -103,6 +125,13 @@ def choose_digits(rng, labels, count):
     return [int(rng.choice(np.flatnonzero(labels == c))) for c in classes]
 
 
+def choose_counted(rng, labels, count):
+    """Returns indices of `count` digits of up to three classes: some classes come repeatedly."""
+    classes = rng.permutation(10)[:MAX_COUNTED_CLASSES]
+    chosen = np.flatnonzero(np.isin(labels, classes))
+    return rng.choice(chosen, size=count, replace=False).tolist()
+
+
 def draw_digit(canvas, digit, square, contrast=1.0):
     """Writes an 8x8 digit in 0..16, enlarged to its square, into the uint8 canvas."""
     y, x, side = square
@@ -123,44 +152,49 @@ def make_prompt(rng, present):
     return "detect " + " ; ".join(str(c) for c in sorted([*present, int(absent)]))
 
 
-def make_example(seed, index, *, digits, labels, random_square, faint):
-    """Composes one scene: (uint8[SIDE, SIDE], prompt, [(box in grid lines, label)])."""
+def make_example(seed, index, *, digits, labels, random_square, kind):
+    """Composes one scene: (uint8[SIDE, SIDE], prompt, suffix, number of digits)."""
     rng = np.random.default_rng((seed, index))
-    most = MAX_FAINT_DIGITS if faint else MAX_DIGITS
-    squares = place_squares(rng, random_square, rng.integers(1, most + 1))
-    chosen = choose_digits(rng, labels, len(squares))
+    squares = place_squares(rng, random_square, rng.integers(1, MAX_DIGITS[kind] + 1))
+    choose = choose_counted if kind == "counted" else choose_digits
+    chosen = choose(rng, labels, len(squares))
     canvas, objects = np.full((SIDE, SIDE), BACKGROUND, np.uint8), []
     for square, i in zip(squares, chosen, strict=True):
-        draw_digit(canvas, digits[i], square, rng.uniform() if faint else 1.0)
+        draw_digit(canvas, digits[i], square, rng.uniform() if kind == "faint" else 1.0)
         y, x, side = square
         box = tuple(round(v * CELLS / SIDE) for v in (y, x, y + side, x + side))
         objects.append((box, int(labels[i])))
-    if faint:
+    present = [label for _, label in objects]
+    if kind == "faint":
         named = [(box, FAINT_LABEL) for box, _ in objects]
-        return add_grain(rng, canvas), f"detect {FAINT_LABEL}", named
-    return canvas, make_prompt(rng, [label for _, label in objects]), objects
+        return add_grain(rng, canvas), f"detect {FAINT_LABEL}", format_suffix(named), len(named)
+    if kind == "counted":
+        return canvas, COUNT_PROMPT, format_counts(present), len(present)
+    return canvas, make_prompt(rng, present), format_suffix(objects), len(objects)
 
 
 def write_split(out, name, *, count, make):
-    """Writes PNGs and JSONL of the scenes make(0), make(1), ...; returns the number of boxes."""
-    rows, num_boxes = [], 0
+    """Writes PNGs and JSONL of the scenes make(0), make(1), ...; returns the number of digits."""
+    rows, total = [], 0
     for index in range(count):
-        pixels, prompt, objects = make(index)
+        pixels, prompt, suffix, num_digits = make(index)
         image = f"{name}_{index:05d}.png"
         Image.fromarray(pixels).save(out / image, compress_level=1)
-        rows.append(json.dumps(dict(image=image, prefix=prompt, suffix=format_suffix(objects))))
-        num_boxes += len(objects)
+        rows.append(json.dumps(dict(image=image, prefix=prompt, suffix=suffix)))
+        total += num_digits
         if index % 1000 == 999:
             print(f"\r{name}: {index + 1} of {count}", end="", flush=True)
     (out / f"_annotations.{name}.jsonl").write_text("\n".join(rows) + "\n")
-    return num_boxes
+    return total
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
     parser.add_argument("--placement", choices=sorted(PLACEMENTS), default="grid")
-    parser.add_argument("--faint", action="store_true", help="is there a digit? up to five")
+    kinds = parser.add_mutually_exclusive_group()
+    for kind, text in KINDS.items():
+        kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=text)
     parser.add_argument("--train", type=int, default=SPLITS["train"][1], help="training scenes")
     args = parser.parse_args()
 
@@ -174,14 +208,11 @@ def main():
             digits=data.images[part],
             labels=data.target[part],
             random_square=PLACEMENTS[args.placement],
-            faint=args.faint,
+            kind=args.kind,
         )
-        num_boxes = write_split(args.out, name, count=count, make=make)
-        print(f"\r{args.out}/_annotations.{name}.jsonl: {count} scenes, {num_boxes} digits")
-    texts = [f"detect {c} ; {(c + 3) % 10}" for c in range(10)] + [f" {c} ; " for c in range(10)]
-    if args.faint:
-        texts = [f"detect {FAINT_LABEL}", f" {FAINT_LABEL} ; "]
-    tokens.train_tokenizer(texts, args.out / "tokenizer.model")
+        num_digits = write_split(args.out, name, count=count, make=make)
+        print(f"\r{args.out}/_annotations.{name}.jsonl: {count} scenes, {num_digits} digits")
+    tokens.train_tokenizer(TEXTS[args.kind], args.out / "tokenizer.model")
 
 
 if __name__ == "__main__":
