@@ -135,6 +135,16 @@ def is_split_name(name: str) -> bool:
     return bool(re.fullmatch(r"\w[\w.-]{0,60}", name)) and name not in (DROPPED, MASKS)
 
 
+def read_lines(path: str) -> list[str]:
+    """Returns the lines of a list of names, or raises a ValueError if it is not UTF-8."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read().splitlines()
+    except UnicodeDecodeError as error:
+        found = f"byte {error.object[error.start]:#04x}"
+        raise ValueError(f"{path}: {found} is not UTF-8; save the file as UTF-8") from error
+
+
 def clean_name(name: Any) -> str:
     """Returns a class name with single spaces; one that is no text or empty is ""."""
     return " ".join(name.split()) if is_text(name) else ""

@@ -181,6 +181,6 @@ def _read_sets(root: str) -> dict[str, str]:
             stem, ending = os.path.splitext(name)
             if ending != ".txt" or stem in JOINT_SETS or stem not in example.SPLITS:
                 continue
-            with open(os.path.join(folder, name), encoding="utf-8-sig") as file:
-                found |= {line.split()[0]: example.SPLITS[stem] for line in file if line.strip()}
+            lines = example.read_lines(os.path.join(folder, name))
+            found |= {line.split()[0]: example.SPLITS[stem] for line in lines if line.strip()}
     return found

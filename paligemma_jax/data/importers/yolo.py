@@ -95,21 +95,11 @@ def _class_names(description: dict[str, Any], root: str) -> tuple[str, ...]:
     for name in CLASS_FILES:
         path = os.path.join(root, name)
         if os.path.isfile(path):
-            return tuple(map(example.clean_name, _read_lines(path)))
+            return tuple(map(example.clean_name, example.read_lines(path)))
     raise ValueError(
         f"{root}: no class names: expected 'names' in data.yaml, or classes.txt with one a line; "
         f"or give them: --classes first,second,..."
     )
-
-
-def _read_lines(path: str) -> list[str]:
-    """Returns the lines of a list of names, or raises a ValueError that says where it breaks."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read().splitlines()
-    except UnicodeDecodeError as error:
-        found = f"byte {error.object[error.start]:#04x}"
-        raise ValueError(f"{path}: {found} is not UTF-8; save the file as UTF-8") from error
 
 
 def _images(
@@ -146,7 +136,7 @@ def _list_place(place: str, description: dict[str, Any], root: str) -> list[str]
                 p for folder, _, _ in sorted(os.walk(path)) for p in pictures.list_images(folder)
             ]
         if os.path.isfile(path) and path.endswith(".txt"):
-            lines = [line.strip() for line in _read_lines(path) if line.strip()]
+            lines = [line.strip() for line in example.read_lines(path) if line.strip()]
             return [os.path.normpath(os.path.join(os.path.dirname(path), line)) for line in lines]
     raise ValueError(
         f"{root}: data.yaml names '{place}', which is no folder or list inside this folder; "

@@ -117,6 +117,7 @@ def test_an_image_that_cannot_be_used_is_counted_and_named(folder, read, drops, 
         ("yolo", "data.yaml", b"names: [caf\xe9]", "data.yaml: cannot be read"),
         ("yolo", "classes.txt", b"caf\xe9\n", "classes.txt: byte 0xe9 is not UTF-8"),
         ("yolo", "list.txt", b"caf\xe9.png\n", "list.txt: byte 0xe9 is not UTF-8"),
+        ("voc", "ImageSets/Main/train.txt", b"caf\xe9\n", "train.txt: byte 0xe9 is not UTF-8"),
         ("jsonl", "rows.jsonl", b"", "rows.jsonl: the file is empty"),
         ("csv", "rows.csv", b"", "rows.csv: the file is empty"),
         ("parquet", "rows.parquet", b"", "rows.parquet: pyarrow cannot read it"),
@@ -125,6 +126,9 @@ def test_an_image_that_cannot_be_used_is_counted_and_named(folder, read, drops, 
 def test_a_file_that_cannot_be_read_is_named(folder, read, name, file, content, message):
     if file == "list.txt":
         (folder / "data.yaml").write_text("train: list.txt\nnames: [cat]\n")
+    if name == "voc":
+        write_voc(folder, ["good.png"])
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
     (folder / file).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read(name, folder, **FORMATS[name][1])
@@ -137,6 +141,27 @@ def test_a_jsonl_row_that_is_not_utf8_is_named_and_the_others_stay(folder, read,
     _, examples, tally = read("jsonl", folder, task="caption")
     assert len(examples) == 1 and tally.read["rows"] == 2
     assert drops(tally)[("row", "not UTF-8")][0].startswith("rows.jsonl:2: byte 0xe9")
+
+
+def test_a_broken_polygon_of_voc_leaves_its_box(folder, read, drops):
+    polygon = "<polygon><x1>1</x1><y1>2</y1><x2>9</x2><y2>x</y2><x3>9</x3><y3>9</y3></polygon>"
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    thing = f"<object><name>cat</name>{box}{polygon}</object>"
+    (folder / "a.xml").write_text(f"<annotation><filename>good.png</filename>{thing}</annotation>")
+    _, (found,), tally = read("voc", folder)
+    assert list(drops(tally)) == [("outline", "broken outline")]
+    assert found.objects.labels == ("cat",) and found.objects.segmentations == (None,)
+
+
+def test_a_broken_polygon_of_yolo_has_no_box_to_live_by(folder, read, drops):
+    write_yolo(folder, ["good.png"])
+    lines = "0 0.5 0.5 0.2 0.2\n0 0.1 0.1 0.5 0.1 nan 0.5\n"
+    (folder / "good.txt").write_text(lines)
+    _, (found,), tally = read("yolo", folder)
+    dropped = drops(tally)
+    assert dropped.keys() == {("outline", "broken outline"), ("object", "neither box nor outline")}
+    assert all("good.txt:2" in message for (message,) in dropped.values())
+    assert len(found.objects) == 1
 
 
 @pytest.mark.parametrize(
