@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from paligemma_jax.build import terminal
-from paligemma_jax.data import records, remote, video
+from paligemma_jax.data import records, remote, video, wrong_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 JSONL = ".jsonl"
@@ -106,6 +106,8 @@ def find_files(arguments: Sequence[str]) -> list[str]:
         else:
             files = [f for f in sorted(glob.glob(argument, recursive=True)) if os.path.isfile(f)]
         if not files:
+            if argument.endswith(JSONL):
+                wrong_file.check(argument)
             raise ValueError(f"'{argument}': no such file, and no folder or glob with {kinds}")
         found += files
     return list(dict.fromkeys(found))

@@ -35,6 +35,9 @@ def test_files_folders_and_globs_are_found_once(tmp_path):
 def test_an_argument_that_stands_for_nothing_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no such file, and no folder or glob"):
         queries.find_files([f"{tmp_path}/*.png"])
+    (tmp_path / "test.jsonl").touch()
+    with pytest.raises(ValueError, match=r"no such file; did you mean .*test.jsonl\?"):
+        queries.find_files([f"{tmp_path}/tset.jsonl"])
 
 
 def test_of_a_video_one_frame_a_second_is_asked_about_or_every_so_many(clip, config):
