@@ -70,6 +70,9 @@ def test_wrong_argument_is_named(arg, message):
         ("mesh=[3]", r"mesh: expected pairs \('text', int\), found 3"),
         ("lr_mults=[('.*',)]", r"lr_mults: expected pairs \('text', int or float\)"),
         ("schedule=[('.*', 'cosine')]", r"schedule: expected pairs \('text', dict or None\)"),
+        ("quantize=nf5", r"quantize='nf5': expected one of .*Did you mean 'nf4'"),
+        ("quantize=[('.*', 'nf5')]", r"quantize '\.\*'='nf5': expected one of .*'nf4'"),
+        ("quantize=[('.*', 4)]", r"quantize '\.\*'=4: expected one of .*int8"),
     ],
 )
 def test_wrong_override_is_named(config_file, override, message):
