@@ -68,7 +68,7 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
     run_folder.check(config, workdir, resume_anyway=resume_anyway)
     built = assembly.assemble(config)
     planned = training.plan(built)
-    needed = planning.make(built, planned)
+    built, needed = fitting.plan_run(built, planned)
     if not config.allow_over_memory:
         fitting.require_fit(built, planned, needed)
     terminal.say(planning.describe(needed))

@@ -27,8 +27,15 @@ from paligemma_jax.params import variants
 
 HERE = pathlib.Path(__file__).parent
 OURS = "paligemma_jax"
-# In the last of these our images are embedded before and read from the disk; the others' are not.
-CASES = ("attention-only step", "full step", "decode", "attention-only step, cached images")
+# In the last two of these our images are embedded before and read from the disk, and in the last
+# one our backward pass keeps products; the other sides do what they do in the first.
+CASES = (
+    "attention-only step",
+    "full step",
+    "decode",
+    "attention-only step, cached images",
+    "attention-only step, cached images, kept products",
+)
 VIT = variants.Vit(width=384, depth=8, mlp_dim=1536, num_heads=6, patch_size=14)
 LLM = variants.Gemma(width=512, depth=8, mlp_dim=2048, num_heads=8, num_kv_heads=1, head_dim=64)
 MID = variants.PaliGemma(img=VIT, llm=LLM, res=224, vocab_size=32_768)

@@ -27,13 +27,15 @@ def main() -> None:
     case, folder, new_tokens = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
     params = npz.read(folder / "weights.npz", place=lambda _, x: jnp.asarray(x))
     arrays = dict(np.load(folder / "batch.npz"))
-    functions = build_model.make_functions(compare.MID, paligemma.Compute(), cache_dtype="float32")
+    kept = build_model.FASTER if "kept products" in case else build_model.SMALLER
+    compute = paligemma.Compute(remat=kept)
+    functions = build_model.make_functions(compare.MID, compute, cache_dtype="float32")
     if case == "decode":
         serve.serve(make_decode(params, arrays, functions, new_tokens))
     else:
         regex = ".*" if case == "full step" else ATTENTION
         read_images = functools.partial(read_pixels, arrays)
-        if case.endswith("cached images"):
+        if "cached images" in case:
             read_images = embed(params, read_images(), functions, folder)
         serve.serve(make_step(params, arrays, functions, regex, read_images))
 

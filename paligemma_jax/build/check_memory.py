@@ -22,7 +22,7 @@ def look(config: ml_collections.ConfigDict) -> tuple[sections.Section, list[Find
         planned = training.plan(built)
     except ValueError as error:
         return left_out(str(error)), []
-    needed = planning.make(built, planned)
+    built, needed = fitting.plan_run(built, planned)
     section = _section(planning.facts(needed))
     if needed.fits or needed.limit is None:
         return section, []

@@ -1,4 +1,4 @@
-"""What would make a run fit its devices: changes of its settings, each of them planned."""
+"""What makes a run fit its devices: what it may choose itself, and changes of its settings."""
 
 import copy
 import dataclasses
@@ -23,6 +23,25 @@ class Change:
 
     overrides: tuple[str, ...]
     cost: str
+
+
+def plan_run(
+    built: assembly.Assembly, planned: training.Plan
+) -> tuple[assembly.Assembly, planning.Planned]:
+    """Returns the run and what it needs, with the step compiled.
+
+    An automatic remat_policy becomes the faster one if that is known to fit, else the smaller one.
+    """
+    if built.config.remat_policy != build_model.AUTO:
+        return built, planning.make(built, planned)
+    compute = built.functions.compute
+    chosen = _replace_compute(built, dataclasses.replace(compute, remat=build_model.FASTER))
+    needed = planning.make(chosen, planned)
+    if needed.limit is None or not needed.fits:
+        chosen = _replace_compute(built, dataclasses.replace(compute, remat=build_model.SMALLER))
+        needed = planning.make(chosen, planned)
+    terminal.say(f"remat_policy: {chosen.functions.compute.remat}")
+    return chosen, needed
 
 
 def require_fit(built: assembly.Assembly, planned: training.Plan, found: planning.Planned) -> None:
@@ -79,9 +98,9 @@ def _candidates(built: assembly.Assembly, planned: training.Plan) -> Iterator[Ch
     """Yields changes, the cheapest first: what changes no result before what changes the recipe."""
     config = built.config
     batch_size, parts = config.input.batch_size, config.accumulation_steps
-    if config.remat_policy != "nothing_saveable":
+    if built.functions.compute.remat != build_model.SMALLER:
         yield Change(
-            ("remat_policy=nothing_saveable",),
+            (f"remat_policy={build_model.SMALLER}",),
             "same result; layers are computed again in the backward pass, a third more work",
         )
     for count in _doublings(parts, batch_size // built.mesh.size):
@@ -139,6 +158,13 @@ def _trains_more_than_attention(config: ml_collections.ConfigDict, planned: trai
     return is_plain and bool(outside)
 
 
+def _replace_compute(built: assembly.Assembly, compute: paligemma.Compute) -> assembly.Assembly:
+    functions = build_model.make_functions(
+        built.model, compute, cache_dtype=built.config.cache_dtype
+    )
+    return dataclasses.replace(built, functions=functions)
+
+
 def _try_out(
     built: assembly.Assembly, planned: training.Plan, change: Change, *, limit: int
 ) -> plan.Memory | None:
@@ -154,9 +180,9 @@ def _try_out(
         )
     except ValueError:
         return None
-    compute = build_model.make_compute(config)
-    functions = build_model.make_functions(built.model, compute, cache_dtype=config.cache_dtype)
-    changed = dataclasses.replace(built, config=config, functions=functions)
+    changed = _replace_compute(
+        dataclasses.replace(built, config=config), build_model.make_compute(config)
+    )
     optimizer = build_optimizer.make(
         config,
         paligemma.shapes(built.model),

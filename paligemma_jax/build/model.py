@@ -13,7 +13,9 @@ from paligemma_jax.config import presets
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import lora, variants
 
-AUTO = "auto"  # a value of compute_dtype
+AUTO = "auto"  # a value of compute_dtype and remat_policy
+# What an automatic remat_policy chooses from.
+FASTER, SMALLER = "dots_saveable", "nothing_saveable"
 BFLOAT16_CAPABILITY = 8.0  # of the first NVIDIA GPUs with bfloat16: Ampere
 IMAGE_TOKENS = "image_tokens"  # in a batch, in place of `image`
 
@@ -96,7 +98,7 @@ def make_compute(config: ml_collections.ConfigDict) -> paligemma.Compute:
     try:
         return paligemma.Compute(
             dtype=choose_compute_dtype(config.compute_dtype)[0],
-            remat=config.remat_policy,
+            remat=SMALLER if config.remat_policy == AUTO else config.remat_policy,
             dropout=float(config.model.llm.dropout),
             img_dropout=float(config.model.img.dropout),
         )

@@ -136,7 +136,8 @@ KEYS = (
         "remat_policy",
         "nothing_saveable",
         (str,),
-        "what the backward pass keeps: a name of jax.checkpoint_policies, or none: everything",
+        "what the backward pass keeps: a name of jax.checkpoint_policies; none: everything; auto: "
+        "products, where memory allows",
     ),
     *input_keys.KEYS,
     *augment_keys.KEYS,

@@ -117,6 +117,31 @@ def test_changes_are_taken_together_where_none_is_enough(adam, fake_compiler):
     assert memory.frozen == frozen_half
 
 
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [(2 * 10**12, "dots_saveable"), (10**11, "nothing_saveable"), (None, "nothing_saveable")],
+)
+def test_an_automatic_remat_policy_keeps_products_where_they_fit(
+    adam, monkeypatch, capsys, room, expected
+):
+    adam.remat_policy = "auto"
+    built, planned = prepare(adam)
+    assert built.functions.compute.remat == "nothing_saveable"
+    least = planning.at_least(built, planned)
+
+    def make(built, planned):
+        kept = {"dots_saveable": 10**12, "nothing_saveable": 0}[built.functions.compute.remat]
+        memory = dataclasses.replace(least, temporary=least.temporary + kept)
+        limit = None if room is None else least.peak + room
+        return planning.Planned(memory, limit, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 8, print)
+
+    monkeypatch.setattr(planning, "make", make)
+    chosen, needed = fitting.plan_run(built, planned)
+    assert chosen.functions.compute.remat == expected
+    assert (needed.memory.temporary > 10**12) == (expected == "dots_saveable")
+    assert f"remat_policy: {expected}" in capsys.readouterr().err
+
+
 def test_what_cannot_fit_is_not_compiled(adam, monkeypatch):
     built, planned = prepare(adam)
     monkeypatch.setattr(planning, "make", None)
