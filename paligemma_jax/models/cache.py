@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from paligemma_jax.models import precision
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ def fill(
         )
 
     def grow(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x.astype(dtype), ((0, 0), (0, 0), (0, cache_len - S), (0, 0)))
+        x = jnp.pad(precision.narrow(x, dtype), ((0, 0), (0, 0), (0, cache_len - S), (0, 0)))
         return _drop_ones(x)
 
     return Cache(
@@ -69,7 +71,7 @@ def write(cache: Cache, layer: int, k: jax.Array, v: jax.Array) -> tuple[jax.Arr
 
     def put(buffer: jax.Array, new: jax.Array) -> jax.Array:
         start = *(0 for _ in buffer.shape[:-2]), cache.slot, 0
-        written = _drop_ones(new).astype(buffer.dtype)
+        written = precision.narrow(_drop_ones(new), buffer.dtype)
         buffer = jax.lax.dynamic_update_slice(buffer, written, start)
         return buffer.reshape(*new.shape[:2], *buffer.shape[-2:])
 

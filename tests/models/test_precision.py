@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.models import paligemma, precision, quantize, weights
+from paligemma_jax.models import cache, paligemma, precision, quantize, weights
 from paligemma_jax.params import variants
 
 
@@ -91,6 +91,15 @@ def test_operands_beyond_float16_stay_finite(params, inputs, run_logits, model):
     for factors in (dict(gating_einsum=3e2), dict(kernel=1e2), dict(scale=1e6)):
         found = run_logits(grow(params, **factors), inputs, model=model, compute=half)
         assert np.isfinite(found).all(), factors
+
+
+def test_keys_and_values_beyond_float16_stay_finite_in_its_cache():
+    large = jnp.full((2, 1, 1, 4), 1e6)
+    past = cache.fill([large], [large], jnp.ones((2, 1), bool), cache_len=2, dtype="float16")
+    for buffer in cache.write(past, 0, -large, -large):
+        np.testing.assert_array_equal(
+            buffer[:, 0, :, 0], [[precision.LARGEST, -precision.LARGEST]] * 2
+        )
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
