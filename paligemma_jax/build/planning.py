@@ -20,6 +20,7 @@ from paligemma_jax.build import (
     terminal,
     training,
 )
+from paligemma_jax.build import model as build_model
 from paligemma_jax.build import optimizer as build_optimizer
 from paligemma_jax.models import paligemma, quantize
 from paligemma_jax.params import sharding
@@ -86,6 +87,7 @@ def make(built: assembly.Assembly, planned: training.Plan) -> Planned:
             max_images=built.config.input.max_images,
             trainable=set(planned.optimizer.trainable),
             embeds_images=built.config.input.embedding_cache is None,
+            repeats_layers=built.functions.compute.remat == build_model.SMALLER,
         )
         for length in (*data.text_lens(built.config), text_len)
     }

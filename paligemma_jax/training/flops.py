@@ -78,6 +78,7 @@ def count(
     max_images: int = 1,
     trainable: Collection[str],
     embeds_images: bool = True,
+    repeats_layers: bool = True,
 ) -> Work:
     """Returns the work of one example.
 
@@ -88,6 +89,7 @@ def count(
       max_images: image slots, unused ones included.
       trainable: names of the trained parameters.
       embeds_images: False where the vision tower does not run, its results being read.
+      repeats_layers: False where the backward pass keeps the layers' products.
     """
     first = min((_part(name) for name in trainable), default=len(PARTS))
     patches, img = model.num_image_tokens, model.img
@@ -111,7 +113,7 @@ def count(
     for part, forward in attention.items():
         once += forward * (3 if first <= part else 1)
         again += forward * (first <= part)
-    return Work(once, vocabulary, again)
+    return Work(once, vocabulary, again if repeats_layers else 0.0)
 
 
 def peak(device_kind: str) -> float | None:

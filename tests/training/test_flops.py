@@ -94,3 +94,10 @@ def test_embeddings_that_are_read_are_no_work_of_the_vision_tower():
     tower = 2 * PATCHES * (4 * 8 + 4 * 6) + IMG_ATTENTION
     assert whole.per_example - found.per_example == tower
     assert whole.per_supervised_token == found.per_supervised_token
+
+
+def test_products_that_are_kept_are_not_computed_again():
+    common = dict(text_len=5, trainable={ATTN})
+    found = flops.count(MODEL, SHAPES, **common, repeats_layers=False)
+    assert found.again_per_example == 0
+    assert found.per_example == flops.count(MODEL, SHAPES, **common).per_example
