@@ -28,13 +28,14 @@ def load(
       decoding: keys of `evals.NAME` in configs/README.md, as {"max_new_tokens": 64}.
 
     Returns:
-      a `build.predictor.Predictor`.
+      a `build.answers.predictor.Predictor`.
 
     Raises:
       ValueError: no finished run there and no checkpoint named, or an unknown key.
     """
     # Here, so that paligemma_jax.models imports without what only the doors need.
-    from paligemma_jax.build import assembly, predictor
+    from paligemma_jax.build import assembly
+    from paligemma_jax.build.answers import predictor
     from paligemma_jax.config import presets
 
     decoding = dict(decoding or {})

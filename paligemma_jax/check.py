@@ -17,7 +17,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from paligemma_jax.build import assembly, augment_sheet, checking, command_line
+from paligemma_jax.build import assembly
+from paligemma_jax.build.checks import augment_sheet, checking
+from paligemma_jax.build.process import command_line
 from paligemma_jax.config import settings
 
 # Another program may be training on this GPU: take no more of its memory than is used.

@@ -36,16 +36,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.build import (
-    command_line,
+from paligemma_jax.build.conversions import (
     conversion,
     conversion_source,
     data_conversion,
     data_options,
     parity,
-    terminal,
 )
-from paligemma_jax.build import conversion_adapter as adapter
+from paligemma_jax.build.conversions import conversion_adapter as adapter
+from paligemma_jax.build.process import command_line, terminal
 from paligemma_jax.checkpoints import merged, overlay
 from paligemma_jax.params import variants
 

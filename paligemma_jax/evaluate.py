@@ -19,7 +19,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from paligemma_jax.build import assembly, command_line, evaluation, terminal
+from paligemma_jax.build import assembly, evaluation
+from paligemma_jax.build.process import command_line, terminal
 from paligemma_jax.config import eval_keys
 from paligemma_jax.tasks import score_docs, task
 

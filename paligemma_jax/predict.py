@@ -32,7 +32,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.build import annotated, assembly, command_line, predictor, queries, terminal
+from paligemma_jax.build import assembly
+from paligemma_jax.build.answers import annotated, predictor, queries
+from paligemma_jax.build.process import command_line, terminal
 
 NOT_DECODING = ("fname", "image_dir", "num_examples", "decode", "scores")
 BATCH_SIZE = 8

@@ -16,19 +16,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.build import (
-    assembly,
-    command_line,
-    compilation,
-    embedding_cache,
+from paligemma_jax.build import assembly, embedding_cache, optimizer
+from paligemma_jax.build.process import command_line, compilation, signals, terminal
+from paligemma_jax.build.runs import (
     fitting,
-    optimizer,
     planning,
     profiling,
     run_folder,
     run_state,
-    signals,
-    terminal,
     training,
     training_log,
 )

@@ -143,14 +143,14 @@ def test_a_run_without_metadata_is_described_by_its_config(tmp_path, capsys, loa
 
 
 def test_missing_packages_are_said_before_the_work(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("paligemma_jax.build.parity.PACKAGES", ("torch_of_nobody",))
+    monkeypatch.setattr("paligemma_jax.build.conversions.parity.PACKAGES", ("torch_of_nobody",))
     with pytest.raises(ValueError, match="pip install torch_of_nobody"):
         convert.main([str(weights), str(tmp_path / "hf"), "--verify"])
     assert not (tmp_path / "hf").exists()
 
 
 def test_two_npz_files_cannot_be_verified(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("paligemma_jax.build.parity.PACKAGES", ())
+    monkeypatch.setattr("paligemma_jax.build.conversions.parity.PACKAGES", ())
     with pytest.raises(ValueError, match="must be such a folder"):
         convert.main([str(weights), str(tmp_path / "a.npz"), "--verify"])
 

@@ -45,7 +45,7 @@ HOMES = {
     "ml_collections": {"config", "build", "doors"},
     "absl": {"config", "build", "doors"},
     "orbax": {"checkpoints"},
-    "packaging": {"build/environment.py"},
+    "packaging": {"build/checks/environment.py"},
     "safetensors": {"checkpoints"},
     "kagglehub": {"checkpoints/hub.py", "checkpoints/cached.py"},
     "huggingface_hub": {"checkpoints/hub.py", "checkpoints/cached.py"},
@@ -59,10 +59,11 @@ HOMES = {
     "matplotlib": {"reports"},
     "av": {"data/video.py", "reports/video_file.py"},
     "tensorboardX": {"reports/runlog.py"},
-    "tqdm": {"doors", "build/terminal.py"},  # terminal.py is what all doors show progress with
+    # What all doors show progress with.
+    "tqdm": {"doors", "build/process/terminal.py"},
     # To compare a conversion with; tests and benchmarks use them too.
-    "torch": {"build/parity.py"},
-    "transformers": {"build/parity.py"},
+    "torch": {"build/conversions/parity.py"},
+    "transformers": {"build/conversions/parity.py"},
 }
 # Slow or heavy to import, or an extra that may be missing: only where used.
 LAZY = {
@@ -261,7 +262,7 @@ MODULES = {PACKAGE} | {
         ("checkpoints/a.py", "import orbax.checkpoint as ocp", "inside the function"),
         ("models/a.py", "def f():\n    import jax", "jax: import at module level"),
         ("models/a.py", "class A:\n  def f(self):\n    if 1:\n      import jax", "module level"),
-        ("reports/a.py", "import torch", "torch lives in build/parity.py only"),
+        ("reports/a.py", "import torch", "torch lives in build/conversions/parity.py only"),
         ("data/pipeline.py", "from tqdm import tqdm", "tqdm lives in"),
         ("data/images.py", "import cv2", "cv2 has no home"),
         ("build/a.py", "import configs.demo", "configs has no home"),

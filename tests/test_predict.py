@@ -9,7 +9,7 @@ from PIL import Image
 
 import paligemma_jax
 from paligemma_jax import predict
-from paligemma_jax.build import annotated, queries
+from paligemma_jax.build.answers import annotated, queries
 from paligemma_jax.config import presets, settings
 from paligemma_jax.data import records, tokens, video
 from paligemma_jax.reports import drawing, video_file

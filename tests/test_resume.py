@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from paligemma_jax import train
-from paligemma_jax.build import command_line
+from paligemma_jax.build.process import command_line
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.data import tokens
 from paligemma_jax.reports import runlog

@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from paligemma_jax.build import assembly, training
+from paligemma_jax.build import assembly
+from paligemma_jax.build.runs import training
 from paligemma_jax.config import settings
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments" / "systems"

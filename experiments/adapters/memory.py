@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 
-from paligemma_jax.build import assembly, planning, training
+from paligemma_jax.build import assembly
+from paligemma_jax.build.runs import planning, training
 from paligemma_jax.config import presets
 from paligemma_jax.data import tokens
 

@@ -18,7 +18,8 @@ import matplotlib as mpl
 import numpy as np
 
 from paligemma_jax import evaluate, train
-from paligemma_jax.build import assembly, planning, training
+from paligemma_jax.build import assembly
+from paligemma_jax.build.runs import planning, training
 from paligemma_jax.config import settings
 from paligemma_jax.reports import runlog
 

@@ -20,7 +20,9 @@ import tempfile
 import jax
 import numpy as np
 
-from paligemma_jax.build import conversion, terminal, weights
+from paligemma_jax.build import weights
+from paligemma_jax.build.conversions import conversion
+from paligemma_jax.build.process import terminal
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants

@@ -23,8 +23,8 @@ import jax
 import numpy as np
 import serve
 
-from paligemma_jax.build import host_memory, terminal
 from paligemma_jax.build import model as build_model
+from paligemma_jax.build.process import host_memory, terminal
 from paligemma_jax.data import tokens
 from paligemma_jax.inference import beam, constraint, generate, grammars
 from paligemma_jax.models import paligemma

@@ -17,7 +17,7 @@ from big_vision.models.ppp import gemma
 from big_vision.models.proj.paligemma import paligemma
 from big_vision.trainers.proj.paligemma import predict_fns
 
-from paligemma_jax.build import host_memory
+from paligemma_jax.build.process import host_memory
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.params import names
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import serve
 
-from paligemma_jax.build import host_memory
 from paligemma_jax.build import model as build_model
+from paligemma_jax.build.process import host_memory
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.data import embeddings
 from paligemma_jax.inference import generate

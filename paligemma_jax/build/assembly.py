@@ -10,15 +10,9 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from paligemma_jax.build import (
-    checkpoint,
-    data,
-    mask_codecs,
-    quantization,
-    terminal,
-    weights,
-)
+from paligemma_jax.build import checkpoint, data, mask_codecs, quantization, weights
 from paligemma_jax.build import model as build_model
+from paligemma_jax.build.process import terminal
 from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import presets, settings
 from paligemma_jax.data import tokens

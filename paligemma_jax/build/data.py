@@ -11,7 +11,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from paligemma_jax.build import mask_codecs, start_cache, terminal
+from paligemma_jax.build import mask_codecs, start_cache
+from paligemma_jax.build.process import terminal
 from paligemma_jax.data import noise_boxes, pipeline, records, remote, rows, tokens
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing

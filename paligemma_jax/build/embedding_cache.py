@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from paligemma_jax.build import assembly, terminal
+from paligemma_jax.build import assembly
 from paligemma_jax.build import model as build_model
+from paligemma_jax.build.process import terminal
 from paligemma_jax.checkpoints import cached, digests
 from paligemma_jax.data import augment, embeddings, image_batches, pipeline, records
 from paligemma_jax.params import sharding, variants

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import ml_collections
 
-from paligemma_jax.build import assembly, data, grammars, terminal, training_data
+from paligemma_jax.build import assembly, data, grammars, training_data
 from paligemma_jax.build import model as build_model
+from paligemma_jax.build.process import terminal
 from paligemma_jax.config import eval_keys, presets
 from paligemma_jax.data import noise_boxes, pipeline
 from paligemma_jax.inference import beam, evaluator, generate

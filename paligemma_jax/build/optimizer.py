@@ -7,7 +7,8 @@ import jax
 import ml_collections
 
 from paligemma_jax.build import model as build_model
-from paligemma_jax.build import quantization, terminal
+from paligemma_jax.build import quantization
+from paligemma_jax.build.process import terminal
 from paligemma_jax.config import settings
 from paligemma_jax.params import lora, names
 from paligemma_jax.training import optimizer, step

@@ -4,7 +4,8 @@ import dataclasses
 
 import ml_collections
 
-from paligemma_jax.build import data, terminal
+from paligemma_jax.build import data
+from paligemma_jax.build.process import terminal
 from paligemma_jax.config import presets
 from paligemma_jax.data import augment, noise_boxes, order, pipeline, tokens
 

@@ -15,7 +15,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from paligemma_jax.build import quantization, released, terminal
+from paligemma_jax.build import quantization, released
+from paligemma_jax.build.process import terminal
 from paligemma_jax.checkpoints import hub, merged, npz, overlay
 from paligemma_jax.models import paligemma, siglip
 from paligemma_jax.params import lora, names, sharding, variants

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from paligemma_jax import train
-from paligemma_jax.build import assembly, check_settings, embedding_cache, planning, training
+from paligemma_jax.build import assembly, embedding_cache
 from paligemma_jax.build import data as build_data
+from paligemma_jax.build.checks import check_settings
+from paligemma_jax.build.runs import planning, training
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.config import presets, settings
 from paligemma_jax.data import pipeline

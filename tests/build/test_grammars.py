@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from paligemma_jax.build import assembly, check_settings, evaluation, grammars, predictor
+from paligemma_jax.build import assembly, evaluation, grammars
+from paligemma_jax.build.answers import predictor
+from paligemma_jax.build.checks import check_settings
 from paligemma_jax.inference import constraint
 from paligemma_jax.tasks import detection
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from paligemma_jax.build import assembly, data, evaluation, predictor, training_data
+from paligemma_jax.build import assembly, data, evaluation, training_data
+from paligemma_jax.build.answers import predictor
 
 PIECE = "<seg127>"
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from paligemma_jax.build import assembly, fitting, planning, quantization, training
+from paligemma_jax.build import assembly, quantization
+from paligemma_jax.build.runs import fitting, planning, training
 from paligemma_jax.checkpoints import npz, overlay
 from paligemma_jax.config import keys
 from paligemma_jax.models import paligemma, quantize

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from paligemma_jax import train
-from paligemma_jax.build import assembly, check_settings, planning, training
+from paligemma_jax.build import assembly
 from paligemma_jax.build import data as build_data
+from paligemma_jax.build.checks import check_settings
+from paligemma_jax.build.runs import planning, training
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.data import pipeline
 from paligemma_jax.reports import runlog

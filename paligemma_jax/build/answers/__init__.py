@@ -1,0 +1,1 @@
+"""Answers to images and videos, for the predict door and notebooks."""

@@ -1,0 +1,1 @@
+"""What the check door looks at before anything costs."""

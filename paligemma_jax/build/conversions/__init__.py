@@ -1,0 +1,1 @@
+"""What the convert door does: weights and data sets into other formats."""

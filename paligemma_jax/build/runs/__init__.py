@@ -1,0 +1,1 @@
+"""A run of training: its folder, its state, its length, and what it logs."""

@@ -1,0 +1,77 @@
+"""The folder of a run: may this run begin in it, or go on there?"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from paligemma_jax.build import assembly
+from paligemma_jax.build.process import terminal
+from paligemma_jax.config import eval_keys, settings
+
+ANYWAY = "--resume_anyway"
+
+
+def check(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, resume_anyway: bool = False
+) -> None:
+    """Raises a ValueError if the folder holds a finished run, or one of other settings."""
+    assembly.check_writable(workdir, option="--workdir")
+    if (workdir / assembly.FINAL).exists():
+        raise ValueError(
+            f"{workdir} holds a finished run ({assembly.FINAL}): choose another --workdir. To make "
+            f"it longer, remove {workdir / assembly.FINAL} alone, raise total_steps (or "
+            f"total_epochs) and give {ANYWAY}"
+        )
+    path = workdir / assembly.CONFIG
+    if not path.exists():
+        _check_no_data(config, workdir)
+        return
+    try:
+        stored = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    allow(
+        differences(stored, json.loads(settings.to_json(config))),
+        f"{workdir} holds a run with other settings",
+        resume_anyway=resume_anyway,
+    )
+
+
+def _check_no_data(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Raises a ValueError if the folder is one that data is read from."""
+    sources = {"input.data": config.input.data}
+    sources |= {f"input.mixture.{name}": one for name, one in config.input.mixture.items()}
+    sources |= {f"evals.{name}": one for name, one in config.evals.items()}
+    for key, source in sources.items():
+        fname = source.get("fname") or eval_keys.INPUT
+        if fname != eval_keys.INPUT and pathlib.Path(fname).resolve().parent == workdir.resolve():
+            raise ValueError(
+                f"--workdir {workdir}: {key}.fname={fname!r} lies in it. Choose a folder of the "
+                f"run's own, as runs/{workdir.resolve().name}"
+            )
+
+
+def allow(found: list[str], what: str, *, resume_anyway: bool) -> None:
+    """Says what differs; raises a ValueError unless `--resume_anyway`."""
+    if not found:
+        return
+    text = f"{what}:\n  " + "\n  ".join(found)
+    if not resume_anyway:
+        raise ValueError(f"{text}\nChoose another --workdir, or go on with {ANYWAY}")
+    terminal.say(text)
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Returns a line for each dotted key whose value is not the same."""
+    lines = []
+    for key in [*then, *(key for key in now if key not in then)]:
+        old, new = then.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new or (key in then) != (key in now):
+            shown = [repr(d[key]) if key in d else "not set" for d in (then, now)]
+            lines.append(f"{prefix}{key}: {shown[0]} there, {shown[1]} now")
+    return lines

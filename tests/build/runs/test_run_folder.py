@@ -1,0 +1,56 @@
+"""A run goes on in its own folder only, and with its own settings."""
+
+import pytest
+
+from paligemma_jax.build.runs import run_folder
+from paligemma_jax.config import settings
+
+
+@pytest.fixture
+def begun(config, tmp_path):
+    """The folder of a run that began with `config`."""
+    (tmp_path / "config.json").write_text(settings.to_json(config))
+    return tmp_path
+
+
+def test_folder_that_cannot_be_one_is_refused(config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"--workdir .*run: .*file is a file"):
+        run_folder.check(config, tmp_path / "file" / "run")
+    run_folder.check(config, tmp_path / "new" / "run")
+
+
+def test_finished_run_is_not_begun_again(config, begun):
+    run_folder.check(config, begun)
+    (begun / "final.npz").touch()
+    with pytest.raises(ValueError, match=r"holds a finished run \(final.npz\)"):
+        run_folder.check(config, begun, resume_anyway=True)
+
+
+def test_folder_of_data_is_no_folder_of_a_run(config, tmp_path):
+    config.input.data.fname = str(tmp_path / "train.jsonl")
+    with pytest.raises(ValueError, match=r"input.data.fname=.*train.jsonl' lies in it"):
+        run_folder.check(config, tmp_path)
+
+
+def test_other_settings_are_shown_and_must_be_wanted(config, begun, capsys):
+    config.lr = 0.5
+    config.model.img.dims = {"width": 8, "depth": 2}
+    config.evals.extra = {"fname": "x.jsonl"}
+    with pytest.raises(ValueError, match=r"(?s)other settings:.*--resume_anyway") as caught:
+        run_folder.check(config, begun)
+    assert sorted(str(caught.value).splitlines()[1:-1]) == [
+        "  evals.extra: not set there, {'fname': 'x.jsonl'} now",
+        "  lr: 1e-05 there, 0.5 now",
+        "  model.img.dims.depth: 1 there, 2 now",
+        "  model.img.dims.mlp_dim: 8 there, not set now",
+        "  model.img.dims.num_heads: 1 there, not set now",
+    ]
+    run_folder.check(config, begun, resume_anyway=True)
+    assert "lr: 1e-05 there, 0.5 now" in capsys.readouterr().err
+
+
+def test_torn_config_is_an_error_with_its_line(config, begun):
+    (begun / "config.json").write_text('{\n "seed":')
+    with pytest.raises(ValueError, match=r"config.json:2: not JSON"):
+        run_folder.check(config, begun)
