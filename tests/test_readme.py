@@ -27,11 +27,21 @@ def test_score_table_is_printed_from_the_code():
     assert table and table[1] == metrics.markdown() + "\n"
 
 
-def test_every_local_link_leads_somewhere():
-    targets = re.findall(r"\]\(([^)#:]+)\)", README)
-    missing = [target for target in targets if not (ROOT / target).exists()]
-    assert targets
-    assert not missing
+@pytest.mark.parametrize("path", ["README.md", "configs/README.md"])
+def test_every_local_link_leads_somewhere(path):
+    file = ROOT / path
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", file.read_text())
+    found = [(file.parent / target if target else file, anchor) for target, anchor in links]
+    assert found
+    for target, anchor in found:
+        assert target.exists()
+        assert not anchor or anchor in anchors(target), f"{target}#{anchor}"
+
+
+def anchors(path):
+    """Yields what a file's headings are called in links."""
+    for title in re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE):
+        yield re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("arg", ["", ":overfit"])
