@@ -61,10 +61,15 @@ def read(
     loaded = slots.unbatch().map(
         load_slot, num_parallel_calls=num_workers or os.cpu_count() or 1, deterministic=True
     )
-    loaded = loaded.batch(num_slots, drop_remainder=True).prefetch(prefetch).as_numpy_iterator()
+    # Nothing is left to tune; and the thread that would tune sleeps for up to a minute at the end,
+    # with this one waiting for it.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    loaded = loaded.batch(num_slots, drop_remainder=True).prefetch(prefetch).with_options(options)
+    batches = loaded.as_numpy_iterator()
     for examples in plan():
         try:
-            yield next(loaded).reshape(batch_size, max_images, res, res, 3)
+            yield next(batches).reshape(batch_size, max_images, res, res, 3)
         except tf.errors.OpError as error:
             _raise_bad_image([record for record, _ in examples], error, res=res)
 
