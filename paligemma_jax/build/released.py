@@ -1,43 +1,67 @@
 """Which released model a name or a file is, compared with the one that the settings ask for."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 
 from paligemma_jax.checkpoints import published
+from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants
 
+# Arrays whose shapes depend on more than the towers: on res, and on the tokenizer.
+BESIDES = ("img/pos_embedding", "llm/embedder/input_embedding")
 
-def check_name(config: ml_collections.ConfigDict) -> None:
+
+def check_name(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> None:
     """Raises a ValueError if `model_init` names a released file of another model or resolution.
 
-    Looks at the name alone: before the file is fetched.
+    Looks at the name alone: before the file is fetched. `model` is that of the settings.
     """
     entry = published.FILES.get(config.model_init)
-    if entry is None or config.model.llm.dims or config.model.img.dims:
+    if entry is None:
         return
-    img, llm = variants.RELEASED[entry.model]
-    wanted: dict[str, tuple[object, object]] = {
-        "model.img.variant": (config.model.img.variant, img),
-        "model.llm.variant": (config.model.llm.variant, llm),
-    }
-    if not config.model.img.resample_posemb:
+    wanted = {} if _fits(entry, model) else _towers(entry, config)
+    if config.res != entry.res and not config.model.img.resample_posemb:
         wanted["res"] = (config.res, entry.res)
     differing = {key: pair for key, pair in wanted.items() if pair[0] != pair[1]}
     if differing:
         says = ", ".join(f"{key}={asked!r}" for key, (asked, _) in differing.items())
         remedy = ", ".join(f"{key}={needed!r}" for key, (_, needed) in differing.items())
-        towers = config.model.img.variant, config.model.llm.variant
         fits = [
             name
             for name, other in published.FILES.items()
-            if (*variants.RELEASED[other.model], other.res) == (*towers, config.res)
+            if _fits(other, model) and other.res == config.res
         ]
-        other = f", or model_init as one of {fits}" if fits else ""
+        other = f", or model_init as one of {fits}" if fits else ", or model_init=None (random)"
         raise ValueError(
             f"model_init={config.model_init!r} is {entry.model} at {entry.res} px, but the "
             f"settings say {says}: set {remedy}{other}"
         )
+
+
+def _fits(entry: published.Published, model: variants.PaliGemma) -> bool:
+    """Returns whether a released model's towers have the shapes of `model`."""
+    own = paligemma.shapes(model)
+    released = paligemma.shapes(variants.released(entry.model, res=entry.res))
+    return all(
+        name in own and own[name].shape == shape.shape
+        for name, shape in released.items()
+        if name not in BESIDES
+    )
+
+
+def _towers(
+    entry: published.Published, config: ml_collections.ConfigDict
+) -> dict[str, tuple[Any, Any]]:
+    """Returns {key: (value in the settings, value that the file needs)}."""
+    img, llm = variants.RELEASED[entry.model]
+    return {
+        "model.img.variant": (config.model.img.variant, img),
+        "model.img.dims": (config.model.img.dims and config.model.img.dims.to_dict(), None),
+        "model.llm.variant": (config.model.llm.variant, llm),
+        "model.llm.dims": (config.model.llm.dims and config.model.llm.dims.to_dict(), None),
+    }
 
 
 def recognize(

@@ -2,31 +2,44 @@
 
 import pytest
 
+from paligemma_jax.build import model as build_model
 from paligemma_jax.build import released
 from paligemma_jax.config import presets
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants
 
 
+def check(config):
+    released.check_name(config, build_model.describe(config, vocab_size=variants.VOCAB_SIZE))
+
+
 def test_name_of_another_model_is_refused_by_its_name():
     config = presets.finetune("paligemma2-3b", res=448)
-    released.check_name(config)
+    check(config)
     config.model_init = "pt_448.f16"
     message = (
         r"'pt_448.f16' is paligemma1-3b at 448 px, .* model.llm.variant='gemma2_2b': "
         r"set model.llm.variant='gemma_2b', or model_init as one of \['pt_3b_448'\]"
     )
     with pytest.raises(ValueError, match=message):
-        released.check_name(config)
+        check(config)
 
 
 def test_name_of_another_resolution_is_refused_unless_it_shall_be_resampled():
     config = presets.finetune("paligemma1-3b", res=224)
     config.model_init = "pt_896"
     with pytest.raises(ValueError, match=r"set res=896, or model_init as one of \['pt_224'"):
-        released.check_name(config)
+        check(config)
     config.model.img.resample_posemb = True
-    released.check_name(config)
+    check(config)
+
+
+def test_name_of_a_released_model_is_refused_for_a_small_one():
+    config = presets.from_scratch(res=112, text_len=8, img={"width": 16}, llm={"width": 16})
+    config.model_init = "pt_3b_224"
+    message = r"model.llm.dims=None, res=224, or model_init=None \(random\)"
+    with pytest.raises(ValueError, match=message):
+        check(config)
 
 
 def test_file_of_another_model_is_recognized():

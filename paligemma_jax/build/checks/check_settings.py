@@ -173,7 +173,7 @@ def _weights(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> li
     """Returns why the starting weights do not fit, where they are here already."""
     source, base = config.model_init, config.model_init_base
     try:
-        released.check_name(config)
+        released.check_name(config, model)
         if source is None or not all(cached.find(s) for s in (source, base) if s):
             return []
         weights.check(config, weights.find(source, base), model)

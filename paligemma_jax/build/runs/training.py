@@ -86,7 +86,7 @@ def plan(built: assembly.Assembly) -> Plan:
         _plan_evaluation(built, name, steps=steps, data_size=data_size) for name in config.evals
     )
     goal.check_scores(config, {one.name: one.score_names for one, _ in evaluations})
-    released.check_name(config)
+    released.check_name(config, built.model)
     embedding_cache.check(
         config,
         built.model,
