@@ -2,7 +2,8 @@
 
 Layouts: COCO's own (annotations/instances_train2017.json beside train2017/), Roboflow's
 (train/_annotations.coco.json among its images), CVAT's (annotations/*.json, images anywhere below),
-FiftyOne's (labels.json), or the JSON file alone. A crowd region (iscrowd) is no object and is
+FiftyOne's (labels.json), any other JSON file that lists images and annotations in the folder or one
+below it, or the JSON file alone. A crowd region (iscrowd) is no object and is
 dropped. The format: https://cocodataset.org/#format-data
 """
 
@@ -17,6 +18,8 @@ from paligemma_jax.data.importers import collect, example, pictures
 
 PATTERNS = ("*/_annotations.coco.json", "_annotations.coco.json", "annotations/*.json")
 LONE_PATTERNS = ("instances*.json", "captions*.json", "labels.json", "*coco*.json", "*/*coco*.json")
+# Files of these names must say by what they hold that they are COCO's.
+OTHER_PATTERNS = ("*.json", "*/*.json")
 PROGRESS_IMAGES = 500
 
 
@@ -203,7 +206,21 @@ def _annotation_files(root: str) -> list[str]:
     for pattern in (*PATTERNS, *LONE_PATTERNS):
         if found := sorted(glob.glob(os.path.join(glob.escape(root), pattern))):
             return found
-    return []
+    others = [
+        file
+        for pattern in OTHER_PATTERNS
+        for file in sorted(glob.glob(os.path.join(glob.escape(root), pattern)))
+    ]
+    return [file for file in others if _lists_annotations(file)]
+
+
+def _lists_annotations(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
 
 
 def _choose(files: list[str], request: example.Request) -> list[str]:
@@ -221,6 +238,10 @@ def _choose(files: list[str], request: example.Request) -> list[str]:
     rest = [f for f in files if not names[f].startswith((others, "person_keypoints", "image_info"))]
     if found := chosen or rest:
         return found
+    if not files:
+        raise ValueError(
+            f"{request.path}: no JSON file with 'images' and 'annotations' here or one folder below"
+        )
     raise ValueError(f"{request.path}: task {request.task} needs {wanted}*.json, found {files}")
 
 

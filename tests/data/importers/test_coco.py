@@ -7,6 +7,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from paligemma_jax.data import objects
+from paligemma_jax.data.importers import coco
 
 
 def write(folder, name="annotations/instances_train2017.json", **changes):
@@ -65,6 +66,21 @@ def test_images_are_found_beside_below_and_where_said(tmp_path, picture, read):
     (tmp_path / "train2017" / "a.png").unlink()
     (tmp_path / "elsewhere" / "a.png").unlink()
     with pytest.raises(ValueError, match=r"looked for 'a\.png'.*--images FOLDER"):
+        read("coco", tmp_path)
+
+
+def test_a_file_of_any_name_is_known_by_what_it_lists(tmp_path, picture, read):
+    picture("images/a.png")
+    (tmp_path / "notes.json").write_text("[1]")
+    write(tmp_path, "result.json")
+    assert coco.detect(str(tmp_path)) == str(tmp_path / "result.json")
+    assert read("coco", tmp_path)[1][0].picture.name == "images/a.png"
+
+
+def test_a_folder_without_such_a_file_is_an_error(tmp_path, read):
+    (tmp_path / "notes.json").write_text("[1]")
+    assert coco.detect(str(tmp_path)) is None
+    with pytest.raises(ValueError, match="no JSON file with 'images' and 'annotations' here"):
         read("coco", tmp_path)
 
 
