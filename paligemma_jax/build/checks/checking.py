@@ -110,6 +110,9 @@ def _load_tokenizer(
         return tokens.load_tokenizer(weights.fetch(config.tokenizer))
     except (ValueError, OSError) as error:
         what = f"{error}\nwithout it these are left out: {check_settings.left_out(config)}"
-        remedy = "set tokenizer to a file, or mend what the message says"
+        remedy = (
+            "set tokenizer to a file, or mend what the message says; for a model from scratch, "
+            "convert --train_tokenizer makes one of your texts"
+        )
         found.append(findings.Finding("error", "no tokenizer", what, remedy, "tokenizer"))
         return None

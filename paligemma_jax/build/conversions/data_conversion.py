@@ -11,14 +11,16 @@ from typing import Any
 
 from paligemma_jax.build.conversions import data_sheet, data_summary
 from paligemma_jax.build.process import terminal
-from paligemma_jax.data import image_files, records, splits
+from paligemma_jax.data import image_files, records, splits, tokens
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.data.importers import example, formats, placing, roboflow, words
 from paligemma_jax.reports import files
 from paligemma_jax.tasks import geometry
 
 SUMMARY, SHEET, IMAGES = "conversion.json", "contact_sheet.png", "images"
+TOKENIZER = "tokenizer.model"
 DROPPED, MASKS = f"{example.DROPPED}.jsonl", f"{example.MASKS}.jsonl"
+TEXTS = ("prefix", "suffix")
 ALL = "train"  # the split of everything where there are none
 NUM_SHOWN = 3  # examples of each reason
 PROGRESS_ROWS = 500
@@ -40,6 +42,7 @@ class Plan:
       group: regular expression for what must stay in one split, see `splits.group_key`.
       seed: decides the splits.
       codec, mask_codec: turns masks into tokens, and the file that it is; for segmentation.
+      train_tokenizer: whether a small tokenizer is learnt from the texts of the first split.
     """
 
     source: str
@@ -57,6 +60,7 @@ class Plan:
     seed: int = 0
     codec: words.MaskCodec | None = None
     mask_codec: str | None = None
+    train_tokenizer: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,6 +133,9 @@ def _convert(plan: Plan, source: str, out: pathlib.Path) -> dict[str, Any]:
     parts = _divide(rows, plan, out)
     for split, lines in parts.items():
         files.write_jsonl(out / f"{split}.jsonl", [row.line for row in lines])
+    if plan.train_tokenizer:
+        texts = [row.line[key] for row in next(iter(parts.values())) for key in TEXTS]
+        tokens.train_tokenizer(texts, out / TOKENIZER)
     masks = wording.round_trip.worst_masks()
     for file, listed in ((DROPPED, tally.drops), (MASKS, masks)):
         if listed:
@@ -160,6 +167,8 @@ def _say_what_next(plan: Plan, training: pathlib.Path) -> None:
     terminal.say(f"look at  {plan.target / SHEET}")
     task = words.TRAINED_AS[plan.task]
     terminal.say(f"train    c.task = '{task}', c.input.data.fname = '{training}'")
+    if plan.train_tokenizer:
+        terminal.say(f"         c.tokenizer = '{plan.target / TOKENIZER}' (from scratch)")
     if plan.mask_codec:
         terminal.say(f"         c.mask_codec = '{plan.mask_codec}'")
     if scores := words.SCORED_BY.get(plan.task):

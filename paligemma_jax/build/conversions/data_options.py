@@ -36,6 +36,11 @@ def add(parser: argparse.ArgumentParser) -> list[str]:
             "--group", metavar="REGEX", help="images whose names match alike stay in one split"
         ),
         group.add_argument("--seed", type=int, help="of the split; default: 0"),
+        group.add_argument(
+            "--train_tokenizer",
+            action="store_true",
+            help="learn a small tokenizer.model from the texts, for a model from scratch",
+        ),
     ]
     return [action.dest for action in added]
 
@@ -89,6 +94,7 @@ def plan(args: argparse.Namespace) -> data_conversion.Plan:
         seed=SEED if args.seed is None else args.seed,
         codec=mask_codecs.for_importers(source) if is_segmentation else None,
         mask_codec=source if is_segmentation else None,
+        train_tokenizer=args.train_tokenizer,
     )
 
 
