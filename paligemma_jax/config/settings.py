@@ -153,7 +153,7 @@ def steps(
     if unit == "steps":
         return int(amount)
     if unit == "percent":
-        if not total_steps:
+        if total_steps is None:
             raise ValueError(f"{prefix}_percent: a part of total_steps, which is not known")
         if amount > 1:
             raise ValueError(f"{prefix}_percent={amount}: a fraction, so between 0 and 1")

@@ -12,6 +12,8 @@ from paligemma_jax.build.process import compilation, host_memory, signals
 from paligemma_jax.config import eval_keys, keys
 
 TRACEBACK = "PALIGEMMA_JAX_TRACEBACK"
+# Stands in jax's notes on a traceback, which is not shown here.
+FILTERED = "JAX_TRACEBACK_FILTERING"
 
 # What a device says, and what a user can do about it.
 DEVICE_ERRORS = {
@@ -148,7 +150,8 @@ def _fail(message: str, *, error: BaseException | None = None, status: int = 2) 
         traceback.print_exception(error)
     sys.stderr.write(f"error: {message}\n")
     for note in getattr(error, "__notes__", ()):
-        sys.stderr.write(f"{note}\n")
+        if FILTERED not in note:
+            sys.stderr.write(f"{note}\n")
     if error is not None and not os.environ.get(TRACEBACK):
         sys.stderr.write(f"({type(error).__name__}; {TRACEBACK}=1 shows where it comes from)\n")
     return status
