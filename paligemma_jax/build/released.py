@@ -6,11 +6,7 @@ from typing import Any
 import ml_collections
 
 from paligemma_jax.checkpoints import published
-from paligemma_jax.models import paligemma
 from paligemma_jax.params import variants
-
-# Arrays whose shapes depend on more than the towers: on res, and on the tokenizer.
-BESIDES = ("img/pos_embedding", "llm/embedder/input_embedding")
 
 
 def check_name(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> None:
@@ -41,14 +37,9 @@ def check_name(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> 
 
 
 def _fits(entry: published.Published, model: variants.PaliGemma) -> bool:
-    """Returns whether a released model's towers have the shapes of `model`."""
-    own = paligemma.shapes(model)
-    released = paligemma.shapes(variants.released(entry.model, res=entry.res))
-    return all(
-        name in own and own[name].shape == shape.shape
-        for name, shape in released.items()
-        if name not in BESIDES
-    )
+    """Returns whether a released model's towers have the dimensions of `model`."""
+    released = variants.released(entry.model, res=entry.res)
+    return variants.visible(released.img, released.llm) == variants.visible(model.img, model.llm)
 
 
 def _towers(

@@ -206,7 +206,7 @@ def infer(
     found = _dimensions(shapes)
     differences = {}
     for name, (img, llm) in among.items():
-        expected = _visible(
+        expected = visible(
             _look_up(VITS, img, what="vision tower"), _look_up(GEMMAS, llm, what="language model")
         )
         differs = [
@@ -270,7 +270,7 @@ def _dimensions(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     }
 
 
-def _visible(img: Vit, llm: Gemma) -> dict[str, int]:
+def visible(img: Vit, llm: Gemma) -> dict[str, int]:
     """The part of the table that names and shapes show."""
     hidden = ("posemb_init", "query_scale", "attn_logits_softcap", "final_logits_softcap")
     return {
