@@ -17,6 +17,7 @@ from PIL import Image
 
 from paligemma_jax.data import augment, pipeline, records, tokens
 
+WARM_UP = 4  # batches, more than are made ahead
 CHAINS = {
     "none": {},
     "flips": dict(flip_lr=0.5, flip_ud=0.5),
@@ -39,9 +40,9 @@ def main():
         data, tokenizer = make_data(pathlib.Path(folder), args.size)
         base = None
         for name, settings in CHAINS.items():
-            rate = measure(data, tokenizer, settings, args)
-            base = base or rate
-            row = dict(chain=name, images_per_s=round(rate, 1), relative=round(rate / base, 3))
+            found = measure(data, tokenizer, settings, args)
+            base = base or found
+            row = dict(chain=name, images_per_s=round(found, 1), relative=round(found / base, 3))
             print(json.dumps(row | vars(args)), flush=True)
 
 
@@ -59,21 +60,25 @@ def make_data(folder, size):
 
 
 def measure(data, tokenizer, settings, args):
-    """Returns images per second, the first batches left out."""
+    """Returns images per second of a chain."""
     spec = pipeline.BatchSpec(
         res=args.res, text_len=24, batch_size=args.batch_size, num_workers=args.num_workers
     )
     augmentation = augment.Augmenter(augment.Augmentation(**settings), 0, "1023")
-    warm_up = 4  # longer than what is made ahead
     batches = pipeline.train_batches(
         data,
         tokenizer,
         spec,
         seed=0,
-        total_steps=args.steps + warm_up,
+        total_steps=args.steps + WARM_UP,
         augmentation=augmentation,
     )
-    for _ in range(warm_up):
+    return rate(batches, args)
+
+
+def rate(batches, args) -> float:
+    """Returns images per second, the first batches left out."""
+    for _ in range(WARM_UP):
         next(batches)
     start = time.perf_counter()
     for _ in batches:

@@ -18,13 +18,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 import augment_time
 
 from paligemma_jax.data import images, pipeline
-
-WARM_UP = 4  # batches, more than are made ahead
 
 
 def main() -> None:
@@ -69,8 +66,8 @@ def compare(args: argparse.Namespace) -> dict:
         data, tokenizer = augment_time.make_data(pathlib.Path(folder), args.size)
         ours, bare = [], []
         for _ in range(args.rounds):
-            ours.append(rate(make_ours(data, tokenizer, args), args))
-            bare.append(rate(make_bare(data, args), args))
+            ours.append(augment_time.rate(make_ours(data, tokenizer, args), args))
+            bare.append(augment_time.rate(make_bare(data, args), args))
     quotients = [one / other for one, other in zip(ours, bare, strict=True)]
     return {
         "cores": args.cores[0],
@@ -85,7 +82,7 @@ def make_ours(data, tokenizer, args):
     spec = pipeline.BatchSpec(
         res=args.res, text_len=24, batch_size=args.batch_size, num_workers=args.cores[0]
     )
-    steps = args.steps + WARM_UP
+    steps = args.steps + augment_time.WARM_UP
     return pipeline.train_batches(data, tokenizer, spec, seed=0, total_steps=steps)
 
 
@@ -101,17 +98,7 @@ def make_bare(data, args):
     dataset = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths)).repeat()
     dataset = dataset.map(load, num_parallel_calls=args.cores[0], deterministic=True)
     batches = dataset.batch(args.batch_size, drop_remainder=True).prefetch(2)
-    return batches.take(args.steps + WARM_UP).as_numpy_iterator()
-
-
-def rate(batches, args) -> float:
-    """Returns images per second, the first batches left out."""
-    for _ in range(WARM_UP):
-        next(batches)
-    start = time.perf_counter()
-    for _ in batches:
-        pass
-    return args.steps * args.batch_size / (time.perf_counter() - start)
+    return batches.take(args.steps + augment_time.WARM_UP).as_numpy_iterator()
 
 
 if __name__ == "__main__":
