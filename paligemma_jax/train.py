@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.build import assembly, embedding_cache, optimizer
+from paligemma_jax.build import assembly, embedding_cache, optimizer, training_data
 from paligemma_jax.build.process import command_line, compilation, signals, terminal
 from paligemma_jax.build.runs import (
     fitting,
@@ -63,6 +63,7 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
     run_folder.check(config, workdir, resume_anyway=resume_anyway)
     built = assembly.assemble(config)
     planned = training.plan(built)
+    training_data.warn_of_task(config, planned.data.records)
     built, needed = fitting.plan_run(built, planned)
     if not config.allow_over_memory:
         fitting.require_fit(built, planned, needed)

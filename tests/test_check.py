@@ -206,6 +206,19 @@ def test_a_file_that_cannot_be_read_is_the_one_error_of_the_data(folder):
     assert report["sections"]["run"]["length"].startswith("not known")
 
 
+def test_a_task_of_other_answers_is_one_finding_that_names_the_right_one(folder):
+    config = f"--config={folder}/config.py"
+    status, report = run(folder, config, "--config.task=json")
+    errors = [one for one in report["findings"] if one["severity"] == "error"]
+    (error,) = (one for one in errors if one["subject"] == "training data")
+    assert error["kind"] == "answers of another task" and "task='detection'" in error["remedy"]
+    assert status == 1
+    status, report = run(folder, config, "--config.task=vqa")
+    (found,) = (one for one in report["findings"] if one["severity"] == "warning")
+    assert found["kind"] == "answers of another task" and "task='detection'" in found["remedy"]
+    assert status == 0
+
+
 def test_every_source_of_a_mixture_is_training_data(folder):
     status, report = run(
         folder,

@@ -16,7 +16,7 @@ from paligemma_jax.build.process import terminal
 from paligemma_jax.data import noise_boxes, pipeline, records, remote, rows, tokens
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing
-from paligemma_jax.tasks import answers, task
+from paligemma_jax.tasks import answers, task, wrong_task
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
 PROMPT_MULTIPLE = 8
@@ -75,6 +75,9 @@ def read_records(
       key: the config key that names it, for errors.
       image_dir: where its images are; None: beside it.
       fields, prefix_template: None: those of `input.data`.
+
+    Raises:
+      ValueError: bad lines, all of them listed; or answers that are nearly all another task's.
     """
     if not fname:
         raise ValueError(f"{key} is not set: the path of a JSONL file")
@@ -83,15 +86,27 @@ def read_records(
     keys = fields or data.fields.to_dict()
     passed = _checks_entry(config, fname, keys)
     is_known = passed is not None and start_cache.load(passed) is not None
-    with terminal.progress(f"reading {fname}", unit="B", unit_scale=True) as report:
-        found = records.read_jsonl(
-            fname,
-            keys=keys,
-            prefix_template=prefix_template or data.prefix_template,
-            image_dir=image_dir or None,
-            check=None if is_known else lambda suffix: check(rows.clean("", suffix)[1]),
-            progress=report,
-        )
+    checked: list[str] = []
+
+    def check_suffix(suffix: str) -> str | None:
+        checked.append(rows.clean("", suffix)[1])
+        return check(checked[-1])
+
+    try:
+        with terminal.progress(f"reading {fname}", unit="B", unit_scale=True) as report:
+            found = records.read_jsonl(
+                fname,
+                keys=keys,
+                prefix_template=prefix_template or data.prefix_template,
+                image_dir=image_dir or None,
+                check=None if is_known else check_suffix,
+                progress=report,
+            )
+    except ValueError:
+        other = wrong_task.find(config.task, checked)
+        if other is None or not other.is_refused:
+            raise
+        raise ValueError(f"{fname}: {other.what}: {other.remedy}") from None
     if passed and not is_known:
         start_cache.store(passed, {"num_records": np.array(len(found))})
     return found

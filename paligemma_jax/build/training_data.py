@@ -8,6 +8,7 @@ from paligemma_jax.build import data
 from paligemma_jax.build.process import terminal
 from paligemma_jax.config import presets
 from paligemma_jax.data import augment, noise_boxes, order, pipeline, tokens
+from paligemma_jax.tasks import wrong_task
 
 EPOCHS = "epochs/"  # before the name of a source, in metrics
 
@@ -61,6 +62,15 @@ def read(config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer) -> Trai
         augmentation.check(records)
         terminal.say(f"augmentation: {augmentation.settings.describe()}")
     return TrainingData(records, sources, augmentation, data.make_noise(config, tokenizer, records))
+
+
+def warn_of_task(config: ml_collections.ConfigDict, examples: data.Records) -> None:
+    """Says if nearly all answers look like those of another task, though this one trains on them.
+
+    All sources count together: a mixture may well have a source of each task.
+    """
+    if other := wrong_task.find(config.task, [record.suffix or "" for record in examples]):
+        terminal.say(f"WARNING: training data: {other.what}: {other.remedy}")
 
 
 def read_sources(

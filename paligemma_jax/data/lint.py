@@ -13,6 +13,7 @@ from typing import Any
 
 from paligemma_jax.data import findings, jsonl, rows
 from paligemma_jax.data import records as data_records
+from paligemma_jax.tasks import wrong_task
 
 Finding = findings.Finding
 at = findings.at
@@ -29,6 +30,7 @@ BOX_PROBLEMS = {
     "inverted": ("box with its corners swapped", "the order is y1 x1 y2 x2, top left corner first"),
 }
 BAD_SUFFIX = "suffix that the task cannot read"
+OTHER_TASK = "answers of another task"
 GRAMMAR = "write it as the message says; README shows a row of each task"
 
 
@@ -61,6 +63,25 @@ def bad_lines(name: str, report: jsonl.Report) -> list[Finding]:
         )
         for kind, messages in report.messages.items()
     ]
+
+
+def other_task(sets: Sequence[DataSet], task_name: str) -> list[Finding]:
+    """Returns an error for each data set whose answers are nearly all another task's.
+
+    Where this task trains on such answers too, it is one warning on all training data together: a
+    mixture may well have a source of each task.
+    """
+    found = []
+    training = [record for data in sets if data.is_training for record in data.records]
+    for name, records, is_refused in (
+        *((data.name, data.records, True) for data in sets),
+        ("training data", training, False),
+    ):
+        other = wrong_task.find(task_name, [record.suffix or "" for record in records])
+        if other and other.is_refused == is_refused:
+            severity = "error" if is_refused else "warning"
+            found.append(Finding(severity, OTHER_TASK, other.what, other.remedy, name))
+    return found
 
 
 def suffixes(

@@ -1,5 +1,7 @@
 """What a run trains on, from settings."""
 
+import json
+
 import pytest
 
 from paligemma_jax.build import training_data
@@ -27,6 +29,40 @@ def test_settings_reach_the_augmenter(config, tokenizer, capsys):
     assert found.settings.describe() == "flip_lr 0.5, scale [0.5, 2]"
     assert (found.seed, found.convention) == (7, "1024")
     assert "augmentation: flip_lr 0.5, scale [0.5, 2]" in capsys.readouterr().err
+
+
+@pytest.fixture
+def set_answers(config, tmp_path):
+    """A function that makes five rows of these answers the training data."""
+
+    def write(suffix, number=5):
+        rows = [{"image": [], "prefix": "cat", "suffix": suffix}] * number
+        config.input.data.fname = str(tmp_path / "rows.jsonl")
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    return write
+
+
+def test_words_for_detection_are_one_error_that_names_the_task(config, tokenizer, set_answers):
+    set_answers("red")
+    with pytest.raises(ValueError, match=r"all 5 answers are words .* set task='vqa'") as caught:
+        training_data.read(config, tokenizer)
+    assert "more likewise" not in str(caught.value)
+    set_answers("red", number=2)
+    with pytest.raises(ValueError, match="1 more likewise"):
+        training_data.read(config, tokenizer)
+
+
+def test_boxes_as_words_are_one_warning(config, tokenizer, set_answers, capsys):
+    set_answers("<loc0100><loc0200><loc0500><loc0600> cat")
+    examples = training_data.read(config, tokenizer).records
+    training_data.warn_of_task(config, examples)
+    assert "WARNING" not in capsys.readouterr().err
+    config.task = "vqa"
+    training_data.warn_of_task(config, examples)
+    said = capsys.readouterr().err
+    assert said.startswith("WARNING: training data: all 5 answers are boxes")
+    assert "set task='detection'" in said and said.count("\n") == 1
 
 
 def test_answers_that_are_not_boxes_are_left_alone(config):

@@ -60,6 +60,25 @@ def test_what_is_wrong_alike_is_said_once_with_its_count_and_the_first_rows():
     assert (found.count, found.places) == (10, tuple(f"x:{line}" for line in range(1, 6)))
 
 
+def test_another_task_s_answers_are_one_error_for_each_data_set():
+    words = [record(line, "red") for line in range(1, 41)]
+    sets = [make(*words), make(*words, name="evals.val", is_training=False), make(record(1))]
+    first, second = lint.other_task(sets, "detection")
+    assert (first.severity, first.subject, second.subject) == (
+        "error",
+        "training data",
+        "evals.val",
+    )
+    assert first.what.startswith("all 40 answers are words") and "task='vqa'" in first.remedy
+
+
+def test_boxes_that_would_be_learnt_as_words_are_one_warning_unless_other_sources_have_words():
+    boxes, words = [record(1)] * 5, [record(1, "red")] * 5
+    (found,) = lint.other_task([make(*boxes), make(*boxes, is_training=False)], "vqa")
+    assert (found.severity, found.subject) == ("warning", "training data")
+    assert lint.other_task([make(*boxes), make(*words, name="b")], "vqa") == []
+
+
 def test_a_data_set_of_empty_suffixes_is_worth_a_warning():
     data = [record(1, ""), record(2, "")]
     found = lint.suffixes("data", data, parse=DETECTION.parse, check=DETECTION.check)

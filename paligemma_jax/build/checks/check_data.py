@@ -20,7 +20,7 @@ from paligemma_jax.data import (
     tokens,
 )
 from paligemma_jax.reports import sections
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import detection, wrong_task
 
 Finding = findings.Finding
 
@@ -143,7 +143,11 @@ def classify(
     """
     parse = data.make_task(config).parse
     answers = {record.suffix for _, examples in sets for record in examples}
-    is_closed = config.task == "vqa" and len(answers) <= MAX_ANSWERS
+    is_closed = (
+        config.task == "vqa"
+        and len(answers) <= MAX_ANSWERS
+        and not wrong_task.find("vqa", [answer or "" for answer in answers])
+    )
     found = []
     for source, examples in sets:
         if is_closed:
@@ -158,9 +162,11 @@ def classify(
 
 def lint_texts(config: ml_collections.ConfigDict, sets: Sequence[lint.DataSet]) -> list[Finding]:
     """Returns what is wrong with answers, prompts and class names."""
-    task, found = data.make_task(config), []
+    task, found = data.make_task(config), lint.other_task(sets, config.task)
+    refused = {one.subject for one in found if one.severity == "error"}
     for one in sets:
-        found += lint.suffixes(one.name, one.records, parse=task.parse, check=task.check)
+        if one.name not in refused:
+            found += lint.suffixes(one.name, one.records, parse=task.parse, check=task.check)
         found += lint.image_slots(one.name, one.records, config.input.max_images)
         found += lint.prompts(one)
     return found + lint.spellings(sets) + lint.balance(sets)
