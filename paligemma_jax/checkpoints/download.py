@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import ssl
 import time
 import urllib.error
@@ -30,6 +31,8 @@ Progress = Callable[[int, int], None]  # bytes done, bytes in all
 CHUNK_BYTES = 2**20
 TIMEOUT_S = 30
 ATTEMPTS = 4  # in a row that bring nothing new
+CONNECT_S = 10  # more than any server that is there takes to accept a connection
+PORTS = {"http": 80, "https": 443}
 LOOK_S = 1.0  # how often to look at what another process fetches
 WAIT_S = 1.0  # before the second attempt; twice as long before each further one
 RETRIED = {408, 416, 429, 500, 502, 503, 504}
@@ -131,6 +134,25 @@ def public(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
+def has_route(url: str) -> bool:
+    """Whether the server of an address can be connected to, at the second attempt at least.
+
+    Behind a proxy only the proxy knows: True.
+    """
+    if {"http", "https", "all"} & urllib.request.getproxies().keys():
+        return True
+    parts = urllib.parse.urlsplit(url)
+    place = parts.hostname, parts.port or PORTS[parts.scheme]
+    for wait_s in (WAIT_S, 0):
+        try:
+            socket.create_connection(place, timeout=CONNECT_S).close()
+        except OSError:
+            time.sleep(wait_s)
+        else:
+            return True
+    return False
+
+
 def _fetch_all(url: str, partial: pathlib.Path, progress: Progress | None) -> _Remote:
     """Asks for what is missing until it is there, or until nothing more comes."""
     failures = 0
@@ -151,7 +173,8 @@ def _fetch_all(url: str, partial: pathlib.Path, progress: Progress | None) -> _R
         except INTERRUPTIONS as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
         failures = 1 if _size(partial) > before else failures + 1
-        if failures >= ATTEMPTS:
+        is_first = failures == 1 and not _size(partial)
+        if failures >= ATTEMPTS or (is_first and not has_route(url)):
             kept = f"; {_size(partial) / 1e6:.1f} MB are here, the same command goes on from there"
             raise DownloadError(
                 f"{public(url)}: {problem}{kept if _size(partial) else '; is there a network?'}"

@@ -22,6 +22,7 @@ import re
 from collections.abc import Callable
 
 import huggingface_hub
+import huggingface_hub.constants
 import huggingface_hub.errors
 
 from paligemma_jax.checkpoints import (
@@ -199,7 +200,11 @@ def _from_hugging_face(
     repository, file, revision = cached.parse_hugging_face(source)
     errors = huggingface_hub.errors
     listing = ""
+    endpoint = huggingface_hub.constants.ENDPOINT
     try:
+        # Without a network the client would try again for half a minute.
+        if cached.find(source) is None and not download.has_route(endpoint):
+            raise errors.OfflineModeIsEnabled
         return pathlib.Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         status = None

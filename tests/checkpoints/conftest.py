@@ -100,6 +100,7 @@ def nowhere(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr("kagglehub.config.DEFAULT_KAGGLE_CREDENTIALS_FOLDER", str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    monkeypatch.setattr(download, "has_route", lambda _: True)
     for client, name in (
         (kagglehub, "model_download"),
         (huggingface_hub, "hf_hub_download"),

@@ -161,6 +161,29 @@ def test_no_network_is_asked_about(server, path, monkeypatch):
     assert error.value.status is None
 
 
+def test_a_server_that_is_not_there_is_not_waited_for(server, path, monkeypatch):
+    tried = []
+    real = download._fetch_some
+    monkeypatch.setattr(download, "_fetch_some", lambda *a: tried.append(a[0]) or real(*a))
+    url = server.serve("/a", DATA, cuts=[0])
+    download.fetch(url, path)
+    assert len(tried) == 2  # the first attempt was cut, and the server is there
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(download.DownloadError, match="refused"):
+        download.fetch(url + "/b", path)
+    assert len(tried) == 3
+
+
+def test_a_proxy_alone_knows_whether_there_is_a_route(server, monkeypatch):
+    assert download.has_route(server.url)
+    server.shutdown()
+    server.server_close()
+    assert not download.has_route(server.url)
+    monkeypatch.setenv("https_proxy", "http://localhost:1")
+    assert download.has_route(server.url)
+
+
 def test_too_little_space_is_said_before_the_data_is_fetched(server, path, monkeypatch):
     free = shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)

@@ -11,7 +11,7 @@ import pytest
 import requests
 from huggingface_hub import errors as hf_errors
 
-from paligemma_jax.checkpoints import hub
+from paligemma_jax.checkpoints import download, hub
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 
@@ -181,6 +181,14 @@ def test_kaggle_with_a_key_says_what_is_wrong(kaggle, monkeypatch, status, part,
 def test_kaggle_out_of_reach_asks_about_the_network(kaggle, message_of):
     kaggle(fails(requests.exceptions.ConnectionError(f"...X-Goog-Signature={SECRET}")))
     assert "www.kaggle.com cannot be reached" in message_of(f"{KAGGLE}/a.npz")
+
+
+def test_hugging_face_out_of_reach_is_said_without_asking_its_client(
+    hugging_face, message_of, monkeypatch
+):
+    hugging_face(lambda *_, **__: pytest.fail("the client would try for half a minute"))
+    monkeypatch.setattr(download, "has_route", lambda url: url != "https://huggingface.co")
+    assert "huggingface.co cannot be reached" in message_of(HUGGING_FACE)
 
 
 def test_a_damaged_file_from_kaggle_is_named(kaggle, message_of):
