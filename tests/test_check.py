@@ -194,7 +194,27 @@ def test_without_a_tokenizer_all_else_is_checked_and_what_is_left_out_is_said(fo
     assert report["sections"]["memory"] == {"not planned": "mend the errors first"}
     _, report = run(folder, spoilt, gone)
     (what,) = (f["what"] for f in report["findings"] if f["kind"] == "no tokenizer")
-    assert "the model and its optimizer" in what and "model" not in report["sections"]["run"]
+    assert "the model's size" in what and "model" not in report["sections"]["run"]
+
+
+def test_what_is_wrong_with_the_model_is_said_beside_a_missing_tokenizer(folder):
+    config, gone = f"--config={folder}/config.py", "--config.tokenizer=gone.model"
+    for override, subject in (
+        ("model.img.variant=B/99", "model"),
+        ("res=30", "model"),
+        ("trainable=llm/x", "optimizer"),
+    ):
+        _, report = run(folder, config, gone, f"--config.{override}")
+        wrong = {one["subject"] for one in report["findings"] if one["severity"] == "error"}
+        assert wrong >= {subject, "tokenizer"}
+
+
+def test_a_mask_codec_that_is_not_there_is_a_finding_beside_the_others(folder):
+    config, gone = f"--config={folder}/config.py", "--config.mask_codec=gone.npz"
+    status, report = run(folder, config, gone, "--config.task=segmentation")
+    found = {one["kind"]: one for one in report["findings"]}
+    assert "--config.mask_codec=experiments/mask_codec" in found["no mask codec"]["remedy"]
+    assert status == 1 and "answers of another task" in found
 
 
 def test_a_file_that_cannot_be_read_is_the_one_error_of_the_data(folder):

@@ -16,7 +16,7 @@ from paligemma_jax.build.process import terminal
 from paligemma_jax.data import noise_boxes, pipeline, records, remote, rows, tokens
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing
-from paligemma_jax.tasks import answers, task, wrong_task
+from paligemma_jax.tasks import answers, segmentation, task, wrong_task
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
 PROMPT_MULTIPLE = 8
@@ -31,19 +31,36 @@ Records = Sequence[records.Record]
 
 
 def make_task(config: ml_collections.ConfigDict, scores: Sequence[str] | None = None) -> task.Task:
-    """Returns the task that the settings name; `scores` replace its usual ones."""
+    """Returns the task that the settings name; `scores` replace its usual ones.
+
+    Raises:
+      ValueError: settings that contradict each other. OSError: no mask codec, for segmentation.
+    """
     is_segmentation = config.task == "segmentation"
-    chosen = task.choose(
-        config.task,
-        loc_convention=config.coordinates,
-        scores=scores,
-        codec=mask_codecs.load(config.mask_codec).decode if is_segmentation else None,
-    )
+    codec = mask_codecs.for_task(config.mask_codec).decode if is_segmentation else None
+    return _choose_task(config, scores, codec)
+
+
+def make_reader(config: ml_collections.ConfigDict) -> task.Task:
+    """Returns the task to read and check texts with; it needs no mask codec, and cannot score."""
+    return _choose_task(config, None, _no_codec)
+
+
+def _choose_task(
+    config: ml_collections.ConfigDict,
+    scores: Sequence[str] | None,
+    codec: segmentation.Decode | None,
+) -> task.Task:
+    chosen = task.choose(config.task, loc_convention=config.coordinates, scores=scores, codec=codec)
     if config.input.noise_piece is None:
         return chosen
     if config.task != "detection":
         raise ValueError(f"config: input.noise_piece: for detection, not the task '{config.task}'")
     return task.with_noise_boxes(config.coordinates)
+
+
+def _no_codec(codes: np.ndarray) -> np.ndarray:
+    raise ValueError(f"{len(codes)} masks, and no mask codec is loaded")
 
 
 def make_noise(

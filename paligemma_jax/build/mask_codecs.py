@@ -14,6 +14,7 @@ from paligemma_jax.config import keys
 from paligemma_jax.data.importers import words
 from paligemma_jax.models import mask_codec
 
+OWN = "experiments/mask_codec/codec.npz"
 PUBLISHED = next(key.default for key in keys.KEYS if key.name == "mask_codec")
 
 
@@ -50,12 +51,24 @@ def load(source: str) -> MaskCodec:
     )
 
 
+def for_task(source: str) -> MaskCodec:
+    """Returns the codec that the config key mask_codec names; errors as of `load`."""
+    try:
+        return load(source)
+    except (ValueError, OSError) as error:
+        error.add_note(
+            f"the config key mask_codec names the file, here '{source}'. Data that was converted "
+            f"with this project's own codec takes --config.mask_codec={OWN}"
+        )
+        raise
+
+
 def for_importers(source: str) -> words.MaskCodec:
     """Returns the codec of a source, as importers take it; errors as of `load`."""
     try:
         codec = load(source)
     except OSError as error:
-        error.add_note("--mask_codec FILE takes another one, as experiments/mask_codec/codec.npz")
+        error.add_note(f"--mask_codec FILE takes another one, as {OWN}")
         raise
     return words.MaskCodec(codec.encode, codec.decode)
 

@@ -128,6 +128,16 @@ def test_true_answers_are_lower_cased_with_the_suffix(config, tmp_path):
     assert learnt.suffix == "yes" and learnt.extra["answers"] == ["yes", "yes"]
 
 
+def test_a_codec_that_is_not_there_names_the_key_and_the_file_that_comes_along(settings, tmp_path):
+    settings.mask_codec = str(tmp_path / "gone.npz")
+    with pytest.raises(FileNotFoundError) as caught:
+        data.make_task(settings)
+    (note,) = caught.value.__notes__
+    assert note.startswith("the config key mask_codec names the file")
+    assert note.endswith(mask_codecs.OWN) and CODEC.endswith(mask_codecs.OWN)
+    assert data.make_reader(settings).parse("") is not None
+
+
 def test_an_importer_without_its_codec_is_told_of_another(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         mask_codecs.for_importers(str(tmp_path / "gone.npz"))

@@ -141,7 +141,7 @@ def classify(
 
     The classes of boxes and masks are their labels; short answers of few kinds are classes too.
     """
-    parse = data.make_task(config).parse
+    parse = data.make_reader(config).parse
     answers = {record.suffix for _, examples in sets for record in examples}
     is_closed = (
         config.task == "vqa"
@@ -162,7 +162,7 @@ def classify(
 
 def lint_texts(config: ml_collections.ConfigDict, sets: Sequence[lint.DataSet]) -> list[Finding]:
     """Returns what is wrong with answers, prompts and class names."""
-    task, found = data.make_task(config), lint.other_task(sets, config.task)
+    task, found = data.make_reader(config), lint.other_task(sets, config.task)
     refused = {one.subject for one in found if one.severity == "error"}
     for one in sets:
         if one.name not in refused:

@@ -65,7 +65,7 @@ def look(
         ("mask_loss", "1: learnt, the suffix and eos only"),
     )
     parts: list[Any] = [sections.Facts(facts), token_table(explained)]
-    parsed = data.make_task(config).parse(answer)
+    parsed = data.make_reader(config).parse(answer)
     for number, path in enumerate(record.images):
         try:
             pixels = images.load(path, res=config.res, source=record.source)

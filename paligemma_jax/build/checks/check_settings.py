@@ -38,6 +38,9 @@ HALF = (".f16.", ".b16.", ".bf16.")
 REMEDY = "correct it in the config file, or with --config.KEY=VALUE"
 # Rows that the optimizer is checked with where no training data could be read.
 ASSUMED_ROWS = 1_000_000
+# What the model and its optimizer are checked with where the number of pieces is the tokenizer's,
+# and there is none.
+ASSUMED_PIECES = 2048
 
 
 def look(
@@ -56,19 +59,20 @@ def look(
     found: list[Finding] = []
     facts: list[tuple[str, str]] = []
     model, made = None, None
-    if vocab_size := tokenizer.vocab_size if tokenizer else config.model.llm.vocab_size:
-        try:
-            model = build_model.describe(config, vocab_size=vocab_size)
-            build_model.make_compute(config)
-        except ValueError as error:
-            found.append(_refused("model", error))
+    vocab_size = tokenizer.vocab_size if tokenizer else config.model.llm.vocab_size
+    try:
+        model = build_model.describe(config, vocab_size=vocab_size or ASSUMED_PIECES)
+        build_model.make_compute(config)
+    except ValueError as error:
+        found.append(_refused("model", error))
     if model is not None:
         shapes = paligemma.shapes(model)
-        count = sum(shape.size for shape in shapes.values())
-        facts.append(("model", f"{count:,} parameters, {config.res} px"))
         made, more, problems = _plan(config, shapes, len(examples))
-        facts += more
-        found += problems + _weights(config, model) + _space(config, model, shapes, made)
+        found += problems
+        if vocab_size:
+            count = sum(shape.size for shape in shapes.values())
+            facts += [("model", f"{count:,} parameters, {config.res} px"), *more]
+            found += _weights(config, model) + _space(config, model, shapes, made)
     found += _examples(config, model, made, examples)
     for name in config.evals:
         found += _evaluation(name, config, tokenizer)
@@ -80,7 +84,7 @@ def left_out(config: ml_collections.ConfigDict) -> str:
     """Returns what a check cannot look at without a tokenizer."""
     parts = ["token lengths", "one example", "how evaluations decode", "memory"]
     if not config.model.llm.vocab_size:
-        parts.append("the model and its optimizer (model.llm.vocab_size is the tokenizer's)")
+        parts.append("the model's size (model.llm.vocab_size is the tokenizer's)")
     return ", ".join(parts)
 
 

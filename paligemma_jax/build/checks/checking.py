@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from paligemma_jax.build import weights
+from paligemma_jax.build import mask_codecs, weights
 from paligemma_jax.build.checks import (
     check_data,
     check_example,
@@ -56,9 +56,13 @@ def check(config: ml_collections.ConfigDict, *, example: int | None, full: bool)
     Raises:
       ValueError: no such example.
     """
-    sources = [s for s in (config.tokenizer, config.model_init, config.model_init_base) if s]
+    is_segmentation = config.task == "segmentation"
+    codec = config.mask_codec if is_segmentation else None
+    sources = [s for s in (config.tokenizer, config.model_init, config.model_init_base, codec) if s]
     machine, found = environment.look(sources)
     tokenizer = _load_tokenizer(config, found)
+    if is_segmentation:
+        found += _check_mask_codec(config)
     read, problems, examples = check_data.look(config, tokenizer, full=full)
     found += problems
     run, problems, model = check_settings.look(config, tokenizer, examples=examples)
@@ -116,3 +120,13 @@ def _load_tokenizer(
         )
         found.append(findings.Finding("error", "no tokenizer", what, remedy, "tokenizer"))
         return None
+
+
+def _check_mask_codec(config: ml_collections.ConfigDict) -> list[findings.Finding]:
+    """Returns why masks could not be drawn and scored."""
+    try:
+        mask_codecs.for_task(config.mask_codec)
+    except (ValueError, OSError) as error:
+        remedy = " ".join(error.__notes__)
+        return [findings.Finding("error", "no mask codec", str(error), remedy, "mask_codec")]
+    return []
