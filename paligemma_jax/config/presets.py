@@ -1,5 +1,6 @@
 """Presets: complete, locked settings to start a config from, and the check of a finished one."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ LORA_TARGETS = {
     "llm": "llm/layers/.*",
     "hf_compat": "llm/layers/.*|img/.*/(query|key|value)/kernel",
 }
+_SHORT_FORMS = ", ".join(f"'{name}'" for name in LORA_TARGETS)
 # What to train, and a rate that suits it: a recipe's own goes over it.
 METHODS: dict[str, dict[str, Any]] = {
     # arXiv:2407.07726, 3.2.4
@@ -159,7 +161,8 @@ def _check_named(group: str, name: str, settings: Any, known: Sequence[spec.Key]
     if not isinstance(settings, Mapping | ml_collections.ConfigDict):
         return [f"{where}: expected dict(fname=...), found {settings!r}"]
     problems = [
-        f"config key '{where}.{unknown}' is not known. {spec.did_you_mean(unknown, table)}"
+        f"config key '{where}.{unknown}' is not known. "
+        + spec.did_you_mean(unknown, table, prefix=f"{where}.")
         for unknown in settings
         if unknown not in table
     ]
@@ -169,11 +172,20 @@ def _check_named(group: str, name: str, settings: Any, known: Sequence[spec.Key]
 
 
 def _check_lora(config: ml_collections.ConfigDict, table: Mapping[str, spec.Key]) -> list[str]:
-    """Returns what is wrong with `lora` as a whole: settings that nothing would use."""
-    if not _has(config, ["lora", "targets"]) or config.lora.targets is not None:
+    """Returns what is wrong with `lora`: settings that nothing would use, an unknown short form."""
+    if not _has(config, ["lora", "targets"]):
+        return []
+    targets = config.lora.targets
+    if targets not in LORA_TARGETS and re.fullmatch(r"[\w-]+", str(targets or "")):
+        # Names of parameters have a "/": a word alone matches none.
+        return [
+            f"lora.targets='{targets}': expected {_SHORT_FORMS} or a regex on full names, as "
+            f"'llm/layers/attn/.*'. {spec.did_you_mean(targets, LORA_TARGETS)}"
+        ]
+    if targets is not None:
         return []
     return [
-        f"lora.{name}={value!r} has no effect without lora.targets: 'llm', 'hf_compat' or a regex"
+        f"lora.{name}={value!r} has no effect without lora.targets: {_SHORT_FORMS} or a regex"
         for name, value in config.lora.items()
         if f"lora.{name}" in table and value != table[f"lora.{name}"].default
     ]

@@ -205,8 +205,10 @@ def _in_words(error: BaseException) -> str:
 
 
 def _unknown(path: str, key: str, node: ml_collections.ConfigDict) -> str:
-    below = [known.name for known in keys.KEYS] if path == key else []
-    return f"config key '{path}' is not known. {spec.did_you_mean(key, [*node, *below])}"
+    prefix, every = path.removesuffix(key), [known.name for known in keys.KEYS]
+    beside = [*node] if prefix else [*node, *every]
+    hint = spec.did_you_mean(key, beside, prefix=prefix) or spec.did_you_mean(key, every)
+    return f"config key '{path}' is not known. {hint}"
 
 
 def _literal(text: str) -> Any:

@@ -45,8 +45,11 @@ class Key:
     least: int | None = None
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns "Did you mean 'x'? " for the nearest known name, or nothing."""
+def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Returns "Did you mean 'x'? " for the nearest known name, or nothing.
+
+    `prefix`: before all of these, so that the name that is shown is the full one.
+    """
     known = list(known)
     if ELSEWHERE.get(name) in known:
         return f"Did you mean '{ELSEWHERE[name]}'? "
@@ -56,4 +59,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     )
     if not near and leaf:
         near = [k for k in known if k.rpartition(".")[2] == leaf[0]]
-    return f"Did you mean '{near[0]}'? " if near else ""
+    return f"Did you mean '{prefix}{near[0]}'? " if near else ""
