@@ -176,7 +176,8 @@ def _check_lora(config: ml_collections.ConfigDict, table: Mapping[str, spec.Key]
     if not _has(config, ["lora", "targets"]):
         return []
     targets = config.lora.targets
-    if targets not in LORA_TARGETS and re.fullmatch(r"[\w-]+", str(targets or "")):
+    is_word = isinstance(targets, str) and re.fullmatch(r"[\w-]+", targets)
+    if is_word and targets not in LORA_TARGETS:
         # Names of parameters have a "/": a word alone matches none.
         return [
             f"lora.targets='{targets}': expected {_SHORT_FORMS} or a regex on full names, as "
