@@ -193,20 +193,27 @@ def prompts(data: DataSet) -> list[Finding]:
 
 
 def spellings(sets: Sequence[DataSet]) -> list[Finding]:
-    """Returns class names that differ only by case, spaces, '-' or '_', over all data sets."""
+    """Returns class names that differ only by case, spaces, '-' or '_', over all data sets.
+
+    The spelling to take is that of most objects in answers: a prompt may name every class there is.
+    """
     spelt: dict[str, dict[str, list[str]]] = {}
+    objects = collections.Counter()
     for data in sets:
         for record, asked, answered in zip(data.records, data.asked, data.answered, strict=True):
+            objects.update(answered)
             for label in {*asked, *answered}:
                 spelt.setdefault(_normalize(label), {}).setdefault(label, []).append(record.source)
     found = []
     for variants in spelt.values():
         if len(variants) == 1:
             continue
-        first, *others = sorted(variants, key=lambda label: (-len(variants[label]), label))
-        counts = ", ".join(f"'{label}' {len(variants[label])}" for label in (first, *others))
+        first, *others = sorted(
+            variants, key=lambda label: (-objects[label], -len(variants[label]), label)
+        )
+        counts = ", ".join(f"'{label}' {objects[label]}" for label in (first, *others))
         places = at(place for label in others for place in variants[label])
-        what = f"one class in {len(variants)} spellings, rows of each: {counts}"
+        what = f"one class in {len(variants)} spellings, in answers: {counts}"
         remedy = f"write '{first}' everywhere: to a model these are different classes"
         found.append(Finding("error", "class spelt in several ways", what, remedy, "", **places))
     return found

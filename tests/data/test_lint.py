@@ -99,7 +99,17 @@ def test_a_class_spelt_in_two_ways_is_found_over_all_data_sets(other):
     val = make(record(3, f"{BOX} {other}", f"detect {other}"), name="evals.val", is_training=False)
     (found,) = lint.spellings([training, val])
     assert (found.severity, found.count, found.places) == ("error", 1, ("x:3",))
-    assert found.what == f"one class in 2 spellings, rows of each: 'cat' 2, '{other}' 1"
+    assert found.what == f"one class in 2 spellings, in answers: 'cat' 2, '{other}' 1"
+
+
+def test_the_spelling_of_most_answers_is_the_one_to_take_whatever_prompts_say():
+    prefix = "detect Cat"
+    data = [record(i, f"{BOX} Cat", "detect cat") for i in range(3)]
+    data += [record(i, "", prefix) for i in range(9)] + [record(9, prefix=prefix)]
+    data += [record(i, "", "detect cat") for i in range(20)]
+    (found,) = lint.spellings([make(*data)])
+    assert found.what.endswith("in answers: 'Cat' 3, 'cat' 1")
+    assert found.remedy.startswith("write 'Cat' everywhere")
 
 
 def test_spaces_hyphens_and_underscores_do_not_make_a_class():
