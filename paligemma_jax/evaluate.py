@@ -1,6 +1,7 @@
 """Evaluate weights on a data set: predictions.jsonl, metrics.json and report.html.
 
-The scores that are read first are printed too, as JSON.
+The scores that are read first are printed too, as JSON. The files lie in evaluation-NAME of the
+run; NAME is that of the data's file (test.jsonl: test), or --name.
 
     python -m paligemma_jax.evaluate --run runs/fracture --data test.jsonl
     python -m paligemma_jax.evaluate --config configs/fracture_224.py --data test.jsonl
@@ -14,7 +15,9 @@ its model_init ("--weights none": random ones). Settings can be changed:
 
 import argparse
 import json
+import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -24,17 +27,21 @@ from paligemma_jax.build.process import command_line, terminal
 from paligemma_jax.config import eval_keys
 from paligemma_jax.tasks import score_docs, task
 
+METRICS = "metrics.json"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
     config, source = assembly.open_run(args.run, args.config, overrides["config"])
     source = assembly.choose_weights(args.weights, source, chosen=args.checkpoint)
-    assembly.set_evaluation(config, args.name, args.data, overrides["eval"])
-    out = pathlib.Path(args.out or pathlib.Path(args.run or "runs") / f"evaluation-{args.name}")
+    name = args.name or name_of(args.data)
+    assembly.set_evaluation(config, name, args.data, overrides["eval"])
+    out = pathlib.Path(args.out or pathlib.Path(args.run or "runs") / f"evaluation-{name}")
     assembly.check_writable(out, option="--out")
+    check_same_data(out, args.data)
     run = pathlib.Path(args.run) if args.run else None
     built = assembly.assemble(config)
-    scores = evaluate(built, source, base=args.base, name=args.name, out=out, run=run)
+    scores = evaluate(built, source, base=args.base, name=name, out=out, run=run)
     sys.stdout.write(json.dumps(score_docs.choose_first(scores)) + "\n")
 
 
@@ -50,8 +57,32 @@ def parse_args(
         help=f"a JSONL file with answers, or '{eval_keys.INPUT}': what the settings train on",
     )
     parser.add_argument("--out", metavar="FOLDER", help="default: evaluation-NAME in the run")
-    parser.add_argument("--name", default="test", help="of this evaluation")
+    parser.add_argument("--name", help="of this evaluation; default: as the file of --data")
     return command_line.parse(parser, argv, groups=["config", "eval"])
+
+
+def name_of(data: str) -> str:
+    """Returns the name of an evaluation on a file: its own, in letters that names of files have.
+
+    Roboflow's "_annotations.test.jsonl" is "test".
+    """
+    stem = pathlib.Path(data).name.removesuffix(".jsonl").removeprefix("_annotations.")
+    return re.sub(r"[^\w-]+", "-", stem).strip("-") or "data"
+
+
+def check_same_data(out: pathlib.Path, data: str) -> None:
+    """Raises a ValueError if the folder has an evaluation on other data; says what is replaced."""
+    try:
+        before = json.loads((out / METRICS).read_text())
+        of_data, weights = before["data"], before["weights"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if os.path.abspath(of_data) != os.path.abspath(data):
+        raise ValueError(
+            f"{out} holds the evaluation on {of_data}, this one is on {data}: give it another "
+            f"--name, or another --out"
+        )
+    terminal.say(f"{out}: replaces the evaluation of {weights} on {of_data}")
 
 
 def evaluate(
@@ -83,7 +114,7 @@ def evaluate(
     evaluation.write_report(out, rows, summary, title=str(out), run=run)
     terminal.say(
         f"{terminal.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "
-        f"all scores in {out / 'metrics.json'}, each example in {out / 'report.html'}"
+        f"all scores in {out / METRICS}, each example in {out / 'report.html'}"
     )
     return task.scalars(scores)
 

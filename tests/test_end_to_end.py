@@ -94,7 +94,7 @@ def test_evaluation_of_the_final_file_equals_the_last_in_training(run, folder, c
     scores = json.loads(capsys.readouterr().out)
     last = runlog.read_rows(run / "metrics.jsonl")[-1]
     assert scores["loss"] == pytest.approx(last["val/loss"], rel=1e-5)
-    out, first = run / "evaluation-test", (run / "predictions-val-000004.jsonl").read_text()
+    out, first = run / "evaluation-train", (run / "predictions-val-000004.jsonl").read_text()
     assert "map50" in scores and len(scores) < 8
     assert scores.items() <= json.loads((out / "metrics.json").read_text()).items()
     assert (out / "predictions.jsonl").read_text() == first

@@ -50,4 +50,4 @@ def test_eight_records_are_repeated_from_raw_data_to_report(run, name, tmp_path)
     assert row["records"] == 8 and row["verbatim"] == 1
     for key, least in run.SYSTEMS[name].scores.items():
         assert row["scores"][key] >= least, key
-    assert (tmp_path / name / "evaluation-test" / "report.html").stat().st_size > 1000
+    assert (tmp_path / name / "evaluation-input" / "report.html").stat().st_size > 1000

@@ -132,7 +132,7 @@ def run(name: str, folder: pathlib.Path, *, say: Callable[[str], None] = print) 
     call(check.main, f"--config={prepared.config}", *changes, say=say)
     call(train.main, f"--config={prepared.config}", f"--workdir={workdir}", *changes, say=say)
     call(evaluate.main, f"--run={workdir}", "--data=input", say=say)
-    evaluated = workdir / "evaluation-test"
+    evaluated = workdir / "evaluation-input"
     scores = json.loads((evaluated / "metrics.json").read_text())
     steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
     return {

@@ -1,0 +1,34 @@
+"""The evaluate door: what an evaluation is called, and what it may replace."""
+
+import json
+
+import pytest
+
+from paligemma_jax import evaluate
+from paligemma_jax.config import presets
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("data/mine/valid.jsonl", "valid"),
+        ("data/fracture/_annotations.test.jsonl", "test"),
+        ("input", "input"),
+        ("data/köln 2024 (neu).v2.jsonl", "köln-2024-neu-v2"),
+        ("...jsonl", "data"),
+    ],
+)
+def test_an_evaluation_is_called_as_its_file(data, name):
+    assert evaluate.name_of(data) == name
+    presets.check_eval(name, {"fname": data})
+
+
+def test_data_of_the_same_name_elsewhere_does_not_replace_an_evaluation(tmp_path, capsys):
+    evaluate.check_same_data(tmp_path, "a/valid.jsonl")
+    assert capsys.readouterr().err == ""
+    metrics = {"data": "a/valid.jsonl", "weights": "old.npz"}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    evaluate.check_same_data(tmp_path, "./a/valid.jsonl")
+    assert "replaces the evaluation of old.npz on a/valid.jsonl" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"holds the evaluation on a/valid\.jsonl, .*--name"):
+        evaluate.check_same_data(tmp_path, "b/valid.jsonl")
