@@ -60,6 +60,7 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
       signals.Preempted: it was asked to stop before; the state is saved.
     """
     compiled = compilation.start_counting()
+    config = run_folder.keep_remat(config, workdir)
     run_folder.check(config, workdir, resume_anyway=resume_anyway)
     built = assembly.assemble(config)
     planned = training.plan(built)

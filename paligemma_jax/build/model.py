@@ -14,8 +14,9 @@ from paligemma_jax.models import paligemma
 from paligemma_jax.params import lora, variants
 
 AUTO = "auto"  # a value of compute_dtype and remat_policy
-# What an automatic remat_policy chooses from.
-FASTER, SMALLER = "dots_saveable", "nothing_saveable"
+# What an automatic remat_policy chooses from. The first keeps the products with weights; those of
+# attention, whose logits take more memory than time, are computed again.
+FASTER, SMALLER = "dots_with_no_batch_dims_saveable", "nothing_saveable"
 BFLOAT16_CAPABILITY = 8.0  # of the first NVIDIA GPUs with bfloat16: Ampere
 IMAGE_TOKENS = "image_tokens"  # in a batch, in place of `image`
 

@@ -134,10 +134,10 @@ KEYS = (
     ),
     Key(
         "remat_policy",
-        "nothing_saveable",
+        "auto",
         (str,),
         "what the backward pass keeps: a name of jax.checkpoint_policies; none: everything; auto: "
-        "products, where memory allows",
+        "the products with weights, where memory allows, else nothing",
     ),
     *input_keys.KEYS,
     *augment_keys.KEYS,

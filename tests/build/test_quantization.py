@@ -92,7 +92,7 @@ def test_the_plan_shows_what_a_quantized_base_takes(config):
 
 def test_a_quantized_base_is_among_the_changes_that_make_a_run_fit(config, monkeypatch):
     def make(built, planned):
-        return planning.Planned(planning.at_least(built, planned), None, None, 1, 2, print)
+        return planning.Planned(planning.at_least(built, planned), None, None, 1, 2, print, "")
 
     monkeypatch.setattr(planning, "make", make)
     config.trainable, config.frozen_dtype = ATTENTION, "bfloat16"

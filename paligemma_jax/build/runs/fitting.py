@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 
+import jax
 import ml_collections
 
 from paligemma_jax.build import assembly, quantization, weights
@@ -16,6 +17,9 @@ from paligemma_jax.models import paligemma, quantize
 from paligemma_jax.training import plan
 
 NUM_CHANGES = 3
+# How much of a device's own memory, or of the host's, an automatic choice may take: an allocator
+# cannot join all that is free, and on a host there is the input and whatever else runs.
+DEVICE_SHARE, HOST_SHARE = 0.9, 0.5
 ATTENTION = "llm/layers/attn/.*"
 
 
@@ -32,18 +36,21 @@ def plan_run(
 ) -> tuple[assembly.Assembly, planning.Planned]:
     """Returns the run and what it needs, with the step compiled.
 
-    An automatic remat_policy becomes the faster one if that is known to fit, else the smaller one.
+    An automatic remat_policy becomes the faster one if that is known to leave some memory free,
+    else the smaller one. The settings that are returned, and so the run's config.json, name it.
     """
     if built.config.remat_policy != build_model.AUTO:
         return built, planning.make(built, planned)
-    compute = built.functions.compute
-    chosen = _replace_compute(built, dataclasses.replace(compute, remat=build_model.FASTER))
-    needed = planning.make(chosen, planned)
-    if needed.limit is None or not needed.fits:
-        chosen = _replace_compute(built, dataclasses.replace(compute, remat=build_model.SMALLER))
-        needed = planning.make(chosen, planned)
-    terminal.say(f"remat_policy: {chosen.functions.compute.remat}")
-    return chosen, needed
+    limit, is_host = planning.device_limit(), jax.local_devices()[0].platform == "cpu"
+    if limit is None:
+        return _settle(built, planned, build_model.SMALLER, "how much memory there is is not known")
+    room = int(limit * (HOST_SHARE if is_host else DEVICE_SHARE))
+    chosen, needed = _settle(built, planned, build_model.FASTER, "its products fit")
+    if needed.memory.peak <= room:
+        return chosen, needed
+    wanted = f"{build_model.FASTER} would need {terminal.size(needed.memory.peak)}"
+    why = f"{wanted}, and may take {terminal.size(room)} of {terminal.size(limit)}"
+    return _settle(built, planned, build_model.SMALLER, why)
 
 
 def require_fit(built: assembly.Assembly, planned: training.Plan, found: planning.Planned) -> None:
@@ -158,6 +165,18 @@ def _trains_more_than_attention(config: ml_collections.ConfigDict, planned: trai
     is_plain = isinstance(config.schedule, ml_collections.ConfigDict)
     outside = [n for n in planned.optimizer.trainable if not n.startswith("llm/layers/attn/")]
     return is_plain and bool(outside)
+
+
+def _settle(
+    built: assembly.Assembly, planned: training.Plan, remat: str, why: str
+) -> tuple[assembly.Assembly, planning.Planned]:
+    """Returns the run with a remat_policy of its own, and what it then needs."""
+    config = copy.deepcopy(built.config)
+    config.remat_policy = remat
+    compute = dataclasses.replace(built.functions.compute, remat=remat)
+    chosen = _replace_compute(dataclasses.replace(built, config=config), compute)
+    needed = planning.make(chosen, planned)
+    return chosen, dataclasses.replace(needed, remat=f"{remat} (auto: {why})")
 
 
 def _replace_compute(built: assembly.Assembly, compute: paligemma.Compute) -> assembly.Assembly:

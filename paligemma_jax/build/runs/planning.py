@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from paligemma_jax.build import assembly, data, embedding_cache, evaluation
 from paligemma_jax.build import model as build_model
@@ -33,6 +35,7 @@ class Planned:
       num_devices: that share a batch.
       batch_size: examples per step.
       train_step: the compiled step; for a shorter text_len it is compiled when it first comes.
+      remat: the remat_policy, and why it is that one where the settings left it open.
     """
 
     memory: plan.Memory
@@ -41,6 +44,7 @@ class Planned:
     num_devices: int
     batch_size: int
     train_step: Callable[..., Any]
+    remat: str
 
     @property
     def work(self) -> flops.Work:
@@ -93,6 +97,7 @@ def make(built: assembly.Assembly, planned: training.Plan) -> Planned:
         num_devices=built.mesh.size,
         batch_size=built.config.input.batch_size,
         train_step=by_text_len(jitted, {text_len: compiled}),
+        remat=built.functions.compute.remat,
     )
 
 
@@ -157,7 +162,19 @@ def by_text_len(jitted: Any, programs: dict[int, Callable[..., Any]]) -> Callabl
 
 
 def device_limit() -> int | None:
-    """Returns the bytes of one device: what its allocator may take, or a share of the host's."""
+    """Returns the bytes of one device: what its allocator may take, or a share of the host's.
+
+    Of several processes it is the least, so that all of them decide alike; None where not all know.
+    """
+    own = _own_limit()
+    if jax.process_count() == 1:
+        return own
+    # Bytes would not fit the integers that devices exchange.
+    mib = multihost_utils.process_allgather(np.int32((own or 0) // host_memory.MIB))
+    return int(np.min(mib)) * host_memory.MIB or None
+
+
+def _own_limit() -> int | None:
     devices = jax.local_devices()
     stats = devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
@@ -167,7 +184,7 @@ def device_limit() -> int | None:
 
 
 def facts(found: Planned) -> list[tuple[str, str]]:
-    """Returns the plan as pairs of names and values, per device."""
+    """Returns the plan as pairs of names and values: bytes per device, then two lines of text."""
     memory = found.memory
     rows = [
         ("trained parameters", memory.trained),
@@ -182,15 +199,15 @@ def facts(found: Planned) -> list[tuple[str, str]]:
     ]
     if found.limit is not None:
         rows.append(("there is", found.limit))
-    work = ("work of a step", _describe_work(found))
-    return [*((name, terminal.size(size)) for name, size in rows), work]
+    texts = [("remat_policy", found.remat), ("work of a step", _describe_work(found))]
+    return [*((name, terminal.size(size)) for name, size in rows), *texts]
 
 
 def describe(found: Planned) -> str:
     """Returns the plan as text, one line per kind of memory."""
-    *rows, (name, work) = facts(found)
+    *rows, remat, work = facts(found)
     table = terminal.table(rows, header=("memory per device", "bytes"))
-    return f"{table}\n{name}: {work}"
+    return "\n".join([table, *(f"{name}: {text}" for name, text in (remat, work))])
 
 
 def _describe_work(found: Planned) -> str:

@@ -1,5 +1,6 @@
 """The folder of a run: may this run begin in it, or go on there?"""
 
+import copy
 import json
 import pathlib
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 import ml_collections
 
 from paligemma_jax.build import assembly
+from paligemma_jax.build import model as build_model
 from paligemma_jax.build.process import terminal
 from paligemma_jax.config import eval_keys, settings
 
@@ -25,19 +27,41 @@ def check(
             f"it longer, remove {workdir / assembly.FINAL} alone, raise total_steps (or "
             f"total_epochs) and give {ANYWAY}"
         )
-    path = workdir / assembly.CONFIG
-    if not path.exists():
+    stored = _read(workdir)
+    if stored is None:
         _check_no_data(config, workdir)
         return
-    try:
-        stored = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     allow(
         differences(stored, json.loads(settings.to_json(config))),
         f"{workdir} holds a run with other settings",
         resume_anyway=resume_anyway,
     )
+
+
+def keep_remat(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> ml_collections.ConfigDict:
+    """Returns the settings, with the remat_policy of the folder's run in place of an automatic one.
+
+    It is chosen when a run begins: another one gives the same numbers but for their rounding.
+    """
+    stored = _read(workdir)
+    if stored is None or config.remat_policy != build_model.AUTO:
+        return config
+    kept = copy.deepcopy(config)
+    kept.remat_policy = stored.get("remat_policy", build_model.AUTO)
+    return kept
+
+
+def _read(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the settings of the folder's run, None where none has begun."""
+    path = workdir / assembly.CONFIG
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
 
 
 def _check_no_data(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

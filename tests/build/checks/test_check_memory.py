@@ -12,7 +12,7 @@ def fake_plan(monkeypatch, *, limit):
     def make(built, planned):
         planned_for.append(built)
         memory = planning.at_least(built, planned)
-        return planning.Planned(memory, limit, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 2, print)
+        return planning.Planned(memory, limit, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 2, print, "")
 
     monkeypatch.setattr(planning, "make", make)
     return planned_for

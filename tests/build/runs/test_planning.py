@@ -8,10 +8,13 @@ import pytest
 
 from paligemma_jax.build import assembly
 from paligemma_jax.build import data as build_data
+from paligemma_jax.build import model as build_model
 from paligemma_jax.build.process import compilation
 from paligemma_jax.build.runs import fitting, planning, profiling, training
 from paligemma_jax.data import pipeline
 from paligemma_jax.training import flops, plan, step
+
+FASTER, SMALLER = build_model.FASTER, build_model.SMALLER
 
 
 def prepare(config):
@@ -85,7 +88,7 @@ def fake_compiler(monkeypatch):
     def make(built, planned):
         memory = planning.at_least(built, planned)
         memory = dataclasses.replace(memory, temporary=memory.temporary + memory.logits)
-        return planning.Planned(memory, None, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 8, print)
+        return planning.Planned(memory, None, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 8, print, "")
 
     monkeypatch.setattr(planning, "make", make)
     return make
@@ -119,29 +122,64 @@ def test_changes_are_taken_together_where_none_is_enough(adam, fake_compiler):
     assert memory.frozen == frozen_half
 
 
-@pytest.mark.parametrize(
-    ("room", "expected"),
-    [(2 * 10**12, "dots_saveable"), (10**11, "nothing_saveable"), (None, "nothing_saveable")],
-)
-def test_an_automatic_remat_policy_keeps_products_where_they_fit(
-    adam, monkeypatch, capsys, room, expected
-):
-    adam.remat_policy = "auto"
+@pytest.fixture
+def plan_with(adam, monkeypatch):
+    """Plans an automatic policy on a host of so many bytes; returns what was compiled for it too.
+
+    Products take 10**12 bytes, beside `least` in any case.
+    """
+    assert adam.remat_policy == "auto"
     built, planned = prepare(adam)
-    assert built.functions.compute.remat == "nothing_saveable"
     least = planning.at_least(built, planned)
+    compiled = []
 
     def make(built, planned):
-        kept = {"dots_saveable": 10**12, "nothing_saveable": 0}[built.functions.compute.remat]
+        compiled.append(built.functions.compute.remat)
+        kept = {FASTER: 10**12, SMALLER: 0}[compiled[-1]]
         memory = dataclasses.replace(least, temporary=least.temporary + kept)
-        limit = None if room is None else least.peak + room
-        return planning.Planned(memory, limit, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 8, print)
+        limit = planning.device_limit()
+        return planning.Planned(memory, limit, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 8, print, "")
+
+    def run(limit):
+        monkeypatch.setattr(planning, "device_limit", lambda: limit)
+        return *fitting.plan_run(built, planned), compiled
 
     monkeypatch.setattr(planning, "make", make)
-    chosen, needed = fitting.plan_run(built, planned)
-    assert chosen.functions.compute.remat == expected
-    assert (needed.memory.temporary > 10**12) == (expected == "dots_saveable")
-    assert f"remat_policy: {expected}" in capsys.readouterr().err
+    return run
+
+
+def test_an_automatic_remat_policy_keeps_products_where_half_a_host_holds_them(plan_with):
+    chosen, needed, compiled = plan_with(2 * 10**12 + 10**9)
+    assert compiled == [FASTER]  # once
+    assert chosen.functions.compute.remat == chosen.config.remat_policy == FASTER
+    assert needed.memory.temporary > 10**12
+    assert f"remat_policy: {FASTER} (auto: its products fit)" in planning.describe(needed)
+
+
+def test_an_automatic_remat_policy_keeps_nothing_where_products_leave_no_room(plan_with):
+    chosen, needed, compiled = plan_with(2 * 10**12)
+    assert compiled == [FASTER, SMALLER]
+    assert chosen.functions.compute.remat == chosen.config.remat_policy == SMALLER
+    assert needed.memory.temporary < 10**12
+    why = "would need 931.32 GiB, and may take 931.32 GiB of 1862.65 GiB"
+    assert f"{SMALLER} (auto: {FASTER} {why})" in planning.describe(needed)
+
+
+def test_an_automatic_remat_policy_compiles_once_where_no_memory_is_known(plan_with):
+    chosen, needed, compiled = plan_with(None)
+    assert compiled == [SMALLER]
+    assert chosen.config.remat_policy == SMALLER
+    assert "is not known" in needed.remat
+
+
+def test_the_least_memory_of_all_processes_counts(monkeypatch):
+    own = planning.device_limit()
+    monkeypatch.setattr(planning.jax, "process_count", lambda: 3)
+    gather = planning.multihost_utils
+    monkeypatch.setattr(gather, "process_allgather", lambda x: np.array([x, x - 5, x + 9]))
+    assert planning.device_limit() == (own // 2**20 - 5) * 2**20
+    monkeypatch.setattr(gather, "process_allgather", lambda x: np.array([x, 0]))
+    assert planning.device_limit() is None
 
 
 def test_what_cannot_fit_is_not_compiled(adam, monkeypatch):
@@ -159,6 +197,7 @@ def test_run_that_fits_is_let_through(adam):
         num_devices=2,
         batch_size=4,
         train_step=print,
+        remat="",
     )
     fitting.require_fit(built, planned, found)
     assert not dataclasses.replace(found, limit=4).fits
@@ -173,6 +212,7 @@ def test_mfu_is_model_flops_over_what_all_devices_can_do(monkeypatch):
         num_devices=2,
         batch_size=4,
         train_step=print,
+        remat="",
     )
     texts = dict(supervised=5, text_len=24)
     assert found.mfu(seconds=1.0, **texts) is None  # of a CPU

@@ -54,3 +54,18 @@ def test_torn_config_is_an_error_with_its_line(config, begun):
     (begun / "config.json").write_text('{\n "seed":')
     with pytest.raises(ValueError, match=r"config.json:2: not JSON"):
         run_folder.check(config, begun)
+
+
+@pytest.mark.parametrize("stored", ["nothing_saveable", "dots_saveable"])
+def test_a_run_keeps_the_remat_policy_that_it_began_with(config, begun, stored):
+    assert config.remat_policy == "auto"
+    assert run_folder.keep_remat(config, begun / "new") is config
+    (begun / "config.json").write_text(f'{{"remat_policy": "{stored}"}}')
+    assert run_folder.keep_remat(config, begun).remat_policy == stored
+    assert config.remat_policy == "auto"
+
+
+def test_a_remat_policy_that_is_asked_for_is_another_setting(config, begun):
+    config.remat_policy = "none"
+    with pytest.raises(ValueError, match="remat_policy: 'auto' there, 'none' now"):
+        run_folder.check(run_folder.keep_remat(config, begun), begun)

@@ -1,0 +1,104 @@
+"""Seconds of work and temporary memory of a step by what its backward pass keeps.
+
+    python experiments/benchmarks/remat_time.py --cached
+    python experiments/benchmarks/remat_time.py --trainable '.*' --optimizer scale_by_adam
+
+Of `MID` in compare.py, batch 8, 224 px, 16 prompt and 8 supervised tokens, float32. The policies
+take turns in one process; a quotient is that of neighbouring times. What is counted is the time
+that the process computed, so that other work on its core matters less. --cached gives image
+embeddings in place of images. Prints a table.
+"""
+
+import argparse
+import statistics
+import time
+
+import compare
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from paligemma_jax.build import model as build_model
+from paligemma_jax.build.process import host_memory, terminal
+from paligemma_jax.models import paligemma
+from paligemma_jax.params import names
+from paligemma_jax.training import optimizer, plan, step
+
+POLICIES = ("nothing_saveable", "dots_with_no_batch_dims_saveable", "dots_saveable")
+BATCH_SIZE, PROMPT_LEN, SUPERVISED = 8, 16, 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trainable", default="llm/layers/attn/.*", help="regex on names")
+    parser.add_argument("--optimizer", default="sgd")
+    parser.add_argument("--cached", action="store_true", help="image embeddings, no images")
+    parser.add_argument("--rounds", type=int, default=10)
+    args = parser.parse_args()
+    host_memory.keep_freed()
+    batch = make_batch(cached=args.cached)
+    steps = {policy: make_step(policy, args, batch) for policy in POLICIES}
+    seconds = {policy: [] for policy in POLICIES}
+    for number in range(args.rounds + 1):
+        for policy, (update, _) in steps.items():
+            start = time.process_time()
+            update()
+            if number:  # the first round warms up
+                seconds[policy].append(time.process_time() - start)
+    rows = []
+    for policy, found in seconds.items():
+        quotients = np.array(found) / seconds[POLICIES[0]]
+        low, high = np.percentile(quotients, (25, 75))
+        rows.append(
+            (
+                policy,
+                f"{statistics.median(found):.2f} s",
+                f"{np.median(quotients):.3f} ({low:.3f} to {high:.3f})",
+                terminal.size(steps[policy][1]),
+            )
+        )
+    header = ("the backward pass keeps", "a step", "quotient (quartiles)", "temporary memory")
+    print(f"{compare.machine()}\n\n{terminal.table(rows, header=header)}")
+
+
+def make_batch(*, cached: bool) -> dict[str, jax.Array]:
+    model, rng = compare.MID, np.random.default_rng(0)
+    length = PROMPT_LEN + SUPERVISED + 1
+    learnt = jnp.broadcast_to(jnp.arange(length) > PROMPT_LEN, (BATCH_SIZE, length))
+    text = rng.integers(3, model.vocab_size, learnt.shape, dtype=np.int32)
+    masks = {"mask_ar": learnt, "mask_loss": learnt, "mask_input": jnp.ones_like(learnt)}
+    batch = {"text": jnp.asarray(text), **masks, "mask_image": jnp.ones((BATCH_SIZE, 1), bool)}
+    if cached:
+        shape = (BATCH_SIZE, 1, model.num_image_tokens, model.llm.width)
+        return {**batch, build_model.IMAGE_TOKENS: jnp.asarray(rng.normal(size=shape), jnp.float32)}
+    pixels = rng.integers(0, 256, (BATCH_SIZE, 1, model.res, model.res, 3), dtype=np.uint8)
+    return {**batch, "image": jnp.asarray(pixels)}
+
+
+def make_step(policy: str, args: argparse.Namespace, batch: dict[str, jax.Array]):
+    """Returns (a function that does one update, its temporary bytes)."""
+    params = paligemma.init(jax.random.key(0), compare.MID)
+    compute = paligemma.Compute(remat=policy)
+    functions = build_model.make_functions(compare.MID, compute, cache_dtype="float32")
+    rest = [] if args.trainable == ".*" else [(".*", None)]
+    tx = optimizer.make_optimizer(
+        params,
+        schedule=[(args.trainable, {"decay_type": "cosine"}), *rest],
+        total_steps=1000,
+        optax_name=args.optimizer,
+        lr=1e-3,
+    ).tx
+    state = step.init_state(params, names.select(args.trainable, params, what="--trainable"), tx)
+    train_step = step.make_train_step(functions.apply, functions.logits, tx, seed=0)
+    compiled = jax.jit(train_step, donate_argnums=0).lower(state, batch).compile()
+
+    def update() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return update, plan.temporary_bytes(compiled)
+
+
+if __name__ == "__main__":
+    main()
