@@ -5,6 +5,8 @@
 
 From random weights. experiments/digits has the scores, for digits on the patch grid and anywhere.
 
+    python -m paligemma_jax.sweep --config configs/digits.py:steps=500 --workdir runs/digits-rates
+
 Arguments (configs/digits.py:data=data/digits_free): data, steps, overfit.
 """
 
@@ -33,3 +35,8 @@ def get_config(arg=""):
         fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.1, batch_size=100
     )
     return overfit.make(c) if arg.overfit else c
+
+
+def sweep(add):
+    for lr in (3e-4, 1e-3, 3e-3):
+        add(lr=lr)

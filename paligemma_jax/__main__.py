@@ -5,6 +5,7 @@ import sys
 DOORS = {
     "check": "look at machine, keys, data and settings before anything costs",
     "train": "fine-tune a model: a config in, a run's folder out",
+    "sweep": "train many settings of one config, and compare them in one table",
     "evaluate": "score weights on a data set",
     "predict": "answer to images and videos",
     "convert": "weights to Hugging Face and back, data sets of other tools to JSONL",

@@ -5,8 +5,9 @@
 JPEGs of smooth shapes in a temporary folder. Ours reads, decodes, resizes, tokenizes and batches;
 the bare one does the first three with the same operations of TensorFlow, as anyone would write it.
 Each number of cores has a process of its own that may use no others; within it the sides take
-turns, and both keep the memory that they free, as our commands do (--give_back leaves that out). One line of JSON for each number of cores: the median rates, and the median of the quotients
-of neighbours; with several also the quotient of their rates.
+turns, and both keep the memory that they free, as our commands do (--give_back: they do not). One
+line of JSON for each number of cores: the median rates, and the median of the quotients of
+neighbours; with several also the quotient of their rates.
 """
 
 import argparse

@@ -5,12 +5,13 @@ A config file has `get_config(arg)` that returns an `ml_collections.ConfigDict` 
 """
 
 import ast
+import contextlib
 import importlib.util
 import json
 import pathlib
 import re
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -45,6 +46,25 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
 def load(source: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     """Returns the locked config of `"file.py:arg"` with `key.sub=value` overrides applied."""
     path, _, arg = source.partition(":")
+    with reading(path) as module:
+        config = module.get_config(arg)
+    if not isinstance(config, ml_collections.ConfigDict):
+        found = type(config).__name__
+        raise ValueError(
+            f"{path}: get_config returned {found}, expected what presets.finetune does"
+        )
+    override(config, overrides)
+    presets.validate(config)
+    return config
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[Any]:
+    """Within `with`, the module of a config file; what Python finds wrong in it has its line.
+
+    Raises:
+      ValueError: no such file, no Python, no get_config, or any mistake in what is called of it.
+    """
     file = pathlib.Path(path)
     if not file.is_file():
         near = spec.did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
@@ -56,19 +76,11 @@ def load(source: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDic
         module_spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise ValueError(f"{path}: defines no get_config(arg)")
-        config = module.get_config(arg)
+        yield module
     except SyntaxError as error:
         raise ValueError(f"{path}:{error.lineno}: not Python: {error.msg}") from error
     except (LookupError, AttributeError, TypeError, NameError, ImportError) as error:
         raise ValueError(f"{path}:{_line_in(file, error)}: {_in_words(error)}") from error
-    if not isinstance(config, ml_collections.ConfigDict):
-        found = type(config).__name__
-        raise ValueError(
-            f"{path}: get_config returned {found}, expected what presets.finetune does"
-        )
-    override(config, overrides)
-    presets.validate(config)
-    return config
 
 
 def override(config: ml_collections.ConfigDict, overrides: Iterable[str]) -> None:

@@ -140,7 +140,7 @@ def _table_text(table: Table) -> list[str]:
     ]
     more = len(table.rows) - len(rows)
     end = [f"... and {more} more: --out FOLDER writes all"] if more else []
-    return [table.title, *lines, *end]
+    return [*filter(None, [table.title]), *lines, *end]
 
 
 def _finding_text(found: Mapping[str, Any]) -> list[str]:
@@ -181,24 +181,28 @@ def _finding_html(found: Mapping[str, Any]) -> str:
 
 
 def _part_html(part: Facts | Table | Picture) -> str:
-    if isinstance(part, Facts):
-        header, rows, styles, title = (), part.pairs, (), ""
-    elif isinstance(part, Table):
-        header, rows, styles, title = part.header, part.rows, part.styles, part.title
-    else:
+    if isinstance(part, Picture):
         return _picture_html(part)
-    head = "".join(f"<th>{page.escape(name)}</th>" for name in header)
+    if isinstance(part, Facts):
+        return table_html(Table("", (), part.pairs))
+    table = table_html(part)
+    title = page.escape(part.title)
+    if not part.num_shown:
+        return f"<details><summary>{title}</summary>{table}</details>"
+    return f"<p>{title}</p>{table}" if title else table
+
+
+def table_html(table: Table) -> str:
+    """Returns all rows of a table, without its title."""
+    head = "".join(f"<th>{page.escape(name)}</th>" for name in table.header)
     body = "".join(
-        f'<tr class="{page.escape(styles[number]) if styles else ""}">'
+        f'<tr class="{page.escape(table.styles[number]) if table.styles else ""}">'
         + "".join(f"<td>{page.escape(cell)}</td>" for cell in row)
         + "</tr>"
-        for number, row in enumerate(rows)
+        for number, row in enumerate(table.rows)
     )
     head = f"<tr>{head}</tr>" if head else ""
-    table = f'<div class="scroll"><table class="left">{head}{body}</table></div>'
-    if isinstance(part, Table) and not part.num_shown:
-        return f"<details><summary>{page.escape(title)}</summary>{table}</details>"
-    return f"<p>{page.escape(title)}</p>{table}" if title else table
+    return f'<div class="scroll"><table class="left">{head}{body}</table></div>'
 
 
 def _picture_html(picture: Picture) -> str:

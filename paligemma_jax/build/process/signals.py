@@ -8,8 +8,9 @@ shell and no killed program has it, so a script can tell a run that goes on when
 
 import os
 import signal
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -60,6 +61,29 @@ class StopRequest:
         # Not `say`: a handler may come in the middle of another write.
         text = f"{self.signal}: finishing what runs, then saving; once more stops at once\n"
         os.write(2, text.encode())
+
+
+def call(command: Sequence[str]) -> tuple[int, bool]:
+    """Runs a command, and hands it the signals that this process gets.
+
+    Returns:
+      (its exit status, whether there was a signal).
+    """
+    # In a session of its own Ctrl-C reaches it once, from here.
+    process = subprocess.Popen(command, start_new_session=True)
+    was_stopped = False
+
+    def pass_on(number: int, _: Any) -> None:
+        nonlocal was_stopped
+        was_stopped = True
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        return process.wait(), was_stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _make_agree(mesh: Mesh) -> Callable[[bool], bool]:

@@ -27,10 +27,17 @@ def check(
             f"it longer, remove {workdir / assembly.FINAL} alone, raise total_steps (or "
             f"total_epochs) and give {ANYWAY}"
         )
-    stored = _read(workdir)
-    if stored is None:
+    if _read(workdir) is None:
         _check_no_data(config, workdir)
         return
+    check_same(config, workdir, resume_anyway=resume_anyway)
+
+
+def check_same(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, resume_anyway: bool = False
+) -> None:
+    """Raises a ValueError if the run of a folder, which has begun, has other settings."""
+    stored = _read(workdir) or {}
     allow(
         differences(stored, json.loads(settings.to_json(config))),
         f"{workdir} holds a run with other settings",

@@ -44,3 +44,11 @@ def test_preempted_run_has_a_status_of_its_own(capsys):
         command_line.run(main)
     assert caught.value.code == 75
     assert capsys.readouterr().err == "preempted: SIGTERM after step 3 of 9\n"
+
+
+def test_called_program_gets_the_signals_and_its_status_is_told():
+    program = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.pause()"
+    before = signal.getsignal(signal.SIGTERM)
+    assert signals.call([sys.executable, "-c", program]) == (-signal.SIGTERM, True)
+    assert signals.call([sys.executable, "-c", "raise SystemExit(7)"]) == (7, False)
+    assert signal.getsignal(signal.SIGTERM) == before

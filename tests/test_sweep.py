@@ -1,0 +1,151 @@
+"""Many runs from one config: one after the other, again after a stop, and compared."""
+
+import json
+import pathlib
+import signal
+import textwrap
+
+import pytest
+
+from paligemma_jax import sweep
+from paligemma_jax.build.process import signals
+from paligemma_jax.config import settings
+from paligemma_jax.reports import runlog
+
+SCORES = {"lr=0.1": [0.2, 0.6, 0.5], "lr=0.2": [0.1, 0.3, 0.7], "lr=0.3": [0.1]}
+
+
+@pytest.fixture
+def config(tmp_path) -> str:
+    """A config file whose sweep has three runs."""
+    path = tmp_path / "config.py"
+    path.write_text(
+        textwrap.dedent(f"""
+        from paligemma_jax.config import presets
+
+        def get_config(arg=""):
+            c = presets.finetune(model="paligemma2-3b", res=224, text_len=32, method="attention")
+            c.input.data.fname = "train.jsonl"
+            c.total_steps = 3
+            c.evals.valid = dict(fname="valid.jsonl")
+            return c
+
+        def sweep(add):
+            for lr in {[float(name[3:]) for name in SCORES]}:
+                add(lr=lr)
+        """)
+    )
+    return str(path)
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """Stands in for trainings: writes what they write. Holds (calls, statuses by name)."""
+    calls: list[str] = []
+    statuses: dict[str, tuple[int, bool]] = {}
+
+    def call(command):
+        workdir = pathlib.Path(command[command.index("--workdir") + 1])
+        calls.append(workdir.name)
+        config = settings.load(
+            command[command.index("--config") + 1],
+            [word.removeprefix("--config.") for word in command if word.startswith("--config.")],
+        )
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(settings.to_json(config))
+        with runlog.RunLog(workdir, resumed_step=0) as log:
+            for step, score in enumerate(SCORES[workdir.name], start=1):
+                log.append(step, {"loss": 1 - score, "valid/loss": 2.0, "valid/map50": score})
+        status = statuses.get(workdir.name, (0, False))
+        if status == (0, False):
+            (workdir / "final.npz").touch()
+        return status
+
+    monkeypatch.setattr(signals, "call", call)
+    return calls, statuses
+
+
+def run(config: str, workdir: pathlib.Path, *more: str) -> dict:
+    sweep.main(["--config", config, "--workdir", str(workdir), *more])
+    return json.loads((workdir / "sweep.json").read_text())
+
+
+def test_runs_are_trained_in_turn_and_compared_the_best_first(config, training, tmp_path, capsys):
+    written = run(config, tmp_path / "out")
+    assert training[0] == list(SCORES)
+    assert written["score"] == "valid/map50"
+    assert [row["name"] for row in written["runs"]] == ["lr=0.2", "lr=0.1", "lr=0.3"]
+    first = written["runs"][1]
+    assert (first["last"], first["best"], first["best_step"]) == (0.5, 0.6, 2)
+    assert (first["state"], first["values"]) == ("done", {"lr": 0.1})
+    table = capsys.readouterr().out.splitlines()
+    assert table[0] == "3 runs by valid/map50"
+    assert table[2].split() == ["lr", "state", "valid/map50", "best", "at", "step", "loss"]
+    assert table[3].split() == ["0.2", "done", "0.7", "0.7", "3", "0.3"]
+    page = (tmp_path / "out" / "sweep.html").read_text()
+    assert page.count("<img") == 2 and page.count("<tr") == 4
+
+
+def test_equal_scores_are_ordered_by_the_loss(config, training, tmp_path):
+    written = run(config, tmp_path / "out", "--score", "valid/loss")
+    assert [row["name"] for row in written["runs"]] == ["lr=0.2", "lr=0.1", "lr=0.3"]
+
+
+def test_runs_that_ended_are_not_begun_again(config, training, tmp_path):
+    calls, statuses = training
+    statuses["lr=0.2"] = (75, False)
+    with pytest.raises(signals.Preempted, match=r"run 2 of 3: lr=0.2. The same command"):
+        run(config, tmp_path / "out")
+    assert calls == ["lr=0.1", "lr=0.2"]
+    statuses.clear()
+    written = run(config, tmp_path / "out")
+    assert calls == ["lr=0.1", "lr=0.2", "lr=0.2", "lr=0.3"]
+    assert {row["state"] for row in written["runs"]} == {"done"}
+
+
+def test_finished_runs_of_other_settings_are_no_runs_of_this_sweep(config, training, tmp_path):
+    run(config, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"(?s)lr=0.1 holds a run with other settings.*seed"):
+        run(config, tmp_path / "out", "--config.seed=3")
+
+
+def test_failing_run_keeps_no_other_from_running_and_is_named(config, training, tmp_path):
+    calls, statuses = training
+    statuses["lr=0.1"] = (2, False)
+    with pytest.raises(ValueError, match=r"1 of 3 runs failed, as said above: lr=0.1"):
+        run(config, tmp_path / "out")
+    assert calls == list(SCORES)
+    written = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert {row["name"]: row["state"] for row in written["runs"]}["lr=0.1"] == "failed"
+
+
+def test_signal_during_a_run_ends_the_sweep_whatever_the_run_says(config, training, tmp_path):
+    calls, statuses = training
+    statuses["lr=0.1"] = (-signal.SIGTERM, True)
+    with pytest.raises(signals.Preempted):
+        run(config, tmp_path / "out")
+    assert calls == ["lr=0.1"]
+
+
+def test_one_run_alone_and_a_table_of_what_there_is(config, training, tmp_path, capsys):
+    written = run(config, tmp_path / "out", "--only", "1", "--score", "valid/loss")
+    assert training[0] == ["lr=0.2"]
+    assert [row["state"] for row in written["runs"]] == ["done", "not begun", "not begun"]
+    assert written["runs"][1]["last"] is None
+    run(config, tmp_path / "out", "--table")
+    assert training[0] == ["lr=0.2"]
+    assert capsys.readouterr().out.splitlines()[-3].split() == ["0.1", "not", "begun", *"----"]
+    with pytest.raises(ValueError, match="--only 3: the sweep has runs 0 to 2"):
+        run(config, tmp_path / "out", "--only", "3")
+    with pytest.raises(ValueError, match=r"--score='test/map'.*the evaluations are \['valid'\]"):
+        run(config, tmp_path / "out", "--table", "--score", "test/map")
+
+
+def test_commands_are_lines_for_a_shell(config, training, tmp_path, capsys):
+    words = ["--config", config, "--workdir", "my runs", "--commands", "--config.seed=3"]
+    sweep.main(words)
+    assert training[0] == []
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"python -m paligemma_jax.train --config {config} --workdir 'my runs/lr=0.1' "
+        "--config.seed=3 --config.lr=0.1"
+    )
