@@ -52,11 +52,13 @@ demo: $(INSTALLED)
 clean:
 	rm -rf .cache .pytest_cache .ruff_cache .hypothesis *.egg-info data/demo runs/demo
 
-# pip prints some 300 lines; the large files are enough to see that it moves.
+# pip prints some 300 lines; the large files, and what follows them, are enough to see that it moves.
 LARGE := awk -F '[-() ]+' '/(Downloading|Using cached).*\.whl .* [MG]B/ \
     && ($$(NF-2) >= 10 || $$(NF-1) == "GB") { \
         i = $$2 == "Using" ? 4 : 3; \
-        print "  " $$i " " $$(i+1) ", " $$(NF-2) " " $$(NF-1); fflush() }'
+        print "  " $$i " " $$(i+1) ", " $$(NF-2) " " $$(NF-1); fflush() } \
+    /^Installing collected packages/ { \
+        print "  unpacking " gsub(/,/, "") + 1 " packages: a minute or so"; fflush() }'
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing into $(VENV): 2.7 GB, some minutes the first time"

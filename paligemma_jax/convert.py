@@ -225,10 +225,11 @@ def verify(
 ) -> dict[str, float]:
     """Compares the logits of SRC and DST, says how far they are apart, and returns that."""
     assert model is not None
-    if source.weights is None:
-        found = parity.compare(overlay.find(target), source.path, model)
-    else:
-        found = parity.compare(source.weights, target, model)
+    with terminal.working("comparing logits with those of transformers"):
+        if source.weights is None:
+            found = parity.compare(overlay.find(target), source.path, model)
+        else:
+            found = parity.compare(source.weights, target, model)
     terminal.say(
         f"logits differ from transformers' by up to {found.largest:.3g}; the largest is "
         f"{found.largest_logit:.3g}"

@@ -111,7 +111,7 @@ def answer(
 ) -> int:
     """Writes all answers as they come, and returns how many could not be made, or not drawn."""
     num_failed = 0
-    with terminal.progress("answering", unit="examples") as report:
+    with terminal.progress("answering", unit="examples", first="compiling") as report:
         for row in opened.iterate(chosen, progress=report):
             if as_json:
                 sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -24,6 +24,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from paligemma_jax.build.process import terminal
 from paligemma_jax.data import tokens
 
 SIDE = 112  # pixels per side
@@ -151,13 +152,15 @@ def make_example(seed, index):
 def write_split(out, name, *, seed, count):
     """Writes `count` PNGs and their JSONL; returns the number of boxes."""
     rows, num_boxes = [], 0
-    for index in range(count):
-        pixels, boxes = make_example(seed, index)
-        image = f"{name}_{index:05d}.png"
-        Image.fromarray(pixels).save(out / image, compress_level=1)
-        row = dict(image=image, prefix=f"detect {LABEL}", suffix=format_suffix(boxes))
-        rows.append(json.dumps(row))
-        num_boxes += len(boxes)
+    with terminal.progress(f"drawing {name}", unit="images") as report:
+        for index in range(count):
+            pixels, boxes = make_example(seed, index)
+            image = f"{name}_{index:05d}.png"
+            Image.fromarray(pixels).save(out / image, compress_level=1)
+            row = dict(image=image, prefix=f"detect {LABEL}", suffix=format_suffix(boxes))
+            rows.append(json.dumps(row))
+            num_boxes += len(boxes)
+            report(index + 1, count)
     (out / f"_annotations.{name}.jsonl").write_text("\n".join(rows) + "\n")
     return num_boxes
 

@@ -172,7 +172,8 @@ def run(
         batches = pipeline.eval_batches(
             evaluation.records, built.tokenizer, evaluation.prompts, read_images=read_images
         )
-        with terminal.progress(f"answering {evaluation.name}", unit="examples") as report:
+        label = f"answering {evaluation.name}"
+        with terminal.progress(label, unit="examples", first="compiling") as report:
             rows, found = evaluator.evaluate(
                 evaluation.generate,
                 {**params, **build_model.unstack(params)},
@@ -273,7 +274,8 @@ def _mean_loss(
         read_images=read_images,
     )
     sums = []
-    with terminal.progress(f"loss of {evaluation.name}", unit="examples") as report:
+    label = f"loss of {evaluation.name}"
+    with terminal.progress(label, unit="examples", first="compiling") as report:
         for batch in batches:
             sums.append(evaluation.eval_loss(params, sharding.place_batch(batch, built.mesh)))
             done = min(len(sums) * evaluation.examples.batch_size, len(evaluation.records))

@@ -126,7 +126,8 @@ def init_factors(
     """Returns low-rank factors that change nothing yet, each made where it lives."""
     make = functools.partial(paligemma.init_factors, model=model)
     shardings = {name: where[name] for name in jax.eval_shape(make, jax.random.key(seed))}
-    return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+    with terminal.working("making random weights"):
+        return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
 
 
 def init_random(

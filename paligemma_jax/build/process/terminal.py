@@ -7,18 +7,27 @@ Standard output belongs to results (`predict` writes JSON lines there).
 import contextlib
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import tqdm
 
 Progress = Callable[[int, int], None]
-LINE_EVERY_S = 10.0
+SHOW_AFTER_S = 1.0  # of a bar
+LINE_AFTER_S, LINE_EVERY_S = 2.0, 10.0  # without a terminal: the first line, and each further one
+TICK_S = 0.5
 PLURAL = re.compile(r"(?<=x)es\b|s\b")  # rows of train -> row of train, boxes -> box
+
+# When the last line was written, by whoever did.
+_said_at = 0.0
 
 
 def say(text: str) -> None:
     """Writes a line without tearing a progress bar that may be on screen."""
+    global _said_at
+    _said_at = time.monotonic()
     tqdm.tqdm.write(text, file=sys.stderr)
     sys.stderr.flush()
 
@@ -30,37 +39,99 @@ def show(text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(label: str, *, unit: str = "it", unit_scale: bool = False) -> Iterator[Progress]:
+def progress(
+    label: str, *, unit: str = "it", unit_scale: bool = False, first: str = ""
+) -> Iterator[Progress]:
     """Yields `report(done, total)`: a bar on a terminal, otherwise a plain line now and then.
 
-    Work that ends within two seconds shows nothing where there is no terminal.
+    Work that ends within two seconds shows nothing where there is no terminal. Both go on while
+    nothing is reported. `first`: what is done before the first report, as "compiling".
     """
     if sys.stderr.isatty():
-        with tqdm.tqdm(
-            desc=label, unit=unit, unit_scale=unit_scale, delay=1, dynamic_ncols=True
-        ) as bar:
+        shown = f"{label}, {first}" if first else label
+        unit = unit if unit_scale else f" {unit}"
+        with _bar(shown, unit=unit, unit_scale=unit_scale) as bar:
 
             def report(done: int, total: int) -> None:
+                bar.desc = f"{label}: "
                 bar.total = total
                 bar.update(done - bar.n)
 
             yield report
     else:
-        yield _plain(label, unit)
+        lines = _Lines(label, unit, first)
+        with _repeated(lines.go_on):
+            yield lines.report
 
 
-def _plain(label: str, unit: str) -> Progress:
-    start = time.monotonic()
-    last = start - LINE_EVERY_S + 2.0
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows for how long something is done that cannot tell how far it is, as `progress`."""
+    if sys.stderr.isatty():
+        with _bar(what, bar_format="{desc}: {elapsed}"):
+            yield
+    else:
+        with _repeated(_Lines(what, "", "").go_on):
+            yield
 
-    def report(done: int, total: int) -> None:
-        nonlocal last
+
+@contextlib.contextmanager
+def _bar(label: str, **settings: Any) -> Iterator[tqdm.tqdm]:
+    """Yields a bar whose clock goes on while nothing is reported."""
+    with tqdm.tqdm(desc=label, delay=SHOW_AFTER_S, dynamic_ncols=True, **settings) as bar:
+
+        def go_on() -> None:
+            if time.time() - bar.start_t >= SHOW_AFTER_S:
+                bar.refresh()
+                bar.last_print_t = max(bar.last_print_t, bar.start_t + SHOW_AFTER_S)
+
+        with _repeated(go_on):
+            yield bar
+
+
+class _Lines:
+    """Plain lines on one piece of work: now and then, and not while others are written."""
+
+    def __init__(self, label: str, unit: str, first: str):
+        self._label, self._unit, self._state = label, unit, first
+        self._start = self._last = time.monotonic()
+        self._wait_s = LINE_AFTER_S
+
+    def report(self, done: int, total: int) -> None:
+        """Notes how far it is, and says so if that is due; its end too, if it took its time."""
+        self._state = f"{done}/{total} {self._unit}"
         now = time.monotonic()
-        if now - last >= LINE_EVERY_S or (done == total and now - start > 2.0):
-            last = now
-            say(f"{label}: {done}/{total} {unit}, {now - start:.0f} s")
+        if now - self._last >= self._wait_s or (done == total and now - self._start > LINE_AFTER_S):
+            self._say(now)
 
-    return report
+    def go_on(self) -> None:
+        """Says how far it is if nothing was said for so long."""
+        now = time.monotonic()
+        if now - max(self._last, _said_at) >= self._wait_s:
+            self._say(now)
+
+    def _say(self, now: float) -> None:
+        self._last, self._wait_s = now, LINE_EVERY_S
+        state = f"{self._state}, " if self._state else ""
+        say(f"{self._label}: {state}{now - self._start:.0f} s")
+
+
+@contextlib.contextmanager
+def _repeated(call: Callable[[], None]) -> Iterator[None]:
+    """Calls a function every half a second, in a thread: the work itself may be one long call."""
+    is_over = threading.Event()
+
+    def run() -> None:
+        while not is_over.wait(TICK_S):
+            call()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def table(rows: list[tuple[str, ...]], *, header: tuple[str, ...]) -> str:

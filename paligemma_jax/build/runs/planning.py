@@ -72,9 +72,8 @@ def make(built: assembly.Assembly, planned: training.Plan) -> Planned:
     jitted = build_optimizer.make_train_step(
         built.config, built.functions, planned.optimizer, state
     )
-    with terminal.progress("compiling the step", unit="programs") as report:
+    with terminal.working("compiling the train step, which later runs find compiled"):
         compiled = jitted.lower(state, batch, 0).compile()
-        report(1, 1)
     text_len = built.config.input.text_len
     works = {
         length: flops.count(

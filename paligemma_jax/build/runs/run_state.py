@@ -83,14 +83,17 @@ def start(
     """
     layout = assembly.lay_out(built, base, tuple(made.trainable))
     about = {"base": _describe_base(built, layout, made), "data": _describe_data(built, records)}
-    path, groups = _read_newest(workdir, about, _like(layout, made), resume_anyway)
+    with terminal.working(f"reading what {workdir} has of an earlier start"):
+        path, groups = _read_newest(workdir, about, _like(layout, made), resume_anyway)
     if path is not None and int(path.name) > total_steps:
         raise ValueError(
             f"{path} has {int(path.name)} updates, and these settings ask for {total_steps}: raise "
             f"total_steps (or total_epochs, total_examples), or choose another --workdir"
         )
     if path is None:
-        state = step.init_state(assembly.load(built, layout), made.trainable, made.tx)
+        params = assembly.load(built, layout)
+        with terminal.working("making the optimizer's state"):
+            state = step.init_state(params, made.trainable, made.tx)
     else:
         frozen = [name for name in layout.shapes if name not in made.trainable]
         state = step.TrainState(

@@ -127,7 +127,7 @@ def run(
     hooks = [
         _make_hook(built, one, every, workdir, read_images) for one, every in planned.evaluations
     ]
-    with terminal.progress("training", unit="steps") as report:
+    with terminal.progress("training", unit="steps", first="reading the first images") as report:
         state = loop.run(
             state,
             data.on_mesh(batches, built.mesh),
