@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             drawn = annotated.Annotator(pathlib.Path(args.pictures), chosen, videos)
             stack.enter_context(drawn)
         num_failed = answer(opened, chosen, drawn, as_json=args.json or not sys.stdout.isatty())
+    if drawn:
+        terminal.say(f"pictures: {terminal.count(drawn.num_files, 'files')} in {args.pictures}")
     if num_failed:
         terminal.say(f"{num_failed} of {len(chosen)} could not be read, or not drawn")
         sys.exit(1)

@@ -55,6 +55,10 @@ def test_a_broken_image_costs_its_own_answer_and_the_exit_status(folder, capsys)
     assert [row["index"] for row in rows] == list(range(6))
     assert [row["images"][0].rpartition("/")[2] for row in rows[:3]] == ["a.png", "b.png", "c.png"]
     assert ["error" in row for row in rows] == [False, True, False, False, False, False]
+    (keys,) = {tuple(row) for row in rows if "error" not in row and "frame" not in row}
+    assert not {"suffix", "truths", "score", "correct"} & set(keys)
+    assert None not in [value for row in rows for value in row.values()]
+    assert f"pictures: 3 files in {out}" in printed.err
     assert rows[1]["error"].startswith("cannot read image") and "prediction" not in rows[1]
     assert [(row["frame"], row["time_s"]) for row in rows[3:]] == [(0, 0.0), (2, 0.5), (4, 1.0)]
     assert all(np.isfinite(row["logp"]) for row in rows if "error" not in row)

@@ -22,6 +22,9 @@ class Annotator:
       folder: made if need be.
       chosen: what the rows answer.
       rates: pictures a second of each video to be written; frames of others become PNG files.
+
+    Attributes:
+      num_files: begun so far.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Annotator:
         self._frames: dict[str, Iterator[np.ndarray | None]] = {}
         self._path: str | None = None
         self._video: video_file.VideoFile | None = None
+        self.num_files = 0
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -52,6 +56,7 @@ class Annotator:
             self._open(path).append(self._draw(row, [pixels], num_lines=VIDEO_LINES))
             return
         opened = _open_all(query) if pixels is None else [pixels]
+        self.num_files += 1
         self._draw(row, opened).save(self._folder / f"{self._names[row['index']]}.png")
 
     def close(self) -> None:
@@ -96,6 +101,7 @@ class Annotator:
             names = dict(zip(self._rates, _tell_apart([*map(_stem, self._rates)]), strict=True))
             file = self._folder / f"{names[path]}.mp4"
             self._path, self._video = path, video_file.VideoFile(file, rate=self._rates[path])
+            self.num_files += 1
         return self._video
 
 
