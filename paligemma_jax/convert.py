@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.monotonic()
     result = convert_data(args) if args.task else convert_weights(args)
     result["seconds"] = time.monotonic() - start
-    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    if not sys.stdout.isatty():  # a person was told all of it
+        sys.stdout.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -102,6 +102,8 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
             f"{total}. The state is saved; the same command goes on from there"
         )
     training.save(built, planned, state, workdir / assembly.FINAL)
+    for report in sorted(workdir.glob("report*.html")):
+        terminal.say(f"report: {report}")
 
 
 if __name__ == "__main__":

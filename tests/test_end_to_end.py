@@ -162,7 +162,9 @@ def test_a_run_ends_where_it_has_what_it_wants(run, folder, capsys):
     changes = ["evals.val.fname=input", "stop_at=[('val/loss', 100)]"]
     config = f"--config={folder}/config.py"
     train.main([config, f"--workdir={workdir}", *(f"--config.{change}" for change in changes)])
-    assert "stop_at: reached after step 2: val/loss" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "stop_at: reached after step 2: val/loss" in said
+    assert said.endswith(f"report: {workdir / 'report.html'}\n")
     rows, usual = (runlog.read_rows(path / "metrics.jsonl") for path in (workdir, run))
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[1]["val/loss"] == usual[1]["val/loss"]  # the same examples, by their file
@@ -183,7 +185,7 @@ def test_everything_wrong_is_said_before_the_first_step(run, folder):
     fails(folder, "c", "--config.task=detecting", match="did you mean 'detection'")
     fails(folder, "d", "--config.mesh=[('data', 3)]", match="data=3")
     accumulation = "--config.accumulation_steps=3"
-    fails(folder, "e", accumulation, match=r"input.batch_size=4 is not divisible")
+    fails(folder, "e", accumulation, match=r"batch_size=4 is not divisible by 1 device x 3")
     init = f"--config.model_init={run}/final.npz"
     fails(folder, "f", init, "--config.res=56", match="resample_posemb")
     fails(

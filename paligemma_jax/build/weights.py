@@ -260,7 +260,8 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
 def check_divisible(batch_size: int, mesh: Mesh, *, key: str, parts: int = 1) -> None:
     """Raises a ValueError if the devices cannot share `batch_size` rows in `parts` equal parts."""
     if batch_size % (mesh.size * parts):
-        by = f"{mesh.size} devices" + (f" x {parts} micro-batches" if parts > 1 else "")
+        by = terminal.count(mesh.size, "devices")
+        by += f" x {parts} micro-batches" if parts > 1 else ""
         near = max(1, round(batch_size / (mesh.size * parts))) * mesh.size * parts
         raise ValueError(
             f"{key}={batch_size} is not divisible by {by}; the nearest that is: {near}"

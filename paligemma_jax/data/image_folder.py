@@ -44,13 +44,16 @@ class ImageFolder:
         if is_link is None or (is_link.get(name) and not self.contains(os.path.realpath(path))):
             return "", (
                 "image outside the folder",
-                f"image '{image}' is outside {self.root}; set {self.setting} to the folder that "
-                f"holds all images",
+                f"image '{image}' is outside {as_typed(self.root)}; set {self.setting} to the "
+                f"folder that holds all images",
             )
         if name not in is_link:
             near = self._find_near(folder, name)
             hint = f"; did you mean {near}?" if near else ""
-            return "", ("image not found", f"image '{image}': no such file in {real}{hint}")
+            return "", (
+                "image not found",
+                f"image '{image}': no such file in {as_typed(real)}{hint}",
+            )
         return path, None
 
     def _find_near(self, folder: str, name: str) -> str | None:
@@ -81,6 +84,12 @@ class ImageFolder:
             return real, {}
         with os.scandir(real) as entries:
             return real, {entry.name: entry.is_symlink() for entry in entries if _is_file(entry)}
+
+
+def as_typed(path: str) -> str:
+    """Returns a path as one would type it here: from the working folder on, if it lies below."""
+    near = os.path.relpath(path)
+    return path if near.startswith(os.pardir) else near
 
 
 def _is_file(entry: os.DirEntry) -> bool:

@@ -20,7 +20,7 @@ BEFORE_PREFIX = re.compile(r"\A(?:<(?:bos|image)> *)+")
 AFTER_SUFFIX = re.compile(r"(?:<eos>\s*)+\Z")
 
 MAX_LISTED = 20
-ROUND_TO = 16  # a suggested text_len is a multiple of this
+ROUND_TO = 8  # a suggested text_len is a multiple of this
 
 
 def encode_training(
@@ -128,7 +128,7 @@ class LengthReport:
       num_records: records looked at.
       text_len: what was asked for.
       longest, p50, p95, p99: of the needed text_len (percentiles: the record at that rank).
-      suggested_text_len: the smallest multiple of 16 that fits all.
+      suggested_text_len: the smallest multiple of 8 that fits all.
       too_long: (source, needed text_len) of the records that do not fit.
       num_without_target: of these, how many would keep no token to learn if they were cut.
       removed: how many records had a bos, newline or eos of their own (see `clean`).

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from paligemma_jax.data import column_names, jsonl, remote
+from paligemma_jax.data import column_names, image_folder, jsonl, remote
 from paligemma_jax.data.importers import example
 
 MAX_LISTED = 20
@@ -89,18 +89,20 @@ def _near_miss(path: str) -> str:
     folder, name = os.path.split(os.path.abspath(path))
     if os.path.isdir(folder):
         hint = _did_you_mean(name, _data_files(folder), folder)
-        return f"{hint or ';'} {_list_data(folder)}"
+        return f"{hint or ';'} {_list_data(image_folder.as_typed(folder))}"
     while not os.path.isdir(folder):
         folder, name = os.path.split(folder)
     inside = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
     hint = _did_you_mean(name, inside, folder)
-    return f"; there is no folder {os.path.join(folder, name)}{hint}"
+    return f"; there is no folder {image_folder.as_typed(os.path.join(folder, name))}{hint}"
 
 
 def _did_you_mean(name: str, known: list[str], folder: str) -> str:
     stems = {name.removesuffix(ENDING): name for name in known}
     near = difflib.get_close_matches(name.removesuffix(ENDING), stems, n=1)
-    return f"; did you mean {os.path.join(folder, stems[near[0]])}?" if near else ""
+    if not near:
+        return ""
+    return f"; did you mean {image_folder.as_typed(os.path.join(folder, stems[near[0]]))}?"
 
 
 def _data_files(folder: str) -> list[str]:

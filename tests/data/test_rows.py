@@ -56,7 +56,7 @@ def test_an_example_that_would_lose_its_eos_is_an_error(tokenizer):
 def test_a_prompt_that_does_not_fit_is_an_error(tokenizer):
     row = rows.encode_prompt(tokenizer, "detect cat", text_len=5)
     assert row["text"][-1] == tokenizer.newline
-    with pytest.raises(ValueError, match=r"needs text_len 5, found 4; set input.text_len=16,"):
+    with pytest.raises(ValueError, match=r"needs text_len 5, found 4; set input.text_len=8,"):
         rows.encode_prompt(tokenizer, "detect cat", text_len=4)
 
 
@@ -106,6 +106,7 @@ def test_the_length_report_says_who_does_not_fit_and_what_would(tokenizer):
     report = rows.length_report(data, tokenizer, text_len=6, progress=lambda *n: calls.append(n))
     assert (report.num_records, report.p50, report.p95, report.p99) == (100, 4, 4, 10)
     assert (report.longest, report.suggested_text_len) == (10, 16)
+    assert [rows.round_up(needed) for needed in (32, 33, 41)] == [32, 40, 48]
     assert report.too_long == (("x.jsonl:98", 7), ("x.jsonl:99", 10))
     assert report.num_without_target == 1
     assert report.counts == {4: 98, 7: 1, 10: 1}

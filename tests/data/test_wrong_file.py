@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from paligemma_jax.data import records, wrong_file
+from paligemma_jax.data import image_folder, records, wrong_file
 
 ROW = {"image": "a.png", "prefix": "detect cat", "suffix": "cat"}
 COCO = {"images": [], "annotations": [{"bbox": [0, 0, 1, 1]}], "categories": []}
@@ -85,6 +85,16 @@ def test_a_folder_without_jsonl_is_perhaps_another_format(tmp_path):
     message = error_of(f"{tmp_path}/coco/")
     assert "JSONL files in" in message and ": none. Another format?" in message
     assert f"paligemma_jax.convert {tmp_path}/coco/ {tmp_path}/coco_jsonl --task" in message
+
+
+def test_paths_below_the_working_folder_are_shown_as_they_are_typed(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "valid.jsonl").write_text(json.dumps(ROW))
+    monkeypatch.chdir(tmp_path)
+    message = error_of("data/vald.jsonl")
+    assert "did you mean data/valid.jsonl? JSONL files in data: valid.jsonl" in message
+    assert error_of("date/valid.jsonl").endswith("no folder date; did you mean data?")
+    assert image_folder.ImageFolder("data").locate("a.png")[1][1].endswith("no such file in data")
 
 
 def test_a_typo_gets_the_nearest_name(tmp_path):
