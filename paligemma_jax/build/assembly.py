@@ -10,7 +10,14 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from paligemma_jax.build import checkpoint, data, mask_codecs, quantization, weights
+from paligemma_jax.build import (
+    attention_kernels,
+    checkpoint,
+    data,
+    mask_codecs,
+    quantization,
+    weights,
+)
 from paligemma_jax.build import model as build_model
 from paligemma_jax.build.process import terminal
 from paligemma_jax.checkpoints import overlay
@@ -56,6 +63,7 @@ def assemble(config: ml_collections.ConfigDict) -> Assembly:
             f"embedding. Is it the tokenizer that the weights were trained with?"
         )
     compute = build_model.make_compute(config)
+    attention_kernels.check(config, model, compute)
     if config.compute_dtype == build_model.AUTO:
         _, why = build_model.choose_compute_dtype(config.compute_dtype)
         terminal.say(f"compute_dtype: {compute.dtype} ({why})")

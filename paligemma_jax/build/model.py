@@ -102,6 +102,8 @@ def make_compute(config: ml_collections.ConfigDict) -> paligemma.Compute:
             remat=SMALLER if config.remat_policy == AUTO else config.remat_policy,
             dropout=float(config.model.llm.dropout),
             img_dropout=float(config.model.img.dropout),
+            attention=config.model.llm.attention,
+            img_attention=config.model.img.attention,
         )
     except ValueError as error:
         raise ValueError(f"compute_dtype, remat_policy or dropout: {error}") from error

@@ -65,6 +65,13 @@ KEYS = (
         "dimensions that replace the variant's: width, depth, mlp_dim, num_heads, patch_size",
     ),
     Key("model.img.dropout", 0.0, NUMBER, "dropout rate in the vision tower", least=0),
+    Key(
+        "model.img.attention",
+        "xla",
+        (str,),
+        "what computes attention in the vision tower; cudnn: NVIDIA's fused kernel",
+        ("xla", "cudnn"),
+    ),
     Key("model.llm.variant", "gemma_2b", (str,), "language model"),
     Key(
         "model.llm.vocab_size",
@@ -82,6 +89,13 @@ KEYS = (
         None,
         (dict, *OPTIONAL),
         "dimensions that replace the variant's: width, depth, mlp_dim, num_heads, ...",
+    ),
+    Key(
+        "model.llm.attention",
+        "xla",
+        (str,),
+        "likewise in the language model: of training and of prompts, not of decoding",
+        ("xla", "cudnn"),
     ),
     Key(
         "model_init",

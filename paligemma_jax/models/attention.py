@@ -1,6 +1,7 @@
 """Attention itself, shared by both towers; masks that decide who sees whom; positions."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,18 @@ MASKED = -2.3819763e38
 # At most so many logits exist at a time (256 MiB), but of so many queries at least.
 BLOCK_VALUES, BLOCK_QUERIES = 2**26, 128
 
+# What computes attention: the functions below, or the fused kernel of NVIDIA's cuDNN.
+KERNELS = ("xla", "cudnn")
+
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, softcap: float = 0.0
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None,
+    *,
+    softcap: float = 0.0,
+    kernel: str = "xla",
 ) -> jax.Array:
     """Softmax attention with grouped heads; logits and softmax in float32.
 
@@ -29,11 +39,17 @@ def attend(
       v: [B, K, S, H].
       mask: bool[B, T, S], True where a query may see a key; None if all may.
       softcap: c in c * tanh(logits / c), before the mask; 0 is off.
+      kernel: one of KERNELS. "cudnn" knows no soft-cap; of a single query, as in decoding, it is
+        not used.
 
     Returns:
       [B, T, N, H] in the dtype of `q`.
     """
     B, T, N, _ = q.shape
+    if kernel == "cudnn" and T > 1:
+        if softcap:
+            raise ValueError(f"cuDNN's attention has no soft-cap, found {softcap}: use kernel xla")
+        return attend_fused(q, k, v, mask, implementation="cudnn")
     wanted = -(-B * N * T * k.shape[2] // BLOCK_VALUES)
     count = max(1, min(wanted, T // BLOCK_QUERIES))
     some = functools.partial(_attend_some, softcap=softcap)
@@ -47,6 +63,25 @@ def attend(
 
     out = jnp.moveaxis(jax.lax.map(attend_block, blocks), 0, 1)
     return out.reshape(B, -1, *q.shape[2:])[:, :T]
+
+
+def attend_fused(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None,
+    *,
+    implementation: Literal["xla", "cudnn"],
+) -> jax.Array:
+    """As `attend` without soft-cap, by `jax.nn.dot_product_attention`."""
+    return jax.nn.dot_product_attention(
+        q,
+        k.swapaxes(1, 2),
+        v.swapaxes(1, 2),
+        mask=None if mask is None else mask[:, None],
+        scale=1.0,
+        implementation=implementation,
+    )
 
 
 def _attend_some(

@@ -39,6 +39,7 @@ class Attention(nn.Module):
 
     llm: variants.Gemma
     lora: layers.Lora | None = None
+    kernel: str = "xla"
 
     @nn.compact
     def __call__(
@@ -54,7 +55,8 @@ class Attention(nn.Module):
         q = attention.rotate(q, positions[:, :, None]) * _query_scale(llm)
         k, v = remember(attention.rotate(k, positions[:, None, :]), v)
         q, keys, values = (precision.narrow(y, x.dtype) for y in (q, k, v))
-        x = attention.attend(q, keys, values, mask, llm.attn_logits_softcap)
+        softcap, kernel = llm.attn_logits_softcap, self.kernel
+        x = attention.attend(q, keys, values, mask, softcap=softcap, kernel=kernel)
         out = layers.Einsum(
             (llm.num_heads, llm.head_dim, llm.width),
             w_init=_truncated_normal(in_axis=(0, 1), out_axis=(2,)),
@@ -110,10 +112,11 @@ class Block(nn.Module):
     dropout: float = 0.0
     lora: layers.Lora | None = None
     in_pieces: bool = False
+    kernel: str = "xla"
 
     def setup(self):
         self.pre_attention_norm = layers.RMSNorm(self.dtype)
-        self.attn = Attention(self.llm, self.lora)
+        self.attn = Attention(self.llm, self.lora, self.kernel)
         self.pre_ffw_norm = layers.RMSNorm(self.dtype)
         self.mlp = FeedForward(self.llm, self.lora)
         if self.llm.post_norms:
@@ -187,6 +190,7 @@ class Tower(nn.Module):
       remat: see `layers.scan`.
       dropout: rate; above 0 a `dropout` rng is needed.
       lora: of the low-rank factors, if there are any.
+      kernel: of attention, see `attention.attend`.
     """
 
     llm: variants.Gemma
@@ -195,11 +199,14 @@ class Tower(nn.Module):
     remat: str = "none"
     dropout: float = 0.0
     lora: layers.Lora | None = None
+    kernel: str = "xla"
 
     def setup(self):
         self.embedder = Embedder(self.vocab_size, self.llm.width)
         in_pieces = self.remat == "nothing_saveable"
-        self.layers = Block(self.llm, self.dtype, self.dropout, self.lora, in_pieces=in_pieces)
+        self.layers = Block(
+            self.llm, self.dtype, self.dropout, self.lora, in_pieces=in_pieces, kernel=self.kernel
+        )
         self.final_norm = layers.RMSNorm(self.dtype)
 
     def embed(self, ids: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ class SelfAttention(nn.Module):
 
     img: variants.Vit
     lora: layers.Lora | None = None
+    kernel: str = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -37,7 +38,8 @@ class SelfAttention(nn.Module):
 
         q, k, v = heads("query") * H**-0.5, heads("key"), heads("value")
         q, k, v = (precision.narrow(y, x.dtype) for y in (q, k, v))
-        x = attention.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask=None)
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        x = attention.attend(q, k, v, mask=None, kernel=self.kernel)
         out = layers.Dense((N, H, D), (D,), w_init=_xavier_out, lora=self.lora, name="out")
         return out("BPNH,NHD->BPD", x)
 
@@ -69,11 +71,13 @@ class Block(nn.Module):
     dtype: DTypeLike
     dropout: float
     lora: layers.Lora | None = None
+    kernel: str = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         drop = layers.Dropout(self.dropout)
-        attn = SelfAttention(self.img, self.lora, name="MultiHeadDotProductAttention_0")
+        name = "MultiHeadDotProductAttention_0"
+        attn = SelfAttention(self.img, self.lora, self.kernel, name=name)
         mlp = Mlp(self.img, self.dropout, self.lora, name="MlpBlock_0")
         x += drop(attn(layers.LayerNorm(self.dtype, name="LayerNorm_0")(x)))
         x += drop(mlp(layers.LayerNorm(self.dtype, name="LayerNorm_1")(x)))
@@ -88,10 +92,13 @@ class Encoder(nn.Module):
     remat: str
     dropout: float
     lora: layers.Lora | None = None
+    kernel: str = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        block = Block(self.img, self.dtype, self.dropout, self.lora, name="encoderblock")
+        block = Block(
+            self.img, self.dtype, self.dropout, self.lora, self.kernel, name="encoderblock"
+        )
         x, _ = layers.scan(
             lambda block, x: (block(x), None), depth=self.img.depth, remat=self.remat
         )(block, x)
@@ -109,6 +116,7 @@ class Tower(nn.Module):
       remat: see `layers.scan`.
       dropout: rate; above 0 a `dropout` rng is needed.
       lora: of the low-rank factors, if there are any.
+      kernel: of attention, see `attention.attend`.
     """
 
     img: variants.Vit
@@ -118,6 +126,7 @@ class Tower(nn.Module):
     remat: str = "none"
     dropout: float = 0.0
     lora: layers.Lora | None = None
+    kernel: str = "xla"
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -132,10 +141,8 @@ class Tower(nn.Module):
         )
         x += position.astype(x.dtype)
         x = layers.Dropout(self.dropout)(x)
-        encoder = Encoder(
-            self.img, self.dtype, self.remat, self.dropout, self.lora, name="Transformer"
-        )
-        x = encoder(x)
+        kept = (self.remat, self.dropout, self.lora, self.kernel)
+        x = Encoder(self.img, self.dtype, *kept, name="Transformer")(x)
         # big_vision starts a classification head at zero. Here that would cut the gradient to the
         # whole tower at the first step of a run from scratch.
         E = self.out_dim

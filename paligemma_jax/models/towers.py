@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from paligemma_jax.models import gemma, layers, precision, siglip
+from paligemma_jax.models import attention, gemma, layers, precision, siglip
 from paligemma_jax.params import names, variants
 
 Params = Mapping[str, jax.Array]
@@ -24,17 +24,24 @@ class Compute:
         the cast copies of 16-bit weights too.
       dropout: rate in the language model, applied where an rng is given.
       img_dropout: rate in the vision tower, likewise.
+      attention: what computes it in the language model, one of `attention.KERNELS`.
+      img_attention: likewise in the vision tower.
     """
 
     dtype: str = "float32"
     remat: str = "nothing_saveable"
     dropout: float = 0.0
     img_dropout: float = 0.0
+    attention: str = "xla"
+    img_attention: str = "xla"
 
     def __post_init__(self):
         if self.dtype not in precision.DTYPES:
             raise ValueError(f"compute dtype '{self.dtype}' is not one of {precision.DTYPES}")
         layers.check_remat(self.remat)
+        for kernel in (self.attention, self.img_attention):
+            if kernel not in attention.KERNELS:
+                raise ValueError(f"attention '{kernel}' is not one of {attention.KERNELS}")
         for rate in (self.dropout, self.img_dropout):
             if not 0.0 <= rate < 1.0:
                 raise ValueError(f"dropout rate {rate} is not in [0, 1)")
@@ -55,6 +62,7 @@ def img(model: variants.PaliGemma, compute: Compute) -> siglip.Tower:
         remat=compute.remat,
         dropout=compute.img_dropout,
         lora=model.lora,
+        kernel=compute.img_attention,
     )
 
 
@@ -67,6 +75,7 @@ def llm(model: variants.PaliGemma, compute: Compute) -> gemma.Tower:
         remat=compute.remat,
         dropout=compute.dropout,
         lora=model.lora,
+        kernel=compute.attention,
     )
 
 

@@ -1,11 +1,15 @@
 """Who sees whom, where, and how much memory that takes."""
 
+import functools
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.models import attention
+from paligemma_jax.models import attention, paligemma
+from paligemma_jax.params import variants
 
 
 def rows(mask):
@@ -124,3 +128,92 @@ def test_rotation_keeps_lengths_and_turns_the_first_pair_by_one_radian_per_posit
     np.testing.assert_allclose(turned[0, :, 0], 2 * np.cos(np.arange(3)), rtol=0, atol=1e-6)
     np.testing.assert_allclose(turned[0, :, 4], 2 * np.sin(np.arange(3)), rtol=0, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), 2, rtol=0, atol=1e-6)
+
+
+def make_inputs(*, dtype, num_heads=6, num_kv_heads=2):
+    """Queries, keys, values; and the mask of prompts with unused images, answers and padding."""
+    rng = np.random.default_rng(0)
+    q = rng.normal(size=(2, 12, num_heads, 8)) * 8**-0.5
+    k, v = rng.normal(size=(2, 2, num_kv_heads, 12, 8))
+    valid = np.ones((2, 12), bool)
+    valid[0, 9:] = valid[1, :4] = False
+    mask_ar = np.broadcast_to(np.arange(12) >= 7, (2, 12))
+    mask = attention.make_mask(jnp.asarray(valid), jnp.asarray(mask_ar))
+    return *(jnp.asarray(x, dtype) for x in (q, k, v)), mask
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 6])
+def test_attention_of_jax_equals_ours_in_values_and_gradients(masked, num_kv_heads):
+    *qkv, mask = make_inputs(dtype="float32", num_kv_heads=num_kv_heads)
+    mask = mask if masked else None
+    weights = np.random.default_rng(1).normal(size=qkv[0].shape).astype(np.float32)
+
+    def ours(*qkv):
+        return (attention.attend(*qkv, mask) * weights).sum()
+
+    def theirs(*qkv):
+        return (attention.attend_fused(*qkv, mask, implementation="xla") * weights).sum()
+
+    both = [jax.jit(jax.value_and_grad(f, (0, 1, 2)))(*qkv) for f in (ours, theirs)]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), *both)
+
+
+@pytest.fixture
+def with_cudnn(monkeypatch):
+    """Lets programs for a Hopper GPU with cuDNN be made on a machine without them."""
+    module = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(module, "check_cudnn_version", lambda: 91_000)
+    monkeypatch.setattr(module, "check_compute_capability", lambda _: True)
+
+
+def lower_for_cuda(function, *args):
+    return jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_cudnn_attends_in_a_program_for_cuda_forwards_and_backwards(with_cudnn):
+    *qkv, mask = make_inputs(dtype="bfloat16")
+
+    def attend(mask, *qkv):
+        return attention.attend(*qkv, mask, kernel="cudnn").astype(jnp.float32).sum()
+
+    grad = jax.grad(attend, (1, 2, 3))
+    assert lower_for_cuda(attend, None, *qkv).count("@__cudnn$fmhaSoftmax(") == 1
+    assert lower_for_cuda(attend, mask, *qkv).count("@__cudnn$fmhaScaleBiasSoftmax(") == 1
+    assert lower_for_cuda(grad, None, *qkv).count("@__cudnn$fmhaSoftmaxBackward(") == 1
+    assert lower_for_cuda(grad, mask, *qkv).count("@__cudnn$fmhaScaleBiasSoftmaxBackward(") == 1
+    q, k, v = qkv
+    assert "cudnn" not in lower_for_cuda(attend, mask[:, :1], q[:, :1], k, v)  # a decoded token
+
+
+def test_each_tower_attends_by_the_kernel_that_it_was_given(with_cudnn):
+    vit = variants.Vit(width=16, depth=2, mlp_dim=16, num_heads=2, patch_size=7)
+    sizes = dict(width=16, depth=2, mlp_dim=16, num_heads=2, num_kv_heads=1, head_dim=8)
+    model = variants.PaliGemma(img=vit, llm=variants.Gemma(**sizes), res=14, vocab_size=64)
+    text = jnp.ones((1, 4), jnp.int32)
+    inputs = jnp.zeros((1, 1, 14, 14, 3), jnp.uint8), text[:, :1], text, text, text
+
+    def lower(**kernels):
+        compute = paligemma.Compute(dtype="bfloat16", **kernels)
+        apply = functools.partial(paligemma.apply, model=model, compute=compute)
+        return lower_for_cuda(apply, paligemma.shapes(model), *inputs)
+
+    img, llm = "@__cudnn$fmhaSoftmax(", "@__cudnn$fmhaScaleBiasSoftmax("
+    for kernels, expected in (
+        ({}, (0, 0)),
+        ({"img_attention": "cudnn"}, (1, 0)),
+        ({"attention": "cudnn"}, (0, 1)),
+    ):
+        text_of = lower(**kernels)
+        assert (text_of.count(img), text_of.count(llm)) == expected
+
+
+def test_an_unknown_kernel_is_an_error():
+    with pytest.raises(ValueError, match="attention 'cuda' is not one of"):
+        paligemma.Compute(img_attention="cuda")
+
+
+def test_a_soft_cap_is_no_task_for_cudnn():
+    *qkv, mask = make_inputs(dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"no soft-cap, found 50\.0"):
+        attention.attend(*qkv, mask, softcap=50.0, kernel="cudnn")

@@ -10,6 +10,7 @@ import jax
 import ml_collections
 
 from paligemma_jax.build import (
+    attention_kernels,
     data,
     embedding_cache,
     evaluation,
@@ -62,7 +63,7 @@ def look(
     vocab_size = tokenizer.vocab_size if tokenizer else config.model.llm.vocab_size
     try:
         model = build_model.describe(config, vocab_size=vocab_size or ASSUMED_PIECES)
-        build_model.make_compute(config)
+        attention_kernels.check(config, model, build_model.make_compute(config))
     except ValueError as error:
         found.append(_refused("model", error))
     if model is not None:
