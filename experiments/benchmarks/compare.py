@@ -1,163 +1,164 @@
-"""Train steps and decoding beside big_vision and transformers: the same weights, batch and cores.
+"""One command, one table, one plot: our speed and memory beside the peers' on this machine.
 
-    BIG_VISION_DIR=... python experiments/benchmarks/compare.py --torch_python .../bin/python
+    python experiments/benchmarks/compare.py --size mid --torch_python .../bin/python \
+        --keras_python .../bin/python
 
-Each side runs in a process of its own that stays alive; they are timed in turn, so that whatever
-else the machine does meets all of them alike. A side without BIG_VISION_DIR, or without a Python
-that has torch and transformers, is left out. Prints a table: medians, and the median quotient of
-neighbouring times with its 95% interval. --out writes the seconds as JSON.
+The same work with the same random weights: big_vision (the checkout that BIG_VISION_DIR names),
+transformers and KerasHub, each in a process of its own, with an interpreter that has it. A side
+that cannot run, or that does not find our loss or our tokens, is left out and named with the
+reason. Prints the table, and writes it with the plot and all times to a results folder; a folder of
+the same machine and arguments that is there already gets the new cases.
 """
 
 import argparse
+import contextlib
+import dataclasses
+import datetime
 import json
-import os
 import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
-import jax
-import numpy as np
+import prepare
+import report
+import scripts
+import sides
+import work
 
-from paligemma_jax.build import weights
-from paligemma_jax.build.conversions import conversion
 from paligemma_jax.build.process import terminal
-from paligemma_jax.checkpoints import npz
-from paligemma_jax.models import paligemma
-from paligemma_jax.params import variants
 
 HERE = pathlib.Path(__file__).parent
-OURS = "paligemma_jax"
-# In the last two of these our images are embedded before and read from the disk, and in the last
-# one our backward pass keeps products; the other sides do what they do in the first.
-CASES = (
-    "attention-only step",
-    "full step",
-    "decode",
-    "attention-only step, cached images",
-    "attention-only step, cached images, kept products",
-)
-VIT = variants.Vit(width=384, depth=8, mlp_dim=1536, num_heads=6, patch_size=14)
-LLM = variants.Gemma(width=512, depth=8, mlp_dim=2048, num_heads=8, num_kv_heads=1, head_dim=64)
-MID = variants.PaliGemma(img=VIT, llm=LLM, res=224, vocab_size=32_768)
+KINDS = ("step", "decode", "checkpoint", "start")
+# Cannot be told from the results of two runs whose other arguments are the same.
+NOT_RECORDED = ("what", "sides", "torch_python", "keras_python", "out", "keep")
+START_ROUNDS = 3  # at most: each starts every side twice
 
 
 def main() -> None:
     args = parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        prepare(pathlib.Path(folder), args)
-        found = {case: measure(case, pathlib.Path(folder), args) for case in args.cases}
-    rows = [row for case, sides in found.items() for row in summarize(case, sides)]
-    header = ("what", "side", "median", "ours / it", "95% interval")
-    print(f"{machine()}\n\n{terminal.table(rows, header=header)}")
-    if args.out:
-        chosen = {k: v for k, v in vars(args).items() if k not in ("out", "torch_python")}
-        about = {"machine": machine(), "arguments": chosen, "seconds": found}
-        pathlib.Path(args.out).write_text(json.dumps(about, indent=1) + "\n")
+    cases = {name: case for name, case in work.CASES.items() if {name, case.what} & set(args.what)}
+    results = {
+        "date": datetime.date.today().isoformat(),
+        "machine": "",
+        "size": args.size,
+        "arguments": {k: v for k, v in vars(args).items() if k not in NOT_RECORDED},
+    }
+    shown = ""
+    with working_folder(args) as folder:
+        write_inputs(folder, args)
+        for part in measure_all(cases, folder, args):
+            results["machine"] = results["machine"] or machine(part["cases"])
+            out = pathlib.Path(args.out or HERE / "results" / report.folder_name(results))
+            shown = report.write(out, results | part)
+            terminal.say(f"written: {out}")
+    print(shown)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--torch_python", help="interpreter that has torch and transformers")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--prompt_len", type=int, default=16)
-    parser.add_argument("--supervised", type=int, default=8, help="tokens of the answer")
-    parser.add_argument("--new_tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="JSON file")
-    return parser.parse_args()
-
-
-def prepare(folder: pathlib.Path, args: argparse.Namespace) -> None:
-    """Writes weights in both formats, and a batch."""
-    params = {k: np.asarray(x) for k, x in paligemma.init(jax.random.key(args.seed), MID).items()}
-    npz.write(folder / "weights.npz", params)
-    stored = weights.find(os.fspath(folder / "weights.npz"))
-    conversion.to_huggingface(stored, folder / "hf", MID, dtype=None, tokenizer=None)
-    rng = np.random.default_rng(args.seed)
-    length = args.prompt_len + args.supervised
-    np.savez(
-        folder / "batch.npz",
-        image=rng.integers(0, 256, (args.batch_size, MID.res, MID.res, 3), dtype=np.uint8),
-        text=rng.integers(3, MID.vocab_size, (args.batch_size, length + 1), dtype=np.int32),
-        learnt=np.broadcast_to(
-            np.arange(length + 1) > args.prompt_len, (args.batch_size, length + 1)
-        ),
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    parser.add_argument("--size", default="mid", choices=work.SIZES, help="of the model")
+    parser.add_argument(
+        "--what",
+        nargs="+",
+        default=[*KINDS, "input"],
+        choices=[*KINDS, *scripts.SCRIPTS, *work.CASES],
+        metavar="WHAT",
+        help=f"kinds of cases ({', '.join(KINDS)}), single ones by name ({'; '.join(work.CASES)}), "
+        f"or our own benchmarks ({', '.join(scripts.SCRIPTS)})",
+    )
+    parser.add_argument("--sides", nargs="+", default=list(sides.NAMES), choices=sides.NAMES)
+    parser.add_argument("--torch_python", default=sys.executable, help="has torch, transformers")
+    parser.add_argument("--keras_python", default=sys.executable, help="has keras-hub, jax")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each side")
+    parser.add_argument("--batch_size", type=int, help="of steps; None: that of the size")
+    parser.add_argument("--remat", default="nothing_saveable", help="policy of our steps")
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="transformers: gradient checkpointing"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", help="folder of weights and batch, found again next time")
+    parser.add_argument("--out", help="results folder; None: by date, machine and size")
+    args = parser.parse_args()
+    if sides.OURS not in args.sides:
+        parser.error(f"--sides {' '.join(args.sides)}: {sides.OURS} is what the others are beside")
+    return args
 
 
-def sides(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Returns the command of each side that can run."""
-    found = {OURS: [sys.executable, str(HERE / "side_ours.py")]}
-    if "BIG_VISION_DIR" in os.environ:
-        found["big_vision"] = [sys.executable, str(HERE / "side_big_vision.py")]
-    if args.torch_python:
-        found["transformers"] = [args.torch_python, str(HERE / "side_transformers.py")]
-    return found
+@contextlib.contextmanager
+def working_folder(args: argparse.Namespace) -> Iterator[pathlib.Path]:
+    """Yields the folder that sides read: the one to keep, or one that is removed afterwards."""
+    if args.keep:
+        yield pathlib.Path(args.keep)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield pathlib.Path(folder)
 
 
-def measure(case: str, folder: pathlib.Path, args: argparse.Namespace) -> dict[str, list[dict]]:
-    """Returns each side's measurements, taken in turn."""
-    given = [case, str(folder), str(args.new_tokens)]
-    processes = {
-        name: subprocess.Popen(
-            [*command, *given], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for name, command in sides(args).items()
+def write_inputs(folder: pathlib.Path, args: argparse.Namespace) -> None:
+    """Writes weights and batch, unless the folder has what the same arguments wrote."""
+    rows = max(batch_size(case, args) for case in work.CASES.values())
+    told = {"size": args.size, "seed": args.seed, "rows": rows}
+    written = folder / prepare.WORK
+    if written.exists() and told.items() <= json.loads(written.read_text()).items():
+        return
+    terminal.say(f"writing random weights and a batch: {folder}")
+    command = [sys.executable, str(HERE / "prepare.py"), str(folder), json.dumps(told)]
+    subprocess.run(command, check=True)
+
+
+def measure_all(
+    cases: dict[str, work.Case], folder: pathlib.Path, args: argparse.Namespace
+) -> Iterator[dict]:
+    """Yields what is added to the results, case by case: what was measured is never lost."""
+    for name, case in cases.items():
+        found = {name: measure(name, case, folder, args)}
+        yield {"versions": report.pop_versions(found), "cases": found, "scripts": {}}
+    for name in args.what:
+        if name in scripts.SCRIPTS:
+            terminal.say(f"running {name}")
+            yield {"versions": {}, "cases": {}, "scripts": {name: scripts.run(name, folder)}}
+
+
+def batch_size(case: work.Case, args: argparse.Namespace) -> int:
+    size = work.SIZES[args.size]
+    return case.batch_size or args.batch_size or size.batch_size
+
+
+def measure(name: str, case: work.Case, folder: pathlib.Path, args: argparse.Namespace) -> dict:
+    """Returns what each side took, and why others are left out."""
+    rows = batch_size(case, args)
+    told = dataclasses.asdict(case) | {"batch_size": rows}
+    told |= {"remat": args.remat, "checkpointing": args.checkpointing}
+    commands = {
+        side: sides.command(side, torch_python=args.torch_python, keras_python=args.keras_python)
+        for side in sides.NAMES
+        if side in args.sides
     }
-    try:
-        for name, process in processes.items():
-            print(f"{case}: {name} {ask(process, name)}", file=sys.stderr, flush=True)
-        found = {name: [] for name in processes}
-        for _ in range(args.rounds):
-            for name, process in processes.items():
-                found[name].append(ask(process, name))
-        return found
-    finally:
-        for process in processes.values():
-            process.kill()
+    if case.what == "start":
+        found, left_out = sides.time_starts(
+            commands,
+            folder,
+            told | {"what": "step"},
+            rounds=min(args.rounds, START_ROUNDS),
+            label=name,
+        )
+    else:
+        alone = [{side: command} for side, command in commands.items()]
+        groups = [commands] if work.SIZES[args.size].takes_turns else alone
+        found, left_out = sides.time_runs(groups, folder, told, rounds=args.rounds, label=name)
+    for side, reason in left_out.items():
+        terminal.say(f"{name}: {side} is left out: {reason}")
+    return {"batch_size": rows, "sides": found, "left_out": left_out}
 
 
-def ask(process: subprocess.Popen, name: str) -> dict:
-    """Lets a side run once and returns what it says: first of its warm-up, then seconds."""
-    assert process.stdin and process.stdout
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{name} ended with status {process.wait()}")
-    return json.loads(line)
-
-
-def summarize(case: str, found: dict[str, list[dict]]) -> list[tuple[str, ...]]:
-    """Returns table rows: one per quantity and side."""
-    rows = []
-    for quantity in found[OURS][0]:
-        ours = np.array([row[quantity] for row in found[OURS]])
-        for side, measured in found.items():
-            theirs = np.array([row[quantity] for row in measured])
-            low, middle, high = interval(ours / theirs)
-            shown = f"{np.median(theirs) * 1000:.1f} ms"
-            rows.append(
-                (f"{case}: {quantity}", side, shown, f"{middle:.3f}", f"{low:.3f}..{high:.3f}")
-            )
-    return rows
-
-
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Returns the median with its 95% interval, by bootstrap."""
-    draws = np.random.default_rng(0).choice(values, (2000, len(values)))
-    low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
-    return float(low), float(np.median(values)), float(high)
-
-
-def machine() -> str:
-    """Returns what the figures were taken on."""
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} core(s) of {platform.machine()}, jax {jax.__version__}, float32"
+def machine(found: dict[str, dict]) -> str:
+    """Returns what the figures were taken on: the device, or the cores of a CPU."""
+    devices = {side["device"] for case in found.values() for side in case["sides"].values()}
+    return ", ".join(sorted(devices - {"cpu"})) or report.cpu()
 
 
 if __name__ == "__main__":

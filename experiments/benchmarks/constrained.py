@@ -5,7 +5,7 @@
 
 `valid`: answers of a tiny PaliGemma with random weights, with and without each grammar, greedy,
 drawn and by beams; how many of them the task's own reading finds nothing to say about. `cost`:
-seconds per decoded token of the model MID in compare.py, free and under each grammar in turn, in
+seconds per decoded token of the model MID in work.py, free and under each grammar in turn, in
 one process; the quotient is that of neighbouring times. The tokenizer is trained on a few words,
 and pieces that stand for nothing fill the vocabulary up.
 """
@@ -18,10 +18,11 @@ import pathlib
 import sys
 import tempfile
 
-import compare
 import jax
 import numpy as np
+import report
 import serve
+import work
 
 from paligemma_jax.build import model as build_model
 from paligemma_jax.build.process import host_memory, terminal
@@ -52,14 +53,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--what", required=True, choices=("valid", "cost"))
     parser.add_argument("--answers", type=int, default=1000, help="per grammar and sampler")
-    parser.add_argument("--vocab_size", type=int, default=compare.MID.vocab_size)
+    parser.add_argument("--vocab_size", type=int, default=work.MID.vocab_size)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--new_tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     tokenizer = make_tokenizer()
-    print(compare.machine())
+    print(f"{report.cpu()}, jax {jax.__version__}, float32")
     if args.what == "valid":
         rows = check_answers(tokenizer, args)
         header = ("grammar", "sampler", "answers", "well formed", "free, well formed")
@@ -182,7 +183,7 @@ def time_tokens(tokenizer: tokens.Tokenizer, args: argparse.Namespace) -> list[t
 
     No answer ends (eos is -1 for the loop), so that all have as many tokens.
     """
-    model = dataclasses.replace(compare.MID, vocab_size=args.vocab_size)
+    model = dataclasses.replace(work.MID, vocab_size=args.vocab_size)
     functions = build_model.make_functions(model, paligemma.Compute(), cache_dtype="float32")
     params = build_model.for_decoding(paligemma.init(jax.random.key(args.seed), model))
     batch = make_batch(model, np.random.default_rng(args.seed), np.arange(args.batch_size))
@@ -217,7 +218,7 @@ def time_tokens(tokenizer: tokens.Tokenizer, args: argparse.Namespace) -> list[t
 
 def summarize(name: str, times: list[float], free: list[float], made) -> tuple:
     """Returns a row of the table; the first time of each is that of compiling."""
-    low, middle, high = compare.interval(np.array(times[1:]) / np.array(free[1:]))
+    low, middle, high = report.interval(np.array(times[1:]) / np.array(free[1:]))
     size = "" if made is None else "x".join(map(str, made.moves.shape))
     each = f"{1000 * np.median(times[1:]):.2f} ms"
     return name, size, each, f"{middle:.3f}", f"{low:.3f}..{high:.3f}"

@@ -21,10 +21,10 @@ import json
 import math
 import re
 
-import compare
 import jax
 import jax.numpy as jnp
 import numpy as np
+import work
 
 from paligemma_jax.inference import generate
 from paligemma_jax.models import paligemma
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--prompt_len", type=int, default=24)
     parser.add_argument("--new_tokens", type=int, default=32)
     args = parser.parse_args()
-    model = compare.MID
+    model = work.MID
     if args.model != "mid":
         model = variants.released(args.model, res=args.res, final_logits_softcap=0.0)
     params, read = shapes(model, args)

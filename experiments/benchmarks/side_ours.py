@@ -1,123 +1,208 @@
-"""Our side of `compare`."""
+"""Our side of `compare`. Needs neither tensorflow nor ml_collections."""
 
+import dataclasses
 import functools
-import pathlib
-import sys
+import math
 
-import compare
 import jax
 import jax.numpy as jnp
 import numpy as np
+import on_jax
+import prepare
 import serve
+import work as sizes
 
-from paligemma_jax.build import model as build_model
 from paligemma_jax.build.process import host_memory
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.data import embeddings
 from paligemma_jax.inference import generate
 from paligemma_jax.models import paligemma
-from paligemma_jax.params import names
-from paligemma_jax.training import optimizer, step
+from paligemma_jax.params import names, variants
+from paligemma_jax.training import flops, optimizer, step
 
-ATTENTION = "llm/layers/attn/.*"
+TRAINED = {"attention": sizes.ATTENTION, "all": ".*", "lora": ".*/.*lora_[ab]"}
+OPTIMIZERS = {"sgd": "sgd", "adam": "scale_by_adam"}
+TEXT_INPUTS = ("mask_image", "text", "mask_ar", "mask_input")
 
 
 def main() -> None:
     host_memory.keep_freed()
-    case, folder, new_tokens = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
-    params = npz.read(folder / "weights.npz", place=lambda _, x: jnp.asarray(x))
-    arrays = dict(np.load(folder / "batch.npz"))
-    kept = build_model.FASTER if "kept products" in case else build_model.SMALLER
-    compute = paligemma.Compute(remat=kept)
-    functions = build_model.make_functions(compare.MID, compute, cache_dtype="float32")
-    if case == "decode":
-        serve.serve(make_decode(params, arrays, functions, new_tokens))
+    work, arrays = serve.read_work()
+    model = sizes.SIZES[work.size].model
+    if work.what == "checkpoint":
+        run, amount = make_checkpoint(work), {}
+    elif work.what == "decode":
+        run, amount = make_decode(work, arrays, model), {"read_bytes": bytes_of_llm(work, model)}
     else:
-        regex = ".*" if case == "full step" else ATTENTION
-        read_images = functools.partial(read_pixels, arrays)
-        if "cached images" in case:
-            read_images = embed(params, read_images(), functions, folder)
-        serve.serve(make_step(params, arrays, functions, regex, read_images))
+        if work.trains == "lora":
+            model = dataclasses.replace(model, lora=sizes.LORA)
+        run, amount = make_step(work, arrays, model), {"flops": flops_of_step(work, arrays, model)}
+    serve.serve(run, on_jax.about("flax", "optax") | amount, on_jax.peak_bytes)
+
+
+def make_checkpoint(work):
+    params = {}
+
+    def load():
+        params.update(read(work))
+        jax.block_until_ready(params)
+
+    def save():
+        npz.write(work.folder / "saved.npz", params)
+        params.clear()
+
+    return lambda: serve.time_checkpoint(load, save)
+
+
+def make_step(work, arrays, model):
+    params = read(work)
+    if model.lora:
+        make_factors = jax.jit(paligemma.init_factors, static_argnums=1)
+        params |= on_device(make_factors(jax.random.key(work.seed), model))
+    compute = paligemma.Compute(
+        dtype=work.dtype, remat="dots_saveable" if work.keeps_products else work.remat
+    )
+    read_images = functools.partial(read_pixels, arrays)
+    if work.cached_images:
+        read_images = embed(work, params, arrays, model, compute)
+    trained = names.select(TRAINED[work.trains], params, what="trained")
+    rest = [] if len(trained) == len(params) else [(".*", None)]
+    tx = optimizer.make_optimizer(
+        params,
+        schedule=[(TRAINED[work.trains], {"decay_type": "cosine"}), *rest],
+        total_steps=1000,
+        optax_name=OPTIMIZERS[work.optimizer],
+        lr=work.lr,
+    ).tx
+    state = step.init_state(params, trained, tx)
+    del params  # the 16-bit copy of what is trained
+    apply = functools.partial(apply_model, model, compute)
+    logits = functools.partial(paligemma.logits, model=model)
+    train_step = jax.jit(step.make_train_step(apply, logits, tx, seed=0), donate_argnums=0)
+    learnt = jnp.asarray(arrays["learnt"])
+    batch = text_inputs(arrays["text"]) | {"mask_loss": learnt, "mask_ar": learnt}
+
+    def update():
+        nonlocal state, metrics
+        state, metrics = train_step(state, batch | read_images())
+        jax.block_until_ready((state, metrics))
+
+    metrics = {}
+
+    def run():
+        times = {"step": serve.seconds(update)}
+        return {"seconds": times, "loss": float(metrics["loss"])}
+
+    return run
+
+
+def make_decode(work, arrays, model):
+    params = jax.jit(for_decoding, donate_argnums=0)(read(work))
+    compute = paligemma.Compute(dtype=work.dtype)
+    text = arrays["text"][:, :-1]
+    rows = jnp.arange(len(text))
+    batch = text_inputs(text) | read_pixels(arrays) | {"index": rows, "_mask": rows >= 0}
+
+    def prefill(params, batch, *, max_new_tokens):
+        return paligemma.prefill(
+            params,
+            batch["image"],
+            *(batch[name] for name in TEXT_INPUTS),
+            model=model,
+            compute=compute,
+            cache_len=model.num_image_tokens + text.shape[1] + max_new_tokens,
+            cache_dtype=work.dtype,
+        )
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def decode(params, batch, max_new_tokens):
+        return generate.generate(
+            functools.partial(prefill, max_new_tokens=max_new_tokens),
+            functools.partial(paligemma.decode_step, model=model, compute=compute),
+            paligemma.select_rows,
+            params,
+            batch,
+            max_new_tokens=max_new_tokens,
+            eos=-1,
+        ).tokens
+
+    return lambda: serve.time_decoding(
+        lambda count: jax.block_until_ready(decode(params, batch, count)), work.new_tokens
+    )
+
+
+def read(work):
+    """Returns the weights, where a run has them: on a device that they name."""
+    return npz.read(work.folder / prepare.WEIGHTS, place=lambda _, x: on_device(x))
+
+
+def on_device(x):
+    return jax.device_put(x, jax.devices()[0])
+
+
+def for_decoding(params):
+    """Returns the parameters that decoding reads: its blocks one by one, as a run has them."""
+    others = {name: x for name, x in params.items() if not name.startswith(paligemma.LAYERS)}
+    return others | paligemma.unstack(params)
 
 
 def read_pixels(arrays):
     return {"image": jnp.asarray(arrays["image"][:, None])}
 
 
-def embed(params, images, functions, folder):
-    """Returns the function that reads the images' embeddings, as a run does, after writing them."""
-    model = compare.MID
-    shape = (model.num_image_tokens, model.llm.width)
-    store = embeddings.Store(folder / "embeddings", shape, np.float32)
-    found = np.asarray(jax.jit(functions.embed)(params, **images))
-    digests = [f"{number:032x}" for number in range(len(found))]
-    for digest, embedding in zip(digests, found[:, 0], strict=True):
-        store.write(digest, embedding)
-
-    def read_embeddings():
-        read = np.stack([store.read(digest)[None] for digest in digests])
-        return {build_model.IMAGE_TOKENS: jnp.asarray(read)}
-
-    return read_embeddings
-
-
-def make_step(params, arrays, functions, regex, read_images):
-    rest = [] if regex == ".*" else [(".*", None)]
-    tx = optimizer.make_optimizer(
-        params,
-        schedule=[(regex, {"decay_type": "cosine"}), *rest],
-        total_steps=1000,
-        optax_name="sgd",
-        lr=1e-3,
-    ).tx
-    trainable = names.select(regex, params, what="trainable")
-    state = step.init_state(params, trainable, tx)
-    train_step = jax.jit(
-        step.make_train_step(functions.apply, functions.logits, tx, seed=0), donate_argnums=0
-    )
-    batch = inputs(arrays, arrays["text"]) | {"mask_loss": jnp.asarray(arrays["learnt"])}
-    batch |= {"mask_ar": jnp.asarray(arrays["learnt"])}
-    del batch["image"]  # read anew for every step
-
-    def update():
-        nonlocal state
-        state, metrics = train_step(state, batch | read_images())
-        jax.block_until_ready((state, metrics))
-
-    return lambda: {"step": serve.seconds(update)}
-
-
-def make_decode(params, arrays, functions, new_tokens):
-    params = params | build_model.unstack(params)
-    text = arrays["text"][:, :-1]
-    rows = jnp.arange(len(text))
-    batch = inputs(arrays, text) | {"index": rows, "_mask": rows >= 0}
-
-    @functools.partial(jax.jit, static_argnums=2)
-    def decode(params, batch, max_new_tokens):
-        return generate.generate(
-            functools.partial(functions.prefill, max_new_tokens=max_new_tokens),
-            functions.decode_step,
-            paligemma.select_rows,
-            params,
-            batch,
-            max_new_tokens=max_new_tokens,
-            eos=-1,
-        )
-
-    return lambda: serve.decode_times(
-        lambda n: jax.block_until_ready(decode(params, batch, n)), new_tokens
-    )
-
-
-def inputs(arrays, text):
+def text_inputs(text):
     return {
-        "image": jnp.asarray(arrays["image"][:, None]),
         "mask_image": jnp.ones((len(text), 1), bool),
         "text": jnp.asarray(text),
         "mask_ar": jnp.zeros(text.shape, bool),
         "mask_input": jnp.ones(text.shape, bool),
     }
+
+
+def apply_model(model, compute, params, batch, rng=None):
+    images, apply = (
+        ("image_tokens", paligemma.apply_embedded)
+        if "image_tokens" in batch
+        else ("image", paligemma.apply)
+    )
+    inputs = (batch[name] for name in (images, *TEXT_INPUTS))
+    return apply(params, *inputs, model=model, compute=compute, rng=rng)
+
+
+def embed(work, params, arrays, model, compute):
+    """Returns the function that reads the images' embeddings, as a run does, after writing them."""
+    shape = (model.num_image_tokens, model.llm.width)
+    store = embeddings.Store(work.folder / "embeddings", shape, jnp.dtype(work.dtype))
+    embed_images = jax.jit(functools.partial(paligemma.embed_images, model=model, compute=compute))
+    found = np.asarray(embed_images(params, **read_pixels(arrays)).astype(work.dtype))
+    digests = [f"{number:032x}" for number in range(len(found))]
+    for digest, embedding in zip(digests, found[:, 0], strict=True):
+        store.write(digest, embedding)
+
+    def read_embeddings():
+        tokens = np.stack([store.read(digest)[None] for digest in digests])
+        return {"image_tokens": jnp.asarray(tokens)}
+
+    return read_embeddings
+
+
+def flops_of_step(work, arrays, model: variants.PaliGemma) -> float:
+    """Returns the model FLOPs of a step, by which the MFU of every side is measured."""
+    shapes = paligemma.shapes(model)
+    counted = flops.count(
+        model,
+        shapes,
+        text_len=arrays["text"].shape[1] - 1,
+        trainable=names.select(TRAINED[work.trains], shapes, what="trained"),
+        embeds_images=not work.cached_images,
+    )
+    return counted.of_step(batch_size=len(arrays["text"]), supervised=arrays["learnt"][0].sum())
+
+
+def bytes_of_llm(work, model: variants.PaliGemma) -> int:
+    """Returns the bytes of the language model's weights: every token must read them once."""
+    shapes = {k: x for k, x in paligemma.shapes(model).items() if k.startswith("llm/")}
+    return sum(math.prod(x.shape) for x in shapes.values()) * jnp.dtype(work.dtype).itemsize
 
 
 if __name__ == "__main__":

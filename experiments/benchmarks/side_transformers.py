@@ -1,26 +1,48 @@
-"""transformers' side of `compare`. Needs torch and transformers, and nothing of ours."""
+"""transformers' side of `compare`. Needs torch and transformers (LoRA: peft), nothing of ours."""
 
+import importlib.metadata
 import os
-import pathlib
-import sys
 
 import numpy as np
 import serve
 import torch
 import transformers
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+
 
 def main() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    case, folder, new_tokens = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
-    model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-        folder / "hf", attn_implementation="sdpa", local_files_only=True, dtype=torch.float32
-    )
-    arrays = dict(np.load(folder / "batch.npz"))
-    if case == "decode":
-        serve.serve(make_decode(model, arrays, new_tokens))
+    work, arrays = serve.read_work()
+    if work.what == "checkpoint":
+        run = make_checkpoint(work)
+    elif work.what == "decode":
+        run = make_decode(work, arrays)
     else:
-        serve.serve(make_step(model, arrays, attention_only=case != "full step"))
+        run = make_step(work, arrays)
+    libraries = ("torch", "transformers", *(("peft",) if work.trains == "lora" else ()))
+    versions = {name: importlib.metadata.version(name) for name in libraries}
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
+    serve.serve(run, {"device": device, "versions": versions}, peak_bytes)
+
+
+def peak_bytes() -> int:
+    return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else serve.resident_peak()
+
+
+def wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def read(work):
+    return transformers.PaliGemmaForConditionalGeneration.from_pretrained(
+        work.folder / "hf",
+        attn_implementation="sdpa",
+        local_files_only=True,
+        dtype=getattr(torch, work.dtype),
+    ).to(DEVICE)
 
 
 def inputs(model, arrays, learnt):
@@ -30,41 +52,78 @@ def inputs(model, arrays, learnt):
     types = torch.cat([torch.zeros_like(image), torch.from_numpy(learnt.astype(np.int64))], 1)
     pixels = arrays["image"].transpose(0, 3, 1, 2) / np.float32(127.5) - np.float32(1)
     ids = torch.cat([image, text], 1)
-    return {
+    batch = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "token_type_ids": types,
-        "pixel_values": torch.from_numpy(np.ascontiguousarray(pixels)),
+        "pixel_values": torch.from_numpy(np.ascontiguousarray(pixels)).to(model.dtype),
     }
+    return {name: x.to(DEVICE) for name, x in batch.items()}
 
 
-def make_step(model, arrays, *, attention_only: bool):
-    for name, parameter in model.named_parameters():
-        is_attention = "language_model" in name and "self_attn" in name
-        parameter.requires_grad = is_attention or not attention_only
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=1e-3)
-    model.train()
+def make_checkpoint(work):
+    loaded = []
+
+    def load():
+        loaded.append(read(work))
+        wait()
+
+    return lambda: serve.time_checkpoint(
+        load, lambda: loaded.pop().save_pretrained(work.folder / "saved_by_transformers")
+    )
+
+
+def make_step(work, arrays):
+    model = read(work)
     batch = inputs(model, arrays, arrays["learnt"])
     batch["labels"] = torch.where(batch["token_type_ids"] == 1, batch["input_ids"], -100)
+    if work.trains == "lora":
+        import peft
+
+        config = peft.LoraConfig(
+            r=work.lora_rank, lora_alpha=work.lora_rank, target_modules=LORA_TARGETS
+        )
+        model = peft.get_peft_model(model, config)
+    else:
+        for name, parameter in model.named_parameters():
+            is_attention = "language_model" in name and "self_attn" in name
+            parameter.requires_grad = is_attention or work.trains == "all"
+    if work.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    trained = [p for p in model.parameters() if p.requires_grad]
+    make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[work.optimizer]
+    optimizer = make(trained, lr=work.lr)
+    model.train()
 
     def update():
-        model(**batch).loss.backward()
+        nonlocal loss
+        loss = model(**batch).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        wait()
 
-    return lambda: {"step": serve.seconds(update)}
+    loss = None
+
+    def run():
+        times = {"step": serve.seconds(update)}
+        return {"seconds": times, "loss": float(loss.detach())}
+
+    return run
 
 
-def make_decode(model, arrays, new_tokens):
+def make_decode(work, arrays):
+    model = read(work)
     model.eval()
     batch = inputs(model, arrays, np.zeros_like(arrays["learnt"][:, :-1]))
 
     @torch.no_grad()
     def decode(count):
-        model.generate(**batch, max_new_tokens=count, min_new_tokens=count, do_sample=False)
+        found = model.generate(**batch, max_new_tokens=count, min_new_tokens=count, do_sample=False)
+        wait()
+        return found[:, -count:].cpu()
 
-    return lambda: serve.decode_times(decode, new_tokens)
+    return lambda: serve.time_decoding(decode, work.new_tokens)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import step_time
+import side_ours
 
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import names, variants
@@ -70,11 +70,7 @@ def ours(args):
         lr=0.03,
     )
     compute = paligemma.Compute(remat=args.remat)
-
-    def apply(params, batch, rng=None):
-        inputs = [batch[name] for name in step_time.INPUTS]
-        return paligemma.apply(params, *inputs, model=model, compute=compute, rng=rng)
-
+    apply = functools.partial(side_ours.apply_model, model, compute)
     logits = functools.partial(paligemma.logits, model=model)
     train_step = jax.jit(step.make_train_step(apply, logits, made.tx, seed=0), donate_argnums=0)
     state = step.state_shapes(shapes, names.select(ATTENTION, shapes, what="trainable"), made.tx)

@@ -1,0 +1,215 @@
+"""The processes that `compare` times: one for each side, started, asked in turn, and checked."""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import serve
+
+from paligemma_jax.build.process import terminal
+
+HERE = pathlib.Path(__file__).parent
+OURS = "paligemma_jax"
+NAMES = (OURS, "big_vision", "transformers", "keras_hub")
+# transformers' softmax has so many rows more: `<image>` and padding.
+EXTRA_ROWS = 64
+# Relative difference of losses, by what is computed in.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+MIN_TOKENS = 0.9  # share of greedy tokens that are ours, in float32
+# In the last line of what a side said before it ended.
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OutOfMemoryError")
+
+Ask = Callable[[], dict[str, Any]]
+
+
+class Ended(Exception):
+    """A side ended, and says why."""
+
+
+def command(side: str, *, torch_python: str, keras_python: str) -> list[str]:
+    """Returns the command of a side, without its arguments."""
+    pythons = {"transformers": torch_python, "keras_hub": keras_python}
+    file = "side_ours.py" if side == OURS else f"side_{side}.py"
+    return [pythons.get(side, sys.executable), str(HERE / file)]
+
+
+def time_runs(
+    groups: Sequence[Mapping[str, list[str]]],
+    folder: pathlib.Path,
+    case: Mapping[str, Any],
+    *,
+    rounds: int,
+    label: str,
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """Returns (side -> what it took, side -> why it is left out).
+
+    Args:
+      groups: name -> command of the sides that are alive together and take turns; ours comes first.
+      folder: from `prepare`.
+      case: for the sides.
+      rounds: timed runs of each.
+      label: of the progress.
+    """
+    found: dict[str, dict] = {}
+    left_out: dict[str, str] = {}
+    for group in groups:
+        with contextlib.ExitStack() as stack, terminal.progress(label, unit="runs") as report:
+            asks = {
+                side: stack.enter_context(opened(side, start, folder, case))
+                for side, start in group.items()
+            }
+            total = (serve.WARM_UPS + rounds) * len(group)
+            for number in range(serve.WARM_UPS + rounds):
+                for position, (side, ask) in enumerate(asks.items()):
+                    if side in left_out:
+                        continue
+                    try:
+                        answer = ask()
+                        if number == 0:
+                            found[side] = first_answer(answer)
+                            check(found[side], found[OURS], folder)
+                    except Ended as error:
+                        found.pop(side, None)
+                        left_out[side] = str(error)
+                        if side == OURS:
+                            return {}, left_out
+                        continue
+                    found[side]["peak_bytes"] = answer["peak_bytes"]
+                    if number >= serve.WARM_UPS:
+                        found[side]["seconds"].append(answer["seconds"])
+                    report(number * len(group) + position + 1, total)
+    return found, left_out
+
+
+def time_starts(
+    commands: Mapping[str, list[str]],
+    folder: pathlib.Path,
+    case: Mapping[str, Any],
+    *,
+    rounds: int,
+    label: str,
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """Returns as `time_runs`: seconds from the start of a process to the end of its first run.
+
+    "cold": no compiled program is there; "with cache": those of the cold start are.
+    """
+    found: dict[str, dict] = {}
+    left_out: dict[str, str] = {}
+    with terminal.progress(label, unit="rounds") as report:
+        for number in range(rounds):
+            for side, start in commands.items():
+                if side in left_out:
+                    continue
+                try:
+                    times, answer = time_start(side, start, folder, case)
+                    found.setdefault(side, first_answer(answer))["seconds"].append(times)
+                    check(found[side], found[OURS], folder)
+                except Ended as error:
+                    found.pop(side, None)
+                    left_out[side] = str(error)
+                    if side == OURS:
+                        return {}, left_out
+            report(number + 1, rounds)
+    return found, left_out
+
+
+def time_start(
+    side: str, start: list[str], folder: pathlib.Path, case: Mapping[str, Any]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Returns seconds with an empty cache and with what that left there, and the last answer."""
+    times, answer = {}, {}
+    with tempfile.TemporaryDirectory() as cache:
+        for quantity in ("cold", "with cache"):
+            begin = time.perf_counter()
+            with opened(side, start, folder, case, cache=cache) as ask:
+                answer = ask()
+                times[quantity] = time.perf_counter() - begin
+    return times, answer
+
+
+@contextlib.contextmanager
+def opened(
+    side: str,
+    start: list[str],
+    folder: pathlib.Path,
+    case: Mapping[str, Any],
+    *,
+    cache: str | None = None,
+) -> Iterator[Ask]:
+    """Yields the function that lets a side's process run once and returns its answer.
+
+    `cache`: folder of the programs that JAX compiles, every one; None: as the environment says.
+    """
+    log = folder / f"{side}.log"
+    env = dict(os.environ)
+    env.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # sides share a device
+    env.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    if cache:
+        env["JAX_COMPILATION_CACHE_DIR"] = cache
+        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    with open(log, "w") as errors:
+        process = subprocess.Popen(
+            [*start, str(folder), json.dumps(dict(case))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=env,
+        )
+        try:
+            yield functools.partial(ask, process, log)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def ask(process: subprocess.Popen, log: pathlib.Path) -> dict[str, Any]:
+    """Lets a side run once; raises Ended with the last line that it said if it did not."""
+    assert process.stdin and process.stdout
+    line = ""
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+    if line:
+        return json.loads(line)
+    status = process.wait()
+    said = [line.strip() for line in log.read_text().splitlines() if line.strip()]
+    memory = [line for line in said if any(sign in line for sign in OUT_OF_MEMORY)]
+    reason = (memory or said or [f"status {status}"])[-1]
+    raise Ended(reason[:200])
+
+
+def first_answer(answer: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is kept of a side's first answer; its times are a warm-up's."""
+    return {k: x for k, x in answer.items() if k != "seconds"} | {"seconds": []}
+
+
+def check(answer: dict[str, Any], ours: dict[str, Any], folder: pathlib.Path) -> None:
+    """Makes sure that a side did our work: the same loss, or the same tokens.
+
+    Tokens become the share that is ours; with 16 bits it is not judged, as rounding decides.
+
+    Raises:
+      Ended: it did other work.
+    """
+    told = json.loads((folder / "work.json").read_text())
+    dtype, vocab_size = told["dtype"], told["model"]["vocab_size"]
+    if "loss" in answer:
+        allowed = TOLERANCE[dtype] * abs(ours["loss"]) + EXTRA_ROWS / vocab_size
+        if not abs(answer["loss"] - ours["loss"]) <= allowed:
+            raise Ended(f"other work: its loss is {answer['loss']:.5f}, ours {ours['loss']:.5f}")
+    if "tokens" in answer:
+        share = float(np.mean(np.array(answer["tokens"]) == np.array(ours["tokens"])))
+        answer["tokens_as_ours"] = round(share, 4)
+        if dtype == "float32" and share < MIN_TOKENS:
+            raise Ended(f"other work: {share:.0%} of its tokens are ours")
