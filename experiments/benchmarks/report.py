@@ -118,20 +118,20 @@ def table(header: tuple[str, ...], cells: list[tuple[str, ...]]) -> list[str]:
 def rows(results: Results) -> list[tuple[str, ...]]:
     """Returns the table's rows: one per case, quantity and side."""
     return [
-        row(f"{name}: {quantity}", case, side, quantity)
-        for name, case, quantity in quantities(results)
+        row(label, case, side, quantity)
+        for label, case, quantity in quantities(results)
         for side in case["sides"]
     ]
 
 
 def quantities(results: Results) -> list[tuple[str, dict, str]]:
-    """Returns (name, case, quantity) of all that was timed; a case may have failed on our side."""
-    return [
-        (name, case, quantity)
-        for name, case in results["cases"].items()
-        if OURS in case["sides"]
-        for quantity in case["sides"][OURS]["seconds"][0]
-    ]
+    """Returns (label, case, quantity) of all that was timed; a case may have failed on our side."""
+    found = []
+    for name, case in results["cases"].items():
+        timed = case["sides"][OURS]["seconds"][0] if OURS in case["sides"] else ()
+        for quantity in timed:
+            found.append((f"{name}: {quantity}" if len(timed) > 1 else name, case, quantity))
+    return found
 
 
 def row(label: str, case: dict, side: str, quantity: str) -> tuple[str, ...]:
@@ -146,8 +146,7 @@ def row(label: str, case: dict, side: str, quantity: str) -> tuple[str, ...]:
         f"{case['batch_size'] / median:.3g} {unit}" if unit else "",
         f"{peak / 1e9:.2f} GB" if peak else "",
         share_of_peak(case, case["sides"][side], quantity, median),
-        f"{middle:.3f}",
-        f"{low:.3f} to {high:.3f}",
+        *(("", "") if side == OURS else (f"{middle:.3f}", f"{low:.3f} to {high:.3f}")),
     )
 
 
@@ -203,8 +202,10 @@ def plot(results: Results) -> bytes:
                 )
         axes.axvline(1, color="black", linewidth=1)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel(f"time in units of {OURS}'s; right of the line it is slower")
-        axes.set_yticks(range(len(found)), [f"{name}: {what}" for name, _, what in found])
+        axes.set_yticks(range(len(found)), [label for label, _, _ in found])
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.grid(alpha=0.3)
         axes.set_title(f"{results['size']}, {results['machine']}, {results['date']}", loc="left")

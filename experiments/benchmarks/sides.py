@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import prepare
 import serve
 
 from paligemma_jax.build.process import terminal
@@ -61,6 +62,7 @@ def time_runs(
     """
     found: dict[str, dict] = {}
     left_out: dict[str, str] = {}
+    ours: dict[str, Any] = {}
     for group in groups:
         with contextlib.ExitStack() as stack, terminal.progress(label, unit="runs") as report:
             asks = {
@@ -75,8 +77,8 @@ def time_runs(
                     try:
                         answer = ask()
                         if number == 0:
-                            found[side] = first_answer(answer)
-                            check(found[side], found[OURS], folder)
+                            ours = ours or answer
+                            found[side] = check(answer, ours, folder)
                     except Ended as error:
                         found.pop(side, None)
                         left_out[side] = str(error)
@@ -104,6 +106,7 @@ def time_starts(
     """
     found: dict[str, dict] = {}
     left_out: dict[str, str] = {}
+    ours: dict[str, Any] = {}
     with terminal.progress(label, unit="rounds") as report:
         for number in range(rounds):
             for side, start in commands.items():
@@ -111,8 +114,8 @@ def time_starts(
                     continue
                 try:
                     times, answer = time_start(side, start, folder, case)
-                    found.setdefault(side, first_answer(answer))["seconds"].append(times)
-                    check(found[side], found[OURS], folder)
+                    ours = ours or answer
+                    found.setdefault(side, check(answer, ours, folder))["seconds"].append(times)
                 except Ended as error:
                     found.pop(side, None)
                     left_out[side] = str(error)
@@ -189,27 +192,25 @@ def ask(process: subprocess.Popen, log: pathlib.Path) -> dict[str, Any]:
     raise Ended(reason[:200])
 
 
-def first_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    """Returns what is kept of a side's first answer; its times are a warm-up's."""
-    return {k: x for k, x in answer.items() if k != "seconds"} | {"seconds": []}
+def check(answer: dict[str, Any], ours: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what is kept of a side's first answer, which found the same loss or tokens as ours.
 
-
-def check(answer: dict[str, Any], ours: dict[str, Any], folder: pathlib.Path) -> None:
-    """Makes sure that a side did our work: the same loss, or the same tokens.
-
-    Tokens become the share that is ours; with 16 bits it is not judged, as rounding decides.
+    Its times are a warm-up's: there are none yet. Tokens become the share that is ours; with 16
+    bits it is not judged, as rounding decides.
 
     Raises:
       Ended: it did other work.
     """
-    told = json.loads((folder / "work.json").read_text())
+    told = json.loads((folder / prepare.WORK).read_text())
     dtype, vocab_size = told["dtype"], told["model"]["vocab_size"]
+    kept = {k: x for k, x in answer.items() if k != "tokens"} | {"seconds": []}
     if "loss" in answer:
         allowed = TOLERANCE[dtype] * abs(ours["loss"]) + EXTRA_ROWS / vocab_size
         if not abs(answer["loss"] - ours["loss"]) <= allowed:
             raise Ended(f"other work: its loss is {answer['loss']:.5f}, ours {ours['loss']:.5f}")
     if "tokens" in answer:
         share = float(np.mean(np.array(answer["tokens"]) == np.array(ours["tokens"])))
-        answer["tokens_as_ours"] = round(share, 4)
+        kept["tokens_as_ours"] = round(share, 4)
         if dtype == "float32" and share < MIN_TOKENS:
             raise Ended(f"other work: {share:.0%} of its tokens are ours")
+    return kept
