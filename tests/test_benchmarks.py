@@ -15,12 +15,18 @@ FOLDER = ROOT / "experiments" / "benchmarks"
 HIDE = """
 import sys
 
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("tensorflow", "ml_collections"):
-            raise ModuleNotFoundError(f"No module named '{name}'")
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, Hidden())
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in ("tensorflow", "ml_collections"):
+            return self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Hiding, sys.meta_path)
 """
 # A side that answers at once; its arguments are the folder and the case.
 SIDE = """

@@ -5,6 +5,7 @@ Trained weights are float32 and the others stay 16 bits, as in the Colab; it com
 
 import functools
 
+import big_vision_imports
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -13,14 +14,16 @@ import on_jax
 import optax
 import prepare
 import serve
-import stand_ins  # noqa: F401, before big_vision
-from big_vision import utils
-from big_vision.models.ppp import gemma
-from big_vision.models.proj.paligemma import paligemma
-from big_vision.trainers.proj.paligemma import predict_fns
 
 from paligemma_jax.build.process import host_memory
 from paligemma_jax.params import names
+
+with big_vision_imports.importable():
+    from big_vision import utils
+    from big_vision.models import vit  # noqa: F401, imported by its name later
+    from big_vision.models.ppp import gemma
+    from big_vision.models.proj.paligemma import gemma_bv, paligemma  # noqa: F401, likewise
+    from big_vision.trainers.proj.paligemma import predict_fns
 
 
 def main() -> None:

@@ -37,9 +37,11 @@ def wait() -> None:
 
 
 def read(work):
+    # It has no fused attention with PaliGemma 2's soft-cap.
+    text = "eager" if work.model["llm"]["attn_logits_softcap"] else "sdpa"
     return transformers.PaliGemmaForConditionalGeneration.from_pretrained(
         work.folder / "hf",
-        attn_implementation="sdpa",
+        attn_implementation={"text_config": text, "vision_config": "sdpa"},
         local_files_only=True,
         dtype=getattr(torch, work.dtype),
     ).to(DEVICE)
