@@ -126,7 +126,7 @@ def init_factors(
     """Returns low-rank factors that change nothing yet, each made where it lives."""
     make = functools.partial(paligemma.init_factors, model=model)
     shardings = {name: where[name] for name in jax.eval_shape(make, jax.random.key(seed))}
-    with terminal.working("making random weights"):
+    with terminal.working("making new LoRA factors"):
         return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
 
 
@@ -144,7 +144,8 @@ def init_random(
         return {name: quantization.fit(params[name], expected[name]) for name in expected}
 
     shardings = {name: where[name] for name in expected}
-    return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+    with terminal.working("making random weights"):
+        return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
 
 
 def save(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import ml_collections
 
 from paligemma_jax.build import data
-from paligemma_jax.data import explain, images, records, tokens
+from paligemma_jax.data import explain, image_folder, images, records, tokens
 from paligemma_jax.reports import drawing, sections
 
 MIN_SIDE = 448  # px of the picture on the page
@@ -57,7 +57,7 @@ def look(
     answer = explain.answer(explained, tokenizer)
     facts = (
         ("row", record.source),
-        ("images", ", ".join(record.images) or "none"),
+        ("images", ", ".join(map(image_folder.as_typed, record.images)) or "none"),
         ("prefix", repr(record.prefix)),
         ("suffix", repr(record.suffix)),
         ("read back", repr(answer)),
