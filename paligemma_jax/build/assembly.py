@@ -55,7 +55,9 @@ class Assembly:
 def assemble(config: ml_collections.ConfigDict) -> Assembly:
     """Builds everything that needs neither data nor weights."""
     terminal.say(f"devices: {weights.describe_devices()}")
-    tokenizer = tokens.load_tokenizer(weights.fetch(config.tokenizer))
+    hint = "It may be a path; for a model from scratch convert --train_tokenizer makes a small one"
+    with weights.named_by("tokenizer", config.tokenizer, hint):
+        tokenizer = tokens.load_tokenizer(weights.fetch(config.tokenizer))
     model = build_model.describe(config, vocab_size=tokenizer.vocab_size)
     if model.vocab_size != tokenizer.vocab_size:
         terminal.say(

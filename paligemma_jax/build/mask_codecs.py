@@ -53,14 +53,9 @@ def load(source: str) -> MaskCodec:
 
 def for_task(source: str) -> MaskCodec:
     """Returns the codec that the config key mask_codec names; errors as of `load`."""
-    try:
+    hint = f"For data converted with this project's own codec: --config.mask_codec={OWN}"
+    with weights.named_by("mask_codec", source, hint):
         return load(source)
-    except (ValueError, OSError) as error:
-        error.add_note(
-            f"the config key mask_codec names the file, here '{source}'. Data that was converted "
-            f"with this project's own codec takes --config.mask_codec={OWN}"
-        )
-        raise
 
 
 def for_importers(source: str) -> words.MaskCodec:

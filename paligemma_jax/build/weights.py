@@ -1,11 +1,12 @@
 """Weights on their devices: from a file, array by array, or random; and back into a file."""
 
+import contextlib
 import dataclasses
 import functools
 import math
 import os
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -55,6 +56,16 @@ def fetch(source: str) -> pathlib.Path:
     """Returns the local file of a vanity name, an address or a path; downloads it if need be."""
     with terminal.progress(f"fetching {source}", unit="B", unit_scale=True) as report:
         return pathlib.Path(hub.resolve(source, progress=report))
+
+
+@contextlib.contextmanager
+def named_by(key: str, source: str, hint: str) -> Iterator[None]:
+    """Adds to an error within which config key names the file, and what else it can be."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        error.add_note(f"the config key {key} names the file, here '{source}'. {hint}")
+        raise
 
 
 def find(source: str, base: str | None = None) -> overlay.Weights:

@@ -15,6 +15,14 @@ def test_weights_of_a_run_keep_the_types_that_they_are_stored_in(config, tmp_pat
     assert loaded.frozen_dtype == "bfloat16"
 
 
+def test_a_tokenizer_that_is_not_there_names_the_key(config):
+    config.tokenizer = "gone.model"
+    with pytest.raises(FileNotFoundError) as caught:
+        assembly.assemble(config)
+    (note,) = caught.value.__notes__
+    assert note.startswith("the config key tokenizer names the file, here 'gone.model'")
+
+
 def test_run_without_final_weights_can_go_on_or_be_given_others(tmp_path):
     final = str(tmp_path / "final.npz")
     with pytest.raises(ValueError, match=r"did not end. The command that began.*--weights"):
