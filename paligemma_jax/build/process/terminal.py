@@ -49,11 +49,10 @@ def progress(
     """
     if sys.stderr.isatty():
         shown = f"{label}, {first}" if first else label
-        unit = unit if unit_scale else f" {unit}"
         with _bar(shown, unit=unit, unit_scale=unit_scale) as bar:
 
             def report(done: int, total: int) -> None:
-                bar.desc = f"{label}: "
+                bar.desc, bar.bar_format = f"{label}: ", None
                 bar.total = total
                 bar.update(done - bar.n)
 
@@ -68,7 +67,7 @@ def progress(
 def working(what: str) -> Iterator[None]:
     """Shows for how long something is done that cannot tell how far it is, as `progress`."""
     if sys.stderr.isatty():
-        with _bar(what, bar_format="{desc}: {elapsed}"):
+        with _bar(what):
             yield
     else:
         with _repeated(_Lines(what, "", "").go_on):
@@ -77,8 +76,9 @@ def working(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _bar(label: str, **settings: Any) -> Iterator[tqdm.tqdm]:
-    """Yields a bar whose clock goes on while nothing is reported."""
-    with tqdm.tqdm(desc=label, delay=SHOW_AFTER_S, dynamic_ncols=True, **settings) as bar:
+    """Yields a bar, at first the label and a clock, which goes on while nothing is reported."""
+    settings |= {"desc": label, "bar_format": "{desc}: {elapsed}", "dynamic_ncols": True}
+    with tqdm.tqdm(delay=SHOW_AFTER_S, **settings) as bar:
 
         def go_on() -> None:
             if time.time() - bar.start_t >= SHOW_AFTER_S:
