@@ -23,6 +23,7 @@ from paligemma_jax.build.process import terminal
 from paligemma_jax.checkpoints import overlay
 from paligemma_jax.config import presets, settings
 from paligemma_jax.data import tokens
+from paligemma_jax.models import paligemma
 from paligemma_jax.params import names, sharding, variants
 from paligemma_jax.reports import files
 from paligemma_jax.tasks import task
@@ -69,13 +70,27 @@ def assemble(config: ml_collections.ConfigDict) -> Assembly:
     if config.compute_dtype == build_model.AUTO:
         _, why = build_model.choose_compute_dtype(config.compute_dtype)
         terminal.say(f"compute_dtype: {compute.dtype} ({why})")
+    mesh = weights.make_mesh(config)
     return Assembly(
         config=config,
         tokenizer=tokenizer,
         task=data.make_task(config),
         model=model,
-        functions=build_model.make_functions(model, compute, cache_dtype=config.cache_dtype),
-        mesh=weights.make_mesh(config),
+        functions=make_functions(config, model, compute, mesh),
+        mesh=mesh,
+    )
+
+
+def make_functions(
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma,
+    compute: paligemma.Compute,
+    mesh: Mesh,
+) -> build_model.Functions:
+    """Returns the model's functions; each of several devices keeps the cache of its own rows."""
+    rows = sharding.batch_sharding(mesh) if mesh.size > 1 else None
+    return build_model.make_functions(
+        model, compute, cache_dtype=config.cache_dtype, cache_sharding=rows
     )
 
 

@@ -143,7 +143,11 @@ def for_decoding(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def make_functions(
-    model: variants.PaliGemma, compute: paligemma.Compute, *, cache_dtype: str
+    model: variants.PaliGemma,
+    compute: paligemma.Compute,
+    *,
+    cache_dtype: str,
+    cache_sharding: jax.sharding.NamedSharding | None = None,
 ) -> Functions:
     """Returns the model's functions on batches as the data pipeline makes them.
 
@@ -165,6 +169,7 @@ def make_functions(
             compute=compute,
             cache_len=num_prompt + max_new_tokens,
             cache_dtype=cache_dtype,
+            cache_sharding=cache_sharding,
         )
 
     return Functions(

@@ -28,6 +28,7 @@ class Cache:
       valid: bool[B, C], the slots that a query may see.
       position: int32[B], position of each row's next token.
       slot: int32[], where the next token goes; the same for all rows.
+      sharding: where [B, K, C, H] lies; None: the compiler chooses.
     """
 
     keys: tuple[jax.Array, ...]
@@ -35,6 +36,7 @@ class Cache:
     valid: jax.Array
     position: jax.Array
     slot: jax.Array
+    sharding: jax.sharding.NamedSharding | None = dataclasses.field(metadata={"static": True})
 
 
 def fill(
@@ -44,6 +46,7 @@ def fill(
     *,
     cache_len: int,
     dtype: DTypeLike,
+    sharding: jax.sharding.NamedSharding | None,
 ) -> Cache:
     """Makes a cache of each layer's keys and values [B, K, S, H] of a prompt, valid bool[B, S]."""
     S = valid.shape[1]
@@ -55,7 +58,7 @@ def fill(
 
     def grow(x: jax.Array) -> jax.Array:
         x = jnp.pad(precision.narrow(x, dtype), ((0, 0), (0, 0), (0, cache_len - S), (0, 0)))
-        return _drop_ones(x)
+        return _drop_ones(_put(x, sharding))
 
     return Cache(
         keys=tuple(grow(k) for k in keys),
@@ -63,6 +66,7 @@ def fill(
         valid=jnp.pad(valid, ((0, 0), (0, cache_len - S))),
         position=jnp.sum(valid, axis=1, dtype=jnp.int32),
         slot=jnp.asarray(S, jnp.int32),
+        sharding=sharding,
     )
 
 
@@ -73,7 +77,8 @@ def write(cache: Cache, layer: int, k: jax.Array, v: jax.Array) -> tuple[jax.Arr
         start = *(0 for _ in buffer.shape[:-2]), cache.slot, 0
         written = precision.narrow(_drop_ones(new), buffer.dtype)
         buffer = jax.lax.dynamic_update_slice(buffer, written, start)
-        return buffer.reshape(*new.shape[:2], *buffer.shape[-2:])
+        buffer = buffer.reshape(*new.shape[:2], *buffer.shape[-2:])
+        return _put(buffer, cache.sharding)
 
     return put(cache.keys[layer], k), put(cache.values[layer], v)
 
@@ -81,7 +86,14 @@ def write(cache: Cache, layer: int, k: jax.Array, v: jax.Array) -> tuple[jax.Arr
 def advance(cache: Cache, keys_values: Iterable[tuple[jax.Array, jax.Array]]) -> Cache:
     """Returns the cache one slot further, with what `write` gave for each layer."""
     keys, values = (tuple(map(_drop_ones, buffers)) for buffers in zip(*keys_values, strict=True))
-    return Cache(keys, values, open_slot(cache), cache.position + 1, cache.slot + 1)
+    return dataclasses.replace(
+        cache,
+        keys=keys,
+        values=values,
+        valid=open_slot(cache),
+        position=cache.position + 1,
+        slot=cache.slot + 1,
+    )
 
 
 def open_slot(cache: Cache) -> jax.Array:
@@ -97,7 +109,8 @@ def select_rows(cache: Cache, rows: jax.Array) -> Cache:
 
     def take(buffers: Iterable[jax.Array]) -> tuple[jax.Array, ...]:
         full = [x.reshape(B, -1, C, x.shape[-1]) for x in buffers]
-        return tuple(_drop_ones(jnp.take(x, rows, axis=0)) for x in full)
+        taken = (_put(jnp.take(x, rows, axis=0), cache.sharding) for x in full)
+        return tuple(map(_drop_ones, taken))
 
     return dataclasses.replace(
         cache,
@@ -106,6 +119,11 @@ def select_rows(cache: Cache, rows: jax.Array) -> Cache:
         valid=jnp.take(cache.valid, rows, axis=0),
         position=jnp.take(cache.position, rows, axis=0),
     )
+
+
+def _put(x: jax.Array, sharding: jax.sharding.NamedSharding | None) -> jax.Array:
+    """Returns [B, K, C, H], in a compiled program, where it is to lie."""
+    return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 
 
 def _drop_ones(x: jax.Array) -> jax.Array:

@@ -10,22 +10,19 @@ with none that of text alone.
 
 import dataclasses
 import functools
-import re
 from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 
-from paligemma_jax.models import attention, cache, gemma, towers
+from paligemma_jax.models import attention, cache, gemma, stacked, towers
 from paligemma_jax.params import lora, names, variants
 
 Params = towers.Params
 Compute = towers.Compute
 Cache = cache.Cache
 select_rows = cache.select_rows
-
-LAYERS = "llm/layers/"
-_UNSTACKED = re.compile(r"llm/layers/\d+/")
+LAYERS, unstack = stacked.LAYERS, stacked.unstack
 
 
 def init(rng: jax.Array, model: variants.PaliGemma) -> dict[str, jax.Array]:
@@ -149,12 +146,14 @@ def prefill(
     compute: Compute,
     cache_len: int,
     cache_dtype: str,
+    cache_sharding: jax.sharding.NamedSharding | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Reads prompts: returns float32[B, V], logits behind each row's last valid token, and a cache.
 
     Arguments as `apply`; `text` holds prompts padded on the right to T.
       cache_len: slots in all, at least M * P + T and one more per token to be decoded.
       cache_dtype: dtype of the stored keys and values.
+      cache_sharding: where keys and values [B, K, C, H] lie; None: the compiler chooses.
     """
     image_tokens = embed_images(params, image, model=model, compute=compute)
     return prefill_embedded(
@@ -165,6 +164,7 @@ def prefill(
         compute=compute,
         cache_len=cache_len,
         cache_dtype=cache_dtype,
+        cache_sharding=cache_sharding,
     )
 
 
@@ -180,6 +180,7 @@ def prefill_embedded(
     compute: Compute,
     cache_len: int,
     cache_dtype: str,
+    cache_sharding: jax.sharding.NamedSharding | None = None,
 ) -> tuple[jax.Array, Cache]:
     """As `prefill`, of images that `embed_images` embedded before, [B, M, P, D] of any dtype."""
     compute = dataclasses.replace(compute, remat="none")
@@ -189,7 +190,9 @@ def prefill_embedded(
     hidden, keys_values = _read_prompt(params, x, valid, block, model=model, compute=compute)
     last = valid.shape[1] - 1 - jnp.argmax(valid[:, ::-1], axis=1)
     last_hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
-    past = cache.fill(*keys_values, valid, cache_len=cache_len, dtype=cache_dtype)
+    past = cache.fill(
+        *keys_values, valid, cache_len=cache_len, dtype=cache_dtype, sharding=cache_sharding
+    )
     return logits(params, last_hidden, model=model)[:, 0], past
 
 
@@ -222,21 +225,6 @@ def decode_step(
     )
     x = towers.run_llm("norm", params, x, model=model, compute=compute)
     return logits(params, x, model=model)[:, 0], cache.advance(past, keys_values)
-
-
-def unstack(params: Params) -> dict[str, jax.Array]:
-    """Returns the language model's blocks with one array per layer, for decoding.
-
-    `llm/layers/attn/q_einsum/w` [L, ...] becomes `llm/layers/0/attn/q_einsum/w` and so on; other
-    parameters are left out. `prefill` scans over the stacked form where it is given, `decode_step`
-    prefers this one. Both together hold the blocks in memory twice; either alone is enough.
-    """
-    return {
-        f"{LAYERS}{layer}/{name.removeprefix(LAYERS)}": jax.tree.map(lambda x, i=layer: x[i], w)
-        for name, w in params.items()
-        if name.startswith(LAYERS)
-        for layer in range(w.shape[0])
-    }
 
 
 def logits(params: Params, hidden: jax.Array, *, model: variants.PaliGemma) -> jax.Array:
@@ -286,7 +274,7 @@ def _read_prompt(
     seen = attention.count_positions(valid), attention.make_mask(valid, block)
     layers = names.unflatten(params)["llm"]["layers"]
     if "attn" in layers:
-        params = {name: w for name, w in params.items() if not _UNSTACKED.match(name)}
+        params = {name: w for name, w in params.items() if not stacked.is_unstacked(name)}
         return towers.run_llm("prefill", params, x, *seen, model=model, compute=compute)
 
     def keep(_: int, k: jax.Array, v: jax.Array) -> gemma.KeyValue:

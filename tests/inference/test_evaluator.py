@@ -145,18 +145,31 @@ def test_progress_counts_rows(tokenizer, examples):
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
-def test_the_next_batch_is_dispatched_before_an_answer_is_read(tokenizer, examples, monkeypatch):
+def test_a_batch_is_made_and_dispatched_before_answers_to_the_one_before_are_waited_for(
+    tokenizer, examples, monkeypatch
+):
     events, get = [], jax.device_get
-    monkeypatch.setattr(jax, "device_get", lambda x: (events.append("read"), get(x))[1])
+
+    def batches():
+        for number, batch in enumerate(make_batches(encode(tokenizer, SUFFIXES))):
+            events.append(f"make {number}")
+            yield batch | {"number": number}
 
     def answer_noting(params, batch):
-        events.append("dispatch")
+        events.append(f"dispatch {batch['number']}")
         return answer(params, batch)
 
-    batches = make_batches(encode(tokenizer, SUFFIXES))
+    def get_noting(x):
+        events.append("wait")
+        return get(x)
+
+    monkeypatch.setattr(jax, "device_get", get_noting)
     detection = task.choose("detection")
-    list(evaluator.predict(answer_noting, -0.1, batches, examples, tokenizer, detection))
-    assert events == ["dispatch", "dispatch", "read", "dispatch", "read", "read"]
+    for row in evaluator.predict(answer_noting, -0.1, batches(), examples, tokenizer, detection):
+        events.append(f"row {row['index']}")
+    begun = ["make 0", "dispatch 0", "make 1", "dispatch 1"]
+    first = ["wait", "row 0", "row 1", "make 2", "dispatch 2"]  # while the device answers 1
+    assert events == [*begun, *first, "wait", "row 2", "row 3", "wait", "row 4"]
 
 
 @pytest.mark.parametrize(

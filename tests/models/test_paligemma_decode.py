@@ -2,7 +2,12 @@
 
 import dataclasses
 import functools
+import json
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +123,70 @@ def test_a_cache_that_cannot_hold_the_prompt_is_an_error(params, inputs, model):
         jax.eval_shape(
             functools.partial(paligemma.prefill, **arguments), params, *map(jnp.asarray, inputs)
         )
+
+
+# Prints the answers to 8 rows, of two candidates each, and which part of the keys [16, 17, 8] each
+# device holds while it decodes, where the cache is to be split by rows or by its last axis.
+ON_FOUR_DEVICES = """
+import functools, json, re
+import jax
+import jax.numpy as jnp
+from paligemma_jax.inference import generate
+from paligemma_jax.models import paligemma
+from paligemma_jax.params import sharding, variants
+
+llm = variants.Gemma(8, 1, 8, num_heads=1, num_kv_heads=1, head_dim=8)
+vit = variants.Vit(width=8, depth=1, mlp_dim=8, num_heads=1, patch_size=14)
+model = variants.PaliGemma(vit, llm, res=14, vocab_size=64)
+mesh = sharding.make_mesh([("data", -1)])
+rows = sharding.batch_sharding(mesh)
+last = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, None, None, "data"))
+everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+params = jax.device_put(paligemma.init(jax.random.key(0), model), everywhere)
+text = jnp.arange(40).reshape(8, 5)
+batch = {"text": text, "mask": jnp.ones((8, 5), bool), "index": jnp.arange(8),
+         "_mask": jnp.ones(8, bool), "image": jnp.zeros((8, 1, 14, 14, 3), jnp.uint8)}
+batch = jax.device_put(batch, rows)
+compute = paligemma.Compute()
+found = {}
+for name, where in {"rows": rows, "last": last}.items():
+    def prefill(params, batch):
+        inputs = batch["image"], batch["mask"][:, :1], batch["text"], ~batch["mask"], batch["mask"]
+        return paligemma.prefill(params, *inputs, model=model, compute=compute, cache_len=17,
+                                 cache_dtype="float32", cache_sharding=where)
+
+    @jax.jit
+    def decode(params, batch):
+        step = functools.partial(paligemma.decode_step, model=model, compute=compute)
+        return generate.generate(prefill, step, paligemma.select_rows, params, batch,
+                                 max_new_tokens=6, eos=1, sampler="temperature",
+                                 rng=jax.random.key(1), best_of=2)
+
+    compiled = decode.lower(params, batch).compile()
+    [loop] = [line for line in compiled.as_text().splitlines()
+              if " while(" in line and ",17," in line]
+    found[name] = [compiled(params, batch).tokens.tolist(),
+                   sorted(set(re.findall(r"f32.(\\d+,17,\\d+)", loop)))]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_the_cache_lies_where_it_is_told_to_and_answers_are_the_same():
+    flags = "--xla_force_host_platform_device_count=4"
+    ran = subprocess.run(
+        [sys.executable, "-c", ON_FOUR_DEVICES],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=pathlib.Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert found["rows"][1] == ["4,17,8"]
+    assert found["last"][1] == ["16,17,2"]
+    assert found["rows"][0] == found["last"][0]
 
 
 @functools.lru_cache(maxsize=1)

@@ -180,9 +180,7 @@ def _settle(
 
 
 def _replace_compute(built: assembly.Assembly, compute: paligemma.Compute) -> assembly.Assembly:
-    functions = build_model.make_functions(
-        built.model, compute, cache_dtype=built.config.cache_dtype
-    )
+    functions = assembly.make_functions(built.config, built.model, compute, built.mesh)
     return dataclasses.replace(built, functions=functions)
 
 
