@@ -138,7 +138,7 @@ def image_slots(name: str, records: Sequence[data_records.Record], slots: int) -
 def lengths(
     name: str, report: rows.LengthReport, *, suggested: int, allow_truncation: bool
 ) -> list[Finding]:
-    """Returns texts that lose their eos, texts of other stacks, and a text_len that is wasteful.
+    """Returns texts that lose their eos, and texts of other stacks.
 
     `suggested`: the text_len that fits all data sets.
     """
@@ -155,15 +155,21 @@ def lengths(
         remedy = rows.make_room(suggested)
         places = at(f"{source} (needs {needed})" for source, needed in report.too_long)
         found.append(Finding(severity, "no room for eos", what, remedy, name, **places))
-    elif report.text_len >= MUCH_SHORTER * suggested:
-        what = f"text_len is {report.text_len}, the longest row needs {report.longest}"
-        remedy = f"input.text_len={suggested} is enough, and faster"
-        found.append(Finding("note", "text_len larger than needed", what, remedy, name))
     for removed, count in report.removed.items():
         what = f"{removed}: removed, because it is added when a row is made"
         remedy = "leave it out of the file"
         found.append(Finding("note", "bos, newline or eos of its own", what, remedy, name, count))
     return found
+
+
+def spare_length(text_len: int, reports: Iterable[rows.LengthReport]) -> list[Finding]:
+    """Returns a text_len that is wasteful for all data sets."""
+    longest = max((report.longest for report in reports), default=text_len)
+    if text_len < MUCH_SHORTER * rows.round_up(longest):
+        return []
+    what = f"text_len is {text_len}, the longest row needs {longest}"
+    remedy = f"input.text_len={rows.round_up(longest)} is enough, and faster"
+    return [Finding("note", "text_len larger than needed", what, remedy, "input.text_len")]
 
 
 def prompts(data: DataSet) -> list[Finding]:

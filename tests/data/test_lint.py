@@ -180,12 +180,16 @@ def test_texts_that_lose_their_eos_are_found_with_the_text_len_that_fits():
     assert found.severity == "warning"
 
 
-def test_a_text_len_of_twice_the_need_and_a_users_own_eos_are_notes():
+def test_a_users_own_eos_is_a_note():
     report = length_report("b", "b<eos>", text_len=32)
     found = lint.lengths("data", report, suggested=16, allow_truncation=False)
-    assert kinds(found) == {
-        "text_len larger than needed": ("note", []),
-        "bos, newline or eos of its own": ("note", []),
-    }
-    report = length_report("b", text_len=31)
-    assert lint.lengths("data", report, suggested=16, allow_truncation=False) == []
+    assert kinds(found) == {"bos, newline or eos of its own": ("note", [])}
+
+
+def test_a_text_len_of_twice_the_need_is_a_note_and_a_little_more_is_none():
+    short, longer = length_report("b", text_len=32), length_report("b b b b b b", text_len=32)
+    assert (short.longest, longer.longest) == (4, 9)
+    (found,) = lint.spare_length(32, [short, longer])
+    assert found.severity == "note" and "the longest row needs 9" in found.what
+    assert found.remedy.startswith("input.text_len=16 ")
+    assert lint.spare_length(31, [longer]) == [] == lint.spare_length(32, [])

@@ -78,6 +78,7 @@ def look(
     allowed, suggested = config.input.allow_truncation, suggest_text_len(lengths)
     for name, report in lengths.items():
         found += lint.lengths(name, report, suggested=suggested, allow_truncation=allowed)
+    found += lint.spare_length(config.input.text_len, lengths.values())
     size_facts, image_findings = look_at_images(config, linted, full=full)
     parts = (
         sections.Facts((*facts, *size_facts)),

@@ -25,6 +25,7 @@ CONSTRAINTS = "constraints.txt"
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 NVIDIA_SMI_TIMEOUT_S = 20
 GOOGLE_LOGIN = "~/.config/gcloud/application_default_credentials.json"
+NO_FILE = "no such file"
 PUBLIC_BUCKET = "gs://big_vision/"
 
 
@@ -183,9 +184,11 @@ def _keys(sources: Sequence[str]) -> tuple[list[tuple[str, str]], list[Finding]]
         except ValueError as error:
             found.append(Finding("error", "address", str(error), "correct it", source))
             continue
-        facts.append((source, f"here: {path}" if path else "to be fetched"))
-        if path is None:
-            found += _missing_key(source)
+        missing = [] if path else _missing_key(source)
+        is_known = not any(one.kind == NO_FILE for one in missing)
+        fact = f"here: {path}" if path else "to be fetched" if is_known else "not found"
+        facts.append((source, fact))
+        found += missing
     return facts, found
 
 
@@ -196,7 +199,7 @@ def _missing_key(source: str) -> list[Finding]:
     if not schemes:
         what = "neither a file nor a published name"
         remedy = "give a path, an address or a name of README's table"
-        return [Finding("error", "no such file", what, remedy, source)]
+        return [Finding("error", NO_FILE, what, remedy, source)]
     known = {site.key: site for site in (sites.KAGGLE, sites.HUGGING_FACE)}
     needed = [known[scheme] for scheme in schemes if scheme in known]
     if any(hub.has_credentials()[site.key] for site in needed):

@@ -119,3 +119,4 @@ def test_a_file_that_is_here_needs_no_key_and_a_path_that_is_not_is_an_error(mac
     section, found = environment.look([here, gone])
     assert (here, f"here: {here}") in section.parts[0].pairs
     assert [one.subject for one in found if one.kind == "no such file"] == [gone]
+    assert (gone, "not found") in section.parts[0].pairs
