@@ -71,18 +71,19 @@ def name_of(data: str) -> str:
 
 
 def check_same_data(out: pathlib.Path, data: str) -> None:
-    """Raises a ValueError if the folder has an evaluation on other data; says what is replaced."""
+    """Raises a ValueError if the folder has scores on other data; says what is replaced."""
     try:
         before = json.loads((out / METRICS).read_text())
-        of_data, weights = before["data"], before["weights"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return
-    if os.path.abspath(of_data) != os.path.abspath(data):
+    if "data" not in before:
+        raise ValueError(f"{out} holds the scores of a training run: choose another --out")
+    if os.path.abspath(before["data"]) != os.path.abspath(data):
         raise ValueError(
-            f"{out} holds the evaluation on {of_data}, this one is on {data}: give it another "
-            f"--name, or another --out"
+            f"{out} holds the evaluation on {before['data']}, this one is on {data}: give it "
+            f"another --name, or another --out"
         )
-    terminal.say(f"{out}: replaces the evaluation of {weights} on {of_data}")
+    terminal.say(f"{out}: replaces the evaluation of {before['weights']} on {before['data']}")
 
 
 def evaluate(

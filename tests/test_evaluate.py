@@ -32,3 +32,9 @@ def test_data_of_the_same_name_elsewhere_does_not_replace_an_evaluation(tmp_path
     assert "replaces the evaluation of old.npz on a/valid.jsonl" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"holds the evaluation on a/valid\.jsonl, .*--name"):
         evaluate.check_same_data(tmp_path, "b/valid.jsonl")
+
+
+def test_the_scores_of_a_training_run_are_not_replaced(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"evaluation": "val", "step": 4}))
+    with pytest.raises(ValueError, match="scores of a training run: choose another --out"):
+        evaluate.check_same_data(tmp_path, "a/valid.jsonl")

@@ -123,7 +123,7 @@ def test_a_single_source_has_no_epochs_of_its_own(config, tokenizer):
     ("changes", "message"),
     [
         (dict(weight=0), "input.mixture.plain.weight=0: expected a number above 0"),
-        (dict(wieght=2), "Did you mean 'weight'"),
+        (dict(wieght=2), "Did you mean 'input.mixture.plain.weight'"),
         (dict(fname=None), "input.mixture.plain.fname=None: expected str"),
         (dict(fname="gone.jsonl"), "gone.jsonl: no such file"),
     ],
@@ -148,8 +148,11 @@ def test_one_source_or_a_mixture(mixture, data_folder):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("input.augment.flip=0.5", "'input.augment.flip' is not known. Did you mean 'flip_"),
-        ("input.augment.jpg_quality=5", "Did you mean 'jpeg_quality'"),
+        (
+            "input.augment.flip=0.5",
+            "'input.augment.flip' is not known. Did you mean 'input.augment.flip_",
+        ),
+        ("input.augment.jpg_quality=5", "Did you mean 'input.augment.jpeg_quality'"),
         ("input.augment.crop=2.0", "config: input.augment.crop=2.0: expected 0.01 to 1"),
         ("input.augment.scale=2.0", "input.augment.scale=2.0: expected list or tuple or None"),
         ("input.augment.scale=[2]", r"input.augment.scale=.*: expected \(least, most\)"),

@@ -176,11 +176,12 @@ def test_a_server_that_is_not_there_is_not_waited_for(server, path, monkeypatch)
 
 
 def test_a_proxy_alone_knows_whether_there_is_a_route(server, monkeypatch):
+    monkeypatch.setattr(download.urllib.request, "getproxies", lambda: {"no": "localhost"})
     assert download.has_route(server.url)
     server.shutdown()
     server.server_close()
     assert not download.has_route(server.url)
-    monkeypatch.setenv("https_proxy", "http://localhost:1")
+    monkeypatch.setattr(download.urllib.request, "getproxies", lambda: {"https": "http://p:1"})
     assert download.has_route(server.url)
 
 
