@@ -22,6 +22,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+import jax
+
 from paligemma_jax.build import assembly, evaluation
 from paligemma_jax.build.process import command_line, terminal
 from paligemma_jax.config import eval_keys
@@ -32,6 +34,8 @@ METRICS = "metrics.json"
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
+    if args.distributed:
+        command_line.join_processes()
     config, source = assembly.open_run(args.run, args.config, overrides["config"])
     source = assembly.choose_weights(args.weights, source, chosen=args.checkpoint)
     name = args.name or name_of(args.data)
@@ -42,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = pathlib.Path(args.run) if args.run else None
     built = assembly.assemble(config)
     scores = evaluate(built, source, base=args.base, name=name, out=out, run=run)
-    sys.stdout.write(json.dumps(score_docs.choose_first(scores)) + "\n")
+    if jax.process_index() == 0:
+        sys.stdout.write(json.dumps(score_docs.choose_first(scores)) + "\n")
 
 
 def parse_args(
@@ -58,6 +63,7 @@ def parse_args(
     )
     parser.add_argument("--out", metavar="FOLDER", help="default: evaluation-NAME in the run")
     parser.add_argument("--name", help="of this evaluation; default: as the file of --data")
+    command_line.add_processes(parser)
     return command_line.parse(parser, argv, groups=["config", "eval"])
 
 

@@ -235,7 +235,7 @@ def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_state(folder):
 
 
 def test_four_devices_give_the_losses_of_one(run, folder):
-    process = start_train(folder, "four", devices=4)
+    process = start(*training(folder, folder / "four"), devices=4)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     assert "4 x cpu" in stderr
@@ -244,39 +244,40 @@ def test_four_devices_give_the_losses_of_one(run, folder):
 
 @pytest.mark.slow
 def test_two_processes_of_two_devices_give_the_losses_of_one(run, folder):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    processes = [
-        start_train(
-            folder,
-            "two_processes",
-            "--distributed",
-            devices=2,
-            JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(number),
-        )
-        for number in range(2)
+    workdir = folder / "two_processes"
+    wait_for(start_two(*training(folder, workdir)))
+    assert_same_losses(workdir, run)
+
+    words = [f"--data={folder}/train.jsonl", "--eval.batch_size=8", "--eval.max_new_tokens=4"]
+    said = wait_for(start_two("evaluate", f"--run={workdir}", *words))
+    evaluate.main([f"--run={workdir}", *words, "--name=alone"])
+    several, one = (
+        json.loads((workdir / f"evaluation-{name}" / "metrics.json").read_text())
+        for name in ("train", "alone")
+    )
+    # Beside what is ours there, the processes' connections are announced.
+    assert json.loads(said[0].splitlines()[-1])["loss"] == several["loss"]
+    assert "loss" not in said[1]
+    for name in ("loss", "perplexity"):
+        assert several.pop(name) == pytest.approx(one.pop(name), rel=2e-5)
+    assert several == one
+
+
+def training(folder, workdir) -> list[str]:
+    """Returns the command that trains with every array split over all devices."""
+    return [
+        "train",
+        f"--config={folder}/config.py",
+        f"--workdir={workdir}",
+        """--config.sharding_strategy=[('.*', 'fsdp(axis="data", min_size_to_shard_mb=0)')]""",
+        "--config.evals.val.batch_size=8",
     ]
-    for process in processes:
-        _, stderr = process.communicate(timeout=600)
-        assert process.returncode == 0, stderr
-    assert_same_losses(folder / "two_processes", run)
 
 
-def start_train(folder, workdir: str, *arguments: str, devices: int, **env: str):
-    """Starts a program that trains, every array split over so many devices of this machine."""
+def start(door: str, *arguments: str, devices: int, **env: str) -> subprocess.Popen:
+    """Starts a command on so many devices of this machine."""
     return subprocess.Popen(
-        [
-            sys.executable,
-            *("-m", "paligemma_jax.train"),
-            f"--config={folder}/config.py",
-            f"--workdir={folder / workdir}",
-            """--config.sharding_strategy=[('.*', 'fsdp(axis="data", min_size_to_shard_mb=0)')]""",
-            "--config.evals.val.batch_size=8",
-            *arguments,
-        ],
+        [sys.executable, "-m", f"paligemma_jax.{door}", *arguments],
         env={
             **os.environ,
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -287,6 +288,26 @@ def start_train(folder, workdir: str, *arguments: str, devices: int, **env: str)
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start_two(door: str, *arguments: str) -> list[subprocess.Popen]:
+    """Starts two programs of two devices each that work together."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    shared = dict(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2")
+    return [
+        start(door, *arguments, "--distributed", devices=2, **shared, JAX_PROCESS_ID=str(number))
+        for number in range(2)
+    ]
+
+
+def wait_for(processes: list[subprocess.Popen]) -> list[str]:
+    """Returns what each wrote to standard output."""
+    ended = [process.communicate(timeout=600) for process in processes]
+    for process, (_, stderr) in zip(processes, ended, strict=True):
+        assert process.returncode == 0, stderr
+    return [stdout for stdout, _ in ended]
 
 
 def assert_same_losses(found: pathlib.Path, expected: pathlib.Path) -> None:
