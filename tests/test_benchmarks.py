@@ -112,6 +112,11 @@ def test_results_folder_has_numbers_table_and_plot(modules, tmp_path):
     assert plots[0] == plots[1] and b"<svg" in plots[0]
 
 
+def test_own_benchmarks_alone_have_no_plot(modules, tmp_path):
+    modules("report").write(tmp_path, make_results() | {"cases": {}})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "table.md"]
+
+
 def test_cases_are_added_to_a_folder_of_the_same_machine_and_arguments(modules, tmp_path):
     report, old, new = modules("report"), make_results(), make_results()
     old["cases"] = {"full": old["cases"]["step"], "step": old["cases"]["decode"]}
@@ -126,7 +131,8 @@ def test_cases_are_added_to_a_folder_of_the_same_machine_and_arguments(modules, 
 def run_sides(modules, folder, **others):
     commands = {"paligemma_jax": SIDE.format(seconds=1, loss=10.0), **others}
     group = {name: [sys.executable, "-c", code] for name, code in commands.items()}
-    return modules("sides").time_runs([group], folder, {}, rounds=2, label="test")
+    outcome = modules("sides").time_runs([group], folder, {}, rounds=2, label="test")
+    return outcome.found, outcome.left_out
 
 
 def test_a_side_that_cannot_run_is_left_out_with_the_reason(modules, folder):
@@ -151,6 +157,25 @@ def test_other_tokens_are_other_work_in_float32_alone(modules, folder):
     told = {"dtype": "bfloat16", "model": {"vocab_size": 64_000}}
     (folder / "work.json").write_text(json.dumps(told))
     assert sides.check(theirs, ours, folder) == {"tokens_as_ours": 0.75, "seconds": []}
+
+
+def test_without_our_side_a_case_is_left_out(modules, folder):
+    found, left_out = run_sides(
+        modules, folder, paligemma_jax="1 / 0", keras_hub=SIDE.format(seconds=1, loss=1.0)
+    )
+    assert (found, left_out) == ({}, {"paligemma_jax": "ZeroDivisionError: division by zero"})
+    results = make_results()
+    results["cases"]["step"] = {"batch_size": 8, "sides": found, "left_out": left_out}
+    assert "- step, paligemma_jax: ZeroDivisionError" in modules("report").write(folder, results)
+
+
+def test_starts_are_timed_without_and_with_what_was_compiled(modules, folder):
+    command = [sys.executable, "-c", SIDE.format(seconds=1, loss=1.0)]
+    outcome = modules("sides").time_starts(
+        {"paligemma_jax": command}, folder, {}, rounds=2, label="test"
+    )
+    timed = outcome.found["paligemma_jax"]["seconds"]
+    assert [list(times) for times in timed] == [["cold", "with cache"]] * 2
 
 
 def test_a_side_that_runs_out_of_memory_says_so(modules, folder):

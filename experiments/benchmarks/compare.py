@@ -31,7 +31,7 @@ from paligemma_jax.build.process import terminal
 
 HERE = pathlib.Path(__file__).parent
 KINDS = ("step", "decode", "checkpoint", "start")
-# Cannot be told from the results of two runs whose other arguments are the same.
+# May differ between commands that add to the same results.
 NOT_RECORDED = ("what", "sides", "torch_python", "keras_python", "out", "keep")
 START_ROUNDS = 3  # at most: each starts every side twice
 
@@ -139,7 +139,7 @@ def measure(name: str, case: work.Case, folder: pathlib.Path, args: argparse.Nam
         if side in args.sides
     }
     if case.what == "start":
-        found, left_out = sides.time_starts(
+        outcome = sides.time_starts(
             commands,
             folder,
             told | {"what": "step"},
@@ -149,10 +149,10 @@ def measure(name: str, case: work.Case, folder: pathlib.Path, args: argparse.Nam
     else:
         alone = [{side: command} for side, command in commands.items()]
         groups = [commands] if work.SIZES[args.size].takes_turns else alone
-        found, left_out = sides.time_runs(groups, folder, told, rounds=args.rounds, label=name)
-    for side, reason in left_out.items():
+        outcome = sides.time_runs(groups, folder, told, rounds=args.rounds, label=name)
+    for side, reason in outcome.left_out.items():
         terminal.say(f"{name}: {side} is left out: {reason}")
-    return {"batch_size": rows, "sides": found, "left_out": left_out}
+    return {"batch_size": rows, "sides": outcome.found, "left_out": outcome.left_out}
 
 
 def machine(found: dict[str, dict]) -> str:

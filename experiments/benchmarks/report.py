@@ -60,7 +60,8 @@ def write(folder: pathlib.Path, results: Results) -> str:
     (folder / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
     shown = describe(results)
     (folder / TABLE).write_text(shown)
-    (folder / PLOT).write_bytes(plot(results))
+    if quantities(results):
+        (folder / PLOT).write_bytes(plot(results))
     return shown
 
 

@@ -12,7 +12,13 @@ FIRST = {"run_start": ["experiments/demo/make_data.py", "--out", "{folder}/demo"
 # Relative to the root of the repository; {folder} is a temporary one.
 SCRIPTS = {
     "input": ["experiments/benchmarks/input_time.py"],
-    "run_start": ["experiments/benchmarks/first_step.py", "--data", "{folder}/demo"],
+    "run_start": [
+        "experiments/benchmarks/first_step.py",
+        "--data",
+        "{folder}/demo",
+        "--rounds",
+        "3",
+    ],
     "npz_io": ["experiments/benchmarks/npz_io.py", "--file", "{folder}/weights.npz"],
     "help": ["experiments/benchmarks/help_time.py"],
 }

@@ -97,7 +97,7 @@ def make_step(work, arrays, model):
 
 
 def make_decode(work, arrays, model):
-    params = jax.jit(for_decoding, donate_argnums=0)(read(work))
+    params = for_decoding(read(work))
     compute = paligemma.Compute(dtype=work.dtype)
     text = arrays["text"][:, :-1]
     rows = jnp.arange(len(text))
@@ -141,9 +141,11 @@ def on_device(x):
 
 
 def for_decoding(params):
-    """Returns the parameters that decoding reads: its blocks one by one, as a run has them."""
-    others = {name: x for name, x in params.items() if not name.startswith(paligemma.LAYERS)}
-    return others | paligemma.unstack(params)
+    """Returns the parameters that decoding reads: blocks one by one, none of them there twice."""
+    unstack = jax.jit(paligemma.unstack)
+    for name in [name for name in params if name.startswith(paligemma.LAYERS)]:
+        params |= unstack({name: params.pop(name)})
+    return params
 
 
 def read_pixels(arrays):

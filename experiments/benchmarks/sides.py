@@ -1,6 +1,7 @@
 """The processes that `compare` times: one for each side, started, asked in turn, and checked."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -26,7 +27,7 @@ EXTRA_ROWS = 64
 # Relative difference of losses, by what is computed in.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 MIN_TOKENS = 0.9  # share of greedy tokens that are ours, in float32
-# In the last line of what a side said before it ended.
+# What a side says that ran out of memory.
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OutOfMemoryError")
 
 Ask = Callable[[], dict[str, Any]]
@@ -43,6 +44,41 @@ def command(side: str, *, torch_python: str, keras_python: str) -> list[str]:
     return [pythons.get(side, sys.executable), str(HERE / file)]
 
 
+@dataclasses.dataclass
+class Outcome:
+    """What came of a case.
+
+    Attributes:
+      folder: from `prepare`.
+      found: side -> what it said, with the seconds of its timed runs.
+      left_out: side -> why it is not among these.
+    """
+
+    folder: pathlib.Path
+    found: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    ours: dict[str, Any] = dataclasses.field(default_factory=dict)  # our first answer
+
+    def take(self, side: str, ask: Ask, *, is_timed: bool = True) -> None:
+        """Lets a side run. One that fails is left out from then on; without ours all are."""
+        if side in self.left_out or OURS in self.left_out:
+            return
+        try:
+            answer = ask()
+            if side not in self.found:
+                self.ours = self.ours or answer
+                self.found[side] = check(answer, self.ours, self.folder)
+        except Ended as error:
+            self.left_out[side] = str(error)
+            self.found.pop(side, None)
+            if side == OURS:
+                self.found.clear()
+            return
+        self.found[side]["peak_bytes"] = answer["peak_bytes"]
+        if is_timed:
+            self.found[side]["seconds"].append(answer["seconds"])
+
+
 def time_runs(
     groups: Sequence[Mapping[str, list[str]]],
     folder: pathlib.Path,
@@ -50,8 +86,8 @@ def time_runs(
     *,
     rounds: int,
     label: str,
-) -> tuple[dict[str, dict], dict[str, str]]:
-    """Returns (side -> what it took, side -> why it is left out).
+) -> Outcome:
+    """Times runs of every side.
 
     Args:
       groups: name -> command of the sides that are alive together and take turns; ours comes first.
@@ -60,36 +96,18 @@ def time_runs(
       rounds: timed runs of each.
       label: of the progress.
     """
-    found: dict[str, dict] = {}
-    left_out: dict[str, str] = {}
-    ours: dict[str, Any] = {}
+    outcome = Outcome(folder)
     for group in groups:
         with contextlib.ExitStack() as stack, terminal.progress(label, unit="runs") as report:
             asks = {
                 side: stack.enter_context(opened(side, start, folder, case))
                 for side, start in group.items()
             }
-            total = (serve.WARM_UPS + rounds) * len(group)
-            for number in range(serve.WARM_UPS + rounds):
-                for position, (side, ask) in enumerate(asks.items()):
-                    if side in left_out:
-                        continue
-                    try:
-                        answer = ask()
-                        if number == 0:
-                            ours = ours or answer
-                            found[side] = check(answer, ours, folder)
-                    except Ended as error:
-                        found.pop(side, None)
-                        left_out[side] = str(error)
-                        if side == OURS:
-                            return {}, left_out
-                        continue
-                    found[side]["peak_bytes"] = answer["peak_bytes"]
-                    if number >= serve.WARM_UPS:
-                        found[side]["seconds"].append(answer["seconds"])
-                    report(number * len(group) + position + 1, total)
-    return found, left_out
+            turns = [(n, side) for n in range(serve.WARM_UPS + rounds) for side in group]
+            for done, (number, side) in enumerate(turns, 1):
+                outcome.take(side, asks[side], is_timed=number >= serve.WARM_UPS)
+                report(done, len(turns))
+    return outcome
 
 
 def time_starts(
@@ -99,36 +117,24 @@ def time_starts(
     *,
     rounds: int,
     label: str,
-) -> tuple[dict[str, dict], dict[str, str]]:
-    """Returns as `time_runs`: seconds from the start of a process to the end of its first run.
-
-    "cold": no compiled program is there; "with cache": those of the cold start are.
-    """
-    found: dict[str, dict] = {}
-    left_out: dict[str, str] = {}
-    ours: dict[str, Any] = {}
-    with terminal.progress(label, unit="rounds") as report:
-        for number in range(rounds):
-            for side, start in commands.items():
-                if side in left_out:
-                    continue
-                try:
-                    times, answer = time_start(side, start, folder, case)
-                    ours = ours or answer
-                    found.setdefault(side, check(answer, ours, folder))["seconds"].append(times)
-                except Ended as error:
-                    found.pop(side, None)
-                    left_out[side] = str(error)
-                    if side == OURS:
-                        return {}, left_out
-            report(number + 1, rounds)
-    return found, left_out
+) -> Outcome:
+    """Times every side from the start of its process to the end of its first run."""
+    outcome = Outcome(folder)
+    with terminal.progress(label, unit="starts") as report:
+        turns = [(side, start) for _ in range(rounds) for side, start in commands.items()]
+        for done, (side, start) in enumerate(turns, 1):
+            outcome.take(side, functools.partial(time_start, side, start, folder, case))
+            report(done, len(turns))
+    return outcome
 
 
 def time_start(
     side: str, start: list[str], folder: pathlib.Path, case: Mapping[str, Any]
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Returns seconds with an empty cache and with what that left there, and the last answer."""
+) -> dict[str, Any]:
+    """Returns the answer with the seconds of two starts.
+
+    "cold": no compiled program is there; "with cache": those of the cold start are.
+    """
     times, answer = {}, {}
     with tempfile.TemporaryDirectory() as cache:
         for quantity in ("cold", "with cache"):
@@ -136,7 +142,7 @@ def time_start(
             with opened(side, start, folder, case, cache=cache) as ask:
                 answer = ask()
                 times[quantity] = time.perf_counter() - begin
-    return times, answer
+    return answer | {"seconds": times}
 
 
 @contextlib.contextmanager
