@@ -134,11 +134,11 @@ def run(name: str, folder: pathlib.Path, *, say: Callable[[str], None] = print) 
     call(evaluate.main, f"--run={workdir}", "--data=input", say=say)
     evaluated = workdir / "evaluation-input"
     scores = json.loads((evaluated / "metrics.json").read_text())
-    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
+    rows = (workdir / "metrics.jsonl").read_text().splitlines()
     return {
         "config": SYSTEMS[name].config,
         "records": len((evaluated / "predictions.jsonl").read_text().splitlines()),
-        "steps": steps[-1],
+        "steps": json.loads(rows[-1])["step"],
         "verbatim": scores["verbatim"],
         "scores": {key: scores[key] for key in SYSTEMS[name].scores},
         "seconds": round(time.monotonic() - start, 1),
