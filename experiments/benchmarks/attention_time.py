@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/attention_time.py
 
-float32; shapes of both towers of `MID` in compare.py at batch 8, and of PaliGemma 1 3B at batch 2,
+float32; shapes of both towers of `MID` in work.py at batch 8, and of PaliGemma 1 3B at batch 2,
 both at 224 px, the language model's with its mask. The two take turns in one process; a quotient
 is that of neighbouring times that the process computed. Prints a table.
 """
@@ -11,10 +11,10 @@ import argparse
 import statistics
 import time
 
-import compare
 import jax
 import jax.numpy as jnp
 import numpy as np
+import report
 
 from paligemma_jax.build.process import host_memory, terminal
 from paligemma_jax.models import attention
@@ -42,7 +42,7 @@ def main() -> None:
         )
     ]
     header = ("what", "ours", "jax.nn", "jax.nn / ours (quartiles)", "memory", "jax.nn / ours")
-    print(f"{compare.machine()}\n\n{terminal.table(rows, header=header)}")
+    print(f"{report.cpu()}\n\n{terminal.table(rows, header=header)}")
 
 
 def forwards(attend, mask):

@@ -9,9 +9,9 @@ once. It is compared with what a token cannot do without: every weight of the la
 and the cache once. Copies are instructions of the loop that do nothing but move an array as large
 as the smallest weight matrix, or one layer's keys, or larger. Prints one line of JSON.
 
-The compiler counts two things as more than they are: several rows gathered from the embedding as
-the whole table, and a slot that is written in place as the whole buffer, read and written:
-`touched` is what is counted less the table, where rows are gathered, and the cache twice.
+The compiler counts two things as more than they are: a slot that is written in place as the whole
+buffer, read and written; and rows gathered from the embedding, as they are for more than 32 tokens
+at a time, as the whole table. `touched` is what is counted less these.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
     needed = sum(map(num_bytes, weights.values()))
     cache = sum(map(num_bytes, jax.tree.leaves(read[1])))
     untouched = 2 * cache
-    if " gather(" in program:
+    if args.batch_size > paligemma.ROWS_ONE_BY_ONE:
         untouched += num_bytes(weights["llm/embedder/input_embedding"])
     large = [*weights.values(), *read[1].keys]
     smallest = min(num_bytes(x) for x in large if len(x.shape) > 1)

@@ -3,7 +3,7 @@
     python experiments/benchmarks/remat_time.py --cached
     python experiments/benchmarks/remat_time.py --trainable '.*' --optimizer scale_by_adam
 
-Of `MID` in compare.py, batch 8, 224 px, 16 prompt and 8 supervised tokens, float32. The policies
+Of `MID` in work.py, batch 8, 224 px, 16 prompt and 8 supervised tokens, float32. The policies
 take turns in one process; a quotient is that of neighbouring times. What is counted is the time
 that the process computed, so that other work on its core matters less. --cached gives image
 embeddings in place of images. Prints a table.
@@ -13,10 +13,11 @@ import argparse
 import statistics
 import time
 
-import compare
 import jax
 import jax.numpy as jnp
 import numpy as np
+import report
+import work
 
 from paligemma_jax.build import model as build_model
 from paligemma_jax.build.process import host_memory, terminal
@@ -40,7 +41,7 @@ def main() -> None:
     steps = {policy: make_step(policy, args, batch) for policy in POLICIES}
     seconds = {policy: [] for policy in POLICIES}
     for number in range(args.rounds + 1):
-        for policy, (update, _) in steps.items():
+        for policy, (update, *_) in steps.items():
             start = time.process_time()
             update()
             if number:  # the first round warms up
@@ -58,11 +59,11 @@ def main() -> None:
             )
         )
     header = ("the backward pass keeps", "a step", "quotient (quartiles)", "temporary memory")
-    print(f"{compare.machine()}\n\n{terminal.table(rows, header=header)}")
+    print(f"{report.cpu()}\n\n{terminal.table(rows, header=header)}")
 
 
 def make_batch(*, cached: bool) -> dict[str, jax.Array]:
-    model, rng = compare.MID, np.random.default_rng(0)
+    model, rng = work.MID, np.random.default_rng(0)
     length = PROMPT_LEN + SUPERVISED + 1
     learnt = jnp.broadcast_to(jnp.arange(length) > PROMPT_LEN, (BATCH_SIZE, length))
     text = rng.integers(3, model.vocab_size, learnt.shape, dtype=np.int32)
@@ -76,10 +77,10 @@ def make_batch(*, cached: bool) -> dict[str, jax.Array]:
 
 
 def make_step(policy: str, args: argparse.Namespace, batch: dict[str, jax.Array]):
-    """Returns (a function that does one update, its temporary bytes)."""
-    params = paligemma.init(jax.random.key(0), compare.MID)
+    """Returns (a function that does one update, its temporary bytes, those of trained arrays)."""
+    params = paligemma.init(jax.random.key(0), work.MID)
     compute = paligemma.Compute(remat=policy)
-    functions = build_model.make_functions(compare.MID, compute, cache_dtype="float32")
+    functions = build_model.make_functions(work.MID, compute, cache_dtype="float32")
     rest = [] if args.trainable == ".*" else [(".*", None)]
     tx = optimizer.make_optimizer(
         params,
@@ -97,7 +98,7 @@ def make_step(policy: str, args: argparse.Namespace, batch: dict[str, jax.Array]
         state, metrics = compiled(state, batch)
         jax.block_until_ready((state, metrics))
 
-    return update, plan.temporary_bytes(compiled)
+    return update, plan.temporary_bytes(compiled), plan.bytes_of(state.trainable)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Cache:
       valid: bool[B, C], the slots that a query may see.
       position: int32[B], position of each row's next token.
       slot: int32[], where the next token goes; the same for all rows.
-      sharding: where [B, K, C, H] lies; None: the compiler chooses.
+      sharding: where [B, K, C, H] lies; None: all is on one device.
     """
 
     keys: tuple[jax.Array, ...]

@@ -18,6 +18,7 @@ from paligemma_jax.models import attention, layers, precision, weights
 from paligemma_jax.params import variants
 
 KeyValue = tuple[jax.Array, jax.Array]
+LookUp = Callable[..., jax.Array]
 
 # The MLP makes at most so many values of its inner width at a time, but of so many tokens at least.
 MLP_VALUES, MLP_TOKENS = 2**23, 32
@@ -170,9 +171,9 @@ class Embedder(nn.Module):
         shape = self.vocab_size, self.width
         self.input_embedding = layers.declare(self, "input_embedding", init, shape)
 
-    def encode(self, ids: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    def encode(self, ids: jax.Array, look_up: LookUp, *, dtype: DTypeLike) -> jax.Array:
         """int32[B, T] -> dtype[B, T, D], scaled by sqrt(D)."""
-        x = weights.look_up({"w": self.input_embedding}, ids, dtype=dtype)
+        x = look_up({"w": self.input_embedding}, ids, dtype=dtype)
         return x * jnp.asarray(self.width**0.5, dtype)
 
     def decode(self, x: jax.Array) -> jax.Array:
@@ -209,9 +210,9 @@ class Tower(nn.Module):
         )
         self.final_norm = layers.RMSNorm(self.dtype)
 
-    def embed(self, ids: jax.Array) -> jax.Array:
+    def embed(self, ids: jax.Array, look_up: LookUp = weights.look_up) -> jax.Array:
         """int32[B, T] -> [B, T, D], the beginning of the residual stream."""
-        return self.embedder.encode(ids, dtype=precision.residual_dtype(self.dtype))
+        return self.embedder.encode(ids, look_up, dtype=precision.residual_dtype(self.dtype))
 
     def __call__(self, x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
         """Returns hidden states after the final norm.

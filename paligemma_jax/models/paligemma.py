@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 
-from paligemma_jax.models import attention, cache, gemma, stacked, towers
+from paligemma_jax.models import attention, cache, gemma, stacked, towers, weights
 from paligemma_jax.params import lora, names, variants
 
 Params = towers.Params
@@ -23,6 +23,9 @@ Compute = towers.Compute
 Cache = cache.Cache
 select_rows = cache.select_rows
 LAYERS, unstack = stacked.LAYERS, stacked.unstack
+
+# Of so many tokens at most, embeddings are read one after the other on a device alone.
+ROWS_ONE_BY_ONE = 32
 
 
 def init(rng: jax.Array, model: variants.PaliGemma) -> dict[str, jax.Array]:
@@ -153,7 +156,7 @@ def prefill(
     Arguments as `apply`; `text` holds prompts padded on the right to T.
       cache_len: slots in all, at least M * P + T and one more per token to be decoded.
       cache_dtype: dtype of the stored keys and values.
-      cache_sharding: where keys and values [B, K, C, H] lie; None: the compiler chooses.
+      cache_sharding: where keys and values [B, K, C, H] lie; None: all is on one device.
     """
     image_tokens = embed_images(params, image, model=model, compute=compute)
     return prefill_embedded(
@@ -212,7 +215,9 @@ def decode_step(
     # Ties the weights to the token: without it a loop around this function casts all 16-bit weights
     # once and keeps the result, several times the model's size.
     params, token = jax.lax.optimization_barrier((dict(params), token))
-    x = towers.run_llm("embed", params, token[:, None], model=model, compute=compute)
+    one_by_one = past.sharding is None and len(token) <= ROWS_ONE_BY_ONE
+    look_up = weights.look_up_each if one_by_one else weights.look_up
+    x = towers.run_llm("embed", params, token[:, None], look_up, model=model, compute=compute)
     x, keys_values = gemma.unroll(
         names.unflatten(params)["llm"]["layers"],
         x,

@@ -96,7 +96,7 @@ def run_img(
 def run_llm(
     method: str,
     params: Params,
-    *args: jax.Array,
+    *args: Any,
     model: variants.PaliGemma,
     compute: Compute,
     rng: jax.Array | None = None,
@@ -108,6 +108,6 @@ def run_llm(
     return _apply(llm(model, compute), params, *args, method=method, rngs={"dropout": rng})
 
 
-def _apply(tower: siglip.Tower | gemma.Tower, params: Params, *args: jax.Array, **kw: Any) -> Any:
+def _apply(tower: siglip.Tower | gemma.Tower, params: Params, *args: Any, **kw: Any) -> Any:
     part = "img" if isinstance(tower, siglip.Tower) else "llm"
     return tower.apply({"params": names.unflatten(params)[part]}, *args, **kw)

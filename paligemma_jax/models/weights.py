@@ -90,6 +90,20 @@ def look_up(leaf: Leaf, ids: jax.Array, *, dtype: DTypeLike) -> jax.Array:
     return jnp.take(w, ids, axis=0, mode="clip").astype(dtype)
 
 
+def look_up_each(leaf: Leaf, ids: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    """As `look_up`, one row after the other: for few ids, and a table that is on one device.
+
+    A compiler for CPUs takes several rows at once for a use of the whole table. One that splits the
+    table over devices would bring all of it to each of them for a row.
+    """
+    w = leaf["w"]
+    if isinstance(w, quantize.Quantized):
+        return look_up(leaf, ids, dtype=dtype)
+    take = functools.partial(jax.lax.dynamic_slice_in_dim, w, allow_negative_indices=False)
+    rows = [take(row, 1) for row in ids.ravel()]
+    return jnp.concatenate(rows).reshape(*ids.shape, -1).astype(dtype)
+
+
 def _product(eqn: str, x: jax.Array, w: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Returns `einsum(eqn, x, w)`, by the way that suits the number of tokens and weights."""
     if x.shape[1] == 1:

@@ -232,6 +232,13 @@ def test_the_decoding_loop_copies_no_weight(num_kv_heads):
     assert not find_made(text, sizes)
 
 
+def test_the_decoding_loop_reads_of_the_embedding_what_it_needs():
+    """No gather takes rows of the table: the compiler would count all of it once more."""
+    text, _, _ = compile_loop(2, 2)
+    assert "f32[900,160]" in text
+    assert not re.findall(r" gather\([^)]*\).*", text)
+
+
 @pytest.mark.parametrize(("rows", "num_kv_heads"), [(1, 1), (1, 2), (2, 1), (2, 2)])
 def test_the_decoding_loop_writes_a_layers_keys_in_place(rows, num_kv_heads):
     """Two layers' keys and values are copied before the loop, as the caller's own, and no more."""

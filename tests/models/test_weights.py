@@ -47,6 +47,18 @@ def test_16_bit_weights_under_float32_compute_are_exact():
     np.testing.assert_array_equal(found, [[[1 + 2.0**-20]]])
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_rows_looked_up_one_after_the_other_are_the_same(kind):
+    table = np.random.default_rng(0).normal(size=(16, 64)).astype(np.float32)
+    unit = (16, 64)
+    is_whole = kind != "int8"
+    w = jnp.asarray(table, kind) if is_whole else quantize.quantize(table, kind, unit=unit)
+    ids = jnp.array([[3], [15], [3], [99], [-7]])  # beyond the table: its last and first rows
+    found = weights.look_up_each({"w": w}, ids, dtype="float32")
+    assert found.shape == (5, 1, 64)
+    np.testing.assert_array_equal(found, weights.look_up({"w": w}, ids, dtype="float32"))
+
+
 def test_look_up_takes_rows():
     table = np.arange(6, dtype=np.float16).reshape(3, 2)
     found = weights.look_up({"w": table}, np.array([[2, 0]]), dtype="float32")
