@@ -103,15 +103,8 @@ def test_evaluation_of_the_final_file_equals_the_last_in_training(run, folder, c
 def test_prediction_by_file_by_array_and_in_evaluation_are_one(run, folder, capsys):
     image = str(folder / "1.png")
     pictures = folder / "pictures"
-    predict.main(
-        [
-            f"--run={run}",
-            "--prompt=detect cat",
-            f"--pictures={pictures}",
-            "--eval.max_new_tokens=4",
-            image,
-        ]
-    )
+    words = "--prompt=detect cat", f"--pictures={pictures}", "--eval.max_new_tokens=4"
+    predict.main([f"--run={run}", *words, image])
     row = json.loads(capsys.readouterr().out)
     evaluated = (run / "predictions-val-000004.jsonl").read_text().splitlines()[1]
     assert row["prediction"] == json.loads(evaluated)["prediction"]
@@ -188,13 +181,8 @@ def test_everything_wrong_is_said_before_the_first_step(run, folder):
     fails(folder, "e", accumulation, match=r"batch_size=4 is not divisible by 1 device x 3")
     init = f"--config.model_init={run}/final.npz"
     fails(folder, "f", init, "--config.res=56", match="resample_posemb")
-    fails(
-        folder,
-        "k",
-        init,
-        "--config.coordinates=1024",
-        match="it says coordinates '1023', the settings '1024'",
-    )
+    said = "it says coordinates '1023', the settings '1024'"
+    fails(folder, "k", init, "--config.coordinates=1024", match=said)
     fails(folder, "g", f"--config.tokenizer={folder}/config.py", match="sentencepiece")
     fails(folder, "h", "--config.optax_name=scale_by_adamm", match="scale_by_adam")
     fails(folder, "i", "--config.remat_policy=some", match="remat_policy")
@@ -205,12 +193,8 @@ def test_checkpoint_with_other_arrays_is_listed(run, folder):
     params["llm/layers/attn/q_einsum/v"] = params.pop("llm/layers/attn/q_einsum/w")
     params["img/head/bias"] = params["img/head/bias"][:3]
     npz.write(folder / "other.npz", params)
-    fails(
-        folder,
-        "j",
-        f"--config.model_init={folder}/other.npz",
-        match=r"(?s)q_einsum/w.*q_einsum/v|q_einsum/v.*q_einsum/w",
-    )
+    both = r"(?s)q_einsum/w.*q_einsum/v|q_einsum/v.*q_einsum/w"
+    fails(folder, "j", f"--config.model_init={folder}/other.npz", match=both)
 
 
 def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_state(folder):
@@ -219,16 +203,10 @@ def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_state(folder):
     rows = (folder / "train.jsonl").read_text().replace('"4.png"', '"broken.png"')
     (folder / "broken.jsonl").write_text(rows)
     workdir = folder / "broken"
+    changes = ["evals={}", f"input.data.fname={folder}/broken.jsonl", "total_steps=40"]
+    words = [f"--config={folder}/config.py", *(f"--config.{change}" for change in changes)]
     with pytest.raises(ValueError, match=r"broken.jsonl:5: cannot read image .*broken.png"):
-        train.main(
-            [
-                f"--config={folder}/config.py",
-                f"--workdir={workdir}",
-                "--config.evals={}",
-                f"--config.input.data.fname={folder}/broken.jsonl",
-                "--config.total_steps=40",
-            ]
-        )
+        train.main([*words, f"--workdir={workdir}"])
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["000001"]
     with pytest.raises(ValueError, match=r"did not end. The command that began it goes on"):
         evaluate.main([f"--run={workdir}", f"--data={folder}/train.jsonl"])
