@@ -76,6 +76,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each side")
     parser.add_argument("--batch_size", type=int, help="of steps; None: that of the size")
     parser.add_argument("--remat", default="nothing_saveable", help="policy of our steps")
+    parser.add_argument("--attention", default="xla", help="what computes it in our steps")
+    parser.add_argument("--img_attention", default="xla", help="likewise in the vision tower")
     parser.add_argument(
         "--checkpointing", action="store_true", help="transformers: gradient checkpointing"
     )
@@ -132,7 +134,8 @@ def measure(name: str, case: work.Case, folder: pathlib.Path, args: argparse.Nam
     """Returns what each side took, and why others are left out."""
     rows = batch_size(case, args)
     told = dataclasses.asdict(case) | {"batch_size": rows}
-    told |= {"remat": args.remat, "checkpointing": args.checkpointing}
+    chosen = ("remat", "attention", "img_attention", "checkpointing")
+    told |= {name: getattr(args, name) for name in chosen}
     commands = {
         side: sides.command(side, torch_python=args.torch_python, keras_python=args.keras_python)
         for side in sides.NAMES

@@ -60,7 +60,10 @@ def make_step(work, arrays, model):
         make_factors = jax.jit(paligemma.init_factors, static_argnums=1)
         params |= on_device(make_factors(jax.random.key(work.seed), model))
     compute = paligemma.Compute(
-        dtype=work.dtype, remat="dots_saveable" if work.keeps_products else work.remat
+        dtype=work.dtype,
+        remat="dots_saveable" if work.keeps_products else work.remat,
+        attention=work.attention,
+        img_attention=work.img_attention,
     )
     read_images = functools.partial(read_pixels, arrays)
     if work.cached_images:
