@@ -1,5 +1,6 @@
 """What `compare` found: a folder with results.json, table.md and plot.svg."""
 
+import importlib.util
 import io
 import json
 import os
@@ -8,9 +9,7 @@ import platform
 import re
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib import figure
 from sides import OURS
 
 from paligemma_jax.training import flops
@@ -51,6 +50,8 @@ def folder_name(results: Results) -> str:
 def write(folder: pathlib.Path, results: Results) -> str:
     """Writes the folder, or adds cases to it, and returns the table.
 
+    Without matplotlib there is no plot; another command on the same folder draws it.
+
     Raises:
       ValueError: the folder has results of another machine, size or other arguments.
     """
@@ -60,7 +61,7 @@ def write(folder: pathlib.Path, results: Results) -> str:
     (folder / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
     shown = describe(results)
     (folder / TABLE).write_text(shown)
-    if quantities(results):
+    if quantities(results) and importlib.util.find_spec("matplotlib"):
         (folder / PLOT).write_bytes(plot(results))
     return shown
 
@@ -184,6 +185,9 @@ def share_of_peak(case: dict, answer: dict, quantity: str, seconds: float) -> st
 
 def plot(results: Results) -> bytes:
     """Returns an SVG: each side's time over ours, with its 95% interval, a line for each row."""
+    import matplotlib as mpl
+    from matplotlib import figure
+
     found = [
         (f"{name}: {quantity}", case, quantity) for name, case, quantity in quantities(results)
     ]

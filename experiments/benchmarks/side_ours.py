@@ -14,7 +14,6 @@ import work as sizes
 
 from paligemma_jax.build.process import host_memory
 from paligemma_jax.checkpoints import npz
-from paligemma_jax.data import embeddings
 from paligemma_jax.inference import generate
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import names, variants
@@ -176,6 +175,9 @@ def apply_model(model, compute, params, batch, rng=None):
 
 def embed(work, params, arrays, model, compute):
     """Returns the function that reads the images' embeddings, as a run does, after writing them."""
+    # Needs more libraries than the other cases, which then run without them.
+    from paligemma_jax.data import embeddings
+
     shape = (model.num_image_tokens, model.llm.width)
     store = embeddings.Store(work.folder / "embeddings", shape, jnp.dtype(work.dtype))
     embed_images = jax.jit(functools.partial(paligemma.embed_images, model=model, compute=compute))
