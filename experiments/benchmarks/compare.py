@@ -75,7 +75,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--keras_python", default=sys.executable, help="has keras-hub, jax")
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each side")
     parser.add_argument("--batch_size", type=int, help="of steps; None: that of the size")
-    parser.add_argument("--remat", default="nothing_saveable", help="policy of our steps")
+    parser.add_argument(
+        "--remat",
+        default="dots_with_no_batch_dims_saveable",
+        help="policy of our steps; the default is what a run chooses where memory allows",
+    )
     parser.add_argument("--attention", default="xla", help="what computes it in our steps")
     parser.add_argument("--img_attention", default="xla", help="likewise in the vision tower")
     parser.add_argument(

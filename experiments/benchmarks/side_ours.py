@@ -60,7 +60,7 @@ def make_step(work, arrays, model):
         params |= on_device(make_factors(jax.random.key(work.seed), model))
     compute = paligemma.Compute(
         dtype=work.dtype,
-        remat="dots_saveable" if work.keeps_products else work.remat,
+        remat=work.remat,
         attention=work.attention,
         img_attention=work.img_attention,
     )

@@ -41,7 +41,6 @@ class Case:
       trains: of steps: "attention", "all" or "lora".
       optimizer: "sgd" or "adam".
       cached_images: our images are embedded before, and read from the disk.
-      keeps_products: our backward pass keeps products of the layers.
       batch_size: 0 is that of the size.
     """
 
@@ -49,20 +48,16 @@ class Case:
     trains: str = "attention"
     optimizer: str = "sgd"
     cached_images: bool = False
-    keeps_products: bool = False
     batch_size: int = 0
 
 
-# Where our side caches images or keeps products, the others do what they do without.
+# Where our side caches images, the others do what they do without.
 CASES = {
     "attention-only step": Case("step"),
     "full step": Case("step", "all"),
     "full step, Adam": Case("step", "all", "adam"),
     "LoRA step, Adam": Case("step", "lora", "adam"),
     "attention-only step, cached images": Case("step", cached_images=True),
-    "attention-only step, cached images, kept products": Case(
-        "step", cached_images=True, keeps_products=True
-    ),
     "decode, batch 1": Case("decode", batch_size=1),
     "decode, batch 8": Case("decode", batch_size=8),
     "decode, batch 32": Case("decode", batch_size=32),
