@@ -25,8 +25,6 @@ def get_config(arg=""):
     c.input.batch_size = 32
     c.total_steps = arg.steps
     c.schedule = dict(decay_type="cosine", warmup_percent=0.05)
-    c.optax_name, c.lr, c.optax = "scale_by_adam", 1e-3, dict(b2=0.99)
-    c.grad_clip_norm = 1.0
     c.log_training_steps = 100
     c.evals.valid = dict(
         fname=f"{arg.data}/_annotations.valid.jsonl",

@@ -25,8 +25,7 @@ def get_config(arg=""):
     c.input.data.fname = f"{arg.data}/_annotations.train.jsonl"
     c.input.batch_size = 16
     c.total_steps = arg.steps
-    c.optax_name, c.lr, c.optax = "scale_by_adam", 2e-3, dict(b2=0.99)
-    c.grad_clip_norm = 1.0
+    c.lr = 2e-3
     c.log_training_steps = 100
     c.evals.valid = dict(
         fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.25, batch_size=100

@@ -33,6 +33,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # arXiv:2305.14314: the same on a base of 4 bits.
 METHODS["qlora"] = {**METHODS["lora"], "quantize": "nf4"}
+# What configs/digits.py was found to learn with.
+FROM_SCRATCH = {"optax_name": "scale_by_adam", "lr": 1e-3, "optax.b2": 0.99, "grad_clip_norm": 1.0}
 
 
 def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
@@ -90,6 +92,8 @@ def from_scratch(
 ) -> ml_collections.ConfigDict:
     """Returns the settings of a small model trained from random weights (demo, digits, tests).
 
+    They bring an optimizer and a rate that models of about a million parameters learn with.
+
     Args:
       res: side of the image in pixels.
       text_len: tokens of prefix and suffix together.
@@ -97,6 +101,7 @@ def from_scratch(
       llm: dimensions of the language model that replace the tiny variant's.
     """
     config = defaults()
+    config.update_from_flattened_dict(FROM_SCRATCH)
     config.res = res
     config.input.text_len = text_len
     config.model.img.variant, config.model.img.dims = "tiny/14", dict(img)

@@ -11,7 +11,7 @@ import ml_collections
 from paligemma_jax.build import assembly
 from paligemma_jax.build import model as build_model
 from paligemma_jax.build.process import terminal
-from paligemma_jax.config import eval_keys, settings
+from paligemma_jax.config import eval_keys, presets, settings
 
 ANYWAY = "--resume_anyway"
 
@@ -36,10 +36,14 @@ def check(
 def check_same(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, *, resume_anyway: bool = False
 ) -> None:
-    """Raises a ValueError if the run of a folder, which has begun, has other settings."""
-    stored = _read(workdir) or {}
+    """Raises a ValueError if the run of a folder, which has begun, has other settings.
+
+    A key that is newer than the run had its default then.
+    """
+    stored = presets.defaults(_read(workdir))
+    then, now = (json.loads(settings.to_json(one)) for one in (stored, config))
     allow(
-        differences(stored, json.loads(settings.to_json(config))),
+        differences(then, now),
         f"{workdir} holds a run with other settings",
         resume_anyway=resume_anyway,
     )

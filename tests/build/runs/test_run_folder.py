@@ -1,5 +1,7 @@
 """A run goes on in its own folder only, and with its own settings."""
 
+import json
+
 import pytest
 
 from paligemma_jax.build.runs import run_folder
@@ -41,13 +43,23 @@ def test_other_settings_are_shown_and_must_be_wanted(config, begun, capsys):
         run_folder.check(config, begun)
     assert sorted(str(caught.value).splitlines()[1:-1]) == [
         "  evals.extra: not set there, {'fname': 'x.jsonl'} now",
-        "  lr: 1e-05 there, 0.5 now",
+        "  lr: 0.001 there, 0.5 now",
         "  model.img.dims.depth: 1 there, 2 now",
         "  model.img.dims.mlp_dim: 8 there, not set now",
         "  model.img.dims.num_heads: 1 there, not set now",
     ]
     run_folder.check(config, begun, resume_anyway=True)
-    assert "lr: 1e-05 there, 0.5 now" in capsys.readouterr().err
+    assert "lr: 0.001 there, 0.5 now" in capsys.readouterr().err
+
+
+def test_key_that_is_newer_than_the_run_is_no_difference_at_its_default(config, begun):
+    stored = json.loads((begun / "config.json").read_text())
+    del stored["accumulation_steps"], stored["model"]["img"]["attention"]
+    (begun / "config.json").write_text(json.dumps(stored))
+    run_folder.check(config, begun)
+    config.model.img.attention = "cudnn"
+    with pytest.raises(ValueError, match=r"\n  model.img.attention: 'xla' there, 'cudnn' now\n"):
+        run_folder.check(config, begun)
 
 
 def test_torn_config_is_an_error_with_its_line(config, begun):
