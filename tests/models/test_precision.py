@@ -95,7 +95,9 @@ def test_operands_beyond_float16_stay_finite(params, inputs, run_logits, model):
 
 def test_keys_and_values_beyond_float16_stay_finite_in_its_cache():
     large = jnp.full((2, 1, 1, 4), 1e6)
-    past = cache.fill([large], [large], jnp.ones((2, 1), bool), cache_len=2, dtype="float16")
+    past = cache.fill(
+        [large], [large], jnp.ones((2, 1), bool), cache_len=2, dtype="float16", sharding=None
+    )
     for buffer in cache.write(past, 0, -large, -large):
         np.testing.assert_array_equal(
             buffer[:, 0, :, 0], [[precision.LARGEST, -precision.LARGEST]] * 2
