@@ -69,9 +69,10 @@ def read(
     batches = loaded.as_numpy_iterator()
     for examples in plan():
         try:
-            yield next(batches).reshape(batch_size, max_images, res, res, 3)
+            batch = next(batches)
         except tf.errors.OpError as error:
             _raise_bad_image([record for record, _ in examples], error, res=res)
+        yield batch.reshape(batch_size, max_images, res, res, 3)
 
 
 def _name_files(
