@@ -26,6 +26,43 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("repeatable")
 
+# Reasons for which a test may skip itself where CI=true. Any other skip is a failure there.
+SKIPS_IN_CI = {
+    "the allocator is glibc's": "elsewhere than on Linux with glibc there is nothing to measure",
+}
+
+
+class KnownSkips:
+    """A plugin: where CI=true, a skip for a reason that SKIPS_IN_CI does not list is a failure."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self):
+        return self.judge((yield))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_make_collect_report(self):
+        return self.judge((yield))
+
+    @staticmethod
+    def judge(report):
+        is_skip = report.skipped and not hasattr(report, "wasxfail")
+        if is_skip and os.environ.get("CI") == "true":
+            _, _, message = report.longrepr
+            reason = message.removeprefix("Skipped: ")
+            if reason not in SKIPS_IN_CI:
+                report.outcome = "failed"
+                report.longrepr = (
+                    f"{report.nodeid} skips itself in CI: {reason}. Let it run there: make "
+                    "test-slow installs the oracles. Or list the reason: SKIPS_IN_CI in "
+                    "tests/conftest.py."
+                )
+        return report
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(KnownSkips(), "known_skips")
+
+
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 
 
