@@ -2,27 +2,35 @@
 # make test    the default test suite
 # make check   what a commit must pass: format, lint, types, tests
 # make lint    the first three of these alone
+# make test-slow   the tests that the default suite leaves out; adds torch, transformers and peft
 # make clean   remove caches and what the demo wrote; .venv stays
 #
 # Each does its own set-up: a virtual environment in .venv, from nothing but Python 3.11 to 3.13.
 # To choose the interpreter: make test PYTHON=/path/to/python3.12
+# More arguments for pytest: make test PYTEST_ARGS='tests/models --durations=20'
 
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint clean
+.PHONY: help demo test test-slow check lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 # The stamp is newer than what it depends on as long as everything declared there is installed.
 INSTALLED := $(VENV)/installed
+# The oracles change no version of what is there, so they join the same environment. They come only
+# when they are asked for: where they are not, the default suite shows that nothing needs them.
+ORACLES := $(VENV)/installed-oracles
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(ORACLES)
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff format --check .
@@ -60,10 +68,16 @@ LARGE := awk -F '[-() ]+' '/(Downloading|Using cached).*\.whl .* [MG]B/ \
     /^Installing collected packages/ { \
         print "  unpacking " gsub(/,/, "") + 1 " packages: a minute or so"; fflush() }'
 
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing into $(VENV): 2.7 GB, some minutes the first time"
-	@set -o pipefail; \
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]' | $(LARGE)
+	@set -o pipefail; $(INSTALL) -e '.[test]' | $(LARGE)
+	@touch $@
+
+$(ORACLES): $(INSTALLED)
+	@echo "Adding torch, transformers and peft to $(VENV)"
+	@set -o pipefail; $(INSTALL) -e '.[test,oracles]' | $(LARGE)
 	@touch $@
 
 # pip is the last thing that venv writes, so its absence also shows one that was interrupted.
