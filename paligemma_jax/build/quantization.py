@@ -124,7 +124,7 @@ def _check_places(
     rules = [(str(regex), tactic) for regex, tactic in config.sharding_strategy]
     tactics = names.match(rules, shapes, what=sharding.WHAT)
     for name in kinds:
-        if not isinstance(tactics[name], str):
+        if sharding.names_dimensions(tactics[name]):
             raise ValueError(
                 f"{sharding.WHAT}: {tactics[name]} gives a place to each axis of '{name}', which "
                 f"is quantized and stored as blocks: give it 'fsdp' or 'replicate'"

@@ -17,7 +17,9 @@ KEYS = (
         "sharding_strategy",
         [(".*", "fsdp")],
         RULES,
-        "rules [(regex, replicate | fsdp | axis)]",
+        "rules [(regex, tactic)]; a tactic is replicate, fsdp, fsdp(axis='data', "
+        "min_size_to_shard_mb=4), an axis (fsdp over it), shard_dim(axis='model', dim=-1), several "
+        "of these joined by | (one after the other), or the axis of each dimension: (None, 'data')",
         rule_types=(str, *RULES),
     ),
     Key(

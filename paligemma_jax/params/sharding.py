@@ -6,10 +6,16 @@ A rule's value, a tactic, is one of
   'fsdp(axis="data")'  big_vision's spelling of the same, over a named axis; `axis` may be a list,
                        and `min_size_to_shard_mb` another threshold than 4
   "model"              the name of a mesh axis: the same, over that axis
+  'shard_dim(axis="model", dim=-1)'
+                       split along that dimension, however small; `ignore_ndim_error=True` leaves
+                       arrays alone that do not have it
+  'shard_dim(axis="model", dim=-1)|fsdp(axis="data")'
+                       one after the other: fsdp takes a dimension that is still whole
   (None, "data")       the axis of each dimension, written out
 """
 
 import ast
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -63,8 +69,8 @@ def specs(
     """Returns for each name its partition, one entry per dimension. Needs no devices.
 
     Equal to big_vision's `infer_sharding` (sharding.py at 0127fb6): fsdp takes the largest
-    dimension that the axis size divides, the last one of equals, of arrays over 4 MiB; an array
-    without such a dimension stays whole.
+    dimension that the axis size divides and nothing splits yet, the last one of equals, of arrays
+    over 4 MiB; an array without such a dimension stays as it is.
 
     Args:
       arrays: name -> anything with a shape and a dtype, or a tree of these (of a quantized
@@ -73,8 +79,8 @@ def specs(
       axis_sizes: name -> size of the mesh axes, as `mesh.shape`.
 
     Raises:
-      ValueError: an unknown tactic (near misses are shown), a written-out one that does not fit its
-        array, or rules that `names.match` refuses.
+      ValueError: an unknown tactic (near misses are shown), one that does not fit its array, or
+        rules that `names.match` refuses.
     """
     tactics = [(regex, _parse(tactic, axis_sizes)) for regex, tactic in rules]
     matched = names.match(tactics, arrays, what=WHAT)
@@ -83,6 +89,13 @@ def specs(
         return jax.tree.map(lambda part: PartitionSpec(*matched[name](name, part)), array)
 
     return {name: split(name, array) for name, array in arrays.items()}
+
+
+def names_dimensions(tactic: Tactic) -> bool:
+    """Returns whether a tactic says which dimension is split, and so is made for one shape."""
+    if not isinstance(tactic, str):
+        return True
+    return any(step.strip().startswith("shard_dim") for step in tactic.split("|"))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -140,61 +153,132 @@ def _parse(tactic: Tactic, axis_sizes: Mapping[str, int]) -> Callable[[str, Any]
     """Returns the function (name, array) -> spec that a tactic stands for."""
     if not isinstance(tactic, str):
         return lambda name, array: _explicit(name, array.shape, tactic, axis_sizes)
-    if tactic == "replicate":
-        return lambda _, array: (None,) * len(array.shape)
-    axis, min_size_mb = _parse_fsdp(tactic, axis_sizes)
-    return lambda _, array: _fsdp(array, axis, axis_sizes, min_size_mb)
+    steps = [_parse_step(text.strip(), axis_sizes) for text in tactic.split("|")]
+
+    def split(name: str, array: Any) -> Spec:
+        spec: Spec = (None,) * len(array.shape)
+        for step in steps:
+            spec = step(name, array, spec, axis_sizes)
+        _check_fits(name, array.shape, spec, axis_sizes)
+        return spec
+
+    return split
 
 
-def _parse_fsdp(tactic: str, axis_sizes: Mapping[str, int]) -> tuple[tuple[str, ...], float]:
-    """Returns the mesh axes to split over, and the threshold in MiB."""
-    if tactic in axis_sizes:
-        return (tactic,), MIN_SIZE_TO_SHARD_MB
-    if tactic == "fsdp":
-        if len(axis_sizes) > 1:
-            raise ValueError(
-                f"{WHAT}: 'fsdp' over which axis of the mesh? Write one of {list(axis_sizes)}"
-            )
-        return tuple(axis_sizes), MIN_SIZE_TO_SHARD_MB
-    arguments = _call_arguments(tactic)
-    axis = arguments.pop("axis", None)
-    min_size_mb = arguments.pop("min_size_to_shard_mb", MIN_SIZE_TO_SHARD_MB)
-    axes = (axis,) if isinstance(axis, str) else tuple(axis or ())
-    if not axes or arguments or any(name not in axis_sizes for name in axes):
-        first = next(iter(axis_sizes))
-        known = ["replicate", "fsdp", f'fsdp(axis="{first}")', *axis_sizes]
-        near = names.nearest(tactic, known)
+def _parse_step(text: str, axis_sizes: Mapping[str, int]) -> "Step":
+    """Returns what one part of a tactic does to the partition that the parts before it made."""
+    if text == "replicate":
+        return _replicate
+    if text == "fsdp" and len(axis_sizes) > 1:
         raise ValueError(
-            f"{WHAT}: '{tactic}' is not known. Nearest: {', '.join(near) or 'none'}. "
-            f"Expected one of {known}, or the axis of each dimension as a tuple; "
-            f"the axes of the mesh are {list(axis_sizes)}"
+            f"{WHAT}: 'fsdp' over which axis of the mesh? Write one of {list(axis_sizes)}"
         )
-    return axes, min_size_mb
+    if text == "fsdp" or text in axis_sizes:
+        return _Fsdp(text if text in axis_sizes else next(iter(axis_sizes)))
+    step = _parse_call(text)
+    if step and step.is_valid() and set(_axes(step.axis)) <= set(axis_sizes):
+        return step
+    first = next(iter(axis_sizes))
+    calls = [f'fsdp(axis="{first}")', f'shard_dim(axis="{first}", dim=-1)']
+    known = ["replicate", "fsdp", *calls, *axis_sizes]
+    near = names.nearest(text, known)
+    raise ValueError(
+        f"{WHAT}: '{text}' is not known. Nearest: {', '.join(near) or 'none'}. "
+        f"Expected one of {known}, several of these joined by '|', or the axis of each dimension "
+        f"as a tuple; the axes of the mesh are {list(axis_sizes)}"
+    )
 
 
-def _call_arguments(tactic: str) -> dict[str, Any]:
-    """Returns the keyword arguments of the text 'fsdp(key=literal, ...)', {} if it is not that."""
+def _parse_call(text: str) -> "_Fsdp | _ShardDim | None":
+    """Returns the step of the text 'name(literal, key=literal, ...)', None if it is not that."""
     try:
-        call = ast.parse(tactic, mode="eval").body
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "fsdp" and not call.args:
-            return {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
-    except (SyntaxError, ValueError):
+        call = ast.parse(text, mode="eval").body
+        if isinstance(call, ast.Call) and (make := CALLS.get(ast.unparse(call.func))):
+            arguments = [ast.literal_eval(item) for item in call.args]
+            named = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
+            return make(*arguments, **named)
+    except (SyntaxError, TypeError, ValueError):
         pass
-    return {}
+    return None
 
 
-def _fsdp(
-    array: Any, axes: tuple[str, ...], axis_sizes: Mapping[str, int], min_size_mb: float
-) -> Spec:
-    shape = array.shape
-    spec: list[str | tuple[str, ...] | None] = [None] * len(shape)
-    size_mb = math.prod(shape) * np.dtype(array.dtype).itemsize / 2**20
-    if size_mb > min_size_mb:
-        divisor = math.prod(axis_sizes[name] for name in axes)
-        divisible = [(size, i) for i, size in enumerate(shape) if size % divisor == 0]
-        if divisible:
-            spec[max(divisible)[1]] = _entry(axes)
-    return tuple(spec)
+def _replicate(name: str, array: Any, spec: Spec, axis_sizes: Mapping[str, int]) -> Spec:
+    del array, axis_sizes
+    if any(spec):
+        raise ValueError(
+            f"{WHAT}: 'replicate' comes after a tactic that splits '{name}' as {spec}: drop one"
+        )
+    return spec
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fsdp:
+    """Splits the largest dimension that the axis divides and that is whole so far."""
+
+    axis: str | Sequence[str]
+    min_size_to_shard_mb: float = MIN_SIZE_TO_SHARD_MB
+
+    def is_valid(self) -> bool:
+        return bool(_axes(self.axis)) and isinstance(self.min_size_to_shard_mb, int | float)
+
+    def __call__(self, name: str, array: Any, spec: Spec, axis_sizes: Mapping[str, int]) -> Spec:
+        del name
+        size_mb = math.prod(array.shape) * np.dtype(array.dtype).itemsize / 2**20
+        if size_mb <= self.min_size_to_shard_mb:
+            return spec
+        divisor = math.prod(axis_sizes[axis] for axis in _axes(self.axis))
+        divisible = [
+            (size, dim)
+            for dim, (size, entry) in enumerate(zip(array.shape, spec, strict=True))
+            if entry is None and size % divisor == 0
+        ]
+        return _split(spec, max(divisible)[1], self.axis) if divisible else spec
+
+
+@dataclasses.dataclass(frozen=True)
+class _ShardDim:
+    """Splits the dimension that it names, counted from the last one where negative."""
+
+    axis: str | Sequence[str]
+    dim: int
+    ignore_ndim_error: bool = False
+
+    def is_valid(self) -> bool:
+        is_number = isinstance(self.dim, int) and not isinstance(self.dim, bool)
+        return bool(_axes(self.axis)) and is_number and isinstance(self.ignore_ndim_error, bool)
+
+    def __call__(self, name: str, array: Any, spec: Spec, axis_sizes: Mapping[str, int]) -> Spec:
+        del axis_sizes
+        shown = f"{WHAT}: shard_dim over {self.axis!r} splits dimension {self.dim} of '{name}'"
+        if not -len(spec) <= self.dim < len(spec):
+            if self.ignore_ndim_error:
+                return spec
+            raise ValueError(
+                f"{shown}, which has {len(spec)}: {tuple(array.shape)}. Choose another, or let "
+                f"such arrays be with ignore_ndim_error=True"
+            )
+        dim = self.dim % len(spec)
+        if spec[dim] is not None:
+            raise ValueError(
+                f"{shown}, which is split over {spec[dim]!r} already: put shard_dim first, or "
+                f"choose another dimension"
+            )
+        return _split(spec, dim, self.axis)
+
+
+Step = Callable[[str, Any, Spec, Mapping[str, int]], Spec]
+CALLS = {"fsdp": _Fsdp, "shard_dim": _ShardDim}
+
+
+def _split(spec: Spec, dim: int, axis: str | Sequence[str]) -> Spec:
+    return (*spec[:dim], _entry(_axes(axis)), *spec[dim + 1 :])
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+    """Returns the axes that one dimension is split over; () too where that is not what it says."""
+    axes = (entry,) if isinstance(entry, str) else entry
+    is_sequence = isinstance(axes, list | tuple) and all(isinstance(axis, str) for axis in axes)
+    return tuple(axes) if is_sequence else ()
 
 
 def _entry(axes: Sequence[str]) -> str | tuple[str, ...]:
@@ -210,20 +294,29 @@ def _explicit(
         raise ValueError(
             f"{WHAT}: {spec} has {len(spec)} entries, but '{name}' has shape {tuple(shape)}"
         )
+    if unknown := {axis for entry in spec for axis in _axes(entry)} - set(axis_sizes):
+        raise ValueError(
+            f"{WHAT}: {spec} names {sorted(unknown)}; the axes of the mesh are {list(axis_sizes)}"
+        )
+    _check_fits(name, shape, spec, axis_sizes)
+    return spec
+
+
+def _check_fits(name: str, shape: Sequence[int], spec: Spec, axis_sizes: Mapping[str, int]) -> None:
+    """Raises a ValueError if a dimension is not divided evenly, or an axis is used twice."""
     for size, entry in zip(shape, spec, strict=True):
-        axes = (entry,) if isinstance(entry, str) else entry or ()
-        if unknown := set(axes) - set(axis_sizes):
-            raise ValueError(
-                f"{WHAT}: {spec} names {sorted(unknown)}; the axes of the mesh are "
-                f"{list(axis_sizes)}"
-            )
-        divisor = math.prod(axis_sizes[axis] for axis in axes)
+        divisor = math.prod(axis_sizes[axis] for axis in _axes(entry))
         if size % divisor:
             raise ValueError(
                 f"{WHAT}: {spec} splits '{name}' of shape {tuple(shape)} into {divisor} parts, "
                 f"which does not divide {size}"
             )
-    return spec
+    used = [axis for entry in spec for axis in _axes(entry)]
+    if repeated := {axis for axis in used if used.count(axis) > 1}:
+        raise ValueError(
+            f"{WHAT}: {spec} splits '{name}' of shape {tuple(shape)} twice over "
+            f"{sorted(repeated)}: an axis of the mesh splits one dimension of an array at most"
+        )
 
 
 def _check_divisible(name: str, shape: tuple[int, ...], sharding: NamedSharding) -> None:

@@ -66,6 +66,14 @@ def test_what_a_file_of_trained_arrays_holds_itself_stays_as_it_is(config, tmp_p
             },
             r"gives a place to each axis of 'llm/layers/mlp/linear', which is quantized",
         ),
+        (
+            {
+                "quantize": "nf4",
+                "trainable": ATTENTION,
+                "sharding_strategy": [(".*", 'shard_dim(axis="data", dim=-1)|fsdp')],
+            },
+            r"shard_dim.* gives a place to each axis of '.*', which is quantized",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_naming_leaf_and_remedy(config, changes, message):

@@ -34,7 +34,7 @@ def reference_case(name):
     return case, arrays, {leaf: P(*spec) for leaf, spec in case["specs"].items()}
 
 
-@pytest.mark.parametrize("name", ["fsdp8", "mesh2x4_bf16"])
+@pytest.mark.parametrize("name", ["fsdp8", "mesh2x4_bf16", "mesh4x2_tensor"])
 def test_specs_equal_big_visions_for_every_leaf(name):
     case, arrays, expected = reference_case(name)
     assert sharding.specs(arrays, case["strategy"], dict(case["mesh"])) == expected
@@ -75,6 +75,75 @@ def test_the_name_of_an_axis_shards_over_that_axis():
     assert spec_of(array(2048, 2048), "model", sizes) == P(None, "model")
 
 
+TWO_AXES = {"data": 4, "model": 2}
+
+
+@pytest.mark.parametrize(
+    ("tactic", "expected"),
+    [
+        ('shard_dim(axis="model", dim=0)', P("model", None)),
+        ('shard_dim(axis="model", dim=-1)', P(None, "model")),
+        ('shard_dim(axis="model", dim=-2)', P("model", None)),
+        ('shard_dim(axis=["data", "model"], dim=1)', P(None, ("data", "model"))),
+        ('shard_dim("model", 1)', P(None, "model")),
+    ],
+)
+def test_shard_dim_splits_the_dimension_that_it_names_however_small(tactic, expected):
+    assert spec_of(array(2, 16), tactic, TWO_AXES) == expected
+
+
+def test_shard_dim_may_pass_over_arrays_without_that_dimension():
+    tactic = 'shard_dim(axis="model", dim=1, ignore_ndim_error=True)'
+    assert spec_of(array(16), tactic, TWO_AXES) == P(None)
+    assert spec_of(array(16, 2), tactic, TWO_AXES) == P(None, "model")
+
+
+@pytest.mark.parametrize(
+    ("tactic", "expected"),
+    [
+        ('shard_dim(axis="model", dim=1)|fsdp(axis="data")', P("data", "model")),
+        ("model|data", P("data", "model")),  # each the largest dimension that is left, the last
+        ('data | shard_dim(axis="model", dim=0)', P("model", "data")),
+        ('replicate|fsdp("data")', P(None, "data")),
+        ('fsdp(axis="model", min_size_to_shard_mb=99)|data', P(None, "data")),
+    ],
+)
+def test_tactics_joined_by_a_bar_act_one_after_the_other(tactic, expected):
+    assert spec_of(array(2048, 2048), tactic, TWO_AXES) == expected
+
+
+def test_fsdp_leaves_an_array_as_it_is_where_no_dimension_is_left():
+    tactic = 'shard_dim(axis="model", dim=0)|fsdp(axis="data")'
+    assert spec_of(array(2048, 1023), tactic, TWO_AXES) == P("model", None)
+
+
+@pytest.mark.parametrize(
+    ("tactic", "message"),
+    [
+        ('shard_dim(axis="model", dim=2)', r"dimension 2 of 'w', which has 2: \(7, 16\)"),
+        ('shard_dim(axis="model", dim=-3)', r"dimension -3 of 'w', which has 2"),
+        ('shard_dim(axis="model", dim=0)', "into 2 parts, which does not divide 7"),
+        ('shard_dim("model", 1)|shard_dim("data", -1)', "split over 'model' already"),
+        ('shard_dim("model", 1)|replicate', "'replicate' comes after a tactic that splits 'w'"),
+        ('shard_dim(axis="model")', r"is not known.*shard_dim\(axis=\"data\", dim=-1\)"),
+        ('shard_dim(axis="model", dim="1")', "is not known"),
+        ('shard_dim(axis="rows", dim=1)', r"axes of the mesh are \['data', 'model'\]"),
+        ("model|fdsp", "'fdsp' is not known. Nearest: fsdp"),
+        ("model|", "'' is not known"),
+        ("data|fsdp", "'fsdp' over which axis of the mesh"),
+    ],
+)
+def test_a_step_that_does_not_fit_is_an_error_that_helps(tactic, message):
+    with pytest.raises(ValueError, match=f"sharding_strategy: .*{message}"):
+        spec_of(array(7, 16), tactic, TWO_AXES)
+
+
+@pytest.mark.parametrize("tactic", ["data|data", ("data", "data")])
+def test_an_axis_splits_one_dimension_of_an_array_only(tactic):
+    with pytest.raises(ValueError, match=r"'w' of shape .* twice over \['data'\]"):
+        spec_of(array(2048, 2048), tactic)
+
+
 def test_fsdp_alone_is_ambiguous_on_a_mesh_of_several_axes():
     with pytest.raises(ValueError, match=r"which axis of the mesh\? Write one of \['data', 'mod"):
         spec_of(array(2048, 2048), "fsdp", {"data": 4, "model": 2})
@@ -96,9 +165,9 @@ def test_a_scalar_is_replicated_by_every_tactic():
         ("fdsp", "'fdsp' is not known. Nearest: fsdp"),
         ("replicated", "Nearest: replicate"),
         ('fsdp(axes="data")', r"Nearest: fsdp\(axis=\"data\"\)"),
-        ('fsdp("data")', "is not known"),
+        ('fsdp("data", 4, 4)', "is not known"),
         ('fsdp(axis="model")', r"the axes of the mesh are \['data'\]"),
-        ('shard_dim(axis="data", dim=1)', "the axis of each dimension as a tuple"),
+        ("logical_partitioning()", "the axis of each dimension as a tuple"),
         ("__import__('os').getcwd()", "is not known"),
         (("data",), r"has 1 entries, but 'w' has shape \(7, 16\)"),
         (("data", None), "into 8 parts, which does not divide 7"),
