@@ -2,8 +2,8 @@
 
     BIG_VISION_DIR=<checkout at commit 0127fb6> python tests/reference/make_forward_variants.py
 
-Only what differs from the file it starts from is stored: the attention weights, the logits of all
-text positions for the first 256 pieces, padding masked.
+Only what differs from the file it starts from is stored: the attention weights, and the logits of
+all text positions and pieces, padding masked.
 """
 
 import os
@@ -93,7 +93,7 @@ def make(variant: str, start: str, change) -> None:
     np.savez_compressed(
         HERE / f"forward_{variant}.npz",
         **{f"params/{name}": value for name, value in changed.items()},
-        **{"out/text_logits": np.asarray(logits)[..., :256]},
+        **{"out/text_logits": np.asarray(logits)},
     )
 
 
