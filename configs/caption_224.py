@@ -14,11 +14,11 @@ Arguments (configs/caption_224.py:batch_size=32,version=2): data (the folder), r
 2), batch_size, epochs, overfit (8 examples until it repeats them).
 """
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(
+    arg = parse_arg(
         arg, data="data/captions", res=224, version=1, batch_size=256, epochs=5.0, overfit=False
     )
 

@@ -12,11 +12,11 @@ The notebook prints these losses (T4): 3.2343 at step 1, 1.8795 at 2, 1.4779 at 
 Argument (configs/colab_longcap_224.py:overfit): overfit.
 """
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, overfit=False)
+    arg = parse_arg(arg, overfit=False)
 
     # The notebook's 128 tokens include the last one, which is only a label.
     c = presets.finetune(model="paligemma2-3b", res=224, text_len=127)

@@ -13,11 +13,11 @@ caption, json), res, text_len (`check` says which one fits), batch_size, epochs,
 until it repeats them).
 """
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(
+    arg = parse_arg(
         arg,
         data="data/mine",
         task="detection",

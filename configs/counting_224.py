@@ -18,13 +18,13 @@ them).
 
 import math
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 BATCH_SIZE, LR = 24, 3e-5  # as published
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(
+    arg = parse_arg(
         arg, data="data/counting", res=224, batch_size=BATCH_SIZE, lora="", overfit=False
     )
 

@@ -7,11 +7,11 @@ From random weights; a digit is a patch. experiments/counting has the scores, wi
 grammar. Arguments (configs/counting_digits.py:steps=200): data, steps, overfit.
 """
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, data="data/digits_counted", steps=3000, overfit=False)
+    arg = parse_arg(arg, data="data/digits_counted", steps=3000, overfit=False)
 
     c = presets.from_scratch(
         res=112,

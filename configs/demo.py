@@ -8,11 +8,11 @@ found and what it reaches.
 Arguments (configs/demo.py:overfit): data, steps, overfit.
 """
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, data="data/demo", steps=2400, overfit=False)
+    arg = parse_arg(arg, data="data/demo", steps=2400, overfit=False)
 
     c = presets.from_scratch(
         res=112,

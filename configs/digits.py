@@ -10,11 +10,11 @@ From random weights. experiments/digits has the scores, for digits on the patch 
 Arguments (configs/digits.py:data=data/digits_free): data, steps, overfit.
 """
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, data="data/digits", steps=4000, overfit=False)
+    arg = parse_arg(arg, data="data/digits", steps=4000, overfit=False)
 
     c = presets.from_scratch(
         res=112,

@@ -11,11 +11,11 @@ batch_size, lora (llm or hf_compat: low-rank factors with Adam instead of attent
 overfit (8 examples until it repeats them).
 """
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(
+    arg = parse_arg(
         arg, data="data/fracture", res=224, version=1, batch_size=8, lora="", overfit=False
     )
 

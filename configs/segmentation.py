@@ -7,11 +7,11 @@ From random weights, with the mask codec of experiments/mask_codec. experiments/
 scores. Arguments (configs/segmentation.py:steps=200): data, steps, overfit.
 """
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, data="data/shapes", steps=14_000, overfit=False)
+    arg = parse_arg(arg, data="data/shapes", steps=14_000, overfit=False)
 
     c = presets.from_scratch(
         res=112,

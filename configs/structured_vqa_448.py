@@ -17,11 +17,11 @@ Arguments (configs/structured_vqa_448.py:qlora): data (the folder), res, batch_s
 (the base in NF4, 4 bits), overfit (8 examples until it repeats them).
 """
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(
+    arg = parse_arg(
         arg,
         data="data/structured_vqa",
         res=448,

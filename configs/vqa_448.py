@@ -16,11 +16,11 @@ batch_size, lora (hf_compat or llm: factors beside a base in 16 bits), qlora, ov
 until it repeats them).
 """
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(
+    arg = parse_arg(
         arg,
         data="data/vqa",
         res=448,

@@ -14,13 +14,11 @@ Arguments (configs/water_segmentation_224.py:res=448,version=2): data (the folde
 or 2), batch_size, overfit (8 examples until it repeats them).
 """
 
-from paligemma_jax.config import overfit, presets, settings
+from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(
-        arg, data="data/water", res=224, version=1, batch_size=8, overfit=False
-    )
+    arg = parse_arg(arg, data="data/water", res=224, version=1, batch_size=8, overfit=False)
 
     c = presets.finetune(
         model=f"paligemma{arg.version}-3b", res=arg.res, text_len=64, method="attention"

@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw
 
-from paligemma_jax.reports import drawing, runlog
+from paligemma_jax.reports import drawing, run_log
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--name", required=True)
     args = parser.parse_args()
-    rows = runlog.read_rows(args.run / "metrics.jsonl")
+    rows = run_log.read_rows(args.run / "metrics.jsonl")
     scores = {
         folder.name.removeprefix("evaluation-"): read_scores(folder)
         for folder in sorted(args.run.glob("evaluation-*"))

@@ -28,15 +28,15 @@ def load(
       decoding: keys of `evals.NAME` in configs/README.md, as {"max_new_tokens": 64}.
 
     Returns:
-      a `build.answers.predictor.Predictor`.
+      a `prediction.predictor.Predictor`.
 
     Raises:
       ValueError: no finished run there and no checkpoint named, or an unknown key.
     """
     # Here, so that paligemma_jax.models imports without what only the doors need.
-    from paligemma_jax.build import assembly
-    from paligemma_jax.build.answers import predictor
-    from paligemma_jax.config import presets
+    from paligemma_jax.assembly import assembly
+    from paligemma_jax.prediction import predictor
+    from paligemma_jax.settings import presets
 
     decoding = dict(decoding or {})
     config, final = assembly.open_run(run, None, [])

@@ -17,10 +17,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from paligemma_jax.build import assembly
-from paligemma_jax.build.checks import augment_sheet, checking
-from paligemma_jax.build.process import command_line
-from paligemma_jax.config import settings
+from paligemma_jax.assembly import assembly
+from paligemma_jax.checks import augment_sheet, checking
+from paligemma_jax.console import arguments
+from paligemma_jax.settings import keys, load
 
 # Another program may be training on this GPU: take no more of its memory than is used.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out:
         assembly.check_writable(pathlib.Path(args.out), option="--out")
     if args.config:
-        config = settings.load(args.config, overrides["config"])
+        config = load.load(args.config, overrides["config"])
         report = checking.check(config, example=args.example, full=args.full)
         if args.augment and not report.num_errors:
             augment_sheet.write(config, args.augment)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, list[str]]]:
-    parser = command_line.parser(__doc__)
+    parser = arguments.parser(__doc__)
     parser.add_argument("--config", metavar="FILE[:ARG]", help="a Python file")
     parser.add_argument("--out", metavar="FOLDER", help="write check.html and check.json there")
     parser.add_argument("--full", action="store_true", help="decode every image")
@@ -60,8 +60,8 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         metavar="LINE",
         help="of the first training set; default: has an answer",
     )
-    return command_line.parse(parser, argv, groups=["config"])
+    return arguments.parse(parser, argv, groups={"config": keys.names()})
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    arguments.run(main)

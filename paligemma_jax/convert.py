@@ -36,16 +36,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.build.conversions import (
-    conversion,
-    conversion_source,
-    data_conversion,
-    data_options,
-    parity,
-)
-from paligemma_jax.build.conversions import conversion_adapter as adapter
-from paligemma_jax.build.process import command_line, terminal
-from paligemma_jax.checkpoints import merged, overlay
+from paligemma_jax.checkpoints import merge as checkpoints_merge
+from paligemma_jax.checkpoints import partial_weights
+from paligemma_jax.console import arguments, say
+from paligemma_jax.export import adapter, conversion, parity, weights_source
+from paligemma_jax.importers import importing, options
 from paligemma_jax.params import variants
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -63,14 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = command_line.parser(__doc__)
+    parser = arguments.parser(__doc__)
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("target", metavar="DST", type=pathlib.Path)
     parser.add_argument("--overwrite", action="store_true", help="replace DST")
     weights = add_weights_options(parser)
-    data = data_options.add(parser)
+    data = options.add(parser)
     args = parser.parse_args(argv)
-    data_options.check_belongs(parser, args, weights=weights, data=data)
+    options.check_belongs(parser, args, weights=weights, data=data)
     if args.openpi and args.dtype not in (None, OPENPI_DTYPE):
         parser.error(f"--openpi means {OPENPI_DTYPE}, not --dtype {args.dtype}")
     if args.openpi and args.target.suffix != ".npz":
@@ -83,7 +78,7 @@ def add_weights_options(parser: argparse.ArgumentParser) -> list[str]:
     group = parser.add_argument_group("weights")
     add = group.add_argument
     added = [
-        command_line.add_checkpoint(group),
+        arguments.add_checkpoint(group),
         add("--base", metavar="FILE", type=pathlib.Path, help="npz file that completes SRC"),
         add("--merge", action="store_true", help="add LoRA factors into the weights"),
         add("--dtype", choices=DTYPES, help="of all arrays; default: as they are"),
@@ -99,20 +94,20 @@ def add_weights_options(parser: argparse.ArgumentParser) -> list[str]:
 
 def convert_data(args: argparse.Namespace) -> dict[str, Any]:
     """Converts a data set, and returns what it did."""
-    plan = data_options.plan(args)
-    data_options.check_target(plan, overwrite=args.overwrite)
-    return data_conversion.convert(plan)
+    plan = options.plan(args)
+    options.check_target(plan, overwrite=args.overwrite)
+    return importing.convert(plan)
 
 
 def convert_weights(args: argparse.Namespace) -> dict[str, Any]:
     """Converts weights, and returns what it did."""
     start = time.monotonic()
     try:
-        source = conversion_source.find(
+        source = weights_source.find(
             pathlib.Path(args.source), base=args.base, chosen=args.checkpoint
         )
     except ValueError as error:
-        raise ValueError(f"{error}{data_options.hint(args.source)}") from error
+        raise ValueError(f"{error}{options.hint(args.source)}") from error
     if args.merge:
         source = merge(source)
     if args.verify:
@@ -122,17 +117,15 @@ def convert_weights(args: argparse.Namespace) -> dict[str, Any]:
         model, written = to_npz(source, args)
     else:
         model, written = to_folder(source, args)
-    terminal.say(
-        f"{terminal.count(written.num_arrays, 'arrays')}, {terminal.size(written.num_bytes)} in "
+    say.info(
+        f"{say.count(written.num_arrays, 'arrays')}, {say.size(written.num_bytes)} in "
         f"{time.monotonic() - start:.1f} s: {source.path} -> {args.target}"
     )
     result = {"arrays": written.num_arrays, "bytes": written.num_bytes}
     return result | (verify(source, args.target, model) if args.verify else {})
 
 
-def check_target(
-    target: pathlib.Path, source: conversion_source.Source, *, overwrite: bool
-) -> None:
+def check_target(target: pathlib.Path, source: weights_source.Source, *, overwrite: bool) -> None:
     """Raises a ValueError if DST may not be written: it is SRC, or there and not to be replaced."""
     read = source.weights.files if source.weights else [source.path]
     taken = {path.resolve() for path in (*read, source.path.parent)}
@@ -145,15 +138,15 @@ def check_target(
         raise ValueError(f"DST {target} is there already; --overwrite replaces it")
 
 
-def merge(source: conversion_source.Source) -> conversion_source.Source:
+def merge(source: weights_source.Source) -> weights_source.Source:
     """Returns the weights of SRC with their LoRA factors added in."""
-    if not isinstance(source.weights, overlay.Weights) or source.is_peft:
+    if not isinstance(source.weights, partial_weights.Weights) or source.is_peft:
         raise ValueError(f"--merge: {source.path} must be an npz file or a run: convert it first")
-    return dataclasses.replace(source, weights=merged.merge(source.weights))
+    return dataclasses.replace(source, weights=checkpoints_merge.merge(source.weights))
 
 
 def to_npz(
-    source: conversion_source.Source, args: argparse.Namespace
+    source: weights_source.Source, args: argparse.Namespace
 ) -> tuple[variants.PaliGemma | None, conversion.Written]:
     """Writes an npz file, and returns the model where it was needed."""
     prefix = OPENPI_PREFIX if args.openpi else ""
@@ -164,11 +157,11 @@ def to_npz(
             source.path, args.target, model, dtype=dtype, prefix=prefix
         )
         return model, done
-    if source.is_peft and isinstance(source.weights, overlay.Weights):
+    if source.is_peft and isinstance(source.weights, partial_weights.Weights):
         check_adapter(args)
         model = describe(source, args)
         return model, adapter.from_peft(source.path, args.target, source.weights, model)
-    if args.openpi and merged.describe(source.weights):
+    if args.openpi and checkpoints_merge.describe(source.weights):
         raise ValueError(f"{source.path}: openpi knows no such LoRA factors: add --merge")
     if args.verify:
         raise ValueError("--verify compares with transformers: SRC or DST must be such a folder")
@@ -176,19 +169,21 @@ def to_npz(
 
 
 def to_folder(
-    source: conversion_source.Source, args: argparse.Namespace
+    source: weights_source.Source, args: argparse.Namespace
 ) -> tuple[variants.PaliGemma, conversion.Written]:
     """Writes a folder for transformers, or one for PEFT."""
     if source.weights is None or source.is_peft:
         raise ValueError("SRC and DST are both Hugging Face folders: go through an npz file")
-    if isinstance(source.weights, overlay.Weights) and merged.describe(source.weights):
+    if isinstance(source.weights, partial_weights.Weights) and checkpoints_merge.describe(
+        source.weights
+    ):
         check_adapter(args)
         model = describe(source, args)
         return model, adapter.to_peft(source.weights, args.target, model)
     tokenizer = source.tokenizer if args.tokenizer is None else pathlib.Path(args.tokenizer)
     if args.tokenizer == "none" or tokenizer is None:
         tokenizer = None
-        terminal.say(
+        say.info(
             "no tokenizer: the model will load, its processor will not. --tokenizer FILE adds it"
         )
     model = describe(source, args)
@@ -204,16 +199,16 @@ def check_adapter(args: argparse.Namespace) -> None:
             raise ValueError(f"--{option} is for whole weights, not for an adapter; see --merge")
 
 
-def describe(source: conversion_source.Source, args: argparse.Namespace) -> variants.PaliGemma:
+def describe(source: weights_source.Source, args: argparse.Namespace) -> variants.PaliGemma:
     """Returns the model of the weights, and says which it is."""
-    model = conversion_source.describe(
+    model = weights_source.describe(
         source,
         variant=args.variant,
         config=args.config,
         final_logits_softcap=args.final_logits_softcap,
     )
     llm = model.llm
-    terminal.say(
+    say.info(
         f"model: {model.res} px, {llm.depth} layers of width {llm.width}, {model.vocab_size} "
         f"pieces; soft-caps: attention {llm.attn_logits_softcap:g}, final "
         f"{llm.final_logits_softcap:g}; query scale: {llm.query_scale}"
@@ -222,16 +217,16 @@ def describe(source: conversion_source.Source, args: argparse.Namespace) -> vari
 
 
 def verify(
-    source: conversion_source.Source, target: pathlib.Path, model: variants.PaliGemma | None
+    source: weights_source.Source, target: pathlib.Path, model: variants.PaliGemma | None
 ) -> dict[str, float]:
     """Compares the logits of SRC and DST, says how far they are apart, and returns that."""
     assert model is not None
-    with terminal.working("comparing logits with those of transformers"):
+    with say.working("comparing logits with those of transformers"):
         if source.weights is None:
-            found = parity.compare(overlay.find(target), source.path, model)
+            found = parity.compare(partial_weights.find(target), source.path, model)
         else:
             found = parity.compare(source.weights, target, model)
-    terminal.say(
+    say.info(
         f"logits differ from transformers' by up to {found.largest:.3g}; the largest is "
         f"{found.largest_logit:.3g}"
     )
@@ -239,4 +234,4 @@ def verify(
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    arguments.run(main)

@@ -24,9 +24,10 @@ from collections.abc import Sequence
 
 import jax
 
-from paligemma_jax.build import assembly, evaluation
-from paligemma_jax.build.process import command_line, terminal
-from paligemma_jax.config import eval_keys
+from paligemma_jax.assembly import assembly
+from paligemma_jax.console import arguments, say
+from paligemma_jax.evaluation import evaluator
+from paligemma_jax.settings import eval_keys, keys
 from paligemma_jax.tasks import score_docs, task
 
 METRICS = "metrics.json"
@@ -35,7 +36,7 @@ METRICS = "metrics.json"
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
     if args.distributed:
-        command_line.join_processes()
+        arguments.join_processes()
     config, source = assembly.open_run(args.run, args.config, overrides["config"])
     source = assembly.choose_weights(args.weights, source, chosen=args.checkpoint)
     name = args.name or name_of(args.data)
@@ -53,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_args(
     argv: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, dict[str, list[str]]]:
-    parser = command_line.parser(__doc__)
-    command_line.add_source(parser)
+    parser = arguments.parser(__doc__)
+    arguments.add_source(parser)
     parser.add_argument(
         "--data",
         required=True,
@@ -63,8 +64,8 @@ def parse_args(
     )
     parser.add_argument("--out", metavar="FOLDER", help="default: evaluation-NAME in the run")
     parser.add_argument("--name", help="of this evaluation; default: as the file of --data")
-    command_line.add_processes(parser)
-    return command_line.parse(parser, argv, groups=["config", "eval"])
+    arguments.add_processes(parser)
+    return arguments.parse(parser, argv, groups={"config": keys.names(), "eval": eval_keys.names()})
 
 
 def name_of(data: str) -> str:
@@ -89,7 +90,7 @@ def check_same_data(out: pathlib.Path, data: str) -> None:
             f"{out} holds the evaluation on {before['data']}, this one is on {data}: give it "
             f"another --name, or another --out"
         )
-    terminal.say(f"{out}: replaces the evaluation of {before['weights']} on {before['data']}")
+    say.info(f"{out}: replaces the evaluation of {before['weights']} on {before['data']}")
 
 
 def evaluate(
@@ -112,19 +113,19 @@ def evaluate(
       run: the training run whose curves the report shows.
     """
     start = time.monotonic()
-    one = evaluation.make(built, name)
+    one = evaluator.make(built, name)
     stored = assembly.find_weights(built.config, source, base)
     params = assembly.load_weights(built, stored)
-    terminal.say(f"weights: {source or 'random'}, {assembly.parameter_counts(params)}")
-    rows, scores = evaluation.run(built, one, params)
+    say.info(f"weights: {source or 'random'}, {assembly.parameter_counts(params)}")
+    rows, scores = evaluator.run(built, one, params)
     summary = {"weights": source or "random", "data": one.settings["fname"], **scores}
-    evaluation.write_report(out, rows, summary, title=str(out), run=run)
-    terminal.say(
-        f"{terminal.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "
+    evaluator.write_report(out, rows, summary, title=str(out), run=run)
+    say.info(
+        f"{say.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "
         f"all scores in {out / METRICS}, each example in {out / 'report.html'}"
     )
     return task.scalars(scores)
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    arguments.run(main)

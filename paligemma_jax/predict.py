@@ -32,9 +32,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.build import assembly
-from paligemma_jax.build.answers import annotated, predictor, queries
-from paligemma_jax.build.process import command_line, terminal
+from paligemma_jax.assembly import assembly
+from paligemma_jax.console import arguments, say
+from paligemma_jax.prediction import annotated, predictor, queries
+from paligemma_jax.settings import eval_keys, keys
 
 NOT_DECODING = ("fname", "image_dir", "num_examples", "decode", "scores")
 BATCH_SIZE = 8
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     most = max(query.num_images for query in chosen)
     if most > config.input.max_images:
-        terminal.say(f"{most} images at once: in training there were {config.input.max_images}")
+        say.info(f"{most} images at once: in training there were {config.input.max_images}")
     opened = predictor.open_predictor(
         assembly.assemble(config),
         source,
@@ -70,17 +71,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             stack.enter_context(drawn)
         num_failed = answer(opened, chosen, drawn, as_json=args.json or not sys.stdout.isatty())
     if drawn:
-        terminal.say(f"pictures: {terminal.count(drawn.num_files, 'files')} in {args.pictures}")
+        say.info(f"pictures: {say.count(drawn.num_files, 'files')} in {args.pictures}")
     if num_failed:
-        terminal.say(f"{num_failed} of {len(chosen)} could not be read, or not drawn")
+        say.info(f"{num_failed} of {len(chosen)} could not be read, or not drawn")
         sys.exit(1)
 
 
 def parse_args(
     argv: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, dict[str, list[str]]]:
-    parser = command_line.parser(__doc__)
-    command_line.add_source(parser)
+    parser = arguments.parser(__doc__)
+    arguments.add_source(parser)
     parser.add_argument("--prompt", help='the prefix, as "detect fracture"')
     parser.add_argument("--pictures", metavar="FOLDER", help="write annotated pictures there")
     parser.add_argument("--every", type=int, metavar="N", help="of videos every N-th frame")
@@ -88,7 +89,9 @@ def parse_args(
     parser.add_argument("--together", action="store_true", help="all images are one question's")
     parser.add_argument("--json", action="store_true", help="JSON lines on a terminal too")
     parser.add_argument("images", nargs="+", help="files, folders, globs or addresses")
-    args, overrides = command_line.parse(parser, argv, groups=["config", "eval"])
+    args, overrides = arguments.parse(
+        parser, argv, groups={"config": keys.names(), "eval": eval_keys.names()}
+    )
     if args.every is not None and args.every < 1:
         parser.error(f"--every {args.every}: expected 1 or more")
     if args.frames and not args.pictures:
@@ -113,23 +116,23 @@ def answer(
 ) -> int:
     """Writes all answers as they come, and returns how many could not be made, or not drawn."""
     num_failed = 0
-    with terminal.progress("answering", unit="examples", first="compiling") as report:
+    with say.progress("answering", unit="examples", first="compiling") as report:
         for row in opened.iterate(chosen, progress=report):
             if as_json:
                 sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
                 sys.stdout.flush()
             else:
-                terminal.show(describe(row) + "\n")
+                say.result(describe(row) + "\n")
             if "error" in row:
                 num_failed += 1
                 if as_json:
-                    terminal.say(f"{row['source']}: {row['error']}")
+                    say.info(f"{row['source']}: {row['error']}")
             if drawn:
                 try:
                     drawn.add(row)
                 except ValueError as error:
                     num_failed += 1
-                    terminal.say(str(error))
+                    say.info(str(error))
     return num_failed
 
 
@@ -143,9 +146,9 @@ def describe(row: Mapping[str, Any]) -> str:
             (one["label"], f"{one['score']:.2f}", *(f"{side:.3f}" for side in one["box_yxyx"]))
             for one in found
         ]
-        text = terminal.table(table, header=("label", "score", "top", "left", "bottom", "right"))
+        text = say.table(table, header=("label", "score", "top", "left", "bottom", "right"))
         lines += ["", *(f"  {line}" for line in text.splitlines()), ""]
-    facts = [f"logp {row['logp']:.2f}", terminal.count(row["tokens"], "tokens")]
+    facts = [f"logp {row['logp']:.2f}", say.count(row["tokens"], "tokens")]
     if not row["stopped"]:
         facts[-1] += ", cut off there: --eval.max_new_tokens gives more room"
     facts += [f"left out: {n} {reason}" for reason, n in (row.get("dropped") or {}).items()]
@@ -153,4 +156,4 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    arguments.run(main)

@@ -22,11 +22,11 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from paligemma_jax.build import assembly
-from paligemma_jax.build.process import command_line, signals, terminal
-from paligemma_jax.build.runs import sweeps as build_sweeps
-from paligemma_jax.config import sweeps
+from paligemma_jax.assembly import assembly
+from paligemma_jax.console import arguments, say, signals
 from paligemma_jax.reports import sections
+from paligemma_jax.runs import sweep_runs
+from paligemma_jax.settings import keys, sweeps
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,26 +34,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     workdir = pathlib.Path(args.workdir)
     runs = sweeps.read(args.config, overrides["config"])
     if args.commands:
-        lines = [build_sweeps.describe_command(run, workdir) for run in runs]
+        lines = [sweep_runs.describe_command(run, workdir) for run in runs]
         sys.stdout.write("\n".join(lines) + "\n")
         return
     assembly.check_writable(workdir, option="--workdir")
     failed = {} if args.table else train(choose(runs, args.only), workdir)
-    outcomes = build_sweeps.collect(runs, workdir, failed=failed)
-    score = build_sweeps.choose_score(runs, outcomes, args.score)
-    outcomes = build_sweeps.order(outcomes, score)
-    build_sweeps.write(workdir, outcomes, score)
+    outcomes = sweep_runs.collect(runs, workdir, failed=failed)
+    score = sweep_runs.choose_score(runs, outcomes, args.score)
+    outcomes = sweep_runs.order(outcomes, score)
+    sweep_runs.write(workdir, outcomes, score)
     sys.stdout.write(sections.to_text([compare(outcomes, score)], []) + "\n")
-    terminal.say(f"curves: {workdir / build_sweeps.PAGE}")
+    say.info(f"curves: {workdir / sweep_runs.PAGE}")
     if failed:
         raise ValueError(
-            f"{len(failed)} of {terminal.count(len(runs), 'runs')} failed, as said above: "
+            f"{len(failed)} of {say.count(len(runs), 'runs')} failed, as said above: "
             f"{'; '.join(failed)}"
         )
 
 
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, list[str]]]:
-    parser = command_line.parser(__doc__)
+    parser = arguments.parser(__doc__)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="with sweep(add)")
     parser.add_argument("--workdir", required=True, metavar="FOLDER", help="of all the runs")
     parser.add_argument(
@@ -63,7 +63,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     what.add_argument("--only", type=int, metavar="N", help="train the N-th run alone, from 0")
     what.add_argument("--table", action="store_true", help="train nothing, compare what there is")
     what.add_argument("--commands", action="store_true", help="print each run's command alone")
-    return command_line.parse(parser, argv, groups=["config"])
+    return arguments.parse(parser, argv, groups={"config": keys.names()})
 
 
 def choose(runs: Sequence[sweeps.Run], only: int | None) -> Sequence[sweeps.Run]:
@@ -84,11 +84,11 @@ def train(runs: Sequence[sweeps.Run], workdir: pathlib.Path) -> dict[str, int]:
     failed = {}
     for number, run in enumerate(runs):
         which = f"run {number + 1} of {len(runs)}: {run.name}"
-        if build_sweeps.is_done(run, workdir):
-            terminal.say(f"{which}: done before")
+        if sweep_runs.is_done(run, workdir):
+            say.info(f"{which}: done before")
             continue
-        terminal.say(f"\n{which}")
-        status, was_stopped = signals.call(build_sweeps.command(run, workdir))
+        say.info(f"\n{which}")
+        status, was_stopped = signals.call(sweep_runs.command(run, workdir))
         if was_stopped or status == signals.PREEMPTED:
             raise signals.Preempted(f"preempted in {which}. The same command goes on from there")
         if status:
@@ -96,11 +96,11 @@ def train(runs: Sequence[sweeps.Run], workdir: pathlib.Path) -> dict[str, int]:
     return failed
 
 
-def compare(outcomes: Sequence[build_sweeps.Outcome], score: str) -> sections.Section:
+def compare(outcomes: Sequence[sweep_runs.Outcome], score: str) -> sections.Section:
     """Returns the table of all runs, the best one first."""
-    title = f"{terminal.count(len(outcomes), 'runs')} by {score}"
-    return sections.Section("sweep", title, (build_sweeps.table(outcomes, score),))
+    title = f"{say.count(len(outcomes), 'runs')} by {score}"
+    return sections.Section("sweep", title, (sweep_runs.table(outcomes, score),))
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    arguments.run(main)

@@ -16,18 +16,21 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.build import assembly, embedding_cache, optimizer, training_data
-from paligemma_jax.build.process import command_line, compilation, signals, terminal
-from paligemma_jax.build.runs import (
-    fitting,
-    planning,
+from paligemma_jax.assembly import assembly, training_data
+from paligemma_jax.console import arguments, compilation, say, signals
+from paligemma_jax.params import sharding
+from paligemma_jax.runs import (
+    auto_remat,
+    embedding_cache,
+    memory_plan,
+    optimization,
     profiling,
-    run_folder,
-    run_state,
-    training,
+    resume,
+    saving,
     training_log,
+    training_run,
 )
-from paligemma_jax.config import settings
+from paligemma_jax.settings import keys, load
 
 PROFILE = "profile"
 
@@ -35,22 +38,22 @@ PROFILE = "profile"
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
     if args.distributed:
-        command_line.join_processes()
-    config = settings.load(args.config, overrides["config"])
+        arguments.join_processes()
+    config = load.load(args.config, overrides["config"])
     train(config, pathlib.Path(args.workdir), resume_anyway=args.resume_anyway)
 
 
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, list[str]]]:
-    parser = command_line.parser(__doc__)
+    parser = arguments.parser(__doc__)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a Python file")
     parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the run's folder")
     parser.add_argument(
-        run_folder.ANYWAY,
+        resume.ANYWAY,
         action="store_true",
         help="go on with the run of the folder although settings or data differ from its own",
     )
-    command_line.add_processes(parser)
-    return command_line.parse(parser, argv, groups=["config"])
+    arguments.add_processes(parser)
+    return arguments.parse(parser, argv, groups={"config": keys.names()})
 
 
 def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) -> None:
@@ -60,16 +63,16 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
       signals.Preempted: it was asked to stop before; the state is saved.
     """
     compiled = compilation.start_counting()
-    config = run_folder.keep_remat(config, workdir)
-    run_folder.check(config, workdir, resume_anyway=resume_anyway)
+    config = resume.keep_remat(config, workdir)
+    resume.check(config, workdir, resume_anyway=resume_anyway)
     built = assembly.assemble(config)
-    planned = training.plan(built)
+    planned = training_run.plan(built)
     training_data.warn_of_task(config, planned.data.records)
-    built, needed = fitting.plan_run(built, planned)
+    built, needed = auto_remat.plan_run(built, planned)
     if not config.allow_over_memory:
-        fitting.require_fit(built, planned, needed)
-    terminal.say(planning.describe(needed))
-    state, about = run_state.start(
+        auto_remat.require_fit(built, planned, needed)
+    say.info(memory_plan.describe(needed))
+    state, about = saving.start(
         built,
         planned.optimizer,
         planned.data.records,
@@ -78,33 +81,33 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
         total_steps=planned.total_steps,
         resume_anyway=resume_anyway,
     )
-    terminal.say(optimizer.describe(state, planned.optimizer))
+    say.info(optimization.describe(state, planned.optimizer))
     assembly.write_run_files(built, workdir)
-    examples = training.all_records(planned.data, planned.evaluations)
+    examples = training_run.all_records(planned.data, planned.evaluations)
     read_images = embedding_cache.prepare(built, examples, state.params)
     train_step = profiling.trace(needed.train_step, config.profile_steps, workdir / PROFILE)
     total, every = planned.total_steps, config.log_training_steps
-    measure = planning.meter(needed, compiled)
+    measure = memory_plan.meter(needed, compiled)
     log = training_log.Log(
         workdir, every=every, total_steps=total, done=int(state.step), measure=measure
     )
     with (
         log,
-        run_state.Saver(planned.saving, about, workdir, total) as saver,
-        signals.StopRequest(built.mesh) as stop,
+        saving.Saver(planned.saving, about, workdir, total) as saver,
+        signals.StopRequest(sharding.batch_sharding(built.mesh)) as stop,
     ):
         begun = built, planned, state, train_step, workdir
-        state = training.run(*begun, log=log, saver=saver, stop=stop, read_images=read_images)
-    terminal.say(compilation.describe(compiled))
-    if not training.is_finished(planned, state):
+        state = training_run.run(*begun, log=log, saver=saver, stop=stop, read_images=read_images)
+    say.info(compilation.describe(compiled))
+    if not training_run.is_finished(planned, state):
         raise signals.Preempted(
             f"preempted: {stop.signal or 'another process'} after step {int(state.step)} of "
             f"{total}. The state is saved; the same command goes on from there"
         )
-    training.save(built, planned, state, workdir / assembly.FINAL)
+    training_run.save(built, planned, state, workdir / assembly.FINAL)
     for report in sorted(workdir.glob("report*.html")):
-        terminal.say(f"report: {report}")
+        say.info(f"report: {report}")
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    arguments.run(main)

@@ -9,14 +9,13 @@ import pytest
 
 import paligemma_jax
 from paligemma_jax import convert, evaluate, train
-from paligemma_jax.build import model as build_model
-from paligemma_jax.build import weights
+from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import fingerprint, npz
-from paligemma_jax.config import presets
 from paligemma_jax.data import tokens
-from paligemma_jax.models import paligemma
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
-from paligemma_jax.reports import runlog
+from paligemma_jax.reports import run_log
+from paligemma_jax.settings import presets
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 DIMS = dict(width=16, depth=2, mlp_dim=16, num_heads=2)
@@ -42,7 +41,7 @@ def make_config(folder, **changes):
 
 def write_base(path, config, *, seed=0):
     vocab_size = tokens.load_tokenizer(config.tokenizer).vocab_size
-    model = dataclasses.replace(build_model.describe(config, vocab_size=vocab_size), lora=None)
+    model = dataclasses.replace(model_functions.describe(config, vocab_size=vocab_size), lora=None)
     rng = np.random.default_rng(seed)
     shapes = paligemma.shapes(model)
     params = {name: rng.normal(size=x.shape, scale=0.1) for name, x in shapes.items()}
@@ -76,7 +75,7 @@ def test_the_final_file_holds_the_factors_alone_and_names_its_base(folder):
 
 
 def test_the_log_shows_how_far_each_part_moves(folder):
-    rows = runlog.read_rows(folder / "run" / "metrics.jsonl")
+    rows = run_log.read_rows(folder / "run" / "metrics.jsonl")
     for row in rows:
         parts = {key: x for key, x in row.items() if key.startswith("update_norm/")}
         assert set(parts) == {"update_norm/llm_attn", "update_norm/llm_mlp"}
@@ -94,7 +93,7 @@ def score(folder, capsys, *words):
 
 def test_a_run_with_lora_is_evaluated_and_loaded_as_any_other(folder, capsys):
     run = folder / "run"
-    last = runlog.read_rows(run / "metrics.jsonl")[-1]["val/loss"]
+    last = run_log.read_rows(run / "metrics.jsonl")[-1]["val/loss"]
     assert score(folder, capsys, f"--run={run}") == pytest.approx(last, rel=1e-5)
     loaded = paligemma_jax.load(str(run), decoding={"max_new_tokens": 2})
     (row,) = loaded.predict(np.zeros((14, 14, 3), np.uint8), "detect cat")
@@ -104,8 +103,8 @@ def test_a_run_with_lora_is_evaluated_and_loaded_as_any_other(folder, capsys):
 def test_training_goes_on_from_an_adapter_and_a_fresh_one_is_the_base(folder, capsys):
     final = folder / "run" / "final.npz"
     train.train(make_config(folder, model_init=str(final)), folder / "again")
-    first = runlog.read_rows(folder / "again" / "metrics.jsonl")[0]["loss"]
-    learnt = [row["loss"] for row in runlog.read_rows(folder / "run" / "metrics.jsonl")]
+    first = run_log.read_rows(folder / "again" / "metrics.jsonl")[0]["loss"]
+    learnt = [row["loss"] for row in run_log.read_rows(folder / "run" / "metrics.jsonl")]
     assert first < min(learnt)
     words = f"--weights={folder / 'base.npz'}", "--config.lora.targets=None"
     before = score(folder, capsys, f"--run={folder / 'run'}", *words)

@@ -66,10 +66,10 @@ def folder(tmp_path_factory):
     tokens.train_tokenizer([PREFIX, "cat", "dog"], folder / "tokenizer.model", vocab_size=1500)
     (folder / "config.py").write_text(
         textwrap.dedent(f"""
-        from paligemma_jax.config import presets, settings
+        from paligemma_jax.settings import parse_arg, presets
 
         def get_config(arg=""):
-            arg = settings.parse_arg(arg, data="clean")
+            arg = parse_arg(arg, data="clean")
             c = presets.from_scratch(
                 res=28,
                 text_len=32,

@@ -8,13 +8,13 @@ import pytest
 
 import paligemma_jax
 from paligemma_jax import convert, evaluate, train
-from paligemma_jax.build import model
-from paligemma_jax.checkpoints import fingerprint, npz, run_state
-from paligemma_jax.config import presets, settings
+from paligemma_jax.assembly import model_functions
+from paligemma_jax.checkpoints import fingerprint, npz, train_checkpoint
 from paligemma_jax.data import tokens
-from paligemma_jax.models import paligemma
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
-from paligemma_jax.reports import runlog
+from paligemma_jax.reports import run_log
+from paligemma_jax.settings import load, presets
 
 DIMS = dict(width=8, depth=1, mlp_dim=8, num_heads=1)
 STEPS = 4
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
     config = make_config(folder)
     vocab_size = tokens.load_tokenizer(config.tokenizer).vocab_size
-    shapes = paligemma.shapes(model.describe(config, vocab_size=vocab_size))
+    shapes = paligemma.shapes(model_functions.describe(config, vocab_size=vocab_size))
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=x.shape, scale=0.3) for name, x in shapes.items()}
     npz.write(folder / "base.npz", {name: x.astype("float16") for name, x in arrays.items()})
@@ -73,16 +73,16 @@ def random(folder):
     kept = "checkpoints/000002"
     shutil.copytree(folder / "part" / kept, run / kept)
     config = make_config(folder, model_init=None, keep_best=None)
-    (run / "config.json").write_text(settings.to_json(config))
+    (run / "config.json").write_text(load.to_json(config))
     (run / "final.npz").touch()
-    path = run / kept / run_state.METADATA / run_state.METADATA
+    path = run / kept / train_checkpoint.METADATA / train_checkpoint.METADATA
     content = json.loads(path.read_text())["content"] | {"base": {"seed": 0}, "value": None}
-    path.write_text(json.dumps({"sha256": run_state.sha256(content), "content": content}))
+    path.write_text(json.dumps({"sha256": train_checkpoint.sha256(content), "content": content}))
 
 
 def losses(run) -> dict[int, float]:
     """Returns step -> validation loss, as training found it."""
-    return {row["step"]: row["val/loss"] for row in runlog.read_rows(run / "metrics.jsonl")}
+    return {row["step"]: row["val/loss"] for row in run_log.read_rows(run / "metrics.jsonl")}
 
 
 def score(folder, run, capsys, *words) -> float:

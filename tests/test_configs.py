@@ -4,11 +4,11 @@ import pathlib
 
 import pytest
 
-from paligemma_jax.build import model as build_model
-from paligemma_jax.build import optimizer
-from paligemma_jax.checkpoints import published
-from paligemma_jax.config import settings
-from paligemma_jax.models import paligemma
+from paligemma_jax.assembly import model_functions
+from paligemma_jax.hub import published
+from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.runs import optimization
+from paligemma_jax.settings import load
 from paligemma_jax.tasks import task
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -23,15 +23,15 @@ TRAINED = {  # parameters that the published recipe trains
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_builds(path):
-    config = settings.load(str(path))
+    config = load.load(str(path))
     vocab_size = config.model.llm.vocab_size or 1500
-    model = build_model.describe(config, vocab_size=vocab_size)
-    build_model.make_functions(
-        model, build_model.make_compute(config), cache_dtype=config.cache_dtype
+    model = model_functions.describe(config, vocab_size=vocab_size)
+    model_functions.make_functions(
+        model, model_functions.make_compute(config), cache_dtype=config.cache_dtype
     )
     shapes = paligemma.shapes(model)
-    steps = optimizer.total_steps(config, data_size=1000)
-    made = optimizer.make(config, shapes, steps=steps, data_size=1000)
+    steps = optimization.total_steps(config, data_size=1000)
+    made = optimization.make(config, shapes, steps=steps, data_size=1000)
     assert made.trainable
     assert task.choose_check(config.task)
     assert config.model_init is None or config.model_init in published.FILES
@@ -53,7 +53,7 @@ def test_recipes_can_be_run_with_lora(config, count, lr):
     shapes, made = optimizer_of(config)
     assert sum(shapes[name].size for name in made.trainable) == count
     assert set(made.lrs.values()) == {lr}
-    found = settings.load(f"{CONFIGS[0].parent}/{config}").quantize
+    found = load.load(f"{CONFIGS[0].parent}/{config}").quantize
     assert found == ("nf4" if "qlora" in config else None)
 
 
@@ -71,16 +71,16 @@ def test_counting_recipe_is_the_guides():
 
 def optimizer_of(config: str):
     """Returns (shapes of the parameters, optimizer) of a config, for 100 steps."""
-    loaded = settings.load(f"{CONFIGS[0].parent}/{config}")
-    shapes = paligemma.shapes(build_model.describe(loaded, vocab_size=257_152))
-    return shapes, optimizer.make(loaded, shapes, steps=100, data_size=1000)
+    loaded = load.load(f"{CONFIGS[0].parent}/{config}")
+    shapes = paligemma.shapes(model_functions.describe(loaded, vocab_size=257_152))
+    return shapes, optimization.make(loaded, shapes, steps=100, data_size=1000)
 
 
 def test_colab_recipe_is_the_notebooks():
-    config = settings.load(str(CONFIGS[0].parent / "colab_longcap_224.py"))
-    made = optimizer.make(
+    config = load.load(str(CONFIGS[0].parent / "colab_longcap_224.py"))
+    made = optimization.make(
         config,
-        paligemma.shapes(build_model.describe(config, vocab_size=257_152)),
+        paligemma.shapes(model_functions.describe(config, vocab_size=257_152)),
         steps=64,
         data_size=90,
     )

@@ -12,10 +12,10 @@ import pytest
 
 from paligemma_jax import convert
 from paligemma_jax.checkpoints import huggingface, npz
-from paligemma_jax.config import presets, settings
 from paligemma_jax.data import tokens
-from paligemma_jax.models import paligemma
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import variants
+from paligemma_jax.settings import load, presets
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 SWITCHES = {
@@ -136,21 +136,21 @@ def test_a_run_without_metadata_is_described_by_its_config(tmp_path, capsys, loa
     config = presets.finetune(model="paligemma2-3b", res=56)
     config.model.img.variant, config.model.llm.variant = "tiny/14", "tiny2"
     config.model.llm.vocab_size = 1400
-    (tmp_path / "config.json").write_text(settings.to_json(config))
+    (tmp_path / "config.json").write_text(load.to_json(config))
     run(capsys, tmp_path, tmp_path / "hf")
     text = read_json(tmp_path / "hf" / "config.json")["text_config"]
     assert (text["attn_logit_softcapping"], text["final_logit_softcapping"]) == (50.0, None)
 
 
 def test_missing_packages_are_said_before_the_work(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("paligemma_jax.build.conversions.parity.PACKAGES", ("torch_of_nobody",))
+    monkeypatch.setattr("paligemma_jax.export.parity.PACKAGES", ("torch_of_nobody",))
     with pytest.raises(ValueError, match="pip install torch_of_nobody"):
         convert.main([str(weights), str(tmp_path / "hf"), "--verify"])
     assert not (tmp_path / "hf").exists()
 
 
 def test_two_npz_files_cannot_be_verified(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("paligemma_jax.build.conversions.parity.PACKAGES", ())
+    monkeypatch.setattr("paligemma_jax.export.parity.PACKAGES", ())
     with pytest.raises(ValueError, match="must be such a folder"):
         convert.main([str(weights), str(tmp_path / "a.npz"), "--verify"])
 

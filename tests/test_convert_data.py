@@ -11,7 +11,7 @@ from PIL import Image
 
 from paligemma_jax import convert
 from paligemma_jax.data import objects, records
-from paligemma_jax.data.importers import roboflow
+from paligemma_jax.importers import roboflow
 from paligemma_jax.tasks import detection, segmentation
 
 DATASETS = pathlib.Path(__file__).parent / "reference" / "datasets"

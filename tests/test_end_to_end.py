@@ -16,7 +16,7 @@ import paligemma_jax
 from paligemma_jax import evaluate, predict, train
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.data import tokens
-from paligemma_jax.reports import runlog
+from paligemma_jax.reports import run_log
 
 STEPS = 4
 
@@ -38,10 +38,10 @@ def folder(tmp_path_factory) -> pathlib.Path:
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
     (folder / "config.py").write_text(
         textwrap.dedent(f"""
-        from paligemma_jax.config import presets, settings
+        from paligemma_jax.settings import parse_arg, presets
 
         def get_config(arg=""):
-            arg = settings.parse_arg(arg, trainable="")
+            arg = parse_arg(arg, trainable="")
             c = presets.from_scratch(
                 res=28,
                 text_len=24,
@@ -92,7 +92,7 @@ def test_run_folder_is_complete(run):
 def test_evaluation_of_the_final_file_equals_the_last_in_training(run, folder, capsys):
     evaluate.main([f"--run={run}", f"--data={folder}/train.jsonl", "--eval.max_new_tokens=4"])
     scores = json.loads(capsys.readouterr().out)
-    last = runlog.read_rows(run / "metrics.jsonl")[-1]
+    last = run_log.read_rows(run / "metrics.jsonl")[-1]
     assert scores["loss"] == pytest.approx(last["val/loss"], rel=1e-5)
     out, first = run / "evaluation-train", (run / "predictions-val-000004.jsonl").read_text()
     assert "map50" in scores and len(scores) < 8
@@ -158,7 +158,7 @@ def test_a_run_ends_where_it_has_what_it_wants(run, folder, capsys):
     said = capsys.readouterr().err
     assert "stop_at: reached after step 2: val/loss" in said
     assert said.endswith(f"report: {workdir / 'report.html'}\n")
-    rows, usual = (runlog.read_rows(path / "metrics.jsonl") for path in (workdir, run))
+    rows, usual = (run_log.read_rows(path / "metrics.jsonl") for path in (workdir, run))
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[1]["val/loss"] == usual[1]["val/loss"]  # the same examples, by their file
     assert (workdir / "final.npz").exists() and not (workdir / "checkpoints").exists()
@@ -199,7 +199,7 @@ def test_checkpoint_with_other_arrays_is_listed(run, folder):
 
 def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_state(folder):
     (folder / "broken.png").write_bytes(b"no image")
-    # The second batch is the first one that holds this row: see data/order.py.
+    # The second batch is the first one that holds this row: see data/index_sampler.py.
     rows = (folder / "train.jsonl").read_text().replace('"4.png"', '"broken.png"')
     (folder / "broken.jsonl").write_text(rows)
     workdir = folder / "broken"
@@ -289,7 +289,7 @@ def wait_for(processes: list[subprocess.Popen]) -> list[str]:
 
 
 def assert_same_losses(found: pathlib.Path, expected: pathlib.Path) -> None:
-    several, one = (runlog.read_rows(path / "metrics.jsonl") for path in (found, expected))
+    several, one = (run_log.read_rows(path / "metrics.jsonl") for path in (found, expected))
     for name in ("loss", "grad_norm", "val/loss"):
         values, truth = ([row[name] for row in rows if name in row] for rows in (several, one))
         assert values == pytest.approx(truth, rel=2e-5), name

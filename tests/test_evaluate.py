@@ -5,7 +5,7 @@ import json
 import pytest
 
 from paligemma_jax import evaluate
-from paligemma_jax.config import presets
+from paligemma_jax.settings import presets
 
 
 @pytest.mark.parametrize(

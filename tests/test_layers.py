@@ -18,52 +18,79 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "paligemma_jax"
 
 DOORS = {"__init__", "__main__", "train", "evaluate", "predict", "convert", "check", "sweep"}
-# Room -> the other rooms that it may import.
-ROOMS = {
-    "config": set(),
-    "params": set(),
-    "tasks": set(),
-    "models": {"params"},
-    "training": {"params"},
-    "checkpoints": {"params"},
-    "reports": {"params"},
-    "data": {"tasks", "params"},
-    "inference": {"params", "tasks", "data"},
+# Room -> the other rooms that it may import, low to high.
+ROOMS: dict[str, set[str]] = {"files": set()}
+ROOMS |= {room: {"files"} for room in ("settings", "params", "tasks", "console")}
+ROOMS |= {
+    "reports": {"files", "params"},
+    "models": {"files", "params"},
+    "checkpoints": {"files", "params"},
+    "data": {"files", "params", "tasks"},
+    "training": {"files", "params", "tasks", "data"},
+    "decoding": {"files", "params", "tasks", "data"},
+    "hub": {"files", "params", "checkpoints"},
 }
-ROOMS["build"] = set(ROOMS)
+ROOMS["assembly"] = set(ROOMS)
+_below = set(ROOMS)
+ROOMS |= dict.fromkeys(("evaluation", "export", "importers"), _below)
+ROOMS |= {room: {"evaluation", *_below} for room in ("runs", "prediction")}
+ROOMS["checks"] = set(ROOMS)
+# Whoever comes to train meets what training needs: a door imports these, and its own room.
+DOOR_ROOMS = {"console", "settings", "reports"}
+OWN_ROOM = {
+    "__init__": {"assembly", "prediction"},
+    "__main__": set(),
+    "train": {"assembly", "params", "runs"},
+    "sweep": {"assembly", "runs"},
+    "evaluate": {"assembly", "evaluation", "tasks"},
+    "predict": {"assembly", "prediction"},
+    "convert": {"checkpoints", "export", "importers", "params"},
+    "check": {"assembly", "checks"},
+}
+
+# What config files import by name is offered by the room itself.
+FACADES = {"settings/__init__.py"}
 
 # Library -> where it may be imported: rooms and files of the package; "doors" is every door.
 HOMES = {
     "numpy": {*ROOMS, "doors"},
-    "jax": {*ROOMS, "doors"} - {"config", "tasks", "data", "reports"},
+    "jax": {*ROOMS, "doors"} - {"files", "settings", "tasks", "data", "reports"},
     "ml_dtypes": {"params", "checkpoints"},
-    "scipy": {"params", "models", "checkpoints", "tasks", "data/importers"},
+    "scipy": {"params", "models", "checkpoints", "tasks", "importers"},
     "flax": {"models"},
     "einops": {"models", "checkpoints"},
     "optax": {"training"},
     "tensorflow": {"data"},
-    "ml_collections": {"config", "build", "doors"},
-    "absl": {"config", "build", "doors"},
+    "ml_collections": {
+        "settings",
+        "assembly",
+        "runs",
+        "evaluation",
+        "prediction",
+        "checks",
+        "doors",
+    },
+    "absl": {"settings", "doors"},
     "orbax": {"checkpoints"},
-    "packaging": {"build/checks/environment.py"},
+    "packaging": {"checks/environment.py"},
     "safetensors": {"checkpoints"},
-    "kagglehub": {"checkpoints/hub.py", "checkpoints/cached.py"},
-    "huggingface_hub": {"checkpoints/hub.py", "checkpoints/cached.py"},
-    "fsspec": {"data", "checkpoints/hub_web.py"},
-    "filelock": {"checkpoints/download.py", "data/embeddings.py"},
+    "kagglehub": {"hub"},
+    "huggingface_hub": {"hub"},
+    "fsspec": {"data", "hub"},
+    "filelock": {"hub", "data/embeddings.py"},
     "sentencepiece": {"data/tokens.py"},
-    "PIL": {"data", "reports"},
-    "pycocotools": {"tasks", "data"},  # outlines of objects, besides scores
-    "yaml": {"data/importers"},
-    "pyarrow": {"data/importers/arrow.py"},
+    "PIL": {"data", "reports", "importers", "prediction"},
+    "pycocotools": {"tasks", "data", "importers"},  # outlines of objects, besides scores
+    "yaml": {"importers"},
+    "pyarrow": {"importers/arrow.py"},
     "matplotlib": {"reports"},
-    "av": {"data/video.py", "reports/video_file.py"},
-    "tensorboardX": {"reports/runlog.py"},
+    "av": {"prediction/video.py"},
+    "tensorboardX": {"reports/run_log.py"},
     # What all doors show progress with.
-    "tqdm": {"doors", "build/process/terminal.py"},
+    "tqdm": {"console/say.py"},
     # To compare a conversion with; tests and benchmarks use them too.
-    "torch": {"build/conversions/parity.py"},
-    "transformers": {"build/conversions/parity.py"},
+    "torch": {"export/parity.py"},
+    "transformers": {"export/parity.py"},
 }
 # Slow or heavy to import, or an extra that may be missing: only where used.
 LAZY = {
@@ -138,6 +165,8 @@ def check_imports(path: str, tree: ast.Module, modules: set[str]) -> list[str]:
 
 def _check_own(path: str, item: Import, modules: set[str]) -> str | None:
     target = f"{item.module}.{item.name}" if item.name else item.module
+    if target not in modules and path in FACADES:
+        target = item.module
     if target not in modules:
         return f"{target} is no module: import the module it is in, and write module.name"
     if target == PACKAGE:
@@ -147,6 +176,8 @@ def _check_own(path: str, item: Import, modules: set[str]) -> str | None:
         return f"imports the door {target_room}: no room and no other door may"
     if room is not None and target_room not in {room, *ROOMS[room]}:
         return f"{room} may not import {target_room}, only {sorted(ROOMS[room]) or 'itself'}"
+    if room is None and target_room not in DOOR_ROOMS | OWN_ROOM[path.removesuffix(".py")]:
+        return f"{path}: a door imports {sorted(DOOR_ROOMS)} and its own room, not {target_room}"
     # The Python door must cost nothing to those who import a room alone.
     if item.is_in_function != (path == "__init__.py"):
         return f"{target}: import at module level (inside the function only in __init__.py)"
@@ -167,7 +198,7 @@ def _check_library(path: str, item: Import, library: str) -> str | None:
 
 
 def check_calls(path: str, tree: ast.Module) -> list[str]:
-    """Returns calls that belong in a door or in build: print, and defaults read from a config."""
+    """Returns calls that belong elsewhere: print, and defaults read from a config."""
     room = room_of(path)
     found = []
     for node in ast.walk(tree):
@@ -176,7 +207,7 @@ def check_calls(path: str, tree: ast.Module) -> list[str]:
         function = node.func
         if isinstance(function, ast.Name) and function.id == "print":
             found.append(f"{path}:{node.lineno}: prints; take a callable from the door instead")
-        if isinstance(function, ast.Attribute) and room not in ("build", "config"):
+        if isinstance(function, ast.Attribute) and room not in ("assembly", "settings"):
             owner = function.value.id if isinstance(function.value, ast.Name) else ""
             if function.attr == "get" and owner in ("c", "cfg", "config"):
                 found.append(f"{path}:{node.lineno}: reads a config; take the value as argument")
@@ -218,12 +249,12 @@ def test_every_file_is_a_door_or_stands_in_a_room():
     assert not [path for path in trees(PACKAGE) if pathlib.Path(path).stem == "utils"]
 
 
-def test_configs_import_only_the_config_room():
+def test_configs_import_only_the_settings_room():
     found = [
         f"configs/{path}:{item.line}: imports {item.module}"
         for path, tree in trees("configs").items()
         for item in imports(tree)
-        if item.module != f"{PACKAGE}.config" and item.module not in sys.stdlib_module_names
+        if item.module != f"{PACKAGE}.settings" and item.module not in sys.stdlib_module_names
     ]
     assert not found, "\n".join(found)
 
@@ -234,9 +265,10 @@ MODULES = {PACKAGE} | {
         "params",
         "params.names",
         "models",
-        "models.gemma",
-        "build",
-        "build.model",
+        "models.paligemma",
+        "models.paligemma.gemma",
+        "assembly",
+        "assembly.weights",
         "train",
     )
 }
@@ -245,27 +277,39 @@ MODULES = {PACKAGE} | {
 @pytest.mark.parametrize(
     ("path", "source", "message"),
     [
-        ("params/a.py", "from paligemma_jax.models import gemma", "params may not import models"),
-        ("models/a.py", "from paligemma_jax.build import model", "models may not import build"),
-        ("models/a.py", "import paligemma_jax.build.model", "models may not import build"),
+        (
+            "params/a.py",
+            "from paligemma_jax.models.paligemma import gemma",
+            "params may not import models",
+        ),
+        (
+            "models/a.py",
+            "from paligemma_jax.assembly import weights",
+            "models may not import",
+        ),
+        (
+            "models/a.py",
+            "import paligemma_jax.assembly.weights",
+            "models may not import",
+        ),
         ("models/a.py", "from paligemma_jax.params.names import match", "is no module"),
         ("models/a.py", "from ..params import names", "relative import"),
         ("models/a.py", "def f():\n    from paligemma_jax.params import names", "module level"),
         ("models/a.py", "from paligemma_jax import train", "imports the door train"),
         ("evaluate.py", "from paligemma_jax import train", "imports the door train"),
         ("train.py", "import paligemma_jax", "imports the Python door"),
-        ("__init__.py", "from paligemma_jax.build import model", "only in __init__.py"),
+        ("__init__.py", "from paligemma_jax.assembly import weights", "only in __init__.py"),
         ("params/a.py", "import flax.linen as nn", "flax lives in models only"),
         ("params/a.py", "try:\n    import flax\nexcept ImportError:\n    pass", "flax lives in"),
-        ("checkpoints/npz.py", "import kagglehub", "kagglehub lives in checkpoints/"),
+        ("checkpoints/npz.py", "import kagglehub", "kagglehub lives in hub"),
         ("data/a.py", "import tensorflow as tf", "inside the function"),
         ("checkpoints/a.py", "import orbax.checkpoint as ocp", "inside the function"),
         ("models/a.py", "def f():\n    import jax", "jax: import at module level"),
         ("models/a.py", "class A:\n  def f(self):\n    if 1:\n      import jax", "module level"),
-        ("reports/a.py", "import torch", "torch lives in build/conversions/parity.py only"),
+        ("reports/a.py", "import torch", "torch lives in export/parity.py only"),
         ("data/pipeline.py", "from tqdm import tqdm", "tqdm lives in"),
         ("data/images.py", "import cv2", "cv2 has no home"),
-        ("build/a.py", "import configs.demo", "configs has no home"),
+        ("assembly/a.py", "import configs.demo", "configs has no home"),
     ],
 )
 def test_a_wrong_import_is_found(path, source, message):
@@ -277,12 +321,18 @@ def test_a_wrong_import_is_found(path, source, message):
     ("path", "source"),
     [
         ("models/a.py", "import re\nimport jax.numpy\nfrom paligemma_jax.params import names"),
-        ("build/a.py", "from paligemma_jax.build import model\nimport paligemma_jax.models.gemma"),
-        ("train.py", "import tqdm\nfrom absl import app\nfrom paligemma_jax.build import model"),
-        ("__init__.py", "def load():\n    from paligemma_jax.build import model"),
+        (
+            "assembly/a.py",
+            "from paligemma_jax.assembly import weights\nimport paligemma_jax.models",
+        ),
+        (
+            "train.py",
+            "from absl import app\nfrom paligemma_jax.assembly import weights",
+        ),
+        ("__init__.py", "def load():\n    from paligemma_jax.assembly import weights"),
         ("data/a.py", "def f():\n    import tensorflow as tf"),
-        ("data/importers/coco.py", "import pycocotools.coco"),
-        ("checkpoints/hub.py", "def f():\n    import kagglehub.config"),
+        ("importers/coco.py", "import pycocotools.coco"),
+        ("hub/addresses.py", "def f():\n    import kagglehub.config"),
     ],
 )
 def test_a_right_import_is_left_alone(path, source):

@@ -8,10 +8,10 @@ from PIL import Image
 
 from paligemma_jax import train
 from paligemma_jax.data import tokens
-from paligemma_jax.reports import runlog
+from paligemma_jax.reports import run_log
 
 CONFIG = """
-from paligemma_jax.config import presets
+from paligemma_jax.settings import presets
 
 
 def get_config(arg=""):
@@ -46,6 +46,6 @@ def folder(tmp_path):
 
 def test_the_metrics_say_how_often_each_source_was_read(folder):
     train.main([f"--config={folder}/config.py", f"--workdir={folder}/run", "--config.task=vqa"])
-    rows = runlog.read_rows(folder / "run" / "metrics.jsonl")
+    rows = run_log.read_rows(folder / "run" / "metrics.jsonl")
     assert [row["epochs/many"] for row in rows] == pytest.approx([n / 6 for n in (1, 2, 3, 4)])
     assert [row["epochs/few"] for row in rows] == pytest.approx([3 * n / 2 for n in (1, 2, 3, 4)])

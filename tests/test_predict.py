@@ -9,10 +9,10 @@ from PIL import Image
 
 import paligemma_jax
 from paligemma_jax import predict
-from paligemma_jax.build.answers import annotated, queries
-from paligemma_jax.config import presets, settings
-from paligemma_jax.data import records, tokens, video
-from paligemma_jax.reports import drawing, video_file
+from paligemma_jax.data import records, tokens
+from paligemma_jax.prediction import annotated, queries, video
+from paligemma_jax.reports import drawing
+from paligemma_jax.settings import load, presets
 
 DIMS = dict(width=8, depth=1, mlp_dim=8, num_heads=1)
 
@@ -27,14 +27,14 @@ def folder(tmp_path_factory):
     config.total_steps = 1
     config.tokenizer = f"{folder}/tokenizer.model"
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
-    (folder / "config.json").write_text(settings.to_json(config))
+    (folder / "config.json").write_text(load.to_json(config))
     rng = np.random.default_rng(0)
     (folder / "in").mkdir()
     for name in ("a", "c"):
         pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "in" / f"{name}.png")
     (folder / "in" / "b.png").write_bytes(b"no image")
-    with video_file.VideoFile(folder / "in" / "clip.mp4", rate=4) as file:
+    with video.VideoFile(folder / "in" / "clip.mp4", rate=4) as file:
         for _ in range(5):
             file.append(Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)))
     return folder

@@ -12,14 +12,14 @@ import pytest
 
 import paligemma_jax
 from paligemma_jax import convert, evaluate, train
-from paligemma_jax.build import model as build_model
-from paligemma_jax.build import weights
+from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import fingerprint, npz
-from paligemma_jax.config import presets
 from paligemma_jax.data import tokens
-from paligemma_jax.models import paligemma, quantize
+from paligemma_jax.models.common import quantize
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
-from paligemma_jax.reports import runlog
+from paligemma_jax.reports import run_log
+from paligemma_jax.settings import presets
 
 TIMINGS = {"seconds", "examples_per_s", "input_wait", "programs_compiled"}
 
@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
     config = make_config(folder, **{"lora.targets": None})
     vocab_size = tokens.load_tokenizer(config.tokenizer).vocab_size
-    model = build_model.describe(config, vocab_size=vocab_size)
+    model = model_functions.describe(config, vocab_size=vocab_size)
     rng = np.random.default_rng(0)
     base = {
         name: rng.normal(size=x.shape, scale=0.1).astype("float16")
@@ -71,11 +71,11 @@ def folder(tmp_path_factory):
 
 
 def losses(workdir):
-    return [row["loss"] for row in runlog.read_rows(workdir / "metrics.jsonl")]
+    return [row["loss"] for row in run_log.read_rows(workdir / "metrics.jsonl")]
 
 
 def rows(workdir):
-    found = runlog.read_rows(workdir / "metrics.jsonl")
+    found = run_log.read_rows(workdir / "metrics.jsonl")
     return [{key: row[key] for key in row if key not in TIMINGS} for row in found]
 
 
@@ -128,7 +128,7 @@ def test_a_run_with_momentum_in_16_bits_goes_on_bit_for_bit(folder):
 
 def test_it_is_evaluated_and_answers_as_it_was_trained(folder, capsys):
     run = folder / "run"
-    last = runlog.read_rows(run / "metrics.jsonl")[-1]["val/loss"]
+    last = run_log.read_rows(run / "metrics.jsonl")[-1]["val/loss"]
     assert score(folder, capsys, f"--run={run}") == pytest.approx(last, rel=1e-5)
     dense = score(folder, capsys, f"--run={run}", "--config.quantize=None")
     assert dense == pytest.approx(last, rel=0.2) and dense != last
@@ -158,7 +158,7 @@ def test_attention_trains_beside_a_quantized_rest(folder, capsys):
     train.train(make_config(folder, **changes), workdir)
     header = npz.read_header(workdir / "final.npz")
     assert header.arrays and all("/attn/" in name for name in header.arrays)
-    last = runlog.read_rows(workdir / "metrics.jsonl")[-1]["val/loss"]
+    last = run_log.read_rows(workdir / "metrics.jsonl")[-1]["val/loss"]
     assert score(folder, capsys, f"--run={workdir}") == pytest.approx(last, rel=1e-5)
 
 

@@ -6,8 +6,8 @@ import textwrap
 
 import pytest
 
-from paligemma_jax.checkpoints import published
-from paligemma_jax.config import keys, settings
+from paligemma_jax.hub import published
+from paligemma_jax.settings import keys, load
 from paligemma_jax.tasks import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -19,7 +19,7 @@ def test_key_table_is_printed_from_the_code():
     table = re.search(r"<!-- keys -->\n(.*)<!-- /keys -->", CONFIGS, re.DOTALL)
     assert table, "configs/README.md has no <!-- keys --> ... <!-- /keys -->"
     expected = keys.markdown() + "\n"
-    assert table[1] == expected, "paste the output of python -m paligemma_jax.config.keys"
+    assert table[1] == expected, "paste the output of python -m paligemma_jax.settings.keys"
 
 
 def test_score_table_is_printed_from_the_code():
@@ -48,7 +48,7 @@ def anchors(path):
 def test_config_for_own_data_builds(arg, tmp_path):
     (snippet,) = re.findall(r"```python\n(   from .*?)   ```", README, re.DOTALL)
     (tmp_path / "mine.py").write_text(textwrap.dedent(snippet))
-    config = settings.load(f"{tmp_path}/mine.py{arg}")
+    config = load.load(f"{tmp_path}/mine.py{arg}")
     assert config.model_init == "pt_3b_224"
     assert (config.stop_at is None) == (arg == "")
 

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from paligemma_jax import train
-from paligemma_jax.build.process import command_line
 from paligemma_jax.checkpoints import npz
+from paligemma_jax.console import arguments as console_arguments
 from paligemma_jax.data import tokens
-from paligemma_jax.reports import runlog
+from paligemma_jax.reports import run_log
 
 STEPS = 24
 TIMINGS = {"seconds", "examples_per_s", "input_wait", "programs_compiled"}
@@ -46,7 +46,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
     (folder / "config.py").write_text(
         textwrap.dedent(f"""
-        from paligemma_jax.config import presets
+        from paligemma_jax.settings import presets
 
         def get_config(arg=""):
             c = presets.from_scratch(
@@ -79,7 +79,7 @@ def start(folder):
     def start(workdir: str, *arguments: str):
         argv = [f"--config={folder}/config.py", f"--workdir={folder / workdir}", *STATE, *arguments]
         call = functools.partial(train.main, argv)
-        process = context.Process(target=command_line.run, args=(call,))
+        process = context.Process(target=console_arguments.run, args=(call,))
         process.start()
         return process
 
@@ -106,7 +106,7 @@ def wait_for(condition, process) -> None:
 
 def last_step(workdir: pathlib.Path) -> int:
     path = workdir / "metrics.jsonl"
-    rows = runlog.read_rows(path) if path.exists() else []
+    rows = run_log.read_rows(path) if path.exists() else []
     return rows[-1]["step"] if rows else 0
 
 
@@ -115,7 +115,7 @@ def is_saving(workdir: pathlib.Path) -> bool:
 
 
 def rows(workdir: pathlib.Path) -> list[dict]:
-    found = runlog.read_rows(workdir / "metrics.jsonl")
+    found = run_log.read_rows(workdir / "metrics.jsonl")
     return [{key: row[key] for key in row if key not in TIMINGS} for row in found]
 
 

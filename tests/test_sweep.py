@@ -8,9 +8,9 @@ import textwrap
 import pytest
 
 from paligemma_jax import sweep
-from paligemma_jax.build.process import signals
-from paligemma_jax.config import settings
-from paligemma_jax.reports import runlog
+from paligemma_jax.console import signals
+from paligemma_jax.reports import run_log
+from paligemma_jax.settings import load
 
 SCORES = {"lr=0.1": [0.2, 0.6, 0.5], "lr=0.2": [0.1, 0.3, 0.7], "lr=0.3": [0.1]}
 
@@ -21,7 +21,7 @@ def config(tmp_path) -> str:
     path = tmp_path / "config.py"
     path.write_text(
         textwrap.dedent(f"""
-        from paligemma_jax.config import presets
+        from paligemma_jax.settings import presets
 
         def get_config(arg=""):
             c = presets.finetune(model="paligemma2-3b", res=224, text_len=32, method="attention")
@@ -47,13 +47,13 @@ def training(monkeypatch):
     def call(command):
         workdir = pathlib.Path(command[command.index("--workdir") + 1])
         calls.append(workdir.name)
-        config = settings.load(
+        config = load.load(
             command[command.index("--config") + 1],
             [word.removeprefix("--config.") for word in command if word.startswith("--config.")],
         )
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(settings.to_json(config))
-        with runlog.RunLog(workdir, resumed_step=0) as log:
+        (workdir / "config.json").write_text(load.to_json(config))
+        with run_log.RunLog(workdir, resumed_step=0) as log:
             for step, score in enumerate(SCORES[workdir.name], start=1):
                 log.append(step, {"loss": 1 - score, "valid/loss": 2.0, "valid/map50": score})
         status = statuses.get(workdir.name, (0, False))

@@ -5,9 +5,9 @@ import pathlib
 
 import pytest
 
-from paligemma_jax.build import assembly
-from paligemma_jax.build.runs import training
-from paligemma_jax.config import settings
+from paligemma_jax.assembly import assembly
+from paligemma_jax.runs import training_run
+from paligemma_jax.settings import load
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments" / "systems"
 NAMES = ("fracture", "water", "counting", "structured_vqa", "vqa", "caption")
@@ -34,8 +34,8 @@ def run():
 def test_raw_data_become_what_the_config_trains_on(run, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prepared = run.prepare(name, tmp_path, say=lambda _: None)
-    config = settings.load(prepared.config, prepared.overrides)
-    planned = training.plan(assembly.assemble(config))
+    config = load.load(prepared.config, prepared.overrides)
+    planned = training_run.plan(assembly.assemble(config))
     prompt, answer = EXPECTED[name]
     assert len(planned.data.records) == 8
     assert {record.prefix for record in planned.data.records} >= {prompt}

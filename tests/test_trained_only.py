@@ -8,11 +8,11 @@ import pytest
 
 import paligemma_jax
 from paligemma_jax import convert, evaluate, train
-from paligemma_jax.build import model
+from paligemma_jax.assembly import model_functions
 from paligemma_jax.checkpoints import fingerprint, npz
-from paligemma_jax.config import presets
 from paligemma_jax.data import tokens
-from paligemma_jax.models import paligemma
+from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.settings import presets
 
 DIMS = dict(width=8, depth=1, mlp_dim=8, num_heads=1)
 
@@ -37,7 +37,7 @@ def make_config(folder, **changes):
 
 def write_base(path, config, *, seed=0):
     vocab_size = tokens.load_tokenizer(config.tokenizer).vocab_size
-    shapes = paligemma.shapes(model.describe(config, vocab_size=vocab_size))
+    shapes = paligemma.shapes(model_functions.describe(config, vocab_size=vocab_size))
     rng = np.random.default_rng(seed)
     params = {name: rng.normal(size=x.shape).astype("float32") for name, x in shapes.items()}
     npz.write(path, params)

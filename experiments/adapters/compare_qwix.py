@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import qwix
 
-from paligemma_jax.models import quantize, weights
+from paligemma_jax.models.common import projections, quantize
 
 EQN = "BTD,DF->BTF"
 REPEATS = 5
@@ -40,7 +40,7 @@ def main():
         x,
         ours,
         decode=lambda held: held.astype(jnp.bfloat16),
-        multiply=lambda x, held: weights.project({"w": held}, EQN, x),
+        multiply=lambda x, held: projections.project({"w": held}, EQN, x),
     )
     for dtype in (jnp.float32, jnp.bfloat16):
         blocks = {"channelwise_axes": (1,), "tiled_axes": {0: quantize.BLOCK}}

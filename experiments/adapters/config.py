@@ -3,11 +3,11 @@
 python -m paligemma_jax.train --config experiments/adapters/config.py --workdir runs/base
 """
 
-from paligemma_jax.config import presets, settings
+from paligemma_jax.settings import parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, data="data/adapters", scenes="base", steps=1500)
+    arg = parse_arg(arg, data="data/adapters", scenes="base", steps=1500)
 
     c = presets.from_scratch(
         res=56,

@@ -18,10 +18,10 @@ import subprocess
 import sys
 import tempfile
 
-from paligemma_jax.build import assembly
-from paligemma_jax.build.runs import planning, training
-from paligemma_jax.config import presets
+from paligemma_jax.assembly import assembly
 from paligemma_jax.data import tokens
+from paligemma_jax.runs import memory_plan, training_run
+from paligemma_jax.settings import presets
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "memory.json"
@@ -79,11 +79,11 @@ def plan(model, method, devices, folder):
         c.input.data.fname, c.total_steps = f"{folder}/train.jsonl", 1
         c.input.batch_size = BATCH_PER_DEVICE * devices
         built = assembly.assemble(c)
-        return built, training.plan(built)
+        return built, training_run.plan(built)
 
-    memory = planning.at_least(*prepare("bfloat16"))
+    memory = memory_plan.at_least(*prepare("bfloat16"))
     dtype = "bfloat16" if memory.quantized else "float32"
-    temporary = planning.make(*prepare(dtype)).memory.temporary
+    temporary = memory_plan.make(*prepare(dtype)).memory.temporary
     memory = dataclasses.replace(memory, temporary=temporary)
     return {**dataclasses.asdict(memory), "peak": memory.peak}
 

@@ -18,10 +18,10 @@ import matplotlib as mpl
 import numpy as np
 
 from paligemma_jax import evaluate, train
-from paligemma_jax.build import assembly
-from paligemma_jax.build.runs import planning, training
-from paligemma_jax.config import settings
-from paligemma_jax.reports import runlog
+from paligemma_jax.assembly import assembly
+from paligemma_jax.reports import run_log
+from paligemma_jax.runs import memory_plan, training_run
+from paligemma_jax.settings import load
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -78,9 +78,9 @@ def main():
 
 def train_base(args):
     """Trains the base, and returns its scores on its own scenes."""
-    config = settings.load(f"{CONFIG}:data={args.data},steps={args.base_steps}", [])
+    config = load.load(f"{CONFIG}:data={args.data},steps={args.base_steps}", [])
     train.train(config, args.out / "base")
-    last = runlog.read_rows(args.out / "base" / "metrics.jsonl")[-1]
+    last = run_log.read_rows(args.out / "base" / "metrics.jsonl")[-1]
     return {key: last[f"test/{key}"] for key in KEPT}
 
 
@@ -100,7 +100,7 @@ def score_base(args, kind, scenes):
 
 def adapt(args, arm, seed):
     """Trains one arm, and returns its scores and what it took."""
-    config = settings.load(f"{CONFIG}:data={args.data},scenes=new,steps={args.steps}", [])
+    config = load.load(f"{CONFIG}:data={args.data},scenes=new,steps={args.steps}", [])
     changes = {
         "seed": seed,
         "model_init": str(args.out / "base" / "final.npz"),
@@ -111,16 +111,16 @@ def adapt(args, arm, seed):
     config.update_from_flattened_dict(changes)
     workdir = args.out / f"{arm.replace(' ', '')}-{seed}"
     built = assembly.assemble(config)
-    planned = training.plan(built)
+    planned = training_run.plan(built)
     start = time.process_time()
     train.train(config, workdir)
     cpu_s = time.process_time() - start
-    rows = runlog.read_rows(workdir / "metrics.jsonl")
+    rows = run_log.read_rows(workdir / "metrics.jsonl")
     shapes = assembly.lay_out(built, planned.base, tuple(planned.optimizer.trainable)).shapes
     return {
         **{key: rows[-1][f"test/{key}"] for key in KEPT},
         "trained": sum(shapes[name].size for name in planned.optimizer.trainable),
-        "resident_bytes": planning.at_least(built, planned).resident,
+        "resident_bytes": memory_plan.at_least(built, planned).resident,
         "file_bytes": (workdir / "final.npz").stat().st_size,
         "cpu_s": cpu_s,
     }

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import report
 
-from paligemma_jax.build.process import host_memory, terminal
-from paligemma_jax.models import attention
+from paligemma_jax.console import host_memory, say
+from paligemma_jax.models.common import attention
 
 # B, T, N, K, H, and whether there is a mask.
 SHAPES = {
@@ -42,7 +42,7 @@ def main() -> None:
         )
     ]
     header = ("what", "ours", "jax.nn", "jax.nn / ours (quartiles)", "memory", "jax.nn / ours")
-    print(f"{report.cpu()}\n\n{terminal.table(rows, header=header)}")
+    print(f"{report.cpu()}\n\n{say.table(rows, header=header)}")
 
 
 def forwards(attend, mask):
@@ -72,7 +72,7 @@ def compare_attention(name: str, shape, make, rounds: int) -> tuple[str, ...]:
         f"{1000 * statistics.median(ours):.1f} ms",
         f"{1000 * statistics.median(theirs):.1f} ms",
         f"{np.median(quotients):.2f} ({low:.2f} to {high:.2f})",
-        terminal.size(memory[0]),
+        say.size(memory[0]),
         f"{memory[1] / memory[0]:.2f}",
     )
 

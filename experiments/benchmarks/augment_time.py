@@ -15,7 +15,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from paligemma_jax.build.process import host_memory
+from paligemma_jax.console import host_memory
 from paligemma_jax.data import augment, pipeline, records, tokens
 
 WARM_UP = 4  # batches, more than are made ahead

@@ -27,7 +27,7 @@ import scripts
 import sides
 import work
 
-from paligemma_jax.build.process import terminal
+from paligemma_jax.console import say
 
 HERE = pathlib.Path(__file__).parent
 KINDS = ("step", "decode", "checkpoint", "start")
@@ -52,7 +52,7 @@ def main() -> None:
             results["machine"] = results["machine"] or machine(part["cases"])
             out = pathlib.Path(args.out or HERE / "results" / report.folder_name(results))
             shown = report.write(out, results | part)
-            terminal.say(f"written: {out}")
+            say.info(f"written: {out}")
     print(shown)
 
 
@@ -111,7 +111,7 @@ def write_inputs(folder: pathlib.Path, args: argparse.Namespace) -> None:
     written = folder / prepare.WORK
     if written.exists() and told.items() <= json.loads(written.read_text()).items():
         return
-    terminal.say(f"writing random weights and a batch: {folder}")
+    say.info(f"writing random weights and a batch: {folder}")
     command = [sys.executable, str(HERE / "prepare.py"), str(folder), json.dumps(told)]
     subprocess.run(command, check=True)
 
@@ -125,7 +125,7 @@ def measure_all(
         yield {"versions": report.pop_versions(found), "cases": found, "scripts": {}}
     for name in args.what:
         if name in scripts.SCRIPTS:
-            terminal.say(f"running {name}")
+            say.info(f"running {name}")
             yield {"versions": {}, "cases": {}, "scripts": {name: scripts.run(name, folder)}}
 
 
@@ -158,7 +158,7 @@ def measure(name: str, case: work.Case, folder: pathlib.Path, args: argparse.Nam
         groups = [commands] if work.SIZES[args.size].takes_turns else alone
         outcome = sides.time_runs(groups, folder, told, rounds=args.rounds, label=name)
     for side, reason in outcome.left_out.items():
-        terminal.say(f"{name}: {side} is left out: {reason}")
+        say.info(f"{name}: {side} is left out: {reason}")
     return {"batch_size": rows, "sides": outcome.found, "left_out": outcome.left_out}
 
 

@@ -24,11 +24,11 @@ import report
 import serve
 import work
 
-from paligemma_jax.build import model as build_model
-from paligemma_jax.build.process import host_memory, terminal
+from paligemma_jax.assembly import model_functions
+from paligemma_jax.console import host_memory, say
 from paligemma_jax.data import tokens
-from paligemma_jax.inference import beam, constraint, generate, grammars
-from paligemma_jax.models import paligemma
+from paligemma_jax.decoding import beam, constraint, generate, grammars
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import variants
 from paligemma_jax.tasks import detection, segmentation
 
@@ -68,7 +68,7 @@ def main() -> None:
         host_memory.keep_freed()
         rows = time_tokens(tokenizer, args)
         header = ("grammar", "table", "each token", "to free", "95% interval")
-    print(terminal.table(rows, header=header))
+    print(say.table(rows, header=header))
 
 
 def make_tokenizer() -> tokens.Tokenizer:
@@ -157,7 +157,7 @@ def make_batch(model: variants.PaliGemma, rng: np.random.Generator, index: np.nd
 
 
 def make_decoder(model: variants.PaliGemma, room: int, eos: int, search):
-    functions = build_model.make_functions(model, paligemma.Compute(), cache_dtype="float32")
+    functions = model_functions.make_functions(model, paligemma.Compute(), cache_dtype="float32")
     prefill = functools.partial(functions.prefill, max_new_tokens=room)
 
     @jax.jit
@@ -184,8 +184,8 @@ def time_tokens(tokenizer: tokens.Tokenizer, args: argparse.Namespace) -> list[t
     No answer ends (eos is -1 for the loop), so that all have as many tokens.
     """
     model = dataclasses.replace(work.MID, vocab_size=args.vocab_size)
-    functions = build_model.make_functions(model, paligemma.Compute(), cache_dtype="float32")
-    params = build_model.for_decoding(paligemma.init(jax.random.key(args.seed), model))
+    functions = model_functions.make_functions(model, paligemma.Compute(), cache_dtype="float32")
+    params = model_functions.for_decoding(paligemma.init(jax.random.key(args.seed), model))
     batch = make_batch(model, np.random.default_rng(args.seed), np.arange(args.batch_size))
     room = args.new_tokens
     read = jax.jit(functools.partial(functions.prefill, max_new_tokens=room))(params, batch)

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 import work
 
-from paligemma_jax.inference import generate
-from paligemma_jax.models import paligemma
+from paligemma_jax.decoding import generate
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import variants
 
 MOVES = ("copy", "transpose", "concatenate", "pad", "slice", "dynamic-slice", "convert")

@@ -22,7 +22,7 @@ import tempfile
 
 import augment_time
 
-from paligemma_jax.build.process import host_memory
+from paligemma_jax.console import host_memory
 from paligemma_jax.data import images, pipeline
 
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import work
 
-from paligemma_jax.checkpoints import huggingface, huggingface_files, npz, overlay
-from paligemma_jax.models import paligemma
+from paligemma_jax.checkpoints import huggingface, huggingface_files, npz, partial_weights
+from paligemma_jax.models.paligemma import paligemma
 
 WEIGHTS, HUGGINGFACE, BATCH, WORK = "weights.npz", "hf", "batch.npz", "work.json"
 
@@ -53,7 +53,7 @@ def write_weights(folder: pathlib.Path, size: work.Size, *, seed: int) -> None:
         return {k: x.astype(size.dtype) for k, x in paligemma.init(key, model).items()}
 
     npz.write(folder / WEIGHTS, make(jax.random.key(seed), size.model))
-    stored = overlay.find(folder / WEIGHTS, base=None, fetch=pathlib.Path)
+    stored = partial_weights.find(folder / WEIGHTS, base=None, fetch=pathlib.Path)
     (folder / HUGGINGFACE).mkdir(exist_ok=True)
     huggingface.write(stored, folder / HUGGINGFACE, huggingface.plan(stored.arrays))
     config = huggingface_files.config(size.model, dtype=jnp.dtype(size.dtype))

@@ -19,11 +19,11 @@ import numpy as np
 import report
 import work
 
-from paligemma_jax.build import model as build_model
-from paligemma_jax.build.process import host_memory, terminal
-from paligemma_jax.models import paligemma
+from paligemma_jax.assembly import model_functions
+from paligemma_jax.console import host_memory, say
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
-from paligemma_jax.training import optimizer, plan, step
+from paligemma_jax.training import optimizer, step, step_memory
 
 POLICIES = ("nothing_saveable", "dots_with_no_batch_dims_saveable", "dots_saveable")
 BATCH_SIZE, PROMPT_LEN, SUPERVISED = 8, 16, 8
@@ -55,11 +55,11 @@ def main() -> None:
                 policy,
                 f"{statistics.median(found):.2f} s",
                 f"{np.median(quotients):.3f} ({low:.3f} to {high:.3f})",
-                terminal.size(steps[policy][1]),
+                say.size(steps[policy][1]),
             )
         )
     header = ("the backward pass keeps", "a step", "quotient (quartiles)", "temporary memory")
-    print(f"{report.cpu()}\n\n{terminal.table(rows, header=header)}")
+    print(f"{report.cpu()}\n\n{say.table(rows, header=header)}")
 
 
 def make_batch(*, cached: bool) -> dict[str, jax.Array]:
@@ -71,7 +71,10 @@ def make_batch(*, cached: bool) -> dict[str, jax.Array]:
     batch = {"text": jnp.asarray(text), **masks, "mask_image": jnp.ones((BATCH_SIZE, 1), bool)}
     if cached:
         shape = (BATCH_SIZE, 1, model.num_image_tokens, model.llm.width)
-        return {**batch, build_model.IMAGE_TOKENS: jnp.asarray(rng.normal(size=shape), jnp.float32)}
+        return {
+            **batch,
+            model_functions.IMAGE_TOKENS: jnp.asarray(rng.normal(size=shape), jnp.float32),
+        }
     pixels = rng.integers(0, 256, (BATCH_SIZE, 1, model.res, model.res, 3), dtype=np.uint8)
     return {**batch, "image": jnp.asarray(pixels)}
 
@@ -80,7 +83,7 @@ def make_step(policy: str, args: argparse.Namespace, batch: dict[str, jax.Array]
     """Returns (a function that does one update, its temporary bytes, those of trained arrays)."""
     params = paligemma.init(jax.random.key(0), work.MID)
     compute = paligemma.Compute(remat=policy)
-    functions = build_model.make_functions(work.MID, compute, cache_dtype="float32")
+    functions = model_functions.make_functions(work.MID, compute, cache_dtype="float32")
     rest = [] if args.trainable == ".*" else [(".*", None)]
     tx = optimizer.make_optimizer(
         params,
@@ -98,7 +101,7 @@ def make_step(policy: str, args: argparse.Namespace, batch: dict[str, jax.Array]
         state, metrics = compiled(state, batch)
         jax.block_until_ready((state, metrics))
 
-    return update, plan.temporary_bytes(compiled), plan.bytes_of(state.trainable)
+    return update, step_memory.temporary_bytes(compiled), step_memory.bytes_of(state.trainable)
 
 
 if __name__ == "__main__":

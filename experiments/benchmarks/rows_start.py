@@ -21,9 +21,9 @@ import time
 import numpy as np
 from PIL import Image
 
-from paligemma_jax.build import data
-from paligemma_jax.config import presets
-from paligemma_jax.data import order, tokens
+from paligemma_jax.assembly import datasets
+from paligemma_jax.data import index_sampler, tokens
+from paligemma_jax.settings import presets
 
 NUM_IMAGES = 100
 CLASSES = [f"{size} {kind}" for size in ("small", "large") for kind in "abcdefghij"]
@@ -83,11 +83,11 @@ def start(path: pathlib.Path) -> dict[str, float]:
     config.input.data.fname = str(path)
     tokenizer = tokens.load_tokenizer(path.parent / "tokenizer.model")
     begin = time.monotonic()
-    records = data.read_records(config, str(path), key="input.data.fname")
+    records = datasets.read_records(config, str(path), key="input.data.fname")
     read = time.monotonic()
-    data.check_lengths(config, records, tokenizer, name="training data")
+    datasets.check_lengths(config, records, tokenizer, name="training data")
     measured = time.monotonic()
-    order.Order(0, [order.Source("rows", len(records))], batch_size=8).records(0)
+    index_sampler.Order(0, [index_sampler.Source("rows", len(records))], batch_size=8).records(0)
     end = time.monotonic()
     return {
         "read_s": round(read - begin, 1),

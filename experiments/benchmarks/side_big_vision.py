@@ -15,7 +15,7 @@ import optax
 import prepare
 import serve
 
-from paligemma_jax.build.process import host_memory
+from paligemma_jax.console import host_memory
 from paligemma_jax.params import names
 
 with big_vision_imports.importable():

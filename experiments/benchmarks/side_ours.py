@@ -12,10 +12,10 @@ import prepare
 import serve
 import work as sizes
 
-from paligemma_jax.build.process import host_memory
 from paligemma_jax.checkpoints import npz
-from paligemma_jax.inference import generate
-from paligemma_jax.models import paligemma
+from paligemma_jax.console import host_memory
+from paligemma_jax.decoding import generate
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names, variants
 from paligemma_jax.training import flops, optimizer, step
 

@@ -17,7 +17,7 @@ import numpy as np
 import prepare
 import serve
 
-from paligemma_jax.build.process import terminal
+from paligemma_jax.console import say
 
 HERE = pathlib.Path(__file__).parent
 OURS = "paligemma_jax"
@@ -98,7 +98,7 @@ def time_runs(
     """
     outcome = Outcome(folder)
     for group in groups:
-        with contextlib.ExitStack() as stack, terminal.progress(label, unit="runs") as report:
+        with contextlib.ExitStack() as stack, say.progress(label, unit="runs") as report:
             asks = {
                 side: stack.enter_context(opened(side, start, folder, case))
                 for side, start in group.items()
@@ -120,7 +120,7 @@ def time_starts(
 ) -> Outcome:
     """Times every side from the start of its process to the end of its first run."""
     outcome = Outcome(folder)
-    with terminal.progress(label, unit="starts") as report:
+    with say.progress(label, unit="starts") as report:
         turns = [(side, start) for _ in range(rounds) for side, start in commands.items()]
         for done, (side, start) in enumerate(turns, 1):
             outcome.take(side, functools.partial(time_start, side, start, folder, case))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import side_ours
 
-from paligemma_jax.models import paligemma
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names, variants
 from paligemma_jax.training import optimizer, step
 

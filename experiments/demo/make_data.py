@@ -24,7 +24,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from paligemma_jax.build.process import terminal
+from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 
 SIDE = 112  # pixels per side
@@ -152,7 +152,7 @@ def make_example(seed, index):
 def write_split(out, name, *, seed, count):
     """Writes `count` PNGs and their JSONL; returns the number of boxes."""
     rows, num_boxes = [], 0
-    with terminal.progress(f"drawing {name}", unit="images") as report:
+    with say.progress(f"drawing {name}", unit="images") as report:
         for index in range(count):
             pixels, boxes = make_example(seed, index)
             image = f"{name}_{index:05d}.png"

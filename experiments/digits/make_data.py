@@ -38,7 +38,7 @@ from PIL import Image
 from sklearn import datasets
 
 from paligemma_jax.data import tokens
-from paligemma_jax.data.importers import words
+from paligemma_jax.importers import words
 
 SIDE = 112  # pixels per side
 BACKGROUND = 128  # mid-grey is 0 once normalized: an empty patch says only where it is

@@ -23,7 +23,7 @@ from PIL import Image
 
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.data import tokens
-from paligemma_jax.reports import runlog
+from paligemma_jax.reports import run_log
 
 HERE = pathlib.Path(__file__).parent
 RUNS = (("sgd", 1), ("adam", 1), ("accumulation", 1), ("adam", 4), ("frozen", 4))  # kind, devices
@@ -138,7 +138,7 @@ def kill(
     if process.returncode != -9:
         raise RuntimeError(f"ended by itself, status {process.returncode}")
     rows = (
-        runlog.read_rows(workdir / "metrics.jsonl") if (workdir / "metrics.jsonl").exists() else []
+        run_log.read_rows(workdir / "metrics.jsonl") if (workdir / "metrics.jsonl").exists() else []
     )
     return Kill(
         phase=phase,
@@ -187,7 +187,7 @@ def compare(straight: pathlib.Path, killed: pathlib.Path) -> dict:
 
 def numbers(workdir: pathlib.Path) -> list[dict]:
     """Returns the rows of metrics.jsonl without times."""
-    rows = runlog.read_rows(workdir / "metrics.jsonl")
+    rows = run_log.read_rows(workdir / "metrics.jsonl")
     return [{key: row[key] for key in row if key not in TIMINGS} for row in rows]
 
 

@@ -3,7 +3,7 @@
 Arguments (config.py:noise=False,steps=500): data, noise, steps.
 """
 
-from paligemma_jax.config import presets, settings
+from paligemma_jax.settings import parse_arg, presets
 
 # Prompt, bos and newline are 4 tokens, a box with its separator 7. Scenes have at most 5 digits:
 # every answer ends in a box of noise or more.
@@ -11,7 +11,7 @@ TEXT_LEN = 4 + 6 * 7
 
 
 def get_config(arg=""):
-    arg = settings.parse_arg(arg, data="data/digits_faint", noise=True, steps=3000)
+    arg = parse_arg(arg, data="data/digits_faint", noise=True, steps=3000)
 
     c = presets.from_scratch(
         res=112,

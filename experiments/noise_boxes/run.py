@@ -18,7 +18,7 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from paligemma_jax.reports import drawing, runlog
+from paligemma_jax.reports import drawing, run_log
 from paligemma_jax.tasks import geometry
 
 mpl.use("Agg")
@@ -107,7 +107,7 @@ def draw_curves(out, seeds, path):
     for color, arm in zip(("tab:gray", "tab:blue"), ARMS, strict=True):
         for number, seed in enumerate(seeds):
             run, label = out / f"{arm}-{seed}", arm if number == 0 else None
-            rows = runlog.read_rows(run / "metrics.jsonl")
+            rows = run_log.read_rows(run / "metrics.jsonl")
             points = [(row["step"], row["valid/map50"]) for row in rows if "valid/map50" in row]
             left.plot(*zip(*points, strict=True), ".-", color=color, label=label)
             right.plot(*rank(read_rows(run)), color=color)

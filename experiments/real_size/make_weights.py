@@ -16,8 +16,8 @@ import time
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoints import deferred, npz
-from paligemma_jax.models import paligemma
+from paligemma_jax.checkpoints import lazy_array, npz
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import variants
 
 
@@ -41,14 +41,14 @@ def main() -> None:
     sys.stderr.write("\n")
 
 
-def make(model: str, res: int, dtype: np.dtype, seed: int) -> dict[str, deferred.Deferred]:
+def make(model: str, res: int, dtype: np.dtype, seed: int) -> dict[str, lazy_array.Deferred]:
     """Returns arrays that are drawn when they are written, one at a time."""
     params = {}
     for number, (name, leaf) in enumerate(
         paligemma.shapes(variants.released(model, res=res)).items(), start=1
     ):
         drawn = functools.partial(draw, (seed, number), name, leaf.shape, dtype)
-        params[name] = deferred.Deferred(leaf.shape, dtype, drawn)
+        params[name] = lazy_array.Deferred(leaf.shape, dtype, drawn)
     return params
 
 

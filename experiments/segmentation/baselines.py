@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from paligemma_jax.build import mask_codecs
+from paligemma_jax.assembly import mask_codecs
 from paligemma_jax.data import objects, records
 from paligemma_jax.tasks import masks, segmentation, segmentation_score
 

@@ -22,7 +22,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from paligemma_jax.build import mask_codecs
+from paligemma_jax.assembly import mask_codecs
 from paligemma_jax.data import objects, tokens
 from paligemma_jax.tasks import masks, segmentation
 

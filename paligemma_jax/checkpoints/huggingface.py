@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from paligemma_jax.checkpoints import (
-    deferred,
     huggingface_names,
-    merged,
+    lazy_array,
+    merge,
     npz,
-    overlay,
+    partial_weights,
     tensor_files,
 )
 from paligemma_jax.params import names
@@ -63,7 +63,7 @@ def plan(
 
 
 def write(
-    stored: overlay.Weights | merged.Merged,
+    stored: partial_weights.Weights | merge.Merged,
     folder: pathlib.Path,
     layout: tensor_files.Layout,
     *,
@@ -87,7 +87,7 @@ def write(
     def write_array(name: str, array: np.ndarray) -> None:
         for piece in found[name]:
             place = layout.places[piece.theirs]
-            tensor = deferred.cast(piece.to_theirs(array), place.dtype, name=name)
+            tensor = lazy_array.cast(piece.to_theirs(array), place.dtype, name=name)
             parts = [tensor]
             if name == huggingface_names.EMBEDDING:
                 parts.append(_mean_rows(tensor))
@@ -100,7 +100,7 @@ def write(
 
 def read(
     folder: pathlib.Path, expected: Shapes, *, dtype: Any = None
-) -> tuple[dict[str, deferred.Deferred], dict[str, Any]]:
+) -> tuple[dict[str, lazy_array.Deferred], dict[str, Any]]:
     """Returns (our arrays, each read when it is asked for; the metadata that `plan` was given).
 
     Args:
@@ -134,7 +134,7 @@ def read(
         kinds = {stored[by_hub_name[piece.theirs]][1].dtype for piece in mine}
         kind = jnp.dtype(dtype or jnp.result_type(*kinds))
         sources = [(piece, tensors[piece.theirs]) for piece in mine]
-        arrays[ours] = deferred.Deferred(shape.shape, kind, _stacker(sources, shape.shape, kind))
+        arrays[ours] = lazy_array.Deferred(shape.shape, kind, _stacker(sources, shape.shape, kind))
     return arrays, _metadata(said)
 
 
@@ -150,7 +150,7 @@ def _stacker(
         for piece, (path, name) in sources:
             rows = slice(piece.shape[0])  # without the extra rows of the embedding
             tensor = tensor_files.read_rows(path, name, rows)
-            array[piece.index] = piece.to_ours(deferred.cast(tensor, dtype, name=name))
+            array[piece.index] = piece.to_ours(lazy_array.cast(tensor, dtype, name=name))
         return array
 
     return make

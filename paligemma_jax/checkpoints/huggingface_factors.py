@@ -12,7 +12,7 @@ import einops
 import numpy as np
 
 from paligemma_jax.checkpoints import huggingface_names
-from paligemma_jax.params import lora as lora_lib
+from paligemma_jax.params import lora
 
 Piece = huggingface_names.Piece
 
@@ -25,7 +25,7 @@ def pieces(arrays: Mapping[str, Any]) -> dict[str, list[Piece]]:
     Args:
       arrays: factors and at least the weights that they stand beside, or their shapes.
     """
-    found: dict[str, list[Piece]] = {base: [] for base in lora_lib.pairs(arrays)}
+    found: dict[str, list[Piece]] = {base: [] for base in lora.pairs(arrays)}
     for piece in huggingface_names.pieces({base: arrays[base] for base in found}):
         found[piece.ours].append(piece)
     return found

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoints import direct_file, part_files, zipped_arrays
+from paligemma_jax.checkpoints import part_files, zipped_arrays
+from paligemma_jax.files import direct_file
 from paligemma_jax.params import names as parameter_names
 
 Path = str | os.PathLike[str]

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from paligemma_jax.data import objects as data_objects
-from paligemma_jax.data import randomness, rows
+from paligemma_jax.data import prefix_lm, randomness
 from paligemma_jax.data import records as data_records
 from paligemma_jax.tasks import detection, geometry
 
@@ -234,7 +234,7 @@ class Augmenter:
         return self._written(record)
 
     def _written(self, record: data_records.Record) -> detection.Detections:
-        return _parse(rows.clean("", record.suffix or "")[1], self._convention)
+        return _parse(prefix_lm.clean("", record.suffix or "")[1], self._convention)
 
     def _keep(self, objects: detection.Detections, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         """Returns (float32[n, 4] boxes in what is seen, clipped; bool[n], which ones stay)."""

@@ -9,6 +9,9 @@ MAX_LISTED = 20
 MAX_MESSAGES = 1000  # of a kind that are told apart
 CORRECT = "correct or remove these lines: a file is read whole or not at all"
 
+# What an import writes beside the files of its splits.
+DROPPED, MASK_ROUND_TRIP = "dropped.jsonl", "mask_round_trip.jsonl"
+
 Problem = tuple[str, str]  # (kind, to count by; message, to show)
 
 

@@ -19,8 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.data import augment, image_batches, lengths, noise_boxes, rows, tokens
-from paligemma_jax.data import order as data_order
+from paligemma_jax.data import (
+    augment,
+    image_batches,
+    index_sampler,
+    length_buckets,
+    noise_boxes,
+    prefix_lm,
+    tokens,
+)
 from paligemma_jax.data import records as data_records
 
 Batch = dict[str, np.ndarray]
@@ -95,7 +102,7 @@ def training_arrays(spec: BatchSpec) -> dict[str, tuple[tuple[int, ...], Any]]:
     return {
         "image": ((spec.max_images, spec.res, spec.res, 3), np.uint8),
         "mask_image": ((spec.max_images,), np.bool_),
-        **dict.fromkeys(lengths.TEXT_ARRAYS, (text, np.bool_)),
+        **dict.fromkeys(length_buckets.TEXT_ARRAYS, (text, np.bool_)),
         "text": (text, np.int32),
     }
 
@@ -108,7 +115,7 @@ def train_batches(
     seed: int,
     total_steps: int,
     start_step: int = 0,
-    sources: Sequence[data_order.Source] = (),
+    sources: Sequence[index_sampler.Source] = (),
     augmentation: augment.Augmenter | None = None,
     noise: noise_boxes.NoiseBoxes | None = None,
     read_images: ReadImages | None = None,
@@ -137,8 +144,8 @@ def train_batches(
     check_records(records, spec)
     if augmentation:
         augmentation.check(records)
-    sources = sources or [data_order.Source("training data", len(records))]
-    order = data_order.Order(seed, sources, batch_size=spec.batch_size)
+    sources = sources or [index_sampler.Source("training data", len(records))]
+    order = index_sampler.Order(seed, sources, batch_size=spec.batch_size)
 
     def plan_all() -> Iterator[list[image_batches.Example]]:
         for step in range(start_step, total_steps):
@@ -156,7 +163,7 @@ def train_batches(
     if not text_lens:
         return batches
     others = (_encode_others(encode, examples, spec) for examples in plan_all())
-    return lengths.fit(batches, others, text_lens=text_lens, longest=spec.text_len)
+    return length_buckets.fit(batches, others, text_lens=text_lens, longest=spec.text_len)
 
 
 def eval_batches(
@@ -285,7 +292,7 @@ def _encode_training(
     noise: noise_boxes.NoiseBoxes | None = None,
 ) -> Batch:
     suffix = augmentation.answer(record, position) if augmentation else record.suffix or ""
-    row = rows.encode_training(tokenizer, record.prefix, suffix, **spec.text_options)
+    row = prefix_lm.encode_training(tokenizer, record.prefix, suffix, **spec.text_options)
     return noise.fill(row, position) if noise else row
 
 
@@ -293,4 +300,4 @@ def _encode_prompt(
     record: data_records.Record, position: int, *, tokenizer: tokens.Tokenizer, spec: BatchSpec
 ) -> Batch:
     del position  # A prompt is the same wherever it stands.
-    return rows.encode_prompt(tokenizer, record.prefix, **spec.text_options)
+    return prefix_lm.encode_prompt(tokenizer, record.prefix, **spec.text_options)

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from paligemma_jax.data import column_names, image_folder, jsonl, remote
-from paligemma_jax.data.importers import example
 
 MAX_LISTED = 20
 EXPECTED = "expected JSONL, one JSON object per line"
 ENDING = ".jsonl"
 # Files beside converted data that are none themselves.
-NOT_DATA = (f"{example.DROPPED}{ENDING}", f"{example.MASKS}{ENDING}")
+NOT_DATA = (jsonl.DROPPED, jsonl.MASK_ROUND_TRIP)
 COCO_KEYS = {"images", "annotations"}
 # Endings of what `convert` reads, with the task that is likely meant.
 OTHER_ENDINGS = {

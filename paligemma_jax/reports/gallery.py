@@ -7,7 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from paligemma_jax.reports import drawing, figures, files, page, plots
+from paligemma_jax.files import atomic
+from paligemma_jax.reports import drawing, figures, page, plots
 
 NUM_OPEN_PLOTS = 6  # the others are folded away
 ALWAYS_SHOWN = ("all", "wrong", "invalid")
@@ -73,7 +74,7 @@ def write(
         *(_card(row, colors, made) for row in shown),
         "</div>",
     ]
-    files.write_text(path, page.layout(title, "\n".join(body), script=page.SCRIPT))
+    atomic.write_text(path, page.layout(title, "\n".join(body), script=page.SCRIPT))
 
 
 def _badness(row: Mapping[str, Any]) -> tuple[float, int]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.tasks import answers, vqa
+from paligemma_jax.tasks import text_metrics, vqa
 
 ANLS_THRESHOLD = 0.5
 MAX_RELATIVE_ERROR = 0.05
@@ -65,10 +65,10 @@ def pope_accuracy(prediction: str, references: Sequence[str]) -> float:
     return exact_match(prediction, references)
 
 
-def summarize_pope(rows: Sequence[answers.Row]) -> dict[str, float]:
+def summarize_pope(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
     """Returns how many answers were yes or no at all."""
     valid = [vqa.parse(row["prediction"]) in YES_NO for row in rows]
-    return {"pope_valid": answers.mean(valid)}
+    return {"pope_valid": text_metrics.mean(valid)}
 
 
 def tallyqa_accuracy(prediction: str, references: Sequence[str]) -> float:
@@ -76,7 +76,7 @@ def tallyqa_accuracy(prediction: str, references: Sequence[str]) -> float:
     return float(_to_numeral(prediction) in map(_to_numeral, references))
 
 
-def summarize_tallyqa(rows: Sequence[answers.Row]) -> dict[str, Any]:
+def summarize_tallyqa(rows: Sequence[text_metrics.Row]) -> dict[str, Any]:
     """Returns means of the rows of each true count, whatever it is (big_vision's end at 15)."""
     counts: dict[str, list[float]] = {}
     for row in rows:
@@ -85,7 +85,7 @@ def summarize_tallyqa(rows: Sequence[answers.Row]) -> dict[str, Any]:
     ordered = sorted(counts, key=lambda count: (len(count), count))
     return {
         "per_count": {
-            count: {"tallyqa_accuracy": answers.mean(counts[count]), "num": len(counts[count])}
+            count: {"tallyqa_accuracy": text_metrics.mean(counts[count]), "num": len(counts[count])}
             for count in ordered
         }
     }
@@ -97,24 +97,24 @@ def scienceqa_accuracy(prediction: str, references: Sequence[str]) -> float:
     return float(letter is not None and letter in map(_choice, references))
 
 
-def summarize_scienceqa(rows: Sequence[answers.Row]) -> dict[str, float]:
+def summarize_scienceqa(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
     """Returns how many answers do not begin so."""
     failed = [_choice(row["prediction"]) is None for row in rows]
-    return {"scienceqa_parse_failures": answers.mean(failed)}
+    return {"scienceqa_parse_failures": text_metrics.mean(failed)}
 
 
-def summarize_rsvqa(rows: Sequence[answers.Row]) -> dict[str, float]:
+def summarize_rsvqa(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
     """Returns the mean over types of questions, and over those whose answers are no numbers."""
     by_type: dict[str, list[float]] = {}
     for row in rows:
         kind = row["groups"]["question_type"]
         by_type.setdefault(kind, []).append(row["values"]["rsvqa_accuracy"])
-    means = {kind: answers.mean(values) for kind, values in by_type.items()}
-    found = {"rsvqa_average": answers.mean(list(means.values()))}
+    means = {kind: text_metrics.mean(values) for kind, values in by_type.items()}
+    found = {"rsvqa_average": text_metrics.mean(list(means.values()))}
     # big_vision reports both sets under one name, so that on low resolution rural_urban is lost.
     for kinds in WITHOUT_NUMBERS:
         if set(kinds) <= set(means):
-            nonum = answers.mean([means[kind] for kind in kinds])
+            nonum = text_metrics.mean([means[kind] for kind in kinds])
             return {**found, "rsvqa_average_nonum": nonum}
     return found
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.tasks import answers, vqa
+from paligemma_jax.tasks import text_metrics, vqa
 
 MAX_ORDER = 4  # words in an n-gram
 SIGMA = 6.0  # of CIDEr-D's penalty on lengths that differ
@@ -57,7 +57,7 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
 
 
-def summarize_bleu(rows: Sequence[answers.Row]) -> dict[str, float]:
+def summarize_bleu(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
     """Returns BLEU-4 of a data set: n-grams are counted over all rows together, not smoothed."""
     matches, totals = np.zeros(MAX_ORDER), np.zeros(MAX_ORDER)
     length = true_length = 0
@@ -76,7 +76,7 @@ def summarize_bleu(rows: Sequence[answers.Row]) -> dict[str, float]:
     return {"bleu4": float(np.exp(np.mean(np.log(matches / totals)) + brevity))}
 
 
-def summarize_cider(rows: Sequence[answers.Row]) -> dict[str, float]:
+def summarize_cider(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
     """Returns CIDEr-D (arXiv:1411.5726): the mean over rows, 0..10.
 
     n-grams weigh by how few images' true captions hold them, so the score of a row depends on the
@@ -91,8 +91,8 @@ def summarize_cider(rows: Sequence[answers.Row]) -> dict[str, float]:
     for found, truths in split:
         vector = _Vector(found, documents, num_images)
         similar = [vector.similarity(_Vector(t, documents, num_images)) for t in truths]
-        scores.append(10 * answers.mean(similar))
-    return {"cider": answers.mean(scores)}
+        scores.append(10 * text_metrics.mean(similar))
+    return {"cider": text_metrics.mean(scores)}
 
 
 class _Vector:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from paligemma_jax.tasks import (
     answer_metrics,
-    answers,
     caption_metrics,
     structure_metrics,
+    text_metrics,
     vqav2,
 )
 
-Metric = answers.Metric
+Metric = text_metrics.Metric
 
 METRICS = {
     "exact_match": Metric("one of the true answers", answer_metrics.exact_match),
@@ -69,7 +69,7 @@ NOT_HERE = {
 }
 
 
-def choose(names: Sequence[str]) -> answers.Metrics:
+def choose(names: Sequence[str]) -> text_metrics.Metrics:
     """Returns the metrics of these names, in their order.
 
     Raises:

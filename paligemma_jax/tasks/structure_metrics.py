@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.tasks import answers, vqa
+from paligemma_jax.tasks import text_metrics, vqa
 
 NUMBER = (int, float)
 
@@ -37,9 +37,9 @@ def json_exact(prediction: str, references: Sequence[str]) -> float:
     return float(json_f1(prediction, references) == 1)
 
 
-def summarize_json(rows: Sequence[answers.Row]) -> dict[str, float]:
+def summarize_json(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
     """Returns how many answers are JSON."""
-    return {"json_valid": answers.mean([_read(row["prediction"]) is not None for row in rows])}
+    return {"json_valid": text_metrics.mean([_read(row["prediction"]) is not None for row in rows])}
 
 
 def count_exact(prediction: str, references: Sequence[str]) -> float:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.tasks import (
-    answers,
     detection,
     detection_score,
     geometry,
@@ -17,6 +16,7 @@ from paligemma_jax.tasks import (
     segmentation,
     segmentation_score,
     structure_metrics,
+    text_metrics,
     vqa,
 )
 
@@ -93,16 +93,18 @@ def make_answers(check: Check, scores: Sequence[str]) -> Task:
         extra: Mapping[str, Any] | None = None,
         draw_truth: Any = None,  # noqa: ARG001 (every task's judge)
     ) -> dict[str, Any]:
-        return answers.judge(prediction, suffix=suffix, tokens=tokens, extra=extra, metrics=chosen)
+        return text_metrics.judge(
+            prediction, suffix=suffix, tokens=tokens, extra=extra, metrics=chosen
+        )
 
     return Task(
         parse=vqa.parse,
         format=vqa.format,
         check=check,
         judge=judge,
-        score=functools.partial(answers.score, metrics=chosen),
+        score=functools.partial(text_metrics.score, metrics=chosen),
         metric=scores[0],
-        check_row=functools.partial(answers.check_row, metrics=chosen),
+        check_row=functools.partial(text_metrics.check_row, metrics=chosen),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from paligemma_jax.training import checks, loss
+from paligemma_jax.training import loss, nan_checks
 from paligemma_jax.training import step as step_lib
 
 State = step_lib.TrainState
@@ -151,9 +151,9 @@ def _read(
     """Waits for the update, checks its numbers and returns its row."""
     metrics = jax.device_get(pending.metrics)
     seconds = time.perf_counter() - since
-    checks.check_finite(metrics, step=pending.step, state=state)
+    nan_checks.check_finite(metrics, step=pending.step, state=state)
     if pending.step == 1:
-        checks.check_gradients(metrics, step=1, trainable=list(state.trainable), groups=groups)
+        nan_checks.check_gradients(metrics, step=1, trainable=list(state.trainable), groups=groups)
     scalars = {name: float(x) for name, x in metrics.items() if x.ndim == 0 and name != "finite"}
     speed = {
         "seconds": seconds,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from paligemma_jax.params import names
-from paligemma_jax.training import average, loss, optimizer
+from paligemma_jax.training import ema, loss, optimizer
 
 Metrics = dict[str, jax.Array]
 Number = jax.Array | int | None
@@ -50,7 +50,7 @@ class TrainState:
     @property
     def averaged(self) -> dict[str, jax.Array]:
         """All parameters by name, the trained ones averaged where an average is kept."""
-        trained = average.find(self.opt_state)
+        trained = ema.find(self.opt_state)
         return names.merge(self.trainable if trained is None else trained, self.frozen)
 
 

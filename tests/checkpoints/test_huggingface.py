@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from paligemma_jax.checkpoints import huggingface, huggingface_files, npz, overlay
-from paligemma_jax.models import paligemma
+from paligemma_jax.checkpoints import huggingface, huggingface_files, npz, partial_weights
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import variants
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
@@ -35,7 +35,7 @@ def export(tmp_path, params, **settings):
     layout = huggingface.plan(npz.read_header(tmp_path / "source.npz").arrays, **settings)
     folder = tmp_path / "hf"
     folder.mkdir(exist_ok=True)
-    huggingface.write(overlay.find(tmp_path / "source.npz"), folder, layout)
+    huggingface.write(partial_weights.find(tmp_path / "source.npz"), folder, layout)
     return folder
 
 

@@ -15,8 +15,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from paligemma_jax.checkpoints import huggingface, huggingface_files, merged, npz, overlay, peft
-from paligemma_jax.models import paligemma
+from paligemma_jax.checkpoints import (
+    huggingface,
+    huggingface_files,
+    merge,
+    npz,
+    partial_weights,
+    peft,
+)
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
@@ -62,7 +69,7 @@ def test_logits_with_the_adapter_and_with_it_merged_are_pefts(case, load_referen
     assert largest_difference({**base, **factors}, with_lora) <= TOLERANCES[case]
     metadata = {"lora": dataclasses.asdict(lora)}
     npz.write(tmp_path / "whole.npz", {**base, **factors}, metadata=metadata)
-    added = merged.merge(overlay.find(tmp_path / "whole.npz"))
+    added = merge.merge(partial_weights.find(tmp_path / "whole.npz"))
     assert added.arrays.keys() == base.keys() and "lora" not in added.metadata
     assert largest_difference(added.read(), model) <= TOLERANCES[case]
     assert largest_difference(base, model) > 0.1
@@ -189,10 +196,10 @@ def test_weights_that_say_nothing_of_their_factors_are_refused(tmp_path):
     name = names.factor("llm/layers/mlp/linear", "lora_a")
     npz.write(tmp_path / "a.npz", {name: np.ones(3, np.float32)})
     with pytest.raises(ValueError, match="does not say how they act"):
-        merged.describe(overlay.find(tmp_path / "a.npz"))
+        merge.describe(partial_weights.find(tmp_path / "a.npz"))
     npz.write(tmp_path / "b.npz", {"llm/layers/mlp/linear": np.ones(3, np.float32)})
     with pytest.raises(ValueError, match="no LoRA factors, nothing to merge"):
-        merged.merge(overlay.find(tmp_path / "b.npz"))
+        merge.merge(partial_weights.find(tmp_path / "b.npz"))
 
 
 ORACLE = """

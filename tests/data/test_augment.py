@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paligemma_jax.data import augment, records, warp
-from paligemma_jax.data import objects as data_objects
+from paligemma_jax.data import augment, objects, records, warp
 from paligemma_jax.tasks import detection
 
 CAT, DOG = "<loc0100><loc0200><loc0300><loc0400> cat", "<loc0700><loc0000><loc1023><loc0900> dog"
@@ -161,11 +160,11 @@ def test_text_is_left_alone_where_answers_are_not_boxes():
     assert one.answer(record("a cat to the left", prefix="caption en"), 3) == "a cat to the left"
 
 
-OBJECTS = data_objects.make(100, 200, ("cat",), [[10.5, 20, 30, 50.5]])
+OBJECTS = objects.make(100, 200, ("cat",), [[10.5, 20, 30, 50.5]])
 
 
 def test_boxes_of_a_rows_objects_are_exact_and_come_first():
-    suffix = detection.format(data_objects.to_detections(OBJECTS))
+    suffix = detection.format(objects.to_detections(OBJECTS))
     kept = dataclasses.replace(record(suffix), objects=OBJECTS)
     one = augmenter(scale=(4, 4), min_visible=0.9)
     draws = (one.draw(kept, i) for i in range(30))

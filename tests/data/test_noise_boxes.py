@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paligemma_jax.data import noise_boxes, pipeline, records, rows, tokens
+from paligemma_jax.data import noise_boxes, pipeline, prefix_lm, records, tokens
 from paligemma_jax.tasks import detection
 
 CAT = "<loc0100><loc0200><loc0300><loc0400> cat"
@@ -23,7 +23,7 @@ def noise(tokenizer) -> noise_boxes.NoiseBoxes:
 
 def encode(tokenizer, suffix: str, text_len: int = TEXT_LEN, **kwargs):
     prefix = "detect all classes"
-    return rows.encode_training(tokenizer, prefix, suffix, text_len=text_len, **kwargs)
+    return prefix_lm.encode_training(tokenizer, prefix, suffix, text_len=text_len, **kwargs)
 
 
 def read(tokenizer, row) -> str:

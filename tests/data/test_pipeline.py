@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from paligemma_jax.data import images, order, pipeline, records, rows, tokens
+from paligemma_jax.data import images, index_sampler, pipeline, prefix_lm, records, tokens
 
 RES, TEXT_LEN = 28, 8
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
@@ -57,11 +57,11 @@ def test_a_training_batch_holds_what_a_model_reads(data, tokenizer):
         mask_input=((4, TEXT_LEN + 1), "bool"),
     )
     assert batch["mask_image"].all()
-    read = order.Order(0, [order.Source("", 10)], batch_size=4).records(0)
+    read = index_sampler.Order(0, [index_sampler.Source("", 10)], batch_size=4).records(0)
     for i, number in enumerate(read):
         record = data[number]
         image = images.load(record.images[0], res=RES)
-        row = rows.encode_training(tokenizer, record.prefix, record.suffix, text_len=TEXT_LEN)
+        row = prefix_lm.encode_training(tokenizer, record.prefix, record.suffix, text_len=TEXT_LEN)
         np.testing.assert_array_equal(batch["image"][i, 0], image)
         assert_equal({key: batch[key][i] for key in row}, row)
 
@@ -119,14 +119,14 @@ def test_evaluation_sees_every_record_once_and_fills_the_last_batch(data, tokeni
     assert joined["index"].dtype == np.int32
     for i in range(12):
         record = data[min(i, 9)]
-        prompt = rows.encode_prompt(tokenizer, record.prefix, text_len=TEXT_LEN)
+        prompt = prefix_lm.encode_prompt(tokenizer, record.prefix, text_len=TEXT_LEN)
         assert_equal({key: joined[key][i] for key in prompt}, prompt)
         np.testing.assert_array_equal(joined["image"][i, 0], images.load(record.images[0], res=RES))
 
 
 def test_validation_has_the_rows_of_training(data, tokenizer):
     batch = next(pipeline.validation_batches(data, tokenizer, spec()))
-    row = rows.encode_training(tokenizer, data[1].prefix, data[1].suffix, text_len=TEXT_LEN)
+    row = prefix_lm.encode_training(tokenizer, data[1].prefix, data[1].suffix, text_len=TEXT_LEN)
     assert_equal({key: batch[key][1] for key in row}, row)
     assert batch["index"].tolist() == [0, 1, 2, 3]
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.models import paligemma, weights
+from paligemma_jax.models.common import projections
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names, variants
 
@@ -171,7 +172,7 @@ def test_dropout_keeps_the_expected_value():
         "lora_b": jnp.ones((1, 1)),
     }
     keep = jax.random.bernoulli(jax.random.key(0), 0.75, x.shape)
-    found = weights.project(leaf, "BTD,DF->BTF", x, lora_x=jnp.where(keep, x / 0.75, 0.0))
+    found = projections.project(leaf, "BTD,DF->BTF", x, lora_x=jnp.where(keep, x / 0.75, 0.0))
     np.testing.assert_allclose(found, 10_000, rtol=0.02)
 
 

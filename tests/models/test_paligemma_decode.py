@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.models import paligemma
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import variants
 
 COMPUTE = paligemma.Compute(remat="none")
@@ -131,7 +131,7 @@ ON_FOUR_DEVICES = """
 import functools, json, re
 import jax
 import jax.numpy as jnp
-from paligemma_jax.inference import generate
+from paligemma_jax.decoding import generate
 from paligemma_jax.models import paligemma
 from paligemma_jax.params import sharding, variants
 

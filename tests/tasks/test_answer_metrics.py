@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from paligemma_jax.tasks import answer_metrics, answers, metrics, vqav2
+from paligemma_jax.tasks import answer_metrics, metrics, text_metrics, vqav2
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "answer_scores.json"
 CASES = json.loads(REFERENCE.read_text())["answers"]
@@ -15,7 +15,7 @@ ACCURACY = {"chartqa": "relaxed_acc", "rsvqa": "acc_any"}
 
 def judge(row, chosen):
     text, extra = row["prediction"], {key: row[key] for key in row if key != "prediction"}
-    made = answers.judge(text, suffix=extra.pop("answer", None), extra=extra, metrics=chosen)
+    made = text_metrics.judge(text, suffix=extra.pop("answer", None), extra=extra, metrics=chosen)
     return {"prediction": text, **made}
 
 
@@ -36,7 +36,7 @@ def test_each_answer_scores_as_in_big_vision(case):
 @pytest.mark.parametrize("case", CASES, ids=[case["metric"] for case in CASES])
 def test_a_data_set_scores_as_in_big_vision(case):
     chosen = metrics.choose([case["metric"]])
-    scores = answers.score([judge(row, chosen) for row in case["rows"]], metrics=chosen)
+    scores = text_metrics.score([judge(row, chosen) for row in case["rows"]], metrics=chosen)
     expected = case["all"]
     name = ACCURACY.get(case["evaluator"], "acc")
     assert scores[case["metric"]] == pytest.approx(expected[name], abs=1e-6)
@@ -67,10 +67,10 @@ def test_rsvqas_questions_without_numbers_have_a_mean():
     chosen = metrics.choose(["rsvqa_accuracy"])
     (case,) = [case for case in CASES if case["evaluator"] == "rsvqa"]
     rows = [judge(row, chosen) for row in case["rows"]]
-    low = answers.score(rows, metrics=chosen)["rsvqa_average_nonum"]
+    low = text_metrics.score(rows, metrics=chosen)["rsvqa_average_nonum"]
     assert low == pytest.approx((1.0 + 0.5 + 0.5) / 3)  # comp, presence, rural_urban
     rows = [row for row in rows if row["groups"]["question_type"] != "rural_urban"]
-    high = answers.score(rows, metrics=chosen)["rsvqa_average_nonum"]
+    high = text_metrics.score(rows, metrics=chosen)["rsvqa_average_nonum"]
     assert high == pytest.approx(case["all"]["acc_avg_nonum"])
 
 
@@ -87,7 +87,7 @@ def test_counts_above_fifteen_are_scored_too():
     """big_vision's evaluator ends with a KeyError there."""
     chosen = metrics.choose(["tallyqa_accuracy"])
     rows = [judge({"prediction": "twenty", "answer": "20", "issimple": 1}, chosen)]
-    assert answers.score(rows, metrics=chosen)["per_count"] == {
+    assert text_metrics.score(rows, metrics=chosen)["per_count"] == {
         "20": {"tallyqa_accuracy": 1.0, "num": 1}
     }
 

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from paligemma_jax.tasks import answers, caption_metrics, metrics
+from paligemma_jax.tasks import caption_metrics, metrics, text_metrics
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "answer_scores.json"
 CAPTIONS = json.loads(REFERENCE.read_text())["captions"]
@@ -16,7 +16,7 @@ def rows_of(examples):
     return [
         {
             "prediction": row["prediction"],
-            **answers.judge(row["prediction"], suffix=None, extra=row, metrics=CHOSEN),
+            **text_metrics.judge(row["prediction"], suffix=None, extra=row, metrics=CHOSEN),
         }
         for row in examples
     ]
@@ -24,7 +24,7 @@ def rows_of(examples):
 
 def test_caption_scores_equal_pycocoevalcap():
     rows = rows_of(CAPTIONS["rows"])
-    scores = answers.score(rows, metrics=CHOSEN)
+    scores = text_metrics.score(rows, metrics=CHOSEN)
     for name in ("cider", "bleu4", "rouge_l"):
         assert scores[name] == pytest.approx(CAPTIONS[name], rel=1e-6), name
     found = [row["values"]["rouge_l"] for row in rows]
@@ -66,5 +66,5 @@ def test_word_f1_is_the_overlap_of_two_bags_of_words(prediction, truth, f1):
 
 def test_nothing_predicted_scores_nothing():
     rows = rows_of([{"prediction": "", "answers": ["a dog"]}])
-    scores = answers.score(rows, metrics=CHOSEN)
+    scores = text_metrics.score(rows, metrics=CHOSEN)
     assert scores["bleu4"] == scores["cider"] == scores["rouge_l"] == 0.0

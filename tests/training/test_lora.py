@@ -12,7 +12,7 @@ import pytest
 from jax import extend
 
 from paligemma_jax.checkpoints import huggingface, huggingface_files, peft
-from paligemma_jax.models import paligemma
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
 from paligemma_jax.training import loss, optimizer, step
 

@@ -1,0 +1,275 @@
+"""Settings in, parts out: what every door starts from."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from paligemma_jax.assembly import (
+    attention_kernels,
+    datasets,
+    mask_codecs,
+    model_functions,
+    quantization,
+    run_weights,
+    weights,
+)
+from paligemma_jax.checkpoints import partial_weights
+from paligemma_jax.console import say
+from paligemma_jax.data import tokens
+from paligemma_jax.files import atomic
+from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.params import names, sharding, variants
+from paligemma_jax.settings import load as settings_load
+from paligemma_jax.settings import presets
+from paligemma_jax.tasks import task
+
+CONFIG, TOKENIZER, FINAL = run_weights.CONFIG, "tokenizer.model", "final.npz"
+MASK_CODEC = "mask_codec.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """What training, evaluation and prediction share.
+
+    Attributes:
+      config: resolved and locked.
+      tokenizer: of the run.
+      task: reads and scores answers.
+      model: dimensions.
+      functions: the model on batches.
+      mesh: the devices.
+    """
+
+    config: ml_collections.ConfigDict
+    tokenizer: tokens.Tokenizer
+    task: task.Task
+    model: variants.PaliGemma
+    functions: model_functions.Functions
+    mesh: Mesh
+
+
+def assemble(config: ml_collections.ConfigDict) -> Assembly:
+    """Builds everything that needs neither data nor weights."""
+    say.info(f"devices: {weights.describe_devices()}")
+    hint = "It may be a path; for a model from scratch convert --train_tokenizer makes a small one"
+    with weights.named_by("tokenizer", config.tokenizer, hint):
+        tokenizer = tokens.load_tokenizer(weights.fetch(config.tokenizer))
+    model = model_functions.describe(config, vocab_size=tokenizer.vocab_size)
+    if model.vocab_size != tokenizer.vocab_size:
+        say.info(
+            f"tokenizer: {tokenizer.vocab_size} pieces for {model.vocab_size} rows of the "
+            f"embedding. Is it the tokenizer that the weights were trained with?"
+        )
+    compute = model_functions.make_compute(config)
+    attention_kernels.check(config, model, compute)
+    if config.compute_dtype == model_functions.AUTO:
+        _, why = model_functions.choose_compute_dtype(config.compute_dtype)
+        say.info(f"compute_dtype: {compute.dtype} ({why})")
+    mesh = weights.make_mesh(config)
+    return Assembly(
+        config=config,
+        tokenizer=tokenizer,
+        task=datasets.make_task(config),
+        model=model,
+        functions=make_functions(config, model, compute, mesh),
+        mesh=mesh,
+    )
+
+
+def make_functions(
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma,
+    compute: paligemma.Compute,
+    mesh: Mesh,
+) -> model_functions.Functions:
+    """Returns the model's functions; each of several devices keeps the cache of its own rows."""
+    rows = sharding.batch_sharding(mesh) if mesh.size > 1 else None
+    return model_functions.make_functions(
+        model, compute, cache_dtype=config.cache_dtype, cache_sharding=rows
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Parameters before they are loaded.
+
+    Attributes:
+      stored: what they are read from; None: random ones are made.
+      shapes: name -> shape and type in memory; a `quantize.Quantized` of these, if it will be one.
+      where: name -> place, or places.
+    """
+
+    stored: partial_weights.Weights | None
+    shapes: dict[str, Any]
+    where: dict[str, Any]
+
+
+def lay_out(
+    built: Assembly, stored: partial_weights.Weights | None, trainable: tuple[str, ...] = ()
+) -> Layout:
+    """Returns what `load` will do, after making sure that stored weights fit the model.
+
+    Args:
+      built: what they are for.
+      stored: from `find_weights`; None: random ones.
+      trainable: names to be held in float32.
+    """
+    arrays = None
+    if stored:
+        weights.check(built.config, stored, built.model)
+        arrays = stored.arrays
+    shapes = weights.expected_shapes(built.config, built.model, trainable, arrays)
+    kinds = quantization.choose(built.config, shapes, trainable=trainable, stored=stored)
+    shapes = quantization.shrink(shapes, kinds)
+    rules = [(str(regex), tactic) for regex, tactic in built.config.sharding_strategy]
+    return Layout(stored, shapes, sharding.shardings(shapes, rules, built.mesh))
+
+
+def load(
+    built: Assembly, layout: Layout, *, names: Collection[str] | None = None
+) -> dict[str, jax.Array]:
+    """Returns parameters on their devices, those of `names` or all."""
+    chosen = {n: shape for n, shape in layout.shapes.items() if names is None or n in names}
+    model, seed = built.model, built.config.seed
+    if layout.stored is None:
+        # All of them are made: the program is then the same one, and so is every bit.
+        made = weights.init_random(model, layout.shapes, layout.where, seed=seed)
+        return {name: made[name] for name in chosen}
+    params = weights.load(layout.stored, chosen, layout.where, grid=model.grid)
+    if len(params) < len(chosen):
+        say.info("LoRA: the weights have no factors: new ones, which change nothing yet")
+        params |= weights.init_factors(model, layout.where, seed=seed)
+    return params
+
+
+def load_weights(built: Assembly, stored: partial_weights.Weights | None) -> dict[str, jax.Array]:
+    """Returns all parameters on their devices, as `lay_out` and `load` do, to answer with.
+
+    Raises:
+      ValueError: weights that do not fit, or that lack the low-rank factors of the settings: it
+        would be their base that answers.
+    """
+    layout = lay_out(built, stored)
+    if stored and built.model.lora and not any(map(names.is_factor, stored.arrays)):
+        raise ValueError(
+            f"{stored.path} has none of the LoRA factors that lora.targets='"
+            f"{built.config.lora.targets}' names: it is a model that they are not trained into. To "
+            f"use it as it is, add --config.lora.targets=None; else give the run's own weights"
+        )
+    return load(built, layout)
+
+
+def open_run(
+    run: str | None, config: str | None, overrides: list[str]
+) -> tuple[ml_collections.ConfigDict, str | None]:
+    """Returns (settings, weights) of a finished run's folder, or of a config file.
+
+    A run brings its own tokenizer and final weights, and these are in the types that they should
+    have: `frozen_dtype` would change trained ones too. A config names a tokenizer and `model_init`.
+    """
+    if (run is None) == (config is None):
+        raise ValueError("give one of --run FOLDER and --config FILE")
+    if config is not None:
+        loaded = settings_load.load(config, overrides)
+        return loaded, loaded.model_init
+    folder = pathlib.Path(str(run))
+    own = {"tokenizer": folder / TOKENIZER, "mask_codec": folder / MASK_CODEC}
+    kept = [f"{key}={path}" for key, path in own.items() if path.exists()]
+    loaded = settings_load.from_json(folder / CONFIG, ["frozen_dtype=None", *kept, *overrides])
+    return loaded, str(folder / FINAL)
+
+
+def set_evaluation(
+    config: ml_collections.ConfigDict, name: str, fname: str, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Makes `name` the only evaluation of the settings, and returns its own settings, complete."""
+    with config.unlocked():
+        config.evals = {name: {"fname": fname}}
+        settings_load.override(config, [f"evals.{name}.{override}" for override in overrides])
+    presets.validate(config)
+    return presets.eval_settings(config.evals[name])
+
+
+def find_weights(
+    config: ml_collections.ConfigDict, source: str | None, base: str | None = None
+) -> partial_weights.Weights | None:
+    """Returns the weights of a name, an address or a path; None, for random ones, gives None.
+
+    Args:
+      config: its `model_init_base` goes with its `model_init`.
+      source: what to find.
+      base: of weights that are trained arrays only; None: the one that they name.
+    """
+    if source is None:
+        if base:
+            raise ValueError(f"the base {base} is given, but weights are random: they need none")
+        return None
+    if run_weights.is_checkpoint(source):
+        if source == config.model_init:
+            raise ValueError(
+                f"model_init={source}: a run begins with a file; convert RUN FILE.npz --checkpoint "
+                f"{pathlib.Path(source).name} writes it"
+            )
+        return run_weights.find(pathlib.Path(source), base)
+    if source == config.model_init:
+        base = base or config.model_init_base
+    return weights.find(source, base)
+
+
+def choose_weights(
+    asked: str | None, default: str | None, *, chosen: str | None = None
+) -> str | None:
+    """Returns the weights that a door uses.
+
+    Args:
+      asked: --weights, where "none" stands for random ones.
+      default: from `open_run`.
+      chosen: --checkpoint, of a run; see `checkpoint.choose`.
+
+    Raises:
+      ValueError: two of these; no such checkpoint; or the default is a run's final weights, and
+        there are none yet.
+    """
+    path = pathlib.Path(default or "")
+    if chosen is not None and (asked is not None or path.name != FINAL):
+        raise ValueError("--checkpoint is of a run: give --run FOLDER, and no --weights")
+    if chosen is not None:
+        return str(run_weights.choose(path.parent, chosen))
+    if asked is not None:
+        return None if asked == "none" else asked
+    if path.name == FINAL and not path.exists():
+        raise ValueError(
+            f"{path}: not found, so the run did not end. The command that began it goes on with "
+            f"it; or name others: --checkpoint last, or --weights FILE"
+        )
+    return default
+
+
+def check_writable(folder: pathlib.Path, *, option: str) -> None:
+    """Raises a ValueError if nothing can be written into a folder that is there or to be made."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        problem = "may not be written to" if nearest.is_dir() else "is a file"
+        raise ValueError(f"{option} {folder}: {nearest} {problem}; choose another folder")
+
+
+def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:
+    """Writes what makes a run's folder complete without the files it was started from."""
+    if jax.process_index() == 0:
+        atomic.write_text(workdir / CONFIG, settings_load.to_json(built.config) + "\n")
+        atomic.write_bytes(workdir / TOKENIZER, built.tokenizer.model)
+        if built.config.task == "segmentation":
+            codec = mask_codecs.load(built.config.mask_codec)
+            atomic.write_bytes(workdir / MASK_CODEC, codec.path.read_bytes())
+
+
+def parameter_counts(params: Mapping[str, jax.Array]) -> str:
+    """Returns "2,923,335,408 parameters, 5.45 GiB"."""
+    count = sum(array.size for array in params.values())
+    return f"{count:,} parameters, {say.size(sum(a.nbytes for a in params.values()))}"

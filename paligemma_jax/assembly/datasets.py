@@ -1,0 +1,288 @@
+"""From settings to records and batches: everything that can be wrong with data is said here."""
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from paligemma_jax.assembly import mask_codecs, start_cache
+from paligemma_jax.console import say
+from paligemma_jax.data import noise_boxes, pipeline, prefix_lm, records, remote, tokens
+from paligemma_jax.params import sharding
+from paligemma_jax.reports import drawing
+from paligemma_jax.tasks import segmentation, task, text_metrics, wrong_task
+
+# Prompts are padded to a multiple of this, so that few lengths are compiled.
+PROMPT_MULTIPLE = 8
+# Room beyond the longest true answer: a model may write more than it was shown.
+EXTRA_NEW_TOKENS = 16
+MAX_LISTED = 20
+NOISE_ROWS = 2000  # rows, from all over the data, whose boxes are where noise may lie
+# Each is one more program to compile.
+MAX_TEXT_LENS = 3
+
+Records = Sequence[records.Record]
+
+
+def make_task(config: ml_collections.ConfigDict, scores: Sequence[str] | None = None) -> task.Task:
+    """Returns the task that the settings name; `scores` replace its usual ones.
+
+    Raises:
+      ValueError: settings that contradict each other. OSError: no mask codec, for segmentation.
+    """
+    is_segmentation = config.task == "segmentation"
+    codec = mask_codecs.for_task(config.mask_codec).decode if is_segmentation else None
+    return _choose_task(config, scores, codec)
+
+
+def make_reader(config: ml_collections.ConfigDict) -> task.Task:
+    """Returns the task to read and check texts with; it needs no mask codec, and cannot score."""
+    return _choose_task(config, None, _no_codec)
+
+
+def _choose_task(
+    config: ml_collections.ConfigDict,
+    scores: Sequence[str] | None,
+    codec: segmentation.Decode | None,
+) -> task.Task:
+    chosen = task.choose(config.task, loc_convention=config.coordinates, scores=scores, codec=codec)
+    if config.input.noise_piece is None:
+        return chosen
+    if config.task != "detection":
+        raise ValueError(f"config: input.noise_piece: for detection, not the task '{config.task}'")
+    return task.with_noise_boxes(config.coordinates)
+
+
+def _no_codec(codes: np.ndarray) -> np.ndarray:
+    raise ValueError(f"{len(codes)} masks, and no mask codec is loaded")
+
+
+def make_noise(
+    config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer, examples: Records = ()
+) -> noise_boxes.NoiseBoxes | None:
+    """Returns what fills answers up, in part with boxes of `examples`; None where nothing does."""
+    piece = config.input.noise_piece
+    if piece is None:
+        return None
+    chosen = examples[:: max(1, len(examples) // NOISE_ROWS)]
+    suffixes = [record.suffix or "" for record in chosen]
+    return noise_boxes.make(tokenizer, piece, seed=config.seed, suffixes=suffixes)
+
+
+def read_records(
+    config: ml_collections.ConfigDict,
+    fname: str | None,
+    *,
+    key: str,
+    image_dir: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    prefix_template: str | None = None,
+) -> Records:
+    """Returns the records of a JSONL file.
+
+    Args:
+      config: all settings.
+      fname: the file.
+      key: the config key that names it, for errors.
+      image_dir: where its images are; None: beside it.
+      fields, prefix_template: None: those of `input.data`.
+
+    Raises:
+      ValueError: bad lines, all of them listed; or answers that are nearly all another task's.
+    """
+    if not fname:
+        raise ValueError(f"{key} is not set: the path of a JSONL file")
+    data = config.input.data
+    check = task.choose_check(config.task)
+    keys = fields or data.fields.to_dict()
+    passed = _checks_entry(config, fname, keys)
+    is_known = passed is not None and start_cache.load(passed) is not None
+    checked: list[str] = []
+
+    def check_suffix(suffix: str) -> str | None:
+        checked.append(prefix_lm.clean("", suffix)[1])
+        return check(checked[-1])
+
+    try:
+        with say.progress(f"reading {fname}", unit="B", unit_scale=True) as report:
+            found = records.read_jsonl(
+                fname,
+                keys=keys,
+                prefix_template=prefix_template or data.prefix_template,
+                image_dir=image_dir or None,
+                check=None if is_known else check_suffix,
+                progress=report,
+            )
+    except ValueError:
+        other = wrong_task.find(config.task, checked)
+        if other is None or not other.is_refused:
+            raise
+        raise ValueError(f"{fname}: {other.what}: {other.remedy}") from None
+    if passed and not is_known:
+        start_cache.store(passed, {"num_records": np.array(len(found))})
+    return found
+
+
+def _checks_entry(
+    config: ml_collections.ConfigDict, fname: str, keys: Mapping[str, str]
+) -> str | None:
+    """Returns the entry that says that a file's suffixes are good; None for a small file."""
+    if not os.path.isfile(fname) or os.path.getsize(fname) < start_cache.MIN_BYTES:
+        return None
+    said = json.dumps([config.task, config.coordinates, dict(keys)])
+    return start_cache.name("checks", [start_cache.hash_file(fname), said.encode()])
+
+
+def as_learnt(config: ml_collections.ConfigDict, examples: Records) -> Records:
+    """Returns records with the texts that a model is taught, which are what it is scored by."""
+    cleaned = []
+    for record in examples:
+        prefix, suffix, _ = prefix_lm.clean(
+            record.prefix, record.suffix or "", lowercase=config.input.lowercase
+        )
+        suffix = None if record.suffix is None else suffix
+        extra = record.extra
+        if config.input.lowercase and isinstance(extra.get(text_metrics.ANSWERS), list):
+            lowered = [str(answer).lower() for answer in extra[text_metrics.ANSWERS]]
+            extra = {**extra, text_metrics.ANSWERS: lowered}
+        cleaned.append(dataclasses.replace(record, prefix=prefix, suffix=suffix, extra=extra))
+    return cleaned
+
+
+def check_rows(chosen: task.Task, examples: Records, *, name: str) -> None:
+    """Raises a ValueError that lists the records that a task cannot score for want of keys."""
+    problems = [
+        f"{record.source}: {problem}"
+        for record in examples
+        if (problem := chosen.check_row(record.extra))
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:MAX_LISTED])
+        raise ValueError(
+            f"{name}: {len(problems)} of {len(examples)} rows cannot be scored:\n  {shown}"
+        )
+
+
+def check_lengths(
+    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer, *, name: str
+) -> prefix_lm.LengthReport:
+    """Says how long the texts are; records that would lose their eos are an error.
+
+    Raises:
+      ValueError: lists them, unless `input.allow_truncation` is set; then says how many.
+    """
+    lengths = _measure(examples, tokenizer, lowercase=config.input.lowercase, name=name)
+    report = prefix_lm.report(examples, lengths, text_len=config.input.text_len)
+    say.info(f"{name}: {report.describe()}")
+    if not config.input.allow_truncation:
+        report.require_fit()
+    return report
+
+
+def _measure(
+    examples: Records, tokenizer: tokens.Tokenizer, *, lowercase: bool, name: str
+) -> prefix_lm.Lengths:
+    """Returns the lengths of the texts; of many, those that an earlier start kept."""
+    entry = None
+    if len(examples) >= start_cache.MIN_ROWS:
+        texts = "\0".join(f"{e.prefix}\0{e.suffix or ''}" for e in examples)
+        parts = [tokenizer.model, str(lowercase).encode(), texts.encode()]
+        entry = start_cache.name("lengths", parts)
+        if kept := start_cache.load(entry):
+            removed = json.loads(bytes(kept.pop("removed")))
+            return prefix_lm.Lengths(**kept, removed=removed)
+    with say.progress(f"measuring {name}", unit="records") as progress:
+        found = prefix_lm.measure(examples, tokenizer, lowercase=lowercase, progress=progress)
+    if entry:
+        removed = np.frombuffer(json.dumps(found.removed).encode(), np.uint8)
+        arrays = {"heads": found.heads, "tails": found.tails, "removed": removed}
+        start_cache.store(entry, arrays)
+    return found
+
+
+def open_image(path: str) -> Any:
+    """Returns the picture at a path or an address, for reports."""
+    return drawing.open_rgb(io.BytesIO(remote.read(path)) if remote.is_address(path) else path)
+
+
+def spec(config: ml_collections.ConfigDict, **changes: Any) -> pipeline.BatchSpec:
+    """Returns the shape of training batches; `changes` replace fields, as for evaluation."""
+    fields = {
+        "res": config.res,
+        "text_len": config.input.text_len,
+        "batch_size": config.input.batch_size,
+        "max_images": config.input.max_images,
+        "lowercase": config.input.lowercase,
+        "allow_truncation": config.input.allow_truncation,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "num_workers": config.input.num_workers,
+    }
+    return pipeline.BatchSpec(**{**fields, **changes})
+
+
+def text_lens(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Returns the lengths that a training batch may have besides `input.text_len`.
+
+    Raises:
+      ValueError: too many, no lengths below it, or answers that noise boxes fill up to it.
+    """
+    found, longest = tuple(config.input.text_lens or ()), config.input.text_len
+    are_lengths = all(type(x) is int and 0 < x < longest for x in found)
+    if not are_lengths or len(set(found)) < len(found) or len(found) > MAX_TEXT_LENS:
+        raise ValueError(
+            f"config: input.text_lens={list(found)}: expected up to {MAX_TEXT_LENS} different "
+            f"lengths of 1 to {longest - 1}, below input.text_len"
+        )
+    if found and config.input.noise_piece is not None:
+        raise ValueError(
+            "config: input.text_lens: with input.noise_piece every answer is filled up to "
+            "input.text_len; leave out one of them"
+        )
+    return found
+
+
+def prompt_len(
+    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer
+) -> int:
+    """Returns the length that all prompts fit in, a multiple of 8."""
+    longest = max(_prompt_lens(config, examples, tokenizer))
+    return -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+
+
+def answer_len(
+    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer
+) -> int:
+    """Returns how many tokens an answer may have: the longest true one with eos, and some more.
+
+    With noise boxes, as many as training answers had.
+    """
+    if config.input.noise_piece is not None:
+        return config.input.text_len + 1 - min(_prompt_lens(config, examples, tokenizer))
+    suffixes = [
+        prefix_lm.clean("", e.suffix or "", lowercase=config.input.lowercase)[1] for e in examples
+    ]
+    longest = max((len(tokenizer.encode(suffix)) + 1 for suffix in suffixes), default=1)
+    return longest + EXTRA_NEW_TOKENS
+
+
+def _prompt_lens(
+    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer
+) -> list[int]:
+    """Returns the lengths of prompts with bos and newline."""
+    cleaned = (prefix_lm.clean(e.prefix, "", lowercase=config.input.lowercase)[0] for e in examples)
+    return [len(tokenizer.encode(prefix)) + 2 for prefix in cleaned]
+
+
+def on_mesh(
+    batches: Iterator[pipeline.Batch], mesh: jax.sharding.Mesh
+) -> Iterator[Mapping[str, jax.Array]]:
+    """Yields batches on their devices."""
+    for batch in batches:
+        yield sharding.place_batch(batch, mesh)

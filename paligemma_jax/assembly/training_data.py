@@ -1,0 +1,125 @@
+"""What a run trains on: records of one source or several, checked, and how they are changed."""
+
+import dataclasses
+
+import ml_collections
+
+from paligemma_jax.assembly import datasets
+from paligemma_jax.console import say
+from paligemma_jax.data import augment, index_sampler, noise_boxes, pipeline, tokens
+from paligemma_jax.settings import presets
+from paligemma_jax.tasks import wrong_task
+
+EPOCHS = "epochs/"  # before the name of a source, in metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """Everything that `pipeline.train_batches` reads.
+
+    Attributes:
+      records: of all sources, one after the other.
+      sources: what they are from.
+      augmentation: changes them; None: nothing does.
+      noise: fills their answers up; None: nothing does.
+    """
+
+    records: datasets.Records
+    sources: tuple[index_sampler.Source, ...]
+    augmentation: augment.Augmenter | None
+    noise: noise_boxes.NoiseBoxes | None
+
+    def describe(self, *, steps: int, batch_size: int) -> str:
+        """Returns how many examples there are, and how often a run of so many steps reads them."""
+        seen = index_sampler.passes(self.sources, steps * batch_size)
+        lines = [
+            f"training data: {say.count(len(self.records), 'examples')}; "
+            f"{say.count(steps, 'steps')} of {batch_size}, "
+            f"{steps * batch_size / len(self.records):.1f} passes"
+        ]
+        if len(self.sources) > 1:
+            lines += [
+                f"  {source.name}: {say.count(source.num_records, 'examples')}, "
+                f"weight {source.weight:g}, "
+                f"{seen[source.name]:.1f} passes"
+                for source in self.sources
+            ]
+        return "\n".join(lines)
+
+    def epochs(self, num_examples: int) -> dict[str, float]:
+        """Returns {"epochs/NAME": passes over each source so far}; of a single source nothing."""
+        seen = index_sampler.passes(self.sources, num_examples) if len(self.sources) > 1 else {}
+        return {f"{EPOCHS}{name}": passes for name, passes in seen.items()}
+
+
+def read(config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer) -> TrainingData:
+    """Reads and checks all records, and says how long they are and how they are changed."""
+    records, sources = read_sources(config)
+    datasets.check_lengths(config, records, tokenizer, name="training data")
+    pipeline.check_records(records, datasets.spec(config))
+    augmentation = make_augmenter(config)
+    if augmentation:
+        augmentation.check(records)
+        say.info(f"augmentation: {augmentation.settings.describe()}")
+    return TrainingData(
+        records, sources, augmentation, datasets.make_noise(config, tokenizer, records)
+    )
+
+
+def warn_of_task(config: ml_collections.ConfigDict, examples: datasets.Records) -> None:
+    """Says if nearly all answers look like those of another task, though this one trains on them.
+
+    All sources count together: a mixture may well have a source of each task.
+    """
+    if other := wrong_task.find(config.task, [record.suffix or "" for record in examples]):
+        say.info(f"WARNING: training data: {other.what}: {other.remedy}")
+
+
+def read_sources(
+    config: ml_collections.ConfigDict,
+) -> tuple[datasets.Records, tuple[index_sampler.Source, ...]]:
+    """Returns the records of all sources, one after the other, and the sources."""
+    parts = _read_mixture(config) if config.input.mixture else {"data": _read_single(config)}
+    records = [record for source_records, _ in parts.values() for record in source_records]
+    sources = tuple(
+        index_sampler.Source(name, len(source_records), weight)
+        for name, (source_records, weight) in parts.items()
+    )
+    return records, sources
+
+
+def _read_single(config: ml_collections.ConfigDict) -> tuple[datasets.Records, float]:
+    settings = config.input.data
+    records = datasets.read_records(
+        config, settings.fname, key="input.data.fname", image_dir=settings.image_dir
+    )
+    return records[: config.input.num_examples], 1.0
+
+
+def _read_mixture(config: ml_collections.ConfigDict) -> dict[str, tuple[datasets.Records, float]]:
+    """Returns {name: (records, weight)} of every source."""
+    found = {}
+    for name, settings in config.input.mixture.items():
+        chosen = presets.source_settings(settings)
+        key, weight = f"input.mixture.{name}", chosen.pop("weight")
+        if not weight > 0:
+            raise ValueError(f"config: {key}.weight={weight}: expected a number above 0")
+        records = datasets.read_records(config, **chosen, key=f"{key}.fname")
+        found[name] = records[: config.input.num_examples], weight
+    return found
+
+
+def make_augmenter(config: ml_collections.ConfigDict) -> augment.Augmenter | None:
+    """Returns what changes training examples, or None where nothing does.
+
+    Raises:
+      ValueError: a setting out of its range.
+    """
+    try:
+        settings = augment.Augmentation(**config.input.augment.to_dict())
+    except ValueError as error:
+        raise ValueError(f"config: input.{error}") from error
+    if settings == augment.Augmentation(min_visible=settings.min_visible):
+        return None
+    convention = config.coordinates if config.task == "detection" else None
+    return augment.Augmenter(settings, config.seed, convention)

@@ -1,0 +1,281 @@
+"""Weights on their devices: from a file, array by array, or random; and back into a file."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from paligemma_jax.assembly import quantization, released
+from paligemma_jax.checkpoints import merge, npz, partial_weights
+from paligemma_jax.console import say
+from paligemma_jax.hub import addresses
+from paligemma_jax.models.paligemma import paligemma, siglip
+from paligemma_jax.params import lora, names, sharding, variants
+
+POSITION_EMBEDDING = "img/pos_embedding"
+# What the shapes of a language model's arrays cannot tell.
+HIDDEN = ("attn_logits_softcap", "final_logits_softcap", "query_scale")
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+
+
+def expected_shapes(
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma,
+    trainable: Collection[str],
+    stored: Shapes | None,
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns name, shape and type of every parameter as it will be in memory.
+
+    Trainable parameters and low-rank factors are float32; other ones are `frozen_dtype`, or as the
+    file stores them.
+    """
+
+    def dtype(name: str) -> Any:
+        if name in trainable or names.is_factor(name):
+            return jnp.float32
+        return config.frozen_dtype or (stored[name].dtype if stored else jnp.float32)
+
+    return {
+        name: jax.ShapeDtypeStruct(shape.shape, dtype(name))
+        for name, shape in paligemma.shapes(model).items()
+    }
+
+
+def fetch(source: str) -> pathlib.Path:
+    """Returns the local file of a vanity name, an address or a path; downloads it if need be."""
+    with say.progress(f"fetching {source}", unit="B", unit_scale=True) as report:
+        return pathlib.Path(addresses.resolve(source, progress=report))
+
+
+@contextlib.contextmanager
+def named_by(key: str, source: str, hint: str) -> Iterator[None]:
+    """Adds to an error within which config key names the file, and what else it can be."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        error.add_note(f"the config key {key} names the file, here '{source}'. {hint}")
+        raise
+
+
+def find(source: str, base: str | None = None) -> partial_weights.Weights:
+    """Returns the weights of a name, an address or a path, with their base's if they need one.
+
+    Fetches files if need be; reads no array. `base`: as `source`; None: what the file itself names.
+    """
+    return partial_weights.find(fetch(source), base=fetch(base) if base else None, fetch=fetch)
+
+
+def check(
+    config: ml_collections.ConfigDict, stored: partial_weights.Weights, model: variants.PaliGemma
+) -> None:
+    """Makes sure that stored weights fit the model. Reads no array.
+
+    Raises:
+      ValueError: another grid of position embeddings (unless `model.img.resample_posemb`), or
+        arrays that are missing, extra or misshapen, all of them listed; or what the file says of
+        itself (loc convention, soft-caps, query scale, how factors act) contradicts the settings.
+        Without any low-rank factor it fits: these are then made.
+    """
+    found, where = stored.arrays, os.fspath(stored.path)
+    expected = paligemma.shapes(model)
+    if not any(map(names.is_factor, found)):
+        expected = {name: shape for name, shape in expected.items() if not names.is_factor(name)}
+    if POSITION_EMBEDDING in found:
+        allowed = config.model.img.resample_posemb
+        siglip.check_position_embedding(
+            found[POSITION_EMBEDDING].shape, model, resample=allowed, where=where
+        )
+    shapes = {name: array.shape for name, array in found.items()}
+    if POSITION_EMBEDDING in found:
+        shapes[POSITION_EMBEDDING] = (1, model.grid**2, shapes[POSITION_EMBEDDING][2])
+    try:
+        names.check_shapes(shapes, expected, where=where)
+    except ValueError as error:
+        raise ValueError(f"{released.recognize(shapes, config, where=where)}{error}") from error
+    _check_metadata(config, model, stored.metadata, where=where)
+
+
+def load(
+    stored: partial_weights.Weights,
+    expected: Mapping[str, Any],
+    where: Mapping[str, Any],
+    *,
+    grid: int,
+) -> dict[str, Any]:
+    """Returns stored parameters in the types of `expected`, or quantized, placed as `where` says.
+
+    Arrays go to their devices one by one: the host holds one at a time.
+    """
+
+    def convert(name: str, array: np.ndarray) -> Any:
+        if name == POSITION_EMBEDDING:
+            array = siglip.resample_position_embedding(array, grid)
+        return quantization.fit_on_host(array, expected[name])
+
+    def place(name: str, array: Any) -> Any:
+        return jax.tree.map(functools.partial(sharding.place, name), array, where[name])
+
+    held = [name for name in expected if name in stored.arrays]
+    with say.progress(f"loading {stored.path}", unit="B", unit_scale=True) as report:
+        return stored.read(held, transform=convert, place=place, progress=report)
+
+
+def init_factors(
+    model: variants.PaliGemma, where: Mapping[str, Any], *, seed: int
+) -> dict[str, jax.Array]:
+    """Returns low-rank factors that change nothing yet, each made where it lives."""
+    make = functools.partial(paligemma.init_factors, model=model)
+    shardings = {name: where[name] for name in jax.eval_shape(make, jax.random.key(seed))}
+    with say.working("making new LoRA factors"):
+        return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+
+
+def init_random(
+    model: variants.PaliGemma,
+    expected: Mapping[str, Any],
+    where: Mapping[str, Any],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Returns random parameters, each made where it lives."""
+
+    def make(rng: jax.Array) -> dict[str, Any]:
+        params = paligemma.init(rng, model)
+        return {name: quantization.fit(params[name], expected[name]) for name in expected}
+
+    shardings = {name: where[name] for name in expected}
+    with say.working("making random weights"):
+        return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+
+
+def save(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Writes parameters as one npz file that big_vision reads, none of them quantized; says so.
+
+    With several processes, each gathers every array in turn and the first one writes.
+    """
+    if jax.process_count() > 1:
+        gather = multihost_utils.process_allgather
+        params = {name: gather(array, tiled=True) for name, array in params.items()}
+    if jax.process_index() == 0:
+        with say.progress(f"saving {path}", unit="B", unit_scale=True) as report:
+            written = quantization.to_write(params)
+            npz.write(path, written, metadata=metadata, progress=report)
+        say.info(f"saved {path}, {say.size(path.stat().st_size)}")
+
+
+def metadata(
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma,
+    *,
+    step: int,
+    base: partial_weights.Weights | None,
+) -> dict[str, Any]:
+    """Returns what a file of weights should say of itself and shapes cannot.
+
+    Args:
+      config, model: of the run.
+      step: updates done.
+      base: what `model_init` stands for.
+    """
+    said = {
+        "format": "paligemma_jax",
+        "variant": {"img": config.model.img.variant, "llm": config.model.llm.variant},
+        **model_metadata(model),
+        "coordinates": config.coordinates,
+        "task": config.task,
+        "model_init": config.model_init,
+        "step": step,
+    }
+    if config.quantize is not None:
+        said["quantize"] = str(config.quantize)
+    if base:
+        said[partial_weights.BASE] = partial_weights.describe_base(
+            config.model_init, base, dtype=config.frozen_dtype
+        )
+    return said
+
+
+def model_metadata(model: variants.PaliGemma) -> dict[str, Any]:
+    """Returns what a file of weights says of its model, besides its arrays."""
+    said = {
+        "res": model.res,
+        "vocab_size": model.vocab_size,
+        **{key: getattr(model.llm, key) for key in HIDDEN},
+    }
+    return said | ({merge.LORA: dataclasses.asdict(model.lora)} if model.lora else {})
+
+
+def _check_metadata(
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma,
+    stored: Mapping[str, Any],
+    *,
+    where: str,
+) -> None:
+    """Compares what shapes cannot show; published files say nothing of themselves."""
+    if config.task == "detection" and stored.get("task") == "detection":
+        expected = {"coordinates": config.coordinates}
+    else:
+        expected = {}
+    expected |= {key: getattr(model.llm, key) for key in HIDDEN}
+    if merge.LORA in stored and model.lora:
+        _check_lora(lora.Lora(**stored[merge.LORA]), model.lora, where)
+    differing = [
+        f"{key} {stored[key]!r}, the settings {value!r}"
+        for key, value in expected.items()
+        if key in stored and stored[key] != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{where} was made with other settings: it says {'; '.join(differing)}. "
+            f"Set coordinates, model.llm.final_logits_softcap or model.llm.dims as it says"
+        )
+
+
+def _check_lora(stored: lora.Lora, wanted: lora.Lora, where: str) -> None:
+    """Raises a ValueError if factors were trained to act with another strength."""
+    if not math.isclose(stored.scale, wanted.scale):
+        raise ValueError(
+            f"{where}: its LoRA factors are multiplied by {stored.scale:g} (rank {stored.rank}, "
+            f"alpha {stored.alpha:g}, rank_stabilized {stored.rank_stabilized}), the settings' by "
+            f"{wanted.scale:g}. Set lora.alpha and lora.rank_stabilized as it says"
+        )
+
+
+@functools.cache
+def describe_devices() -> str:
+    """Returns the devices in words, loud where there is only a CPU."""
+    devices = jax.devices()
+    kinds = sorted({device.device_kind for device in devices})
+    text = f"{len(devices)} x {', '.join(kinds)} ({jax.default_backend()}), jax {jax.__version__}"
+    if jax.default_backend() == "cpu":
+        text += ": ON THE CPU. For a GPU install paligemma_jax[cuda12], for a TPU [tpu]"
+    return text
+
+
+def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
+    """Returns the mesh of the settings."""
+    return sharding.make_mesh([(axis, size) for axis, size in config.mesh])
+
+
+def check_divisible(batch_size: int, mesh: Mesh, *, key: str, parts: int = 1) -> None:
+    """Raises a ValueError if the devices cannot share `batch_size` rows in `parts` equal parts."""
+    if batch_size % (mesh.size * parts):
+        by = say.count(mesh.size, "devices")
+        by += f" x {parts} micro-batches" if parts > 1 else ""
+        near = max(1, round(batch_size / (mesh.size * parts))) * mesh.size * parts
+        raise ValueError(
+            f"{key}={batch_size} is not divisible by {by}; the nearest that is: {near}"
+        )

@@ -1,0 +1,212 @@
+"""A file of trained arrays only, laid over the base that has the others.
+
+Fine-tuning changes some arrays and leaves the rest as they came. To write 0.7 GB instead of 5.8 is
+enough if the file says where the rest is. Its metadata does: what the base was called, where it
+lay, its fingerprint, by which a base that was exchanged is noticed, and the type that the run held
+the base's arrays in. Both together are bit for bit what the whole file would have been.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from paligemma_jax.checkpoints import fingerprint, lazy_array, npz
+
+# Metadata: what the weights were trained from, and (where arrays are left out) how many there are
+# with those of the base.
+BASE, NUM_ARRAYS = "base", "num_arrays_with_base"
+SHOWN_DIGITS = 12  # of a fingerprint, in messages
+
+Fetch = Callable[[str], pathlib.Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weights of an .npz file, those of its base included where it needs one.
+
+    Attributes:
+      path: the file.
+      own: shape and type of the arrays in the file itself, by name.
+      metadata: what the file says of itself.
+      base: has the other arrays; None: there are no others.
+      base_dtype: what the base's arrays are cast to; None: they keep their types.
+      read_own: reads arrays of the file itself, with the arguments of `npz.read`.
+    """
+
+    path: pathlib.Path
+    own: Mapping[str, jax.ShapeDtypeStruct]
+    metadata: Mapping[str, Any]
+    base: "Weights | None" = None
+    base_dtype: str | None = None
+    read_own: Callable[..., dict[str, Any]] = npz.read
+
+    @property
+    def arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and type of all arrays by name."""
+        below = self.base.arrays if self.base else {}
+        if self.base_dtype:
+            dtype = jnp.dtype(self.base_dtype)
+            below = {name: jax.ShapeDtypeStruct(x.shape, dtype) for name, x in below.items()}
+        return {**below, **self.own}
+
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """The file, its base, the base's base, and so on."""
+        return [self.path, *(self.base.files if self.base else ())]
+
+    def read(
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        transform: Callable[[str, np.ndarray], Any] | None = None,
+        place: Callable[[str, Any], Any] | None = None,
+        progress: npz.Progress | None = None,
+    ) -> dict[str, Any]:
+        """Returns arrays by name: as `npz.read`, whichever of the files they are in."""
+        names = list(self.arrays if names is None else names)
+        own = [name for name in names if name in self.own or self.base is None]
+        others = [name for name in names if name not in self.own]
+        total, before = self._num_bytes(names), self._num_bytes(own)
+
+        def report(done: int, _: int) -> None:
+            if progress:
+                progress(done, total)
+
+        params = self.read_own(
+            self.path, names=own, transform=transform, place=place, progress=report
+        )
+        if self.base and others:
+            params |= self.base.read(
+                others,
+                transform=_cast_then(transform, self.base_dtype),
+                place=place,
+                progress=lambda done, _: report(before + done, total),
+            )
+        return {name: params[name] for name in names}
+
+    def _num_bytes(self, names: Iterable[str]) -> int:
+        """Returns the size of arrays as they are stored."""
+        own, others = [], []
+        for name in names:
+            (own if name in self.own else others).append(name)
+        sizes = [math.prod(self.own[name].shape) * self.own[name].dtype.itemsize for name in own]
+        return sum(sizes) + (self.base._num_bytes(others) if self.base else 0)
+
+
+def find(
+    path: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    fetch: Fetch | None = None,
+) -> Weights:
+    """Returns the weights of an .npz file with those of the base that it needs. Reads no array.
+
+    Args:
+      path: the file.
+      base: the file's base; None: the one that its metadata names, if it lacks arrays.
+      fetch: name or address of a base that is not where it was -> file; None: looks no further.
+
+    Raises:
+      ValueError: as `npz.read_header`; a base that is not found, that is another one than the
+        weights were trained from, or that is given where nothing is missing.
+    """
+    path = pathlib.Path(path)
+    header = npz.read_header(path)
+    said = {key: value for key, value in header.metadata.items() if key != "dtypes"}
+    num_arrays = said.pop(NUM_ARRAYS, None)
+    if base is None and num_arrays is None:
+        return Weights(path, header.arrays, said)
+    record = said.get(BASE) or {}
+    if base is None:
+        missing = f"{path}: {num_arrays - len(header.arrays)} of {num_arrays} arrays missing"
+        base = find_recorded(record, fetch, missing)
+    _check_same(path, base, record)
+    below = find(base, fetch=fetch)
+    if not below.arrays.keys() - header.arrays.keys():
+        raise ValueError(f"{path} has all arrays of the base {base}: leave the base out")
+    return Weights(path, header.arrays, said, below, record.get("dtype"))
+
+
+def find_recorded(
+    record: Mapping[str, Any], fetch: Fetch | None, missing: str
+) -> str | os.PathLike[str]:
+    """Returns where the base is that trained arrays recorded: where it was, or fetched again.
+
+    Args:
+      record: from `describe_base`.
+      fetch: as in `find`.
+      missing: what lacks without it, for the error.
+
+    Raises:
+      ValueError: it is not to be had.
+    """
+    path, source = record.get("path", ""), record.get("source", "")
+    if os.path.exists(path):
+        return path
+    advice = f"{missing}: trainable-only file, give --base. Its base {source} was at {path}"
+    if not fetch:
+        raise ValueError(f"{advice}, where it is no more")
+    try:
+        return fetch(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{advice}; {error}") from error
+
+
+def describe_base(source: str, weights: Weights, *, dtype: str | None) -> dict[str, Any]:
+    """Returns what the metadata of trained weights says of their base.
+
+    Args:
+      source: what the base was called: a published name, an address or a path.
+      weights: the base.
+      dtype: type that its arrays were cast to; None: they kept theirs.
+    """
+    return {
+        "source": source,
+        "path": os.path.abspath(weights.path),
+        "fingerprint": fingerprint.of(weights.path),
+        "dtype": dtype,
+    }
+
+
+def differing(arrays: Mapping[str, Any], base: Weights) -> set[str]:
+    """Returns which arrays, by their shapes and names, cannot be had from the base."""
+    stored = base.arrays
+    return {
+        name
+        for name, array in arrays.items()
+        if name not in stored or stored[name].shape != array.shape
+    }
+
+
+def _check_same(
+    path: pathlib.Path, base: str | os.PathLike[str], record: Mapping[str, Any]
+) -> None:
+    """Raises a ValueError if the weights were trained from another base than this file."""
+    expected, found = record.get("fingerprint"), fingerprint.of(base)
+    if expected and found != expected:
+        raise ValueError(
+            f"{path} was trained from {record.get('source')} (fingerprint "
+            f"{expected[:SHOWN_DIGITS]}); {os.fspath(base)} is another file "
+            f"({found[:SHOWN_DIGITS]}): give the right one as --base"
+        )
+
+
+def _cast_then(
+    transform: Callable[[str, np.ndarray], Any] | None, dtype: str | None
+) -> Callable[[str, np.ndarray], Any] | None:
+    """Returns the transform that casts first."""
+    if not dtype:
+        return transform
+
+    def cast(name: str, array: np.ndarray) -> Any:
+        array = lazy_array.cast(array, dtype, name=name)
+        return transform(name, array) if transform else array
+
+    return cast

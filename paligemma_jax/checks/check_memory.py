@@ -1,0 +1,57 @@
+"""What a run would need of a device, planned as training does, without fetching its weights."""
+
+import copy
+
+import ml_collections
+
+from paligemma_jax.assembly import assembly
+from paligemma_jax.checks import check_settings, findings
+from paligemma_jax.console import say
+from paligemma_jax.hub import cached
+from paligemma_jax.reports import sections
+from paligemma_jax.runs import auto_remat, memory_plan, training_run
+
+Finding = findings.Finding
+
+
+def look(config: ml_collections.ConfigDict) -> tuple[sections.Section, list[Finding]]:
+    """Returns (memory and work, whether it does not fit). Compiles the step.
+
+    Weights that are not here yet are planned in the type that their name tells.
+    """
+    try:
+        built = assembly.assemble(_without_download(config))
+        planned = training_run.plan(built)
+    except ValueError as error:
+        return left_out(str(error)), []
+    built, needed = auto_remat.plan_run(built, planned)
+    section = _section(memory_plan.facts(needed))
+    if needed.fits or needed.limit is None:
+        return section, []
+    changes = auto_remat.find_changes(built, planned, limit=needed.limit)
+    remedy = "; or ".join(auto_remat.describe(*change) for change in changes)
+    peak, limit = say.size(needed.memory.peak), say.size(needed.limit)
+    what = f"a device needs {peak} and has {limit}"
+    remedy = remedy or "use more devices, or a smaller model"
+    return section, [Finding("error", "does not fit", what, remedy, "memory")]
+
+
+def left_out(reason: str) -> sections.Section:
+    """Returns the section of a run that is not planned, with the reason why."""
+    return _section([("not planned", reason)])
+
+
+def _section(facts: list[tuple[str, str]]) -> sections.Section:
+    return sections.Section("memory", "Memory and work", (sections.Facts(tuple(facts)),))
+
+
+def _without_download(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns settings for random weights in the types of those that are not here yet."""
+    sources = [source for source in (config.model_init, config.model_init_base) if source]
+    if all(cached.find(source) for source in sources):
+        return config
+    changed = copy.deepcopy(config)
+    if changed.frozen_dtype is None and check_settings.stored_bytes(config.model_init) == 2:
+        changed.frozen_dtype = "bfloat16"
+    changed.model_init, changed.model_init_base, changed.save = None, None, "all"
+    return changed

@@ -1,0 +1,232 @@
+"""What a run would do: its length, what it trains, what it fetches and writes; and what forbids it.
+
+The same functions are called that training calls before it loads weights.
+"""
+
+import pathlib
+import shutil
+
+import jax
+import ml_collections
+
+from paligemma_jax.assembly import (
+    attention_kernels,
+    datasets,
+    model_functions,
+    quantization,
+    released,
+    training_data,
+    weights,
+)
+from paligemma_jax.checks import findings
+from paligemma_jax.console import say
+from paligemma_jax.data import tokens
+from paligemma_jax.evaluation import answer_constraints, evaluator
+from paligemma_jax.hub import cached, published
+from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.params import variants
+from paligemma_jax.reports import sections
+from paligemma_jax.runs import early_stopping, embedding_cache, optimization, training_run
+from paligemma_jax.settings import load, presets
+from paligemma_jax.training import optimizer
+
+Finding = findings.Finding
+
+# Bytes of a number in a published file, by a part of its name; float32 otherwise.
+HALF = (".f16.", ".b16.", ".bf16.")
+REMEDY = "correct it in the config file, or with --config.KEY=VALUE"
+# Rows that the optimizer is checked with where no training data could be read.
+ASSUMED_ROWS = 1_000_000
+# What the model and its optimizer are checked with where the number of pieces is the tokenizer's,
+# and there is none.
+ASSUMED_PIECES = 2048
+
+
+def look(
+    config: ml_collections.ConfigDict,
+    tokenizer: tokens.Tokenizer | None,
+    *,
+    examples: datasets.Records,
+) -> tuple[sections.Section, list[Finding], variants.PaliGemma | None]:
+    """Returns (what the run would do, what forbids it, the model's dimensions).
+
+    Args:
+      config: of the run.
+      tokenizer: of the run; None where it cannot be had: see `left_out`.
+      examples: to train on.
+    """
+    found: list[Finding] = []
+    facts: list[tuple[str, str]] = []
+    model, made = None, None
+    vocab_size = tokenizer.vocab_size if tokenizer else config.model.llm.vocab_size
+    try:
+        model = model_functions.describe(config, vocab_size=vocab_size or ASSUMED_PIECES)
+        attention_kernels.check(config, model, model_functions.make_compute(config))
+    except ValueError as error:
+        found.append(_refused("model", error))
+    if model is not None:
+        shapes = paligemma.shapes(model)
+        made, more, problems = _plan(config, shapes, len(examples))
+        found += problems
+        if vocab_size:
+            count = sum(shape.size for shape in shapes.values())
+            facts += [("model", f"{count:,} parameters, {config.res} px"), *more]
+            found += _weights(config, model) + _space(config, model, shapes, made)
+    found += _examples(config, model, made, examples)
+    for name in config.evals:
+        found += _evaluation(name, config, tokenizer)
+    found += _stopping(config)
+    return sections.Section("run", "The run", (sections.Facts(tuple(facts)),)), found, model
+
+
+def left_out(config: ml_collections.ConfigDict) -> str:
+    """Returns what a check cannot look at without a tokenizer."""
+    parts = ["token lengths", "one example", "how evaluations decode", "memory"]
+    if not config.model.llm.vocab_size:
+        parts.append("the model's size (model.llm.vocab_size is the tokenizer's)")
+    return ", ".join(parts)
+
+
+def _plan(
+    config: ml_collections.ConfigDict, shapes: dict[str, jax.ShapeDtypeStruct], data_size: int
+) -> tuple[optimizer.Optimizer | None, list[tuple[str, str]], list[Finding]]:
+    """Returns (optimizer, facts, findings) on steps, rules and the mesh."""
+    found, facts = [], []
+    batch_size = config.input.batch_size
+    try:
+        mesh, parts = weights.make_mesh(config), config.accumulation_steps
+        weights.check_divisible(batch_size, mesh, key="input.batch_size", parts=parts)
+    except (ValueError, RuntimeError) as error:
+        found.append(_refused("mesh", error))
+    size = data_size or ASSUMED_ROWS
+    try:
+        steps = optimization.total_steps(config, data_size=size)
+        made = optimization.make(config, shapes, steps=steps, data_size=size)
+        kinds = quantization.choose(config, shapes, trainable=made.trainable, stored=None)
+    except ValueError as error:
+        return None, facts, [*found, _refused("optimizer", error)]
+    passes = f"{steps * batch_size / size:.1f} passes"
+    length = f"{say.count(steps, 'steps')} of {batch_size}, {passes}"
+    facts.append(("length", length if data_size else "not known: no training data could be read"))
+    held = {"trained": list(made.trainable)}
+    for kind in sorted(set(kinds.values())):
+        held[f"held as {kind}"] = [name for name in kinds if kinds[name] == kind]
+    for what, members in held.items():
+        count = sum(shapes[name].size for name in members)
+        arrays = say.count(len(members), "arrays")
+        facts.append((what, f"{count:,} parameters in {arrays}"))
+    return made, facts, found
+
+
+def _examples(
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma | None,
+    made: optimizer.Optimizer | None,
+    examples: datasets.Records,
+) -> list[Finding]:
+    """Returns why training examples could not be changed, cut or embedded as the settings say."""
+    key = "input.augment"
+    try:
+        if augmentation := training_data.make_augmenter(config):
+            augmentation.check(examples)
+        key = "input.text_lens"
+        datasets.text_lens(config)
+        key = "input.embedding_cache"
+        if model is not None and made is not None:
+            embedding_cache.check(
+                config,
+                model,
+                trainable=made.trainable,
+                augmentation=augmentation,
+                examples=examples,
+            )
+    except ValueError as error:
+        return [_refused(key, error)]
+    return []
+
+
+def _evaluation(
+    name: str, config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer | None
+) -> list[Finding]:
+    """Returns what the settings of one evaluation contradict."""
+    try:
+        chosen = presets.eval_settings(config.evals[name])
+        if tokenizer is not None:
+            noise, size = datasets.make_noise(config, tokenizer), tokenizer.vocab_size
+            evaluator.check_decoding(chosen, noise)
+            answer_constraints.make(
+                config, chosen["constrain"], tokenizer=tokenizer, vocab_size=size, noise=noise
+            )
+        load.steps("log", chosen, data_size=1, batch_size=1, total_steps=1, default=0)
+    except ValueError as error:
+        return [_refused(f"evals.{name}", error)]
+    return []
+
+
+def _stopping(config: ml_collections.ConfigDict) -> list[Finding]:
+    """Returns why a run could not end where `stop_at` says."""
+    try:
+        early_stopping.make(config)
+    except ValueError as error:
+        return [_refused("stop_at", error)]
+    return []
+
+
+def _weights(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> list[Finding]:
+    """Returns why the starting weights do not fit, where they are here already."""
+    source, base = config.model_init, config.model_init_base
+    try:
+        released.check_name(config, model)
+        if source is None or not all(cached.find(s) for s in (source, base) if s):
+            return []
+        weights.check(config, weights.find(source, base), model)
+    except (ValueError, OSError) as error:
+        return [_refused("model_init", error)]
+    return []
+
+
+def _space(
+    config: ml_collections.ConfigDict,
+    model: variants.PaliGemma,
+    shapes: dict[str, jax.ShapeDtypeStruct],
+    made: optimizer.Optimizer | None,
+) -> list[Finding]:
+    """Returns what would not fit on the disk: the download, and the weights that are written."""
+    found = []
+    source = config.model_init
+    stored = stored_bytes(source)
+    if source in published.FILES and not cached.find(source):
+        size = sum(shape.size for shape in shapes.values()) * stored
+        for address in published.FILES[source].sources[:1]:
+            found += _too_large(size, cached.cache_of(address), "the download")
+    try:
+        saved = training_run.what_is_saved(config, model)
+    except ValueError as error:
+        return [*found, _refused("save", error)]
+    if made is not None:
+        is_saved = shapes if saved == "all" else made.trainable
+        size = sum(
+            shapes[name].size * (4 if name in made.trainable else stored) for name in is_saved
+        )
+        found += _too_large(size, pathlib.Path.cwd(), "final.npz")
+    return found
+
+
+def stored_bytes(source: str | None) -> int:
+    """Returns the bytes of a number in a file of weights, told by its name."""
+    file = published.FILES[source].sources[0] if source in published.FILES else source or ""
+    return 2 if any(part in file for part in HALF) else 4
+
+
+def _too_large(size: float, folder: pathlib.Path, what: str) -> list[Finding]:
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(nearest).free
+    if size <= free:
+        return []
+    text = f"{what} takes about {say.size(size)}, and {folder} has {say.size(free)} free"
+    remedy = "make room, or choose a folder on another disk (KAGGLEHUB_CACHE, HF_HOME, --workdir)"
+    return [Finding("error", "disk too small", text, remedy, what)]
+
+
+def _refused(subject: str, error: Exception) -> Finding:
+    return Finding("error", "settings", str(error), REMEDY, subject)

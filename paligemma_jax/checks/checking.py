@@ -1,0 +1,134 @@
+"""A check, assembled: the sections of its report and everything that was found."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from paligemma_jax.assembly import mask_codecs, weights
+from paligemma_jax.checks import (
+    check_data,
+    check_example,
+    check_memory,
+    check_settings,
+    environment,
+    findings,
+)
+from paligemma_jax.console import say
+from paligemma_jax.data import tokens
+from paligemma_jax.files import atomic
+from paligemma_jax.reports import sections
+
+PAGE, VALUES = "check.html", "check.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+      parts: of the report, in order.
+      found: the worst first.
+    """
+
+    parts: tuple[sections.Section, ...]
+    found: tuple[findings.Finding, ...]
+
+    @property
+    def num_errors(self) -> int:
+        """How many findings must be mended."""
+        return sum(one.severity == "error" for one in self.found)
+
+
+def check_machine() -> Report:
+    """Returns what there is to say without a config."""
+    section, found = environment.look([])
+    return Report((section,), tuple(findings.sort(found)))
+
+
+def check(config: ml_collections.ConfigDict, *, example: int | None, full: bool) -> Report:
+    """Returns what there is to say of a run that was not started. Loads no weights.
+
+    Args:
+      config: of the run.
+      example: line of the training data to explain; None: the first with an answer.
+      full: decode every image.
+
+    Raises:
+      ValueError: no such example.
+    """
+    is_segmentation = config.task == "segmentation"
+    codec = config.mask_codec if is_segmentation else None
+    sources = [s for s in (config.tokenizer, config.model_init, config.model_init_base, codec) if s]
+    machine, found = environment.look(sources)
+    tokenizer = _load_tokenizer(config, found)
+    if is_segmentation:
+        found += _check_mask_codec(config)
+    read, problems, examples = check_data.look(config, tokenizer, full=full)
+    found += problems
+    run, problems, model = check_settings.look(config, tokenizer, examples=examples)
+    found += problems
+    if any(one.severity == "error" for one in found):
+        memory, problems = check_memory.left_out("mend the errors first"), []
+    else:
+        memory, problems = check_memory.look(config)
+    found += problems
+    parts = [read, run, memory, machine]
+    record = check_example.choose(examples, example)
+    if tokenizer is not None and model is not None and record is not None:
+        number = model.num_image_tokens
+        shown = check_example.look(
+            config, record, tokenizer, examples=examples, num_image_tokens=number
+        )
+        parts.insert(1, shown)
+    return Report(tuple(parts), tuple(findings.sort(found)))
+
+
+def to_text(report: Report) -> str:
+    """Returns the report for a terminal, a summary at its end."""
+    text = sections.to_text(report.parts, _as_rows(report))
+    counts = (
+        f"{n} {name}{'s' * (n != 1)}"
+        for name in findings.SEVERITIES
+        if (n := sum(one.severity == name for one in report.found))
+    )
+    return f"{text}\n{', '.join(counts) or 'nothing found'}"
+
+
+def write(report: Report, folder: pathlib.Path, *, title: str) -> None:
+    """Writes check.html and check.json into a folder."""
+    found = _as_rows(report)
+    atomic.write_text(folder / PAGE, sections.to_html(title, report.parts, found))
+    atomic.write_json(folder / VALUES, sections.to_json(report.parts, found))
+    say.info(f"report: {folder / PAGE}, {folder / VALUES}")
+
+
+def _as_rows(report: Report) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(one) for one in report.found]
+
+
+def _load_tokenizer(
+    config: ml_collections.ConfigDict, found: list[findings.Finding]
+) -> tokens.Tokenizer | None:
+    """Returns the tokenizer, fetched if need be; what keeps it away is added to `found`."""
+    try:
+        return tokens.load_tokenizer(weights.fetch(config.tokenizer))
+    except (ValueError, OSError) as error:
+        what = f"{error}\nwithout it these are left out: {check_settings.left_out(config)}"
+        remedy = (
+            "set tokenizer to a file, or mend what the message says; for a model from scratch, "
+            "convert --train_tokenizer makes one of your texts"
+        )
+        found.append(findings.Finding("error", "no tokenizer", what, remedy, "tokenizer"))
+        return None
+
+
+def _check_mask_codec(config: ml_collections.ConfigDict) -> list[findings.Finding]:
+    """Returns why masks could not be drawn and scored."""
+    try:
+        mask_codecs.for_task(config.mask_codec)
+    except (ValueError, OSError) as error:
+        remedy = " ".join(error.__notes__)
+        return [findings.Finding("error", "no mask codec", str(error), remedy, "mask_codec")]
+    return []

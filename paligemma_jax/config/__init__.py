@@ -1,1 +1,0 @@
-"""Settings: the one place where defaults are written."""

@@ -1,0 +1,162 @@
+"""What a person sees while a door works: progress and plain lines on standard error.
+
+Lower rooms never print: they call the `progress(done, total)` function that they are given.
+Standard output belongs to results (`predict` writes JSON lines there).
+"""
+
+import contextlib
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tqdm
+
+Progress = Callable[[int, int], None]
+SHOW_AFTER_S = 1.0  # of a bar
+LINE_AFTER_S, LINE_EVERY_S = 2.0, 10.0  # without a terminal: the first line, and each further one
+TICK_S = 0.5
+PLURAL = re.compile(r"(?<=x)es\b|s\b")  # rows of train -> row of train, boxes -> box
+
+# When the last line was written, by whoever did.
+_said_at = 0.0
+
+
+def info(text: str) -> None:
+    """Writes a line without tearing a progress bar that may be on screen."""
+    global _said_at
+    _said_at = time.monotonic()
+    tqdm.tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def result(text: str) -> None:
+    """Writes a line of results to standard output, as `info`."""
+    tqdm.tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def progress(
+    label: str, *, unit: str = "it", unit_scale: bool = False, first: str = ""
+) -> Iterator[Progress]:
+    """Yields `report(done, total)`: a bar on a terminal, otherwise a plain line now and then.
+
+    Work that ends within two seconds shows nothing where there is no terminal. Both go on while
+    nothing is reported. `first`: what is done before the first report, as "compiling".
+    """
+    if sys.stderr.isatty():
+        shown = f"{label}, {first}" if first else label
+        with _bar(shown, unit=unit, unit_scale=unit_scale) as bar:
+
+            def report(done: int, total: int) -> None:
+                bar.desc, bar.bar_format = f"{label}: ", None
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield report
+    else:
+        lines = _Lines(label, unit, first)
+        with _repeated(lines.go_on):
+            yield lines.report
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows for how long something is done that cannot tell how far it is, as `progress`."""
+    if sys.stderr.isatty():
+        with _bar(what):
+            yield
+    else:
+        with _repeated(_Lines(what, "", "").go_on):
+            yield
+
+
+@contextlib.contextmanager
+def _bar(label: str, **settings: Any) -> Iterator[tqdm.tqdm]:
+    """Yields a bar, at first the label and a clock, which goes on while nothing is reported."""
+    settings |= {"desc": label, "bar_format": "{desc}: {elapsed}", "dynamic_ncols": True}
+    with tqdm.tqdm(delay=SHOW_AFTER_S, **settings) as bar:
+
+        def go_on() -> None:
+            if time.time() - bar.start_t >= SHOW_AFTER_S:
+                bar.refresh()
+                bar.last_print_t = max(bar.last_print_t, bar.start_t + SHOW_AFTER_S)
+
+        with _repeated(go_on):
+            yield bar
+
+
+class _Lines:
+    """Plain lines on one piece of work: now and then, and not while others are written."""
+
+    def __init__(self, label: str, unit: str, first: str):
+        self._label, self._unit, self._state = label, unit, first
+        self._start = self._last = time.monotonic()
+        self._wait_s = LINE_AFTER_S
+
+    def report(self, done: int, total: int) -> None:
+        """Notes how far it is, and says so if that is due; its end too, if it took its time."""
+        self._state = f"{done}/{total} {self._unit}"
+        now = time.monotonic()
+        if now - self._last >= self._wait_s or (done == total and now - self._start > LINE_AFTER_S):
+            self._say(now)
+
+    def go_on(self) -> None:
+        """Says how far it is if nothing was said for so long."""
+        now = time.monotonic()
+        if now - max(self._last, _said_at) >= self._wait_s:
+            self._say(now)
+
+    def _say(self, now: float) -> None:
+        self._last, self._wait_s = now, LINE_EVERY_S
+        state = f"{self._state}, " if self._state else ""
+        info(f"{self._label}: {state}{now - self._start:.0f} s")
+
+
+@contextlib.contextmanager
+def _repeated(call: Callable[[], None]) -> Iterator[None]:
+    """Calls a function every half a second, in a thread: the work itself may be one long call."""
+    is_over = threading.Event()
+
+    def run() -> None:
+        while not is_over.wait(TICK_S):
+            call()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def table(rows: list[tuple[str, ...]], *, header: tuple[str, ...]) -> str:
+    """Returns rows as aligned text: the first column left, the others right."""
+    cells = [header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def count(number: int, things: str) -> str:
+    """Returns a count as people write it: 1,200 rows, 1 row. `things`: the plural, first of all."""
+    return f"{number:,} {PLURAL.sub('', things, count=1) if number == 1 else things}"
+
+
+def size(num_bytes: float) -> str:
+    """Returns a byte count as people write it: 5.4 GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.2f} GiB"

@@ -1,0 +1,1 @@
+"""The evaluate door's room: predictions, scores and their report."""

@@ -1,0 +1,285 @@
+"""From settings to evaluations: validation loss, answers, their score, and the report."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from paligemma_jax.assembly import assembly, datasets, model_functions, training_data
+from paligemma_jax.console import say
+from paligemma_jax.data import noise_boxes, pipeline
+from paligemma_jax.decoding import beam, generate
+from paligemma_jax.decoding import constraint as constraints
+from paligemma_jax.evaluation import answer_constraints, prediction_rows
+from paligemma_jax.files import atomic
+from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.params import sharding
+from paligemma_jax.reports import gallery, page, run_log
+from paligemma_jax.settings import eval_keys, presets
+from paligemma_jax.tasks import score_docs, task
+from paligemma_jax.training import step
+
+Params = Mapping[str, jax.Array]
+
+MAX_EXPONENT = 700  # of exp in float64
+NUM_TRIED = 8  # rows whose true answers show which scores there are
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One data set to evaluate on, with everything compiled once.
+
+    Attributes:
+      name: key under `evals`.
+      settings: of this evaluation, complete.
+      records: of the data set.
+      task: reads and scores the answers.
+      generate: (params, batch) -> Generation, jitted; None where only the loss is wanted.
+      max_new_tokens: room for an answer.
+      noise: fills the answers up that the loss is of, as in training; None: nothing does.
+      prompts, examples: shapes of the batches to answer, and to take the loss of.
+      eval_loss: (params, batch) -> (sum of losses, count), jitted.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    records: datasets.Records
+    task: task.Task
+    max_new_tokens: int
+    prompts: pipeline.BatchSpec
+    examples: pipeline.BatchSpec
+    generate: Callable[..., generate.Generation] | None
+    noise: noise_boxes.NoiseBoxes | None
+    eval_loss: Callable[..., Any]
+
+    def score_names(self) -> list[str]:
+        """Returns the names of the numbers of `run`; true answers to a few rows show them."""
+        names = ["loss", "perplexity"]
+        if self.generate is not None:
+            scores = prediction_rows.score_truths(self.records[:NUM_TRIED], self.task)
+            names += [name for name in scores if isinstance(scores[name], int | float)]
+        return names
+
+
+def make(built: assembly.Assembly, name: str) -> Evaluation:
+    """Reads and checks the data and settings of `evals.{name}`; compiles nothing yet."""
+    config, tokenizer = built.config, built.tokenizer
+    settings = presets.eval_settings(config.evals[name])
+    if settings["scores"] and not settings["decode"]:
+        raise ValueError(f"evals.{name}: scores need answers, and decode is False: leave out one")
+    chosen = datasets.make_task(config, settings["scores"]) if settings["scores"] else built.task
+    records = _read(config, settings, name)
+    if settings["num_examples"]:
+        records = records[: settings["num_examples"]]
+    datasets.check_rows(chosen, records, name=f"evals.{name}")
+    batch_size = round_up(settings["batch_size"] or config.input.batch_size, built.mesh.size)
+    text_len = datasets.prompt_len(config, records, tokenizer)
+    datasets.check_lengths(config, records, tokenizer, name=f"evals.{name}")
+    records = datasets.as_learnt(config, records)
+    examples = datasets.spec(config, batch_size=batch_size)
+    pipeline.check_records(records, examples)
+    room = settings["max_new_tokens"] or datasets.answer_len(config, records, tokenizer)
+    noise = datasets.make_noise(config, tokenizer, records)
+    check_decoding(settings, noise)
+    constrain = make_constrain(built, settings, noise)
+    decode = make_generate(
+        built.functions, settings, eos=tokenizer.eos, max_new_tokens=room, seed=config.seed
+    )
+    allowed = constrain([record.prefix for record in records], room)
+    return Evaluation(
+        name=name,
+        settings=settings,
+        records=records,
+        task=chosen,
+        max_new_tokens=room,
+        prompts=datasets.spec(config, batch_size=batch_size, text_len=text_len),
+        examples=examples,
+        generate=functools.partial(decode, constraint=allowed) if settings["decode"] else None,
+        noise=noise,
+        eval_loss=jax.jit(step.make_eval_loss(built.functions.apply, built.functions.logits)),
+    )
+
+
+def make_constrain(
+    built: assembly.Assembly, settings: Mapping[str, Any], noise: noise_boxes.NoiseBoxes | None
+) -> answer_constraints.Constrain:
+    """Returns what makes the constraint on answers to prompts; see `grammars.make`."""
+    return answer_constraints.make(
+        built.config,
+        settings["constrain"],
+        tokenizer=built.tokenizer,
+        vocab_size=built.functions.vocab_size,
+        noise=noise,
+    )
+
+
+def make_generate(
+    functions: model_functions.Functions,
+    settings: Mapping[str, Any],
+    *,
+    eos: int,
+    max_new_tokens: int,
+    seed: int,
+) -> Callable[..., generate.Generation]:
+    """Returns the jitted (params, batch, constraint=None) -> Generation of the sampler."""
+    prefill = functools.partial(functions.prefill, max_new_tokens=max_new_tokens)
+    parts = (prefill, functions.decode_step, paligemma.select_rows)
+    common = {"max_new_tokens": max_new_tokens, "eos": eos}
+    if settings["sampler"] == "beam":
+        search = functools.partial(beam.search, *parts, beam_size=settings["beam_size"], **common)
+    else:
+        search = functools.partial(
+            generate.generate,
+            *parts,
+            sampler=settings["sampler"],
+            temperature=float(settings["temperature"]),
+            top_p=float(settings["top_p"]),
+            best_of=settings["best_of"],
+            rng=None if settings["sampler"] == "greedy" else jax.random.key(seed),
+            **common,
+        )
+
+    def decode(
+        params: Params,
+        batch: Mapping[str, jax.Array],
+        constraint: constraints.Constraint | None = None,
+    ) -> generate.Generation:
+        return search(params, batch, constraint=constraint)
+
+    return jax.jit(decode)
+
+
+def run(
+    built: assembly.Assembly,
+    evaluation: Evaluation,
+    params: Params,
+    *,
+    read_images: pipeline.ReadImages | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Returns (rows of predictions.jsonl, scores); `read_images` as in `pipeline.eval_batches`.
+
+    Beside the task's, the scores hold the validation loss, the mean over examples of the mean loss
+    of their tokens (big_vision's perplexity evaluator calls it avg), and perplexity, its exponent.
+    """
+    loss = _mean_loss(built, evaluation, params, read_images)
+    scores: dict[str, Any] = {"loss": loss, "perplexity": math.exp(min(loss, MAX_EXPONENT))}
+    rows: list[dict[str, Any]] = []
+    if evaluation.generate is not None:
+        batches = pipeline.eval_batches(
+            evaluation.records, built.tokenizer, evaluation.prompts, read_images=read_images
+        )
+        label = f"answering {evaluation.name}"
+        with say.progress(label, unit="examples", first="compiling") as report:
+            rows, found = prediction_rows.evaluate(
+                evaluation.generate,
+                {**params, **model_functions.unstack(params)},
+                datasets.on_mesh(batches, built.mesh),
+                evaluation.records,
+                built.tokenizer,
+                evaluation.task,
+                progress=report,
+            )
+        scores |= found
+    return rows, scores
+
+
+def write_report(
+    folder: pathlib.Path,
+    rows: list[dict[str, Any]],
+    scores: Mapping[str, Any],
+    *,
+    title: str,
+    run: pathlib.Path | None,
+    now: Mapping[str, Any] | None = None,
+    predictions: str = "predictions.jsonl",
+    suffix: str = "",
+) -> None:
+    """Writes predictions, metrics.json and report.html into a folder; the first process does.
+
+    Args:
+      folder: made if need be.
+      rows, scores: of `run`, the function.
+      title: of the report.
+      run: the folder of a training run whose curves the report shows, if there is one.
+      now: row of metrics.jsonl that is not written yet.
+      predictions: name of the file of rows.
+      suffix: of the other two names, before their endings.
+    """
+    if jax.process_index():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = run / run_log.METRICS if run else None
+    history = run_log.read_rows(metrics) if metrics and metrics.exists() else []
+    history += [now] if now else []
+    atomic.write_jsonl(folder / predictions, rows)
+    numbers = {key: value for key, value in scores.items() if key != page.PR_CURVES}
+    atomic.write_json(folder / f"metrics{suffix}.json", numbers)
+    gallery.write(
+        folder / f"report{suffix}.html",
+        rows,
+        title=title,
+        scores=scores,
+        docs=score_docs.DOCS,
+        history=history,
+        open_image=datasets.open_image,
+    )
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Returns the smallest multiple that is not below `number`."""
+    return -(-number // multiple) * multiple
+
+
+def check_decoding(settings: Mapping[str, Any], noise: noise_boxes.NoiseBoxes | None) -> None:
+    """Raises a ValueError for settings of a sampler that contradict each other."""
+    if noise and settings["sampler"] == "beam":
+        raise ValueError("sampler 'beam' ends answers, and with input.noise_piece they have no end")
+    if settings["sampler"] != "beam":
+        chosen = {key: settings[key] for key in ("sampler", "temperature", "top_p")}
+        generate.check_sampling(**chosen)
+    elif unused := [key for key in ("temperature", "top_p", "best_of") if settings[key] != 1]:
+        raise ValueError(f"sampler 'beam' has no use for {', '.join(unused)}: leave it out")
+
+
+def _read(
+    config: ml_collections.ConfigDict, settings: Mapping[str, Any], name: str
+) -> datasets.Records:
+    """Returns the records of a file, or those that are trained on."""
+    fname, image_dir = settings["fname"], settings["image_dir"]
+    if fname == eval_keys.INPUT and image_dir:
+        raise ValueError(
+            f"evals.{name}.image_dir={image_dir!r}: the images of '{eval_keys.INPUT}' are where "
+            f"input.data.image_dir says: leave it out"
+        )
+    if fname == eval_keys.INPUT:
+        return training_data.read_sources(config)[0]
+    return datasets.read_records(config, fname, key=f"evals.{name}.fname", image_dir=image_dir)
+
+
+def _mean_loss(
+    built: assembly.Assembly,
+    evaluation: Evaluation,
+    params: Params,
+    read_images: pipeline.ReadImages | None,
+) -> float:
+    batches = pipeline.validation_batches(
+        evaluation.records,
+        built.tokenizer,
+        evaluation.examples,
+        noise=evaluation.noise,
+        read_images=read_images,
+    )
+    sums = []
+    label = f"loss of {evaluation.name}"
+    with say.progress(label, unit="examples", first="compiling") as report:
+        for batch in batches:
+            sums.append(evaluation.eval_loss(params, sharding.place_batch(batch, built.mesh)))
+            done = min(len(sums) * evaluation.examples.batch_size, len(evaluation.records))
+            report(done, len(evaluation.records))
+        totals = jax.device_get(sums)
+    return float(sum(total for total, _ in totals) / max(sum(count for _, count in totals), 1))

@@ -1,0 +1,196 @@
+"""What weights a path holds, and which model they belong to."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paligemma_jax.assembly import assembly, model_functions, run_weights, weights
+from paligemma_jax.checkpoints import huggingface_files, merge, part_files, partial_weights, peft
+from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.params import names, variants
+from paligemma_jax.settings import load
+
+EMBEDDING = "llm/embedder/input_embedding"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Weights as they were found.
+
+    Attributes:
+      path: an npz file, or the folder that transformers reads.
+      weights: of the npz file, with those of its base; None: it is a folder for transformers. Of an
+        adapter of PEFT, the base.
+      config: a run's config.json, if the weights are a run's.
+      tokenizer: the sentencepiece file beside the weights, if there is one.
+    """
+
+    path: pathlib.Path
+    weights: partial_weights.Weights | merge.Merged | None
+    config: pathlib.Path | None = None
+    tokenizer: pathlib.Path | None = None
+
+    @property
+    def is_peft(self) -> bool:
+        """Whether the weights are an adapter of PEFT."""
+        return peft.is_folder(self.path)
+
+
+def find(
+    path: pathlib.Path, *, base: pathlib.Path | None = None, chosen: str | None = None
+) -> Source:
+    """Returns what weights a file or folder holds.
+
+    Args:
+      path: an npz file, a run's folder or one with safetensors.
+      base: of weights that are trained arrays only; None: the one that they name.
+      chosen: a checkpoint of the run's folder, as in `checkpoint.choose`; None: its final.npz.
+
+    Raises:
+      ValueError: nothing there, or nothing that is known; the message says what is expected.
+    """
+    if chosen is not None:
+        return _find_checkpoint(path, chosen, base)
+    expected = "expected an .npz file, a run's folder (final.npz), or one with *.safetensors"
+    path, *_ = [path] if path.exists() else part_files.find(path)
+    if path.is_file():
+        if not re.search(r"\.npz(\.part\w+)?$", path.name):
+            raise ValueError(f"{path}: {expected}")
+        beside = path.with_name(assembly.TOKENIZER)
+        found = beside if beside.exists() else None
+        return Source(path, partial_weights.find(path, base=base), tokenizer=found)
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such file or folder; nothing is downloaded here. {expected}")
+    config, tokenizer = path / assembly.CONFIG, path / assembly.TOKENIZER
+    found = tokenizer if tokenizer.exists() else None
+    if (path / assembly.FINAL).exists():
+        final = path / assembly.FINAL
+        return Source(
+            final,
+            partial_weights.find(final, base=base),
+            config=config if config.exists() else None,
+            tokenizer=found,
+        )
+    if peft.is_folder(path):
+        if base is None:
+            raise ValueError(f"{path}: an adapter of PEFT: give its model's npz file as --base")
+        return Source(path, partial_weights.find(base))
+    if any(path.glob("*.safetensors")):
+        if base:
+            raise ValueError(f"--base {base}: {path} is a Hugging Face folder, which is whole")
+        return Source(path, None, tokenizer=found)
+    held = ", ".join(sorted(os.listdir(path))[:8]) or "nothing"
+    raise ValueError(f"{path}: {expected}; it holds {held}")
+
+
+def _find_checkpoint(run: pathlib.Path, chosen: str, base: pathlib.Path | None) -> Source:
+    found, tokenizer = run_weights.choose(run, chosen), run / assembly.TOKENIZER
+    return Source(
+        found,
+        run_weights.find(found, os.fspath(base) if base else None),
+        config=run / assembly.CONFIG,
+        tokenizer=tokenizer if tokenizer.exists() else None,
+    )
+
+
+def describe(
+    source: Source,
+    *,
+    variant: str | None = None,
+    config: str | None = None,
+    final_logits_softcap: float | None = None,
+) -> variants.PaliGemma:
+    """Returns the model that weights belong to.
+
+    Dimensions come from the arrays. What these cannot tell, soft-caps and the query scale, comes
+    from the first of: `variant`, `config`, the file's metadata (of a Hugging Face folder:
+    config.json), the run's config.json.
+
+    Args:
+      source: from `find`.
+      variant: a released model ("paligemma2-3b"), or towers of the table ("So400m/14,gemma2_2b");
+        its final soft-cap is 0, as in every transfer of big_vision.
+      config: of the training, as `--config` takes it.
+      final_logits_softcap: instead of what was found.
+
+    Raises:
+      ValueError: no such model, arrays that are missing or of another, or nothing says what the
+        arrays cannot.
+    """
+    if source.weights is None:
+        if variant or config:
+            raise ValueError(f"{source.path}: config.json says what --variant and --config would")
+        path = source.path / assembly.CONFIG
+        model = huggingface_files.model(_read_json(path), where=str(path))
+    else:
+        model = _describe_npz(source, source.weights, variant, config)
+        lora = merge.describe(source.weights)
+        model = dataclasses.replace(model, lora=lora)
+        names.check_shapes(source.weights.arrays, paligemma.shapes(model), where=str(source.path))
+    if final_logits_softcap is None:
+        return model
+    llm = dataclasses.replace(model.llm, final_logits_softcap=final_logits_softcap)
+    return dataclasses.replace(model, llm=llm)
+
+
+def _describe_npz(
+    source: Source,
+    stored: partial_weights.Weights | merge.Merged,
+    variant: str | None,
+    config: str | None,
+) -> variants.PaliGemma:
+    shapes = {name: array.shape for name, array in stored.arrays.items()}
+    if variant and config:
+        raise ValueError("give one of --variant and --config, not both")
+    if variant:
+        return _from_table(shapes, variant)
+    if not config and set(weights.HIDDEN) <= set(stored.metadata):
+        return variants.measure(shapes, {key: stored.metadata[key] for key in weights.HIDDEN})
+    rows = shapes.get(EMBEDDING, (variants.VOCAB_SIZE,))[0]
+    if config:
+        return model_functions.describe(load.load(config), vocab_size=rows)
+    if source.config:
+        return model_functions.describe(load.from_json(source.config), vocab_size=rows)
+    return _infer(shapes, source.path)
+
+
+def _from_table(shapes: Mapping[str, Sequence[int]], variant: str) -> variants.PaliGemma:
+    towers = variants.RELEASED.get(variant) or tuple(variant.split(","))
+    if len(towers) != 2:
+        raise ValueError(
+            f"--variant {variant}: expected one of {list(variants.RELEASED)}, or a vision tower "
+            f"and a language model, as 'So400m/14,gemma2_2b'"
+        )
+    _, model = variants.infer(shapes, {variant: (towers[0], towers[1])})
+    # big_vision trains without the final soft-cap, whatever the table of Gemma says.
+    llm = dataclasses.replace(model.llm, final_logits_softcap=0.0)
+    return dataclasses.replace(model, llm=llm)
+
+
+def _infer(shapes: Mapping[str, Sequence[int]], path: pathlib.Path) -> variants.PaliGemma:
+    """Returns a released model of which arrays tell everything: Gemma 1 has nothing hidden."""
+    try:
+        name, model = variants.infer(shapes)
+    except ValueError as error:
+        error.add_note("--config FILE or --variant VIT,GEMMA says which other model it is")
+        raise
+    if model.llm.attn_logits_softcap or model.llm.final_logits_softcap:
+        raise ValueError(
+            f"{path}: these are the dimensions of {name}, but arrays cannot tell soft-caps and "
+            f"query scale, and the file's metadata does not. Give --variant {name} (and "
+            f"--final_logits_softcap, 0 unless it was trained with one), or --config FILE"
+        )
+    return model
+
+
+def _read_json(path: pathlib.Path) -> Mapping[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: not found; it says which model the weights are of") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error

@@ -1,0 +1,1 @@
+"""Where checkpoints and tokenizers come from: names, addresses, downloads."""

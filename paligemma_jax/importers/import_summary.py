@@ -1,0 +1,79 @@
+"""What a conversion of a data set read, dropped, changed and wrote, as numbers and as lines."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.console import say
+from paligemma_jax.importers import example, words
+
+NUM_EXAMPLES = 3  # shown of each reason
+NUM_CLASSES = 12
+
+
+def make(
+    classes: Sequence[str],
+    tally: example.Tally,
+    round_trip: words.RoundTrip,
+    rows: Mapping[str, int],
+) -> dict[str, Any]:
+    """Returns the numbers: read, dropped {what: {reason: count}}, changed, rows, round_trip."""
+    checked: dict[str, Any] = {
+        "boxes": round_trip.num_boxes,
+        "largest_box_error_bins": round(float(round_trip.worst_box), 4),
+        "texts": round_trip.num_texts,
+    }
+    if masks := round_trip.worst_masks():
+        mean = round(float(np.mean([mask.iou for mask in masks])), 4)
+        checked |= {"masks": len(masks), "mask_iou_mean": mean, "mask_iou_lowest": masks[0].iou}
+        checked["mask_lowest"] = f"{masks[0].source}, object {masks[0].number}, {masks[0].label}"
+    return {
+        "classes": list(classes),
+        "read": dict(tally.read),
+        "dropped": tally.count_drops(),
+        "changed": dict(tally.changed),
+        "rows": dict(rows),
+        "round_trip": checked,
+    }
+
+
+def describe(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
+    """Yields the lines that a person reads at the end."""
+    yield f"read     {_counts(summary['read'])}"
+    if classes := summary["classes"]:
+        shown = ", ".join(classes[:NUM_CLASSES])
+        more = f" and {len(classes) - NUM_CLASSES} more" if len(classes) > NUM_CLASSES else ""
+        yield f"classes  {shown}{more}"
+    for what, count in summary["changed"].items():
+        yield f"changed  {say.count(count, what)}"
+    yield from describe_drops(tally)
+    yield f"wrote    {_counts(summary['rows'], 'rows of ')}; images {_counts(summary['images'])}"
+    checked = summary["round_trip"]
+    parts = []
+    if checked["boxes"]:
+        error = checked["largest_box_error_bins"]
+        parts.append(f"{say.count(checked['boxes'], 'boxes')} within {error:.2f} of a bin")
+    if checked["texts"]:
+        parts.append(say.count(checked["texts"], "answers"))
+    if "masks" in checked:
+        parts.append(
+            f"{say.count(checked['masks'], 'masks')} with IoU {checked['mask_iou_mean']:.3f} "
+            f"(lowest {checked['mask_iou_lowest']:.3f}: {checked['mask_lowest']})"
+        )
+    yield f"checked  read back: {'; '.join(parts) or 'images without objects'}"
+
+
+def describe_drops(tally: example.Tally) -> Iterator[str]:
+    """Yields every reason with its count and first places."""
+    for what, reasons in tally.count_drops().items():
+        for reason, count in reasons.items():
+            places = [d for d in tally.drops if (d.what, d.reason) == (what, reason)][:NUM_EXAMPLES]
+            shown = "; ".join(f"{d.source}: {d.detail}" if d.detail else d.source for d in places)
+            more = f"; and {count - len(places)} more" if count > len(places) else ""
+            yield f"dropped  {say.count(count, f'{what}s')}, {reason}: {shown}{more}"
+
+
+def _counts(values: Mapping[str, int], between: str = "") -> str:
+    parts = (say.count(count, f"{between}{name}") for name, count in values.items())
+    return ", ".join(parts) or "nothing"

@@ -1,0 +1,126 @@
+"""Image files of a source: where they lie, and how large they are, without decoding them."""
+
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+
+from PIL import Image
+
+from paligemma_jax.data import image_folder
+from paligemma_jax.importers import example
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+# Formats that `images` decodes, by Pillow's names.
+READABLE = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF")
+EXIF_ORIENTATION = 0x0112
+MAX_DEPTH = 4  # subfolders that are searched for images
+
+
+def measure(picture: example.Picture, source: str, tally: example.Tally) -> tuple[int, int] | None:
+    """Returns (width, height) of the pixels as they are stored, or drops the image and why."""
+    where = picture.path or io.BytesIO(picture.data or b"")
+    if not example.is_text(picture.name):
+        tally.drop("image", "file name is not UTF-8", ascii(source), ascii(picture.name))
+        return None
+    if (size := _num_bytes(picture)) == 0:
+        tally.drop("image", "image file is empty", source, f"{picture.name} has 0 bytes")
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(where) as image:
+                found, kind = image.size, image.format
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        found = str(error).partition(", could be")[0]  # not an attack, as Pillow goes on to suspect
+        detail = f"{picture.name}: {found}; scale it down"
+        tally.drop("image", "image too large", source, detail)
+        return None
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
+        detail = f"{picture.name}, {size} byte{'s' * (size != 1)}: {error}"
+        tally.drop("image", "not an image", source, detail)
+        return None
+    if kind not in READABLE:
+        detail = f"{picture.name} is {kind}; save it as one of {', '.join(READABLE)}"
+        tally.drop("image", "image format that training cannot read", source, detail)
+        return None
+    return found
+
+
+def is_of_size(
+    picture: example.Picture,
+    size: tuple[int, int],
+    said: tuple[int, int],
+    source: str,
+    tally: example.Tally,
+) -> bool:
+    """Whether annotations speak of these pixels; if not, the image is dropped."""
+    if size == said:
+        return True
+    detail = f"{picture.name} has {size[0]}x{size[1]} pixels, its annotations {said[0]}x{said[1]}"
+    if size == said[::-1] and _orientation(picture) > 4:
+        detail += " (turned by its EXIF orientation: rotate the file for good)"
+    tally.drop("image", "image of another size than its annotations", source, detail)
+    return False
+
+
+def find(
+    folder: image_folder.ImageFolder, name: str, source: str, tally: example.Tally
+) -> example.Picture | None:
+    """Returns the picture that a source names, or drops the image and why."""
+    path, problem = folder.locate(name)
+    if problem:
+        tally.drop("image", problem[0], source, problem[1])
+        return None
+    return example.Picture(os.path.relpath(path, folder.root), path)
+
+
+def open_folder(root: str) -> image_folder.ImageFolder:
+    """Returns what finds the images below a folder, and nothing outside it."""
+    return image_folder.ImageFolder(root, setting="--images")
+
+
+def choose_folder(names: Sequence[str], root: str, given: str | None) -> str:
+    """Returns the folder in which most of the named images lie: `given`, or found below root.
+
+    Raises:
+      ValueError: none of the images lies there.
+    """
+    sample = list(names[:: max(1, len(names) // 20)])[:40]
+    candidates = [given] if given else list(_folders(root))
+    counts = [sum(os.path.isfile(os.path.join(c, name)) for name in sample) for c in candidates]
+    if not sample:
+        return candidates[0]
+    if max(counts) == 0:
+        where = given or f"{root} and its subfolders"
+        raise ValueError(
+            f"none of the images is in {where}; looked for {', '.join(map(repr, sample[:3]))}. "
+            f"Name the folder that they are relative to: --images FOLDER"
+        )
+    return candidates[counts.index(max(counts))]
+
+
+def list_images(folder: str) -> list[str]:
+    """Returns the paths of image files in a folder, told by their names, in order."""
+    names = sorted(os.listdir(folder))
+    return [os.path.join(folder, name) for name in names if name.lower().endswith(SUFFIXES)]
+
+
+def _folders(root: str, depth: int = 0) -> Iterator[str]:
+    """Yields a folder and those below it, the near ones first as far as one level goes."""
+    yield root
+    if depth == MAX_DEPTH:
+        return
+    with os.scandir(root) as entries:
+        inside = sorted(e.path for e in entries if e.is_dir(follow_symlinks=False))
+    for path in inside:
+        yield from _folders(path, depth + 1)
+
+
+def _num_bytes(picture: example.Picture) -> int:
+    return os.path.getsize(picture.path) if picture.path else len(picture.data or b"")
+
+
+def _orientation(picture: example.Picture) -> int:
+    with Image.open(picture.path or io.BytesIO(picture.data or b"")) as image:
+        return image.getexif().get(EXIF_ORIENTATION, 1)

@@ -1,0 +1,136 @@
+"""JSONL with questions and answers, captions, boxes or suffixes; CSV with images and captions.
+
+One file, or a folder with one per split (metadata.jsonl of Hugging Face's ImageFolder too). Images
+are relative to the file, or to `--images`. Columns are told by usual names, or by `--columns
+question=q,answer=a`. JSONL rows with image, prefix and suffix (our own format) are taken as they
+are, with their objects.
+"""
+
+import csv
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from paligemma_jax.data import jsonl
+from paligemma_jax.importers import columns, example, pictures
+
+JSONL = ".jsonl"
+CSV = (".csv", ".tsv")
+DELIMITERS = ",;\t"
+PROGRESS_ROWS = 1000
+
+
+def detect_jsonl(path: str) -> str | None:
+    """Returns the file that shows that a path is JSONL, or None."""
+    return next(iter(_files(path, (JSONL,))), None)
+
+
+def detect_csv(path: str) -> str | None:
+    """Returns the file that shows that a path is CSV, or None."""
+    return next(iter(_files(path, CSV)), None)
+
+
+def read_jsonl(
+    request: example.Request, tally: example.Tally, progress: example.Progress
+) -> example.DataSet:
+    """Returns the data set of one or several JSONL files."""
+    return _read(request, tally, progress, (JSONL,), _jsonl_rows)
+
+
+def read_csv(
+    request: example.Request, tally: example.Tally, progress: example.Progress
+) -> example.DataSet:
+    """Returns the data set of one or several CSV files."""
+    return _read(request, tally, progress, CSV, _csv_rows)
+
+
+def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
+    files = _files(request.path, endings)
+    if not files:
+        raise ValueError(f"{request.path}: no file that ends in {' or '.join(endings)}")
+    root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
+    folder = pictures.open_folder(request.images or root)
+    examples: list[example.Example] = []
+    total, done = sum(map(_count_lines, files)), 0
+    for path in files:
+        chosen: dict[str, str] = {}
+        for number, row in read_rows(path, tally):
+            if not chosen:
+                where = f"{path}:{number}"
+                chosen = columns.choose(row, request, where, columns=request.columns)
+            source = f"{os.path.basename(path)}:{number}"
+            split = columns.split_of(path)
+            if found := _example(row, chosen, folder, source, split, tally, request.classes):
+                examples.append(found)
+            if number % PROGRESS_ROWS == 0:
+                progress(done + number, total)
+        done += _count_lines(path)
+    made_here = (found.objects for found in examples if found.objects and found.suffix is None)
+    classes = dict.fromkeys(label for objects in made_here for label in objects.labels)
+    return example.DataSet(request.classes or tuple(classes), examples, len(examples))
+
+
+def _example(
+    row, chosen, folder, source, split, tally: example.Tally, names
+) -> example.Example | None:
+    tally.read["rows"] += 1
+    name = row.get(chosen["image"])
+    if not isinstance(name, str) or not name:
+        detail = f"column '{chosen['image']}': expected a path, found {name!r:.60}"
+        tally.drop("row", "without an image", source, detail)
+        return None
+    picture = pictures.find(folder, name, source, tally)
+    if picture is None:
+        return None
+    return columns.make(row, chosen, picture, source, split, tally, names=names)
+
+
+def _jsonl_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in jsonl.read_lines(path):
+        row, problem = jsonl.parse_line(line)
+        if row is not None:
+            yield number, row
+        elif problem:
+            tally.read["rows"] += 1
+            tally.drop("row", problem[0], f"{os.path.basename(path)}:{number}", problem[1])
+
+
+def _csv_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (number of the row's last line, {column: text})."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        try:
+            header = file.readline()
+            if not header.strip():
+                raise ValueError(f"{path}: the file is empty; expected a line of column names")
+            file.seek(0)
+            delimiter = max(DELIMITERS, key=header.count)
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            for row in reader:
+                if None in row or None in row.values():
+                    tally.read["rows"] += 1
+                    source = f"{os.path.basename(path)}:{reader.line_num}"
+                    # Cells too many are a list under None, those too few are None.
+                    cells = [*row.pop(None, ()), *(v for v in row.values() if v is not None)]
+                    columns = len(reader.fieldnames or ())
+                    detail = f"expected {columns} columns, found {len(cells)}"
+                    tally.drop("row", "wrong number of columns", source, detail)
+                else:
+                    yield reader.line_num, row
+        except UnicodeDecodeError as error:
+            message = f"{path}: byte {error.object[error.start]:#04x} is not UTF-8"
+            raise ValueError(f"{message}; save the file as UTF-8") from error
+        except csv.Error as error:
+            raise ValueError(f"{path}: broken CSV: {error}") from error
+
+
+def _count_lines(path: str) -> int:
+    with open(path, "rb") as file:
+        return sum(1 for _ in file)
+
+
+def _files(path: str, endings: tuple[str, ...]) -> list[str]:
+    if os.path.isfile(path):
+        return [path] if path.lower().endswith(endings) else []
+    if not os.path.isdir(path):
+        return []
+    return [os.path.join(path, n) for n in sorted(os.listdir(path)) if n.lower().endswith(endings)]

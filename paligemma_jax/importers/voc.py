@@ -1,0 +1,186 @@
+"""Pascal VOC: an XML file per image, with boxes and maybe polygons.
+
+Layouts: VOCdevkit's (Annotations/ and JPEGImages/, splits in ImageSets/Main/*.txt), Roboflow's
+(train/*.xml among the images), supervision's and CVAT's (XML in one folder, images in another).
+Corners are numbers of pixels, counted from 1 and both inside the box, so a box that covers an
+image of width W goes from 1 to W: here it is 0 to W. Tools that count otherwise are off by one
+pixel at most.
+"""
+
+import os
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+from paligemma_jax.importers import collect, example, pictures
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+SETS = os.path.join("ImageSets", "Main")
+# Lists that hold the others.
+JOINT_SETS = ("trainval",)
+PROGRESS_FILES = 500
+
+
+def detect(path: str) -> str | None:
+    """Returns the file that shows that a path is VOC, or None."""
+    if not os.path.isdir(path):
+        return None
+    return next(_xml_files(path), None)
+
+
+def read(
+    request: example.Request, tally: example.Tally, progress: example.Progress
+) -> example.DataSet:
+    """Returns the data set.
+
+    Raises:
+      ValueError: no XML files, or images that are nowhere.
+    """
+    root = request.path
+    files = list(_xml_files(root))
+    if not files:
+        raise ValueError(f"{root}: no annotations *.xml below it")
+    images = _Images(root, request.images)
+    splits = _read_sets(root)
+    for stem in sorted(set(splits) - {_stem(path) for path in files}):
+        tally.read["images"] += 1
+        tally.drop("image", "listed without an annotation file", f"{SETS}: {stem}")
+    examples, classes = [], {}
+    for number, path in enumerate(files, 1):
+        name = os.path.relpath(path, root)
+        split = splits.get(_stem(path))
+        split = split or example.split_name(os.path.dirname(name))
+        if found := _read_file(path, name, split, images, tally):
+            examples.append(found)
+            assert found.objects is not None
+            classes |= dict.fromkeys(found.objects.labels)
+        if number % PROGRESS_FILES == 0 or number == len(files):
+            progress(number, len(files))
+    return example.DataSet(request.classes or tuple(sorted(classes)), examples, len(examples))
+
+
+class _Images:
+    """Finds an XML file's image: beside it, or by its stem anywhere below the folder."""
+
+    def __init__(self, root: str, given: str | None):
+        self.folder = pictures.open_folder(given or root)
+        self.by_stem: dict[str, list[str]] = {}
+        for folder, _, _ in os.walk(self.folder.root):
+            for path in pictures.list_images(folder):
+                self.by_stem.setdefault(_stem(path), []).append(path)
+
+    def find(
+        self, xml: str, filename: str, source: str, tally: example.Tally
+    ) -> example.Picture | None:
+        near = os.path.dirname(os.path.realpath(xml))
+        # Masks of VOCdevkit have their image's stem too.
+        for stem in dict.fromkeys(
+            os.path.splitext(p)[0] for p in (filename, os.path.basename(xml))
+        ):
+            found = [p for p in self.by_stem.get(stem, []) if "Segmentation" not in p]
+            found = [p for p in found if os.path.dirname(p) == near] or found
+            if len(found) > 1:
+                detail = f"'{filename}' could be {', '.join(found[:3])}"
+                tally.drop("image", "several images of this name", source, detail)
+                return None
+            if found:
+                name = os.path.relpath(found[0], self.folder.root)
+                return pictures.find(self.folder, name, source, tally)
+        detail = f"'{filename}': no such file below {self.folder.root}"
+        tally.drop("image", "image not found", source, detail)
+        return None
+
+
+def _read_file(
+    path: str, name: str, split: str | None, images: _Images, tally: example.Tally
+) -> example.Example | None:
+    tally.read["images"] += 1
+    try:
+        tree = _parse(path)
+    except (ElementTree.ParseError, ValueError) as error:
+        tally.drop("image", "broken XML", name, error)
+        return None
+    filename = os.path.basename((tree.findtext("filename") or "").strip().replace("\\", "/"))
+    picture = images.find(path, filename, name, tally)
+    size = pictures.measure(picture, name, tally) if picture else None
+    if picture is None or size is None:
+        return None
+    said = [(tree.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
+    if all(side.isdecimal() and int(side) for side in said):
+        width, height = map(int, said)
+        if not pictures.is_of_size(picture, size, (width, height), name, tally):
+            return None
+    annotations = [_annotation(item, name) for item in tree.findall("object")]
+    objects = collect.collect(annotations, size, tally)
+    if objects is None:
+        tally.drop("image", "none of its objects could be kept", name)
+        return None
+    return example.Example(picture, name, split, objects)
+
+
+def _parse(path: str) -> ElementTree.Element:
+    """Returns the tree of a file; declarations of entities, which no tool writes, are refused."""
+    with open(path, "rb") as file:
+        raw = file.read()
+    if not raw.strip():
+        raise ValueError("the file is empty")
+    if b"<!DOCTYPE" in raw or b"<!ENTITY" in raw:
+        raise ValueError("declares a document type, which annotations do not need")
+    tree = ElementTree.fromstring(raw)
+    if tree.tag != "annotation":
+        raise ValueError(f"expected <annotation>, found <{tree.tag}>")
+    return tree
+
+
+def _annotation(item: ElementTree.Element, name: str) -> collect.Annotation:
+    label = example.clean_name(item.findtext("name"))
+    source = f"{name}: object '{label}'"
+    x0, y0, x1, y1 = (_number(item.findtext(f"bndbox/{corner}")) for corner in CORNERS)
+    box = None
+    if x0 is not None and y0 is not None and x1 is not None and y1 is not None:
+        box = [x0 - 1, y0 - 1, x1, y1]
+    elif item.find("bndbox") is not None:
+        source = f"{source}: corners {CORNERS} are not all numbers"
+    return collect.Annotation(label, source, box, _polygon(item.find("polygon")))
+
+
+def _polygon(item: ElementTree.Element | None) -> list[list[float]] | None:
+    """Returns <polygon><x1/><y1/><x2/>... as supervision and Roboflow write it."""
+    if item is None:
+        return None
+    flat = []
+    for number in range(1, len(item) // 2 + 1):
+        flat += [_number(item.findtext(f"{axis}{number}")) for axis in "xy"]
+    return [[value - 1 if value is not None else float("nan") for value in flat]]
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _xml_files(root: str) -> Iterator[str]:
+    """Yields the XML files below a folder, in order."""
+    for folder, _, names in sorted(os.walk(root)):
+        for name in sorted(names):
+            if name.lower().endswith(".xml"):
+                yield os.path.join(folder, name)
+
+
+def _read_sets(root: str) -> dict[str, str]:
+    """Returns stem -> split of VOCdevkit's lists; lists of one class ("cat_train") do not count."""
+    folders = [folder for folder, _, _ in os.walk(root) if folder.endswith(SETS)]
+    found: dict[str, str] = {}
+    for folder in folders:
+        for name in sorted(os.listdir(folder)):
+            stem, ending = os.path.splitext(name)
+            if ending != ".txt" or stem in JOINT_SETS or stem not in example.SPLITS:
+                continue
+            lines = example.read_lines(os.path.join(folder, name))
+            found |= {line.split()[0]: example.SPLITS[stem] for line in lines if line.strip()}
+    return found

@@ -1,0 +1,291 @@
+"""Examples put into words: prompt and answer of each task, and the check that they read back.
+
+    detection      detect a ; b        <loc....>x4 a ; <loc....>x4 b
+    segmentation   segment a ; b       <loc....>x4<seg...>x16 a ; ...
+    counting       count a ; b ...     {"a": 2}, indented by two, classes without objects left out
+    vqa            answer en {question}
+    caption        caption en
+
+A prompt asks for all classes of the data set, in the order of the source; `prompt` replaces it.
+"""
+
+import collections
+import dataclasses
+import json
+import string
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from paligemma_jax.data import objects as data_objects
+from paligemma_jax.importers import example
+from paligemma_jax.tasks import detection, geometry, masks, segmentation, task
+
+PROMPTS = {
+    "detection": "detect {classes}",
+    "segmentation": "segment {classes}",
+    "counting": "count {classes} and answer in JSON",
+    "vqa": "answer en {question}",
+    "caption": "caption en",
+}
+TRAINED_AS = {name: name for name in PROMPTS} | {"counting": "json"}  # the task that a config names
+SCORED_BY = {"counting": ("count_exact", "json_f1")}  # where the task's usual scores do not fit
+HALF_BIN = 0.5 + 1e-3  # float32 leaves a trace
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskCodec:
+    """What turns masks into tokens and back.
+
+    Attributes:
+      encode: float32[n, 64, 64] in 0..1, masks cut to their boxes -> int[n, 16] in 0..127.
+      decode: int[n, 16] -> float32[n, 64, 64], above 0 inside.
+    """
+
+    encode: segmentation.Encode
+    decode: segmentation.Decode
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Prompt, answer and the objects that the answer names, in its order."""
+
+    prefix: str
+    suffix: str
+    objects: data_objects.Objects | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MaskCheck:
+    """A mask (object `number`, from 1, of `source`) and its IoU with what its tokens decode to."""
+
+    source: str
+    number: int
+    label: str
+    iou: float
+
+
+@dataclasses.dataclass
+class RoundTrip:
+    """What reading the answers back showed.
+
+    Attributes:
+      num_boxes, worst_box: boxes compared, and the largest difference in bins.
+      num_texts: other answers compared.
+      masks: every mask compared.
+    """
+
+    num_boxes: int = 0
+    worst_box: float = 0.0
+    num_texts: int = 0
+    masks: list[MaskCheck] = dataclasses.field(default_factory=list)
+
+    def worst_masks(self) -> list[MaskCheck]:
+        """Returns the masks, those that tokens say worst first."""
+        return sorted(self.masks, key=lambda mask: mask.iou)
+
+
+class Wording:
+    """Makes rows for a task.
+
+    Args:
+      task_name: a key of `PROMPTS`.
+      classes: what prompts ask for.
+      prompt: template with {classes} or {question}; None is the task's own.
+      coordinates: convention of `<loc>` tokens, see `geometry`.
+      codec: needed for segmentation.
+
+    Raises:
+      ValueError: a template with other fields, or a class whose name cannot be written.
+    """
+
+    def __init__(
+        self,
+        task_name: str,
+        classes: Sequence[str],
+        *,
+        prompt: str | None = None,
+        coordinates: str = geometry.DEFAULT_CONVENTION,
+        codec: MaskCodec | None = None,
+    ):
+        self.task_name, self.codec, self.coordinates = task_name, codec, coordinates
+        self.template = PROMPTS[task_name] if prompt is None else prompt
+        self.classes = detection.SEPARATOR.join(classes)
+        self.round_trip = RoundTrip()
+        _check_template(self.template, task_name)
+        if task_name in ("detection", "segmentation"):
+            _check_classes(classes)
+
+    def make(self, found: example.Example, tally: example.Tally) -> Row | None:
+        """Returns the row of an example, checked, or None where nothing is left to say."""
+        prefix = found.prefix
+        if prefix is None:
+            prefix = self.template.format(classes=self.classes, question=found.question or "")
+        if found.suffix is not None:
+            return self._texts(found, prefix, tally)
+        objects = found.objects
+        assert objects is not None, "importers give objects or a suffix"
+        if self.task_name == "counting":
+            counts = dict(collections.Counter(objects.labels))
+            suffix = json.dumps(counts, indent=2, ensure_ascii=False)
+            if json.loads(suffix) != counts:
+                raise ValueError(f"{found.source}: '{suffix}' does not read back")
+            self.round_trip.num_texts += 1
+            return Row(prefix, suffix, objects)
+        kept = self._large_enough(objects, found.source, tally)
+        if len(objects) and not len(kept):
+            name = found.picture.name
+            tally.drop("image", "none of its objects could be kept", found.source, name)
+            return None
+        if self.task_name == "segmentation":
+            return self._segments(found, prefix, kept, tally)
+        suffix = detection.format(data_objects.to_detections(kept), convention=self.coordinates)
+        read = detection.parse(suffix, convention=self.coordinates)
+        self._compare_boxes(read, suffix, kept, found.source)
+        return Row(prefix, suffix, kept)
+
+    def _texts(self, found: example.Example, prefix: str, tally: example.Tally) -> Row | None:
+        """Returns a row whose answer the source has itself."""
+        suffix = found.suffix or ""
+        if problem := choose_check(self.task_name)(suffix):
+            tally.drop("row", "bad suffix", found.source, f"'{suffix:.60}': {problem}")
+            return None
+        self.round_trip.num_texts += 1
+        return Row(prefix, suffix, found.objects)
+
+    def _large_enough(
+        self, objects: data_objects.Objects, source: str, tally: example.Tally
+    ) -> data_objects.Objects:
+        """Returns the objects whose boxes still have an area once they are rounded to bins."""
+        boxes = data_objects.to_detections(objects).boxes_yxyx
+        bins = geometry.to_bins(boxes, convention=self.coordinates)
+        keep = (bins[:, 2:] > bins[:, :2]).all(axis=1)
+        for number in np.flatnonzero(~keep):
+            detail = f"{objects.labels[number]} {objects.boxes_xyxy[number].tolist()}"
+            tally.drop("object", "smaller than a <loc> bin", source, detail)
+        return objects if keep.all() else _select(objects, np.flatnonzero(keep))
+
+    def _compare_boxes(
+        self,
+        read: detection.Detections | segmentation.Segments,
+        suffix: str,
+        objects: data_objects.Objects,
+        source: str,
+    ) -> None:
+        """Raises a ValueError where what was read of a suffix is not what the objects are."""
+        truth = data_objects.to_detections(objects)
+        if read.labels != truth.labels:
+            raise ValueError(f"{source}: '{suffix:.80}' reads back as {read.labels}")
+        scale = geometry.scale(self.coordinates)
+        far = np.abs(read.boxes_yxyx - truth.boxes_yxyx) * scale
+        # The last half bin of "1024" has no token of its own.
+        limit = np.where(truth.boxes_yxyx * scale > geometry.NUM_BINS - 0.5, 1.0, HALF_BIN)
+        if (far > limit).any():
+            raise ValueError(f"{source}: '{suffix:.80}' reads back {far.max():.3f} bins away")
+        self.round_trip.num_boxes += len(read)
+        self.round_trip.worst_box = max(self.round_trip.worst_box, *far.reshape(-1), 0.0)
+
+    def _segments(
+        self,
+        found: example.Example,
+        prefix: str,
+        objects: data_objects.Objects,
+        tally: example.Tally,
+    ) -> Row | None:
+        assert self.codec is not None, "segmentation needs a codec"
+        cut: dict[int, np.ndarray] = {}
+        for number, label in enumerate(objects.labels):
+            try:
+                cut[number] = _cut_mask(objects, number)
+            except ValueError as error:
+                detail = f"{label} {objects.boxes_xyxy[number].tolist()}"
+                tally.drop("object", str(error), found.source, detail)
+        kept = _select(objects, np.array(list(cut), int))
+        if len(objects) and not len(kept):
+            tally.drop("image", "none of its objects could be kept", found.source)
+            return None
+        truth = data_objects.to_detections(kept)
+        codes = self.codec.encode(np.stack(list(cut.values()))) if cut else np.zeros((0, 16))
+        said = segmentation.Segments(truth.boxes_yxyx, codes, truth.labels)
+        suffix = segmentation.format(said, convention=self.coordinates)
+        self._compare_masks(suffix, kept, found.source)
+        return Row(prefix, suffix, kept)
+
+    def _compare_masks(self, suffix: str, objects: data_objects.Objects, source: str) -> None:
+        """Measures what is left of every mask, in the image's own pixels, as evaluations do."""
+        assert self.codec is not None
+        read = segmentation.parse(suffix, convention=self.coordinates)
+        self._compare_boxes(read, suffix, objects, source)
+        decoded = self.codec.decode(read.codes) if len(read) else ()
+        for number, (codes, box) in enumerate(zip(decoded, read.boxes_yxyx, strict=True)):
+            mask = _bitmap(objects, number)
+            again = masks.paste(codes, box, *mask.shape)
+            iou = round(float((mask & again).sum() / (mask | again).sum()), 4)
+            check = MaskCheck(source, number + 1, objects.labels[number], iou)
+            self.round_trip.masks.append(check)
+
+
+def choose_check(task_name: str) -> Callable[[str], str | None]:
+    """Returns what says what is wrong with a suffix, as training does."""
+    return task.choose_check(TRAINED_AS[task_name])
+
+
+def _cut_mask(objects: data_objects.Objects, number: int) -> np.ndarray:
+    """Returns float32[64, 64] in 0..1, the mask of an object in its box.
+
+    Raises:
+      ValueError: why it has none.
+    """
+    if objects.segmentations[number] is None:
+        raise ValueError("without an outline")
+    bitmap = _bitmap(objects, number)
+    box = data_objects.to_detections(objects).boxes_yxyx[number]
+    try:
+        mask = masks.cut(bitmap, box)
+    except ValueError as error:
+        raise ValueError("box covers no pixel") from error
+    if not mask.any():
+        raise ValueError("outline covers no pixel of its box")
+    return mask
+
+
+def _bitmap(objects: data_objects.Objects, number: int) -> np.ndarray:
+    """Returns bool[H, W], the mask of an object that has an outline."""
+    outline = objects.segmentations[number]
+    assert outline is not None
+    return data_objects.bitmap(outline, width=objects.width, height=objects.height)
+
+
+def _select(objects: data_objects.Objects, numbers: np.ndarray) -> data_objects.Objects:
+    return data_objects.make(
+        objects.width,
+        objects.height,
+        [objects.labels[n] for n in numbers],
+        objects.boxes_xyxy[numbers],
+        [objects.segmentations[n] for n in numbers],
+    )
+
+
+def _check_template(template: str, task_name: str) -> None:
+    allowed = {"vqa": {"question"}, "caption": set()}.get(task_name, {"classes"})
+    try:
+        fields = {
+            field for _, field, _, _ in string.Formatter().parse(template) if field is not None
+        }
+    except ValueError as error:
+        raise ValueError(f"--prompt '{template}': {error}") from error
+    if fields - allowed:
+        names = ", ".join(f"{{{name}}}" for name in sorted(allowed)) or "no field"
+        raise ValueError(f"--prompt '{template}': task {task_name} knows {names}")
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    """Raises a ValueError for names that a suffix cannot hold."""
+    for name in classes:
+        box = np.array([[0, 0, 1, 1]], np.float32)
+        try:
+            detection.format(detection.Detections(box, (name,)))
+        except ValueError as error:
+            raise ValueError(
+                f"class '{name}' cannot be written in a suffix: {error}. Rename it in the source"
+            ) from error

@@ -1,0 +1,227 @@
+"""YOLO: a text file per image with a class number and a box, or a polygon, per line.
+
+A line is `class x_center y_center width height`, or `class x1 y1 x2 y2 x3 y3 ...` for an outline,
+all in 0..1 of the image. data.yaml names the classes and where the images of each split lie; their
+labels lie where "images" in the path is "labels". Without data.yaml: classes.txt (Label Studio,
+LabelImg) or the names given, all images below. An image without label file has no objects, as
+ultralytics reads it. The format: https://docs.ultralytics.com/datasets/detect/
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from paligemma_jax.data import image_folder
+from paligemma_jax.importers import collect, example, pictures
+
+YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
+CLASS_FILES = ("classes.txt", "obj.names")
+SPLITS = ("train", "val", "valid", "test")
+PROGRESS_IMAGES = 500
+
+
+def detect(path: str) -> str | None:
+    """Returns the file that shows that a path is YOLO, or None."""
+    if os.path.isfile(path):
+        return path if path.lower().endswith((".yaml", ".yml")) else None
+    found = [os.path.join(path, name) for name in (*YAML_NAMES, *CLASS_FILES)]
+    return next((name for name in found if os.path.isfile(name)), None)
+
+
+def read(
+    request: example.Request, tally: example.Tally, progress: example.Progress
+) -> example.DataSet:
+    """Returns the data set.
+
+    Raises:
+      ValueError: no class names, or no images.
+    """
+    root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
+    description = _describe(request, root)
+    labels = _Labels(
+        root, request.classes or _class_names(description, root), "kpt_shape" in description
+    )
+    folder = pictures.open_folder(root)
+    images = list(_images(description, root, request))
+    if not images:
+        raise ValueError(f"{root}: no images found; YOLO has them in folders called images")
+    examples = []
+    for number, (split, path) in enumerate(images, 1):
+        if found := _read_image(path, split, folder, labels, tally):
+            examples.append(found)
+        if number % PROGRESS_IMAGES == 0 or number == len(images):
+            progress(number, len(images))
+    for file in _labels_alone([path for _, path in images]):
+        tally.read["images"] += 1
+        tally.drop("image", "image not found", os.path.relpath(file, root), "a label file alone")
+    return example.DataSet(tuple(filter(None, labels.classes)), examples, len(examples))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    """How label files are read: paths are told relative to root; a number is a place in classes."""
+
+    root: str
+    classes: tuple[str, ...]
+    has_keypoints: bool
+
+
+def _describe(request: example.Request, root: str) -> dict[str, Any]:
+    path = request.path if os.path.isfile(request.path) else None
+    names = [os.path.join(root, name) for name in YAML_NAMES]
+    path = path or next((name for name in names if os.path.isfile(name)), None)
+    if path is None:
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected names: and train: ..., found {content!r:.60}")
+    return content
+
+
+def _class_names(description: dict[str, Any], root: str) -> tuple[str, ...]:
+    """Returns the class name of every number; "" where a number has none."""
+    names = description.get("names")
+    if isinstance(names, list):
+        return tuple(example.clean_name(str(name)) for name in names)
+    if isinstance(names, dict) and names and all(type(n) is int and n >= 0 for n in names):
+        return tuple(example.clean_name(str(names.get(n, ""))) for n in range(max(names) + 1))
+    for name in CLASS_FILES:
+        path = os.path.join(root, name)
+        if os.path.isfile(path):
+            return tuple(map(example.clean_name, example.read_lines(path)))
+    raise ValueError(
+        f"{root}: no class names: expected 'names' in data.yaml, or classes.txt with one a line; "
+        f"or give them: --classes first,second,..."
+    )
+
+
+def _images(
+    description: dict[str, Any], root: str, request: example.Request
+) -> Iterator[tuple[str | None, str]]:
+    """Yields (split, path) of every image."""
+    seen: set[str] = set()
+    for key in SPLITS:
+        places = description.get(key) or []
+        for place in [places] if isinstance(places, str) else places:
+            for path in _list_place(str(place), description, root):
+                if path not in seen:
+                    seen.add(path)
+                    yield example.split_name(key), path
+    if seen:
+        return
+    for folder, _, _ in sorted(os.walk(request.images or root)):
+        for path in pictures.list_images(folder):
+            yield example.split_name(os.path.relpath(folder, root)), path
+
+
+def _list_place(place: str, description: dict[str, Any], root: str) -> list[str]:
+    """Returns the images of one entry of data.yaml: a folder, or a text file of paths."""
+    inside = pictures.open_folder(root)
+    base = os.path.join(root, str(description.get("path") or ""))
+    # Roboflow writes ../train/images and means the folder of data.yaml.
+    tries = [os.path.join(base, place), os.path.join(root, place)]
+    tries.append(os.path.join(root, place.replace("../", "")))
+    for path in map(os.path.normpath, tries):
+        if not inside.contains(os.path.realpath(path)):
+            continue
+        if os.path.isdir(path):
+            return [
+                p for folder, _, _ in sorted(os.walk(path)) for p in pictures.list_images(folder)
+            ]
+        if os.path.isfile(path) and path.endswith(".txt"):
+            lines = [line.strip() for line in example.read_lines(path) if line.strip()]
+            return [os.path.normpath(os.path.join(os.path.dirname(path), line)) for line in lines]
+    raise ValueError(
+        f"{root}: data.yaml names '{place}', which is no folder or list inside this folder; "
+        f"correct the entry (relative to data.yaml), or remove it"
+    )
+
+
+def _read_image(
+    path: str,
+    split: str | None,
+    folder: image_folder.ImageFolder,
+    labels: _Labels,
+    tally: example.Tally,
+) -> example.Example | None:
+    tally.read["images"] += 1
+    name = os.path.relpath(path, labels.root)
+    picture = pictures.find(folder, name, name, tally)
+    size = pictures.measure(picture, name, tally) if picture else None
+    if picture is None or size is None:
+        return None
+    annotations: list[collect.Annotation] = []
+    if (file := _label_file(path)) is None:
+        tally.changed["images without label file taken as without objects"] += 1
+    else:
+        where = os.path.relpath(file, labels.root)
+        try:
+            with open(file, encoding="utf-8-sig") as opened:
+                lines = opened.read().splitlines()
+        except UnicodeDecodeError as error:
+            tally.drop("image", "label file is not UTF-8", where, f"byte {error.start}")
+            return None
+        annotations = [
+            _parse(line, f"{where}:{number}", size, labels)
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+        ]
+    objects = collect.collect(annotations, size, tally)
+    if objects is None:
+        tally.drop("image", "none of its objects could be kept", name)
+        return None
+    return example.Example(picture, name, split, objects)
+
+
+def _label_places(image: str) -> list[str]:
+    """Returns where an image's label file may be: in "labels" instead of "images", beside it."""
+    head, found, tail = image.rpartition(f"{os.sep}images{os.sep}")
+    moved = f"{head}{os.sep}labels{os.sep}{tail}" if found else image
+    return [os.path.splitext(path)[0] + ".txt" for path in (moved, image)]
+
+
+def _label_file(image: str) -> str | None:
+    return next((path for path in _label_places(image) if os.path.isfile(path)), None)
+
+
+def _labels_alone(images: list[str]) -> list[str]:
+    """Returns the label files in folders called labels that no image belongs to."""
+    places = {_label_places(image)[0] for image in images}
+    folders = {os.path.dirname(place) for place in places}
+    return sorted(
+        path
+        for folder in folders
+        if "labels" in folder.split(os.sep) and os.path.isdir(folder)
+        for name in os.listdir(folder)
+        if name.endswith(".txt") and name not in CLASS_FILES
+        if (path := os.path.join(folder, name)) not in places
+    )
+
+
+def _parse(line: str, where: str, size: tuple[int, int], labels: _Labels) -> collect.Annotation:
+    """Returns the annotation of a line; what is wrong with it is found when it is collected."""
+    (width, height), classes = size, labels.classes
+    words = line.split()
+    try:
+        number, values = int(words[0]), [float(word) for word in words[1:]]
+    except ValueError:
+        return collect.Annotation("?", f"{where}: '{line:.60}' is not numbers")
+    label = classes[number] if 0 <= number < len(classes) else ""
+    if not label:
+        where = f"{where}: class {number} of {len(classes)} names"
+    if len(values) == 4 or (labels.has_keypoints and len(values) > 4):
+        x, y, w, h = values[:4]
+        box = [(x - w / 2) * width, (y - h / 2) * height]
+        return collect.Annotation(label, where, [*box, box[0] + w * width, box[1] + h * height])
+    if len(values) >= 6 and len(values) % 2 == 0:
+        sides = [width, height] * (len(values) // 2)
+        flat = [value * side for value, side in zip(values, sides, strict=True)]
+        return collect.Annotation(label, where, None, [flat])
+    return collect.Annotation(label, f"{where}: {len(words)} numbers, expected 5 or an outline")

@@ -1,0 +1,173 @@
+"""Linen layers that both towers use. Parameter names are big_vision's and are a public format."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from paligemma_jax.models.common import precision, projections, quantize
+from paligemma_jax.params import lora as lora_lib
+from paligemma_jax.params import names
+
+Lora = lora_lib.Lora
+Initializer = nn.initializers.Initializer
+
+# "none", or the names in `jax.checkpoint_policies` that need no further argument.
+REMAT = (
+    "none",
+    "nothing_saveable",
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "everything_saveable",
+)
+
+
+class Einsum(nn.Module):
+    """A weight `w` without bias."""
+
+    shape: tuple[int, ...]
+    w_init: Initializer
+    lora: Lora | None = None
+
+    @nn.compact
+    def __call__(self, eqn: str, x: jax.Array) -> jax.Array:
+        leaf = {"w": declare(self, "w", self.w_init, self.shape)}
+        return project(self, "w", leaf, eqn, x, lora=self.lora)
+
+
+class Dense(nn.Module):
+    """A weight `kernel` and a `bias`."""
+
+    shape: tuple[int, ...]
+    bias_shape: tuple[int, ...]
+    w_init: Initializer
+    bias_init: Initializer = nn.initializers.zeros_init()
+    lora: Lora | None = None
+
+    @nn.compact
+    def __call__(self, eqn: str, x: jax.Array) -> jax.Array:
+        leaf = {
+            "w": declare(self, "kernel", self.w_init, self.shape),
+            "bias": self.param("bias", self.bias_init, self.bias_shape),
+        }
+        return project(self, "kernel", leaf, eqn, x, lora=self.lora)
+
+
+def declare(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]) -> Any:
+    """As `module.param(name, init, shape)`; where the weight is quantized, returns it as it is."""
+    if module.has_variable("params", name):
+        found = module.get_variable("params", name)
+        if isinstance(found, quantize.Quantized) and found.shape == shape:
+            return found
+    return module.param(name, init, shape)
+
+
+def project(
+    module: nn.Module,
+    name: str,
+    leaf: projections.Leaf,
+    eqn: str,
+    x: jax.Array,
+    *,
+    lora: Lora | None,
+) -> jax.Array:
+    """As `weights.project`, with the factors that stand beside the weight `name` of a module.
+
+    With `lora`, initialization makes factors beside every weight; afterwards those act that are
+    given. A starts as PEFT's, uniform within 1 / sqrt(inputs), and B at zero, so nothing changes.
+    """
+    pair = [names.factor(name, which) for which in names.FACTORS]
+    if lora is None or not (module.is_initializing() or module.has_variable("params", pair[0])):
+        if module.has_variable("params", pair[0]):
+            path = "/".join((*module.path, pair[0]))
+            raise ValueError(f"parameters have the LoRA factor '{path}', but the model has no LoRA")
+        return projections.project(leaf, eqn, x)
+    a_letters, b_letters = projections.factor_letters(eqn)
+    sizes = dict(zip(eqn.split("->")[0].split(",")[1], leaf["w"].shape, strict=True))
+    a_shape, b_shape = (
+        tuple({**sizes, "r": lora.rank}[letter] for letter in letters)
+        for letters in (a_letters, b_letters)
+    )
+    inputs = [axis for axis, letter in enumerate(a_letters[:-1]) if not letter.isdigit()]
+    batch = range(inputs[0])
+    a_init = nn.initializers.variance_scaling(
+        1 / 3, "fan_in", "uniform", in_axis=inputs, out_axis=-1, batch_axis=batch
+    )
+    factors = {
+        "lora_a": module.param(pair[0], a_init, a_shape),
+        "lora_b": module.param(pair[1], nn.initializers.zeros_init(), b_shape) * lora.scale,
+    }
+    seen = x
+    if lora.dropout and module.has_rng("dropout"):
+        keep = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - lora.dropout, x.shape)
+        seen = jnp.where(keep, x / (1.0 - lora.dropout), 0.0).astype(x.dtype)
+    return projections.project({**leaf, **factors}, eqn, x, lora_x=seen)
+
+
+class RMSNorm(nn.Module):
+    """Gemma's norm: x / rms(x) * (1 + scale), in float32, returned as `dtype` or in that of x."""
+
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.zeros_init(), (x.shape[-1],))
+        x32 = x.astype(jnp.float32)
+        x32 *= jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
+        y = x32 * (1.0 + scale.astype(jnp.float32))
+        return precision.narrow(y, self.dtype or x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """SigLIP's norm with `scale` and `bias`, in float32, returned as `dtype` or in that of x."""
+
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        D = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones_init(), (D,)).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (D,)).astype(jnp.float32)
+        x32 = x.astype(jnp.float32)
+        x32 -= jnp.mean(x32, axis=-1, keepdims=True)
+        x32 *= jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
+        return precision.narrow(x32 * scale + bias, self.dtype or x.dtype)
+
+
+class Dropout(nn.Module):
+    """Zeroes each value with probability `rate`; the rng collection is `dropout`. Rate 0 is off."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dropout(self.rate, deterministic=not self.rate, name="drop")(x)
+
+
+def scan(body: Callable[..., Any], *, depth: int, remat: str) -> Callable[..., Any]:
+    """Returns `body(block, carry) -> (carry, y)` run `depth` times over stacked parameters.
+
+    Args:
+      body: a function of one linen module and the carry.
+      depth: number of layers (L), the leading axis of every parameter below the module.
+      remat: one of `REMAT`, what the backward pass may keep of a layer; "none" keeps everything.
+    """
+    check_remat(remat)
+    if remat != "none":
+        policy = getattr(jax.checkpoint_policies, remat)
+        body = nn.remat(body, prevent_cse=False, policy=policy)
+    return nn.scan(
+        body,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=depth,
+    )
+
+
+def check_remat(name: str) -> None:
+    """Raises a ValueError that lists the known names if this is none of them."""
+    if name not in REMAT:
+        raise ValueError(f"remat: no policy named '{name}'; choose one of {REMAT}")

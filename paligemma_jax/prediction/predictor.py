@@ -1,0 +1,191 @@
+"""Answers to images with a prompt, for a notebook and the predict door."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from paligemma_jax.assembly import assembly, datasets, model_functions
+from paligemma_jax.decoding import generate
+from paligemma_jax.evaluation import answer_constraints, prediction_rows
+from paligemma_jax.evaluation import evaluator as evaluation_evaluator
+from paligemma_jax.prediction import queries, query_batches
+from paligemma_jax.settings import presets
+
+NEW_TOKENS = 128
+# What a row of an evaluation says of the truth, which nobody knows here.
+OF_TRUTH = (
+    *("suffix", "truths", "matched", "mean_iou", "references"),
+    *("values", "groups", "score", "correct"),
+)
+
+Image = Any  # str, os.PathLike, uint8[H, W, 3], or an image of Pillow
+# One image; or several, of which each may be a tuple or a list of images that belong together.
+Images = Image | Sequence[Image | Sequence[Image]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A model that is ready to answer; make it with `open_predictor`.
+
+    Attributes:
+      built: the assembly that the weights belong to.
+      params: weights on their devices, as decoding wants them.
+      generate: (params, batch, constraint) -> Generation, compiled once per batch shape.
+      constrain: (prompts, room for tokens) -> constraint.
+      max_new_tokens: room for an answer.
+      batch_size: queries answered at a time.
+    """
+
+    built: assembly.Assembly
+    params: Mapping[str, jax.Array]
+    generate: Callable[..., generate.Generation]
+    constrain: answer_constraints.Constrain
+    max_new_tokens: int
+    batch_size: int
+
+    def predict(
+        self,
+        images: Images,
+        prompt: str,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Returns one row per image, or per group of images, in their order.
+
+        Args:
+          images: paths, uint8[H, W, 3] arrays or images of Pillow, or one of these alone; (before,
+            after) in place of one asks about both at once.
+          prompt: the prefix, for example "detect fracture"; bos and newline are added.
+          progress: called with (rows done, rows in all).
+
+        Returns:
+          rows with prediction (text), logp (of the whole answer), stopped (False: cut off by
+          max_new_tokens), and the task's own keys: for detection, detections with box_yxyx in
+          0..1 of the image, label and score.
+
+        Raises:
+          ValueError: an image that cannot be read.
+        """
+        alone = isinstance(images, str) or not isinstance(images, Sequence)
+        found = []
+        for row in self.iterate(
+            queries.from_notebook([images] if alone else images, prompt), progress=progress
+        ):
+            if "error" in row:
+                raise ValueError(row["error"])
+            found.append(row)
+        return found
+
+    def iterate(
+        self,
+        chosen: Sequence[queries.Query],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yields a row per query as they are ready, in order.
+
+        They are those of `predict`, of a frame with frame (its number) and time_s; one whose
+        images cannot be read has error (text) in place of the answer.
+        """
+        if jax.process_count() > 1:
+            raise ValueError("a prediction is made by a single process: start it by itself")
+        if not chosen:
+            return
+        records, broken = [query.record for query in chosen], {}
+        config, tokenizer = self.built.config, self.built.tokenizer
+        allowed = self.constrain([record.prefix for record in records], self.max_new_tokens)
+        spec = datasets.spec(
+            config,
+            batch_size=self.batch_size,
+            text_len=datasets.prompt_len(config, records, tokenizer),
+            max_images=max(1, *(query.num_images for query in chosen)),
+        )
+        batches = query_batches.load(chosen, tokenizer, spec, broken)
+        answers = prediction_rows.predict(
+            functools.partial(self.generate, constraint=allowed),
+            self.params,
+            datasets.on_mesh(batches, self.built.mesh),
+            records,
+            tokenizer,
+            self.built.task,
+            skipped=broken.keys(),
+            progress=progress,
+        )
+        done = 0
+        for row in answers:
+            yield from _unread(chosen, broken, range(done, row["index"]))
+            said = {key: value for key, value in row.items() if key not in OF_TRUTH}
+            yield said | chosen[row["index"]].place
+            done = row["index"] + 1
+        yield from _unread(chosen, broken, range(done, len(chosen)))
+
+
+def open_predictor(
+    built: assembly.Assembly,
+    source: str | None,
+    *,
+    base: str | None = None,
+    batch_size: int = 1,
+    settings: Mapping[str, Any] | None = None,
+    prompts: Sequence[str] = (),
+) -> Predictor:
+    """Loads weights and returns what answers with them.
+
+    Args:
+      built: from `assembly.assemble`.
+      source: weights; None: random ones.
+      base: of weights that are trained arrays only, if it is not where it was.
+      batch_size: queries answered at a time, rounded up to a multiple of the devices.
+      settings: keys of `evals.NAME` that say how to decode; 128 new tokens by default, or as many
+        as training answers had that were filled up with noise boxes.
+      prompts: that will be asked; what is wrong with them is said before weights load.
+    """
+    complete = presets.eval_settings({"fname": "", **(settings or {})})
+    room = complete["max_new_tokens"] or _room(built)
+    noise = datasets.make_noise(built.config, built.tokenizer)
+    evaluation_evaluator.check_decoding(complete, noise)
+    constrain = evaluation_evaluator.make_constrain(built, complete, noise)
+    if prompts:
+        constrain(prompts, room)
+    stored = assembly.find_weights(built.config, source, base)
+    decode = evaluation_evaluator.make_generate(
+        built.functions,
+        complete,
+        eos=built.tokenizer.eos,
+        max_new_tokens=room,
+        seed=built.config.seed,
+    )
+    return Predictor(
+        built=built,
+        params=model_functions.for_decoding(assembly.load_weights(built, stored)),
+        generate=decode,
+        constrain=constrain,
+        max_new_tokens=room,
+        batch_size=evaluation_evaluator.round_up(batch_size, built.mesh.size),
+    )
+
+
+def _room(built: assembly.Assembly) -> int:
+    """Returns how many new tokens there is room for where nothing is said."""
+    if built.config.input.noise_piece is None:
+        return NEW_TOKENS
+    return max(1, built.config.input.text_len - datasets.PROMPT_MULTIPLE)
+
+
+def _unread(
+    chosen: Sequence[queries.Query], broken: Mapping[int, str], places: Iterable[int]
+) -> Iterator[dict[str, Any]]:
+    """Yields a row for each place, all of which are broken."""
+    for index in places:
+        record = chosen[index].record
+        yield {
+            "index": index,
+            "source": record.source,
+            "images": list(record.images),
+            "prefix": record.prefix,
+            "error": broken[index],
+            **chosen[index].place,
+        }

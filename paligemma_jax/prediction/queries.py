@@ -1,0 +1,173 @@
+"""What predict is asked: files, folders, globs, JSONL and videos as one list of queries."""
+
+import dataclasses
+import glob
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from paligemma_jax.console import say
+from paligemma_jax.data import records, remote, wrong_file
+from paligemma_jax.prediction import video
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+JSONL = ".jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """A prompt and its images.
+
+    Attributes:
+      record: prompt and paths.
+      frame: of the video that the record's one path names; None: the paths are images.
+      arrays: uint8[H, W, 3] each, in place of the record's paths; None: there are paths.
+    """
+
+    record: records.Record
+    frame: video.Frame | None = None
+    arrays: tuple[np.ndarray, ...] | None = None
+
+    @property
+    def num_images(self) -> int:
+        """How many images the prompt is about."""
+        return len(self.record.images if self.arrays is None else self.arrays)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """What a row says of the place in a video."""
+        if self.frame is None:
+            return {}
+        return {"frame": self.frame.number, "time_s": round(self.frame.time_s, 6)}
+
+
+def find(
+    arguments: Sequence[str],
+    config: ml_collections.ConfigDict,
+    *,
+    prompt: str | None,
+    every: int | None = None,
+    together: bool = False,
+) -> tuple[list[Query], dict[str, float]]:
+    """Returns (queries, pictures a second by video).
+
+    Args:
+      arguments: images, folders (of images and videos), globs, addresses, JSONL files, videos.
+      config: says what the keys of a JSONL's rows are.
+      prompt: of all; None: each JSONL row has its own.
+      every: of a video every so many frames; None: as many as are shown in a second.
+      together: all images are of one query.
+
+    Raises:
+      ValueError: an argument that stands for nothing, a file that cannot be read, no prompt, or
+        a JSONL or a video among images that belong together.
+    """
+    found = find_files(arguments)
+    if together:
+        if mixed := [f for f in found if f.endswith(JSONL) or video.is_video(f)]:
+            raise ValueError(f"--together is for images, and {mixed[0]} is none")
+        return [Query(_record(found, prompt, source=", ".join(found)))], {}
+    made: list[Query] = []
+    rates: dict[str, float] = {}
+    for path in found:
+        if path.endswith(JSONL):
+            made += [Query(record) for record in _read_jsonl(path, config, prompt)]
+        elif video.is_video(path):
+            frames, rates[path] = choose_frames(path, every)
+            made += [
+                Query(_record([path], prompt, source=f"{path} at {f.time_s:.3f} s"), f)
+                for f in frames
+            ]
+        else:
+            made.append(Query(_record([path], prompt, source=path)))
+    if every and not rates:
+        raise ValueError("--every is for videos, and there is none")
+    return made, rates
+
+
+def find_files(arguments: Sequence[str]) -> list[str]:
+    """Returns what files, addresses, folders (not their subfolders) and globs stand for.
+
+    Raises:
+      ValueError: one of them stands for nothing.
+    """
+    found: list[str] = []
+    kinds = (*SUFFIXES, *video.SUFFIXES)
+    for argument in arguments:
+        if remote.is_address(argument):
+            files = [argument]
+        elif os.path.isdir(argument):
+            inside = sorted(os.listdir(argument))
+            files = [os.path.join(argument, f) for f in inside if f.lower().endswith(kinds)]
+        elif os.path.isfile(argument):
+            files = [argument]
+        else:
+            files = [f for f in sorted(glob.glob(argument, recursive=True)) if os.path.isfile(f)]
+        if not files:
+            if argument.endswith(JSONL):
+                wrong_file.check(argument)
+            raise ValueError(f"'{argument}': no such file, and no folder or glob with {kinds}")
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def choose_frames(path: str, every: int | None) -> tuple[list[video.Frame], float]:
+    """Returns (every so many frames of a video, how many of these are shown in a second)."""
+    if remote.is_address(path):
+        raise ValueError(f"{path}: videos are read from this machine; download it first")
+    with say.progress(f"looking through {path}", unit="B", unit_scale=True) as report:
+        scanned = video.scan(path, progress=report)
+    step = every or max(1, round(scanned.rate))
+    chosen = list(scanned.frames[::step])
+    say.info(
+        f"{path}: {say.count(len(scanned.frames), 'frames')}, {scanned.rate:.4g} a second; "
+        f"one in {step} is looked at: {len(chosen)}"
+    )
+    return chosen, scanned.rate / step
+
+
+def from_notebook(chosen: Sequence[Any], prompt: str) -> list[Query]:
+    """Returns queries of paths, uint8[H, W, 3], Pillow's images, or several of these together."""
+    made = []
+    for number, one in enumerate(chosen):
+        parts = [_as_array(part) for part in (one if isinstance(one, list | tuple) else [one])]
+        arrays = [part for part in parts if isinstance(part, np.ndarray)]
+        if arrays and len(arrays) < len(parts):
+            raise ValueError(f"image {number}: paths and arrays in one example; give one kind")
+        paths = [] if arrays else [os.fspath(part) for part in parts]
+        source = ", ".join(paths) or f"image {number}"
+        made.append(Query(_record(paths, prompt, source=source), None, tuple(arrays) or None))
+    return made
+
+
+def _as_array(image: Any) -> Any:
+    """Returns the pixels of an image of Pillow; else what it was given."""
+    return np.asarray(image.convert("RGB")) if hasattr(image, "convert") else image
+
+
+def _record(images: Sequence[str], prompt: str | None, *, source: str) -> records.Record:
+    if prompt is None:
+        raise ValueError(f"{source}: --prompt is missing; only rows of a JSONL have their own")
+    return records.Record(images=tuple(images), prefix=prompt, source=source)
+
+
+def _read_jsonl(
+    path: str, config: ml_collections.ConfigDict, prompt: str | None
+) -> list[records.Record]:
+    """Returns the rows of a file with their own prompts, or all with one; truths are left out."""
+    data = config.input.data
+    with say.progress(f"reading {path}", unit="B", unit_scale=True) as report:
+        found = records.read_jsonl(
+            path,
+            keys=data.fields.to_dict(),
+            required=("image",) if prompt else ("image", "prefix"),
+            prefix_template=None if prompt else data.prefix_template,
+            progress=report,
+        )
+    return [
+        records.Record(one.images, prompt or one.prefix, source=one.source, extra=one.extra)
+        for one in found
+    ]

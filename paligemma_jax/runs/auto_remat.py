@@ -1,0 +1,220 @@
+"""What makes a run fit its devices: what it may choose itself, and changes of its settings."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import ml_collections
+
+from paligemma_jax.assembly import assembly, model_functions, quantization, weights
+from paligemma_jax.console import say
+from paligemma_jax.models.common import quantize
+from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.runs import memory_plan, optimization, training_run
+from paligemma_jax.settings import load
+from paligemma_jax.training import step_memory
+
+NUM_CHANGES = 3
+# How much of a device's own memory, or of the host's, an automatic choice may take: an allocator
+# cannot join all that is free, and on a host there is the input and whatever else runs.
+DEVICE_SHARE, HOST_SHARE = 0.9, 0.5
+ATTENTION = "llm/layers/attn/.*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Settings that need less memory, written as on the command line, and what they cost."""
+
+    overrides: tuple[str, ...]
+    cost: str
+
+
+def plan_run(
+    built: assembly.Assembly, planned: training_run.Plan
+) -> tuple[assembly.Assembly, memory_plan.Planned]:
+    """Returns the run and what it needs, with the step compiled.
+
+    An automatic remat_policy becomes the faster one if that is known to leave some memory free,
+    else the smaller one. The settings that are returned, and so the run's config.json, name it.
+    """
+    if built.config.remat_policy != model_functions.AUTO:
+        return built, memory_plan.make(built, planned)
+    limit, is_host = memory_plan.device_limit(), jax.local_devices()[0].platform == "cpu"
+    if limit is None:
+        return _settle(
+            built, planned, model_functions.SMALLER, "how much memory there is is not known"
+        )
+    room = int(limit * (HOST_SHARE if is_host else DEVICE_SHARE))
+    chosen, needed = _settle(built, planned, model_functions.FASTER, "its products fit")
+    if needed.memory.peak <= room:
+        return chosen, needed
+    wanted = f"{model_functions.FASTER} would need {say.size(needed.memory.peak)}"
+    why = f"{wanted}, and may take {say.size(room)} of {say.size(limit)}"
+    return _settle(built, planned, model_functions.SMALLER, why)
+
+
+def require_fit(
+    built: assembly.Assembly, planned: training_run.Plan, found: memory_plan.Planned
+) -> None:
+    """Raises a ValueError that says what would make the run fit, if it does not."""
+    if found.fits:
+        return
+    say.info("the run does not fit: looking for changes that make it fit")
+    fitting = find_changes(built, planned, limit=found.limit or 0)
+    lines = [f"the run needs more memory than a device has:\n{memory_plan.describe(found)}"]
+    lines += [describe(change, memory) for change, memory in fitting]
+    if not fitting:
+        lines.append("no change of settings that was tried makes it fit: use more devices")
+    lines.append("--config.allow_over_memory=True starts it as it is")
+    raise ValueError("\n".join(lines))
+
+
+def describe(change: Change, memory: step_memory.Memory) -> str:
+    """Returns a change as one writes it, with the peak that it gives and what it costs."""
+    keys = " ".join(f"--config.{override}" for override in change.overrides)
+    return f"{keys} (then the peak is {say.size(memory.peak)}; {change.cost})"
+
+
+def find_changes(
+    built: assembly.Assembly, planned: training_run.Plan, *, limit: int
+) -> list[tuple[Change, step_memory.Memory]]:
+    """Returns up to three changes that make the run fit, and its memory then, the cheapest first.
+
+    Each is planned, with its step compiled. Where no single change does, all of them are taken
+    together, one after the other, until it fits.
+    """
+    changes = list(_candidates(built, planned))
+    found, seen = [], set()
+    for change in changes:
+        key = change.overrides[0].partition("=")[0]
+        if key in seen or len(found) == NUM_CHANGES:
+            continue
+        if memory := _try_out(built, planned, change, limit=limit):
+            found.append((change, memory))
+            seen.add(key)
+    together: dict[str, tuple[str, str]] = {}
+    for change in changes if not found else ():
+        for override in change.overrides:
+            key, _, value = override.partition("=")
+            together[key] = value, change.cost
+        overrides = tuple(f"{key}={value}" for key, (value, _) in together.items())
+        cost = "; ".join(dict.fromkeys(cost for _, cost in together.values()))
+        joined = Change(overrides, cost)
+        if memory := _try_out(built, planned, joined, limit=limit):
+            return [(joined, memory)]
+    return found
+
+
+def _candidates(built: assembly.Assembly, planned: training_run.Plan) -> Iterator[Change]:
+    """Yields changes, the cheapest first: what changes no result before what changes the recipe."""
+    config = built.config
+    batch_size, parts = config.input.batch_size, config.accumulation_steps
+    if built.functions.compute.remat != model_functions.SMALLER:
+        yield Change(
+            (f"remat_policy={model_functions.SMALLER}",),
+            "same result; layers are computed again in the backward pass, a third more work",
+        )
+    for count in _doublings(parts, batch_size // built.mesh.size):
+        yield Change(
+            (f"accumulation_steps={count}",),
+            f"same result; {count} micro-batches of {batch_size // count}, some more time",
+        )
+    if config.frozen_dtype not in ("bfloat16", "float16") and _has_wide_frozen(built, planned):
+        yield Change(
+            ("frozen_dtype=bfloat16",), "frozen weights are rounded to 16 bit, as published"
+        )
+    if config.quantize is None and _can_quantize(built, planned):
+        for kind, bits in (("int8", 8), ("nf4", 4)):
+            yield Change(
+                (f"quantize={kind}",), f"frozen weights are rounded to {bits} bit a number"
+            )
+    if built.functions.compute.dtype == "float32":
+        yield Change(
+            ("compute_dtype=bfloat16",),
+            "activations are rounded to 16 bit; norms, softmax, logits, trained weights are not",
+        )
+    for size in _halvings(batch_size, built.mesh.size * parts):
+        yield Change((f"input.batch_size={size}",), "another recipe: fewer examples per step")
+    if _trains_more_than_attention(config, planned):
+        recipe = "another recipe: trains attention only"
+        yield Change((f"trainable={ATTENTION}",), recipe)
+        if config.quantize is None:
+            overrides = f"trainable={ATTENTION}", "quantize=nf4"
+            yield Change(overrides, f"{recipe}, beside frozen weights of 4 bits")
+
+
+def _doublings(start: int, end: int) -> list[int]:
+    return [start * 2**n for n in range(1, 12) if start * 2**n <= end]
+
+
+def _halvings(start: int, end: int) -> list[int]:
+    return [start // 2**n for n in range(1, 12) if start // 2**n >= end and start % 2**n == 0]
+
+
+def _has_wide_frozen(built: assembly.Assembly, planned: training_run.Plan) -> bool:
+    trainable = set(planned.optimizer.trainable)
+    shapes = assembly.lay_out(built, planned.base, tuple(trainable)).shapes
+    frozen = [x for name, x in shapes.items() if name not in trainable]
+    return any(quantization.kind_of(x) == "float32" for x in frozen)
+
+
+def _can_quantize(built: assembly.Assembly, planned: training_run.Plan) -> bool:
+    possible = quantize.candidates(paligemma.shapes(built.model))
+    return not set(possible) <= set(planned.optimizer.trainable)
+
+
+def _trains_more_than_attention(
+    config: ml_collections.ConfigDict, planned: training_run.Plan
+) -> bool:
+    is_plain = isinstance(config.schedule, ml_collections.ConfigDict)
+    outside = [n for n in planned.optimizer.trainable if not n.startswith("llm/layers/attn/")]
+    return is_plain and bool(outside)
+
+
+def _settle(
+    built: assembly.Assembly, planned: training_run.Plan, remat: str, why: str
+) -> tuple[assembly.Assembly, memory_plan.Planned]:
+    """Returns the run with a remat_policy of its own, and what it then needs."""
+    config = copy.deepcopy(built.config)
+    config.remat_policy = remat
+    compute = dataclasses.replace(built.functions.compute, remat=remat)
+    chosen = _replace_compute(dataclasses.replace(built, config=config), compute)
+    needed = memory_plan.make(chosen, planned)
+    return chosen, dataclasses.replace(needed, remat=f"{remat} (auto: {why})")
+
+
+def _replace_compute(built: assembly.Assembly, compute: paligemma.Compute) -> assembly.Assembly:
+    functions = assembly.make_functions(built.config, built.model, compute, built.mesh)
+    return dataclasses.replace(built, functions=functions)
+
+
+def _try_out(
+    built: assembly.Assembly, planned: training_run.Plan, change: Change, *, limit: int
+) -> step_memory.Memory | None:
+    """Returns the memory of the changed run if it fits. What cannot fit is not compiled."""
+    config = copy.deepcopy(built.config)
+    load.override(config, change.overrides)
+    try:
+        weights.check_divisible(
+            config.input.batch_size,
+            built.mesh,
+            key="input.batch_size",
+            parts=config.accumulation_steps,
+        )
+    except ValueError:
+        return None
+    changed = _replace_compute(
+        dataclasses.replace(built, config=config), model_functions.make_compute(config)
+    )
+    optimizer = optimization.make(
+        config,
+        paligemma.shapes(built.model),
+        steps=planned.total_steps,
+        data_size=len(planned.data.records),
+    )
+    replanned = dataclasses.replace(planned, optimizer=optimizer)
+    if memory_plan.at_least(changed, replanned).peak > limit:
+        return None
+    memory = memory_plan.make(changed, replanned).memory
+    return memory if memory.peak <= limit else None

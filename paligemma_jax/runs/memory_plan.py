@@ -1,0 +1,253 @@
+"""What a run needs of its devices, before its weights are read.
+
+The step is compiled once, here, from shapes: the run goes on with the compiled program.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from paligemma_jax.assembly import assembly, datasets, model_functions
+from paligemma_jax.console import compilation, host_memory, say
+from paligemma_jax.evaluation import evaluator
+from paligemma_jax.models.common import quantize
+from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.params import sharding
+from paligemma_jax.runs import embedding_cache, optimization, training_run
+from paligemma_jax.training import flops, loss, step, step_memory
+
+FLOAT32_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A run's memory and work.
+
+    Attributes:
+      memory: bytes on one device.
+      limit: bytes that a device has; None where nobody knows.
+      works: text_len -> work of one example, for each length that a batch may have.
+      num_devices: that share a batch.
+      batch_size: examples per step.
+      train_step: the compiled step; for a shorter text_len it is compiled when it first comes.
+      remat: the remat_policy, and why it is that one where the settings left it open.
+    """
+
+    memory: step_memory.Memory
+    limit: int | None
+    works: Mapping[int, flops.Work]
+    num_devices: int
+    batch_size: int
+    train_step: Callable[..., Any]
+    remat: str
+
+    @property
+    def work(self) -> flops.Work:
+        """Of an example of the longest text_len."""
+        return self.works[max(self.works)]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak is within the limit, as far as that is known."""
+        return self.limit is None or self.memory.peak <= self.limit
+
+    def mfu(self, *, seconds: float, supervised: float, text_len: int) -> float | None:
+        """Returns the model FLOPs of a step over what the devices can do in that time.
+
+        None for devices that are not in the table of `flops`. `supervised`: tokens per example.
+        """
+        top = flops.peak(jax.devices()[0].device_kind)
+        done = self.works[text_len].of_step(batch_size=self.batch_size, supervised=supervised)
+        return done / (seconds * top * self.num_devices) if top else None
+
+
+def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
+    """Compiles the step of these settings and adds up what it needs. Loads no weights."""
+    state, batch = _shapes(built, planned)
+    jitted = optimization.make_train_step(built.config, built.functions, planned.optimizer, state)
+    with say.working("compiling the train step, which later runs find compiled"):
+        compiled = jitted.lower(state, batch, 0).compile()
+    text_len = built.config.input.text_len
+    works = {
+        length: flops.count(
+            built.model,
+            state.params,
+            text_len=length,
+            max_images=built.config.input.max_images,
+            trainable=set(planned.optimizer.trainable),
+            embeds_images=built.config.input.embedding_cache is None,
+            repeats_layers=built.functions.compute.remat == model_functions.SMALLER,
+        )
+        for length in (*datasets.text_lens(built.config), text_len)
+    }
+    return Planned(
+        memory=dataclasses.replace(
+            at_least(built, planned), temporary=step_memory.temporary_bytes(compiled)
+        ),
+        limit=device_limit(),
+        works=works,
+        num_devices=built.mesh.size,
+        batch_size=built.config.input.batch_size,
+        train_step=by_text_len(jitted, {text_len: compiled}),
+        remat=built.functions.compute.remat,
+    )
+
+
+def meter(
+    found: Planned, compiled: compilation.Count
+) -> Callable[[Mapping[str, float]], dict[str, float]]:
+    """Returns the function from a row of metrics to its `mfu`, where the device is known, and to
+    `programs_compiled` so far: it grows where a shape changes."""
+
+    def measure(row: Mapping[str, float]) -> dict[str, float]:
+        counted = {"programs_compiled": float(compiled.programs)}
+        if "seconds" not in row:
+            return counted
+        supervised = row["supervised_tokens_mean"]
+        text_len = int(row["text_len"])
+        mfu = found.mfu(seconds=row["seconds"], supervised=supervised, text_len=text_len)
+        return counted if mfu is None else {"mfu": mfu, **counted}
+
+    return measure
+
+
+def at_least(built: assembly.Assembly, planned: training_run.Plan) -> step_memory.Memory:
+    """Returns what shapes tell without a compiler: temporary memory holds the gradients alone."""
+    state, batch = _shapes(built, planned)
+    config = built.config
+    rows = config.input.batch_size // (built.mesh.size * config.accumulation_steps)
+    params = state.params
+    blocks = {name: x for name, x in params.items() if name.startswith(paligemma.LAYERS)}
+    evaluations = [
+        _cache_bytes(built, one) + step_memory.bytes_of(blocks)
+        for one, _ in planned.evaluations
+        if one.generate is not None
+    ]
+    trained = step_memory.bytes_of(state.trainable)
+    quantized = [x for x in state.frozen.values() if isinstance(x, quantize.Quantized)]
+    return step_memory.Memory(
+        trained=trained,
+        frozen=step_memory.bytes_of(state.frozen),
+        optimizer=step_memory.bytes_of(state.opt_state),
+        batch=step_memory.bytes_of(batch),
+        temporary=trained,
+        logits=rows * loss.CHUNK * built.model.vocab_size * FLOAT32_BYTES,
+        evaluation=max(evaluations, default=0),
+        quantized=step_memory.bytes_of(quantized),
+    )
+
+
+def by_text_len(jitted: Any, programs: dict[int, Callable[..., Any]]) -> Callable[..., Any]:
+    """Returns the step that runs the program of a batch's length, compiled if there is none yet.
+
+    `programs`: text_len -> the step compiled for it.
+    """
+
+    def train_step(state: step.TrainState, batch: Mapping[str, jax.Array], number: int) -> Any:
+        length = batch["text"].shape[1] - 1
+        if length not in programs:
+            say.info(f"compiling the step for text_len {length}")
+            programs[length] = jitted.lower(state, batch, number).compile()
+        return programs[length](state, batch, number)
+
+    return train_step
+
+
+def device_limit() -> int | None:
+    """Returns the bytes of one device: what its allocator may take, or a share of the host's.
+
+    Of several processes it is the least, so that all of them decide alike; None where not all know.
+    """
+    own = _own_limit()
+    if jax.process_count() == 1:
+        return own
+    # Bytes would not fit the integers that devices exchange.
+    mib = multihost_utils.process_allgather(np.int32((own or 0) // host_memory.MIB))
+    return int(np.min(mib)) * host_memory.MIB or None
+
+
+def _own_limit() -> int | None:
+    devices = jax.local_devices()
+    stats = devices[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    total = host_memory.total() if devices[0].platform == "cpu" else None
+    return None if total is None else total // len(devices)
+
+
+def facts(found: Planned) -> list[tuple[str, str]]:
+    """Returns the plan as pairs of names and values: bytes per device, then two lines of text."""
+    memory = found.memory
+    rows = [
+        ("trained parameters", memory.trained),
+        ("frozen parameters", memory.frozen),
+        *([("  of these in 4 or 8 bits", memory.quantized)] if memory.quantized else []),
+        ("optimizer", memory.optimizer),
+        ("batch", memory.batch),
+        ("gradients, activations, logits", memory.temporary),
+        ("  of these logits", memory.logits),
+        ("evaluation, instead of the last three", memory.evaluation),
+        ("peak", memory.peak),
+    ]
+    if found.limit is not None:
+        rows.append(("there is", found.limit))
+    texts = [("remat_policy", found.remat), ("work of a step", _describe_work(found))]
+    return [*((name, say.size(size)) for name, size in rows), *texts]
+
+
+def describe(found: Planned) -> str:
+    """Returns the plan as text, one line per kind of memory."""
+    *rows, remat, work = facts(found)
+    table = say.table(rows, header=("memory per device", "bytes"))
+    return "\n".join([table, *(f"{name}: {text}" for name, text in (remat, work))])
+
+
+def _describe_work(found: Planned) -> str:
+    step_flops = found.batch_size * found.work.per_example
+    again = found.batch_size * found.work.again_per_example
+    text = f"{step_flops / 1e12:.3g} TFLOP and the vocabulary"
+    kind = jax.devices()[0].device_kind
+    if top := flops.peak(kind):
+        least_s = (step_flops + again) / (top * found.num_devices)
+        ceiling = step_flops / (step_flops + again)
+        text += f"; {kind}: {least_s:.3g} s or more, MFU {ceiling:.0%} at most"
+    return text
+
+
+def _shapes(
+    built: assembly.Assembly, planned: training_run.Plan
+) -> tuple[step.TrainState, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns shapes, types and places of the state, and of a batch as `data.on_mesh` gives it."""
+    trainable = planned.optimizer.trainable
+    layout = assembly.lay_out(built, planned.base, tuple(trainable))
+    placed = {
+        name: jax.tree.map(
+            lambda part, place: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=place),
+            x,
+            layout.where[name],
+        )
+        for name, x in layout.shapes.items()
+    }
+    spec, rows = datasets.spec(built.config), sharding.batch_sharding(built.mesh)
+    arrays = embedding_cache.batch_arrays(built.config, built.model, spec)
+    batch = {
+        name: jax.ShapeDtypeStruct((spec.batch_size, *shape), dtype, sharding=rows)
+        for name, (shape, dtype) in arrays.items()
+    }
+    return step.state_shapes(placed, trainable, planned.optimizer.tx), batch
+
+
+def _cache_bytes(built: assembly.Assembly, one: evaluator.Evaluation) -> int:
+    """Returns the bytes of keys and values, and of the logits of a token, on one device."""
+    llm, spec, chosen = built.model.llm, one.prompts, one.settings
+    candidates = chosen["beam_size"] if chosen["sampler"] == "beam" else chosen["best_of"]
+    slots = spec.max_images * built.model.num_image_tokens + spec.text_len + one.max_new_tokens
+    itemsize = jnp.dtype(built.config.cache_dtype).itemsize
+    cache = 2 * llm.depth * llm.num_kv_heads * llm.head_dim * slots * itemsize
+    rows = spec.batch_size // built.mesh.size * candidates
+    return rows * (cache + built.model.vocab_size * FLOAT32_BYTES)

@@ -1,0 +1,147 @@
+"""From settings to what is trained, by what optimizer, and the jitted step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from paligemma_jax.assembly import model_functions, quantization
+from paligemma_jax.console import say
+from paligemma_jax.params import lora, names
+from paligemma_jax.settings import load
+from paligemma_jax.training import optimizer, step
+
+FROZEN = None
+
+
+def schedule_rules(config: ml_collections.ConfigDict) -> Any:
+    """Returns the schedule as rules on names, with the short forms spelt out.
+
+    These are `trainable`, and LoRA: the factors train, and of the base what `trainable` says.
+    """
+    schedule = _plain(config.schedule)
+    factors = None if config.lora.targets is None else names.ANY_FACTOR
+    if config.trainable is not None and not isinstance(schedule, Mapping):
+        raise ValueError("trainable is the short form of schedule rules: set one of the two")
+    chosen = [regex for regex in (factors, config.trainable) if regex is not None]
+    if not chosen or not isinstance(schedule, Mapping):
+        return schedule
+    return [*((regex, schedule) for regex in chosen), (".*", FROZEN)]
+
+
+def total_steps(config: ml_collections.ConfigDict, *, data_size: int) -> int:
+    """Returns the number of updates of the run."""
+    steps = load.steps("total", config, data_size=data_size, batch_size=config.input.batch_size)
+    assert steps is not None  # without a default, steps raises
+    return steps
+
+
+def make(
+    config: ml_collections.ConfigDict,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    *,
+    steps: int,
+    data_size: int,
+) -> optimizer.Optimizer:
+    """Returns the optimizer of the trainable parameters among `shapes`."""
+    if config.trainable is not None:
+        names.select(config.trainable, shapes, what="trainable")
+    schedule = schedule_rules(config)
+    _check_factors_train(schedule, shapes)
+    return optimizer.make_optimizer(
+        shapes,
+        schedule=schedule,
+        total_steps=steps,
+        batch_size=config.input.batch_size,
+        data_size=data_size,
+        schedule_offset=config.schedule_offset,
+        optax_name=config.optax_name,
+        optax_args=_plain(config.optax),
+        lr=float(config.lr),
+        wd=config.wd,
+        grad_clip_norm=config.grad_clip_norm,
+        lr_mults=_plain(config.lr_mults),
+        wd_mults=_plain(config.wd_mults),
+        ema_decay=config.ema_decay,
+    )
+
+
+def gradient_groups(made: optimizer.Optimizer) -> dict[str, tuple[str, ...]]:
+    """Returns what must not all start with zero gradients, by a name for messages.
+
+    Of a pair of factors one starts at zero, so the other one has no gradient yet.
+    """
+    rules = {f"rule '{regex}'": members for regex, members in made.groups.items()}
+    return rules | {f"LoRA of '{b}'": pair for b, pair in lora.pairs(made.trainable).items()}
+
+
+def make_train_step(
+    config: ml_collections.ConfigDict,
+    functions: model_functions.Functions,
+    made: optimizer.Optimizer,
+    state: step.TrainState,
+) -> Any:
+    """Returns the jitted step; it takes over the memory of the state that it is given.
+
+    `state`: shapes and places, which the new state has too.
+    """
+    where = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(
+        step.make_train_step(
+            functions.apply,
+            functions.logits,
+            made.tx,
+            parts=names.group(made.trainable),
+            seed=config.seed,
+            label_smoothing=float(config.label_smoothing),
+            accumulation_steps=config.accumulation_steps,
+            loss_scale=functions.compute.loss_scale,
+        ),
+        donate_argnums=0,
+        out_shardings=(where, where.step),
+    )
+
+
+def describe(state: step.TrainState, made: optimizer.Optimizer) -> str:
+    """Returns the step-0 table: arrays, parameters and bytes by group, trainable and frozen."""
+    rows = []
+    for rule, members in made.groups.items():
+        arrays = {name: state.trainable[name] for name in members}
+        lrs = sorted({made.lrs[name] for name in members})
+        shown = f"{lrs[0]:g}" if len(lrs) == 1 else f"{lrs[0]:g}..{lrs[-1]:g}"
+        rows.append((f"train {rule}", *_row(arrays), shown))
+    by_tower: dict[str, dict[str, Any]] = {}
+    for name, array in state.frozen.items():
+        tower = f"{name.split('/')[0]} {quantization.kind_of(array)}"
+        by_tower.setdefault(tower, {})[name] = array
+    rows += [(f"frozen {tower}", *_row(arrays), "") for tower, arrays in sorted(by_tower.items())]
+    moments = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state.opt_state))}
+    rows.append(("optimizer state", *_row(moments), ""))
+    rows.append(("all", *_row({**state.trainable, **state.frozen, **moments}), ""))
+    return say.table(rows, header=("parameters", "arrays", "count", "bytes", "lr"))
+
+
+def _check_factors_train(schedule: Any, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    factors = [name for name in shapes if names.is_factor(name)]
+    if frozen := set(factors) - set(optimizer.trainable_names(schedule, shapes)):
+        raise ValueError(
+            f"schedule: {len(frozen)} of {len(factors)} LoRA factors are frozen by a rule, "
+            f"'{min(frozen)}' for one: put ('{names.ANY_FACTOR}', dict(...)) first, or leave their "
+            f"weights out of lora.targets"
+        )
+
+
+def _row(arrays: Mapping[str, Any]) -> tuple[str, str, str]:
+    count = sum(array.size for array in arrays.values())
+    num_bytes = sum(array.nbytes for array in arrays.values())
+    return str(len(arrays)), f"{count:,}", say.size(num_bytes)
+
+
+def _plain(value: Any) -> Any:
+    """Returns settings as plain dictionaries and tuples: ConfigDicts stop here."""
+    if isinstance(value, ml_collections.ConfigDict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,296 @@
+"""A run's state between its processes: where to begin, and what is saved on the way.
+
+A checkpoint holds what trains and the optimizer; the number of updates says where in the data to go
+on (see data.pipeline). Frozen weights are named, by their file and its fingerprint; made from the
+seed, they are made again and their digest is compared.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from paligemma_jax.assembly import assembly, datasets, quantization, run_weights
+from paligemma_jax.checkpoints import checksums, fingerprint, partial_weights, train_checkpoint
+from paligemma_jax.console import say
+from paligemma_jax.runs import early_stopping, resume
+from paligemma_jax.settings import load
+from paligemma_jax.training import nan_checks, optimizer, step
+
+TRAINABLE, OPTIMIZER = run_weights.TRAINABLE, run_weights.OPTIMIZER
+DEFAULT_PERCENT = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When a checkpoint is made and how long it stays; see config.keys."""
+
+    every: int
+    keep_last: int
+    keep_every: int | None
+    keep_best: str | None
+
+    @property
+    def save_every(self) -> int:
+        """Updates between two steps at which there may be something to save; 0: none."""
+        return math.gcd(self.every, self.keep_every or 0)
+
+    @property
+    def mode(self) -> str | None:
+        """Which values of `keep_best` are best, "min" or "max"."""
+        return None if self.keep_best is None else train_checkpoint.best_is(self.keep_best)
+
+
+def plan(config: ml_collections.ConfigDict, *, total_steps: int, data_size: int) -> Plan:
+    """Returns when to save, or raises a ValueError for settings that contradict each other."""
+    every = load.steps(
+        "ckpt",
+        config,
+        data_size=data_size,
+        batch_size=config.input.batch_size,
+        total_steps=total_steps,
+        default=max(1, round(DEFAULT_PERCENT * total_steps)),
+    )
+    if config.keep_best:
+        early_stopping.check(config.keep_best, list(config.evals), key="keep_best")
+    return Plan(every or 0, config.keep_last, config.keep_every, config.keep_best)
+
+
+def start(
+    built: assembly.Assembly,
+    made: optimizer.Optimizer,
+    records: datasets.Records,
+    base: partial_weights.Weights | None,
+    workdir: pathlib.Path,
+    *,
+    total_steps: int,
+    resume_anyway: bool = False,
+) -> tuple[step.TrainState, dict[str, Any]]:
+    """Returns the state to begin with, and what checkpoints of this run say of it.
+
+    That is the state of the newest checkpoint that is whole, and newer damaged ones are removed;
+    where there are none, the state before the first update.
+
+    Raises:
+      ValueError: all checkpoints are damaged; or they are of another base, data or optimizer, or
+        of more updates than `total_steps`.
+    """
+    layout = assembly.lay_out(built, base, tuple(made.trainable))
+    about = {"base": _describe_base(built, layout, made), "data": _describe_data(built, records)}
+    with say.working(f"reading what {workdir} has of an earlier start"):
+        path, groups = _read_newest(workdir, about, _like(layout, made), resume_anyway)
+    if path is not None and int(path.name) > total_steps:
+        raise ValueError(
+            f"{path} has {int(path.name)} updates, and these settings ask for {total_steps}: raise "
+            f"total_steps (or total_epochs, total_examples), or choose another --workdir"
+        )
+    if path is None:
+        params = assembly.load(built, layout)
+        with say.working("making the optimizer's state"):
+            state = step.init_state(params, made.trainable, made.tx)
+    else:
+        frozen = [name for name in layout.shapes if name not in made.trainable]
+        state = step.TrainState(
+            step=step.count_updates(int(path.name), groups[TRAINABLE]),
+            trainable=groups[TRAINABLE],
+            frozen=assembly.load(built, layout, names=frozen) if frozen else {},
+            opt_state=_unflatten(made, layout, groups[OPTIMIZER]),
+        )
+        say.info(f"going on after step {int(path.name)}, from {path}")
+    if about["base"] and layout.stored is None:
+        about["base"]["digest"] = _digest(state.frozen)
+        if path is not None:
+            _check_base(path, about)
+    return state, about
+
+
+class Saver:
+    """Saves a run's state when its plan says so, in the background. Close it: see `with`."""
+
+    def __init__(self, chosen: Plan, about: Mapping[str, Any], workdir: pathlib.Path, total: int):
+        self._plan, self._about, self._total = chosen, dict(about), total
+        self._folder = workdir / train_checkpoint.CHECKPOINTS
+        self._writer: train_checkpoint.Writer | None = None
+
+    def keep(self, state: step.TrainState, row: Mapping[str, float]) -> None:
+        """Saves after a step that the plan names, the last one, or the best evaluation so far."""
+        number, value = int(row["step"]), self._value(row)
+        chosen = self._plan
+        is_due = number == self._total and bool(chosen.every)
+        is_due |= any(every and number % every == 0 for every in (chosen.every, chosen.keep_every))
+        if is_due or (value is not None and self._is_best(value)):
+            self._save(state, value)
+
+    def stop(self, state: step.TrainState) -> None:
+        """Saves the state that a run ends with before its time.
+
+        Raises:
+          ValueError: it holds a NaN: the checkpoint before is the last good one.
+        """
+        broken = nan_checks.non_finite({**state.trainable, **_flat(state.opt_state)})
+        if broken:
+            raise ValueError(f"not finite: {', '.join(broken[:3])}")
+        if int(state.step):
+            self._save(state, None)
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except OSError as another:
+            if error is None:
+                raise
+            error.add_note(f"And {another}")
+
+    def _value(self, row: Mapping[str, float]) -> float | None:
+        metric = self._plan.keep_best
+        return None if metric is None else early_stopping.find(row, metric, key="keep_best")
+
+    def _is_best(self, value: float) -> bool:
+        best = self._open().best
+        return best is None or (value < best if self._plan.mode == "min" else value > best)
+
+    def _open(self) -> train_checkpoint.Writer:
+        if self._writer is None:
+            self._writer = train_checkpoint.Writer(
+                self._folder,
+                (TRAINABLE, OPTIMIZER),
+                keep_last=self._plan.keep_last,
+                keep_every=self._plan.keep_every,
+                keep_best=self._plan.mode,
+            )
+        return self._writer
+
+    def _save(self, state: step.TrainState, value: float | None) -> None:
+        groups = {TRAINABLE: state.trainable, OPTIMIZER: _flat(state.opt_state)}
+        self._open().save(int(state.step), groups, self._about, value=value)
+
+
+def _read_newest(
+    workdir: pathlib.Path,
+    about: Mapping[str, Any],
+    like: train_checkpoint.Groups,
+    resume_anyway: bool,
+) -> tuple[pathlib.Path | None, dict[str, dict[str, jax.Array]]]:
+    """Returns (checkpoint, its groups) of the newest one that is whole; (None, {}) without any."""
+    damaged = []
+    for path in train_checkpoint.steps(workdir / train_checkpoint.CHECKPOINTS):
+        try:
+            stored = train_checkpoint.read_metadata(path)
+            if about["base"] and "path" in about["base"]:
+                _check_base(path, about)
+            resume.allow(
+                resume.differences(stored["data"], about["data"], "data."),
+                f"{path} was made with other data",
+                resume_anyway=resume_anyway,
+            )
+            groups = train_checkpoint.read(path, like)
+        except train_checkpoint.Damaged as problem:
+            say.info(f"{path} is damaged ({problem}): taking the one before it")
+            damaged.append(path)
+        else:
+            for other in damaged:
+                train_checkpoint.remove(other)
+            return path, groups
+    if damaged:
+        raise ValueError(
+            f"{damaged[0].parent}: all checkpoints are damaged ({len(damaged)}). Remove the folder "
+            f"to begin anew"
+        )
+    return None, {}
+
+
+def _describe_base(
+    built: assembly.Assembly, layout: assembly.Layout, made: optimizer.Optimizer
+) -> dict[str, Any] | None:
+    """Returns where frozen weights come from; None where nothing is frozen."""
+    if layout.shapes.keys() == set(made.trainable):
+        return None
+    if layout.stored is None:
+        return {"seed": built.config.seed, **quantization.describe(layout.shapes)}
+    return {
+        "model_init": built.config.model_init,
+        "path": str(layout.stored.path),
+        "fingerprint": "+".join(fingerprint.of(file) for file in layout.stored.files),
+        **quantization.describe(layout.shapes),
+    }
+
+
+def _check_base(path: pathlib.Path, about: Mapping[str, Any]) -> None:
+    """Raises a ValueError if frozen weights are not those that a checkpoint was trained with."""
+    then, now = train_checkpoint.read_metadata(path)["base"] or {}, about["base"]
+    if any(then.get(key) != now.get(key) for key in ("fingerprint", "digest", "quantized")):
+        raise ValueError(
+            f"{path} was trained on other frozen weights: {_base_in_words(then)}; these are "
+            f"{_base_in_words(now)}. Give it its own base, or choose another --workdir"
+        )
+
+
+def _base_in_words(base: Mapping[str, Any]) -> str:
+    kinds = f", quantized: {base['quantized']}" if "quantized" in base else ""
+    if "path" in base:
+        return f"{base['path']} (fingerprint {base['fingerprint'][:12]}{kinds})"
+    return f"random ones of seed {base.get('seed')} (digest {base.get('digest')}{kinds})"
+
+
+def _describe_data(built: assembly.Assembly, records: datasets.Records) -> dict[str, Any]:
+    """Returns what an equal sequence of batches needs besides the settings, in short."""
+    texts = [
+        ([pathlib.Path(image).name for image in one.images], one.prefix, one.suffix)
+        for one in records
+    ]
+    return {
+        "examples": len(records),
+        "texts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16],
+        "tokenizer": hashlib.sha256(built.tokenizer.model).hexdigest()[:16],
+    }
+
+
+def _like(layout: assembly.Layout, made: optimizer.Optimizer) -> train_checkpoint.Groups:
+    """Returns shape, type and place of everything that a checkpoint holds."""
+    trainable = _trainable_like(layout, made)
+    places = step.opt_state_shardings(trainable, made.tx)
+    moments = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(made.tx.init, trainable),
+        places,
+    )
+    return {TRAINABLE: trainable, OPTIMIZER: _flat(moments)}
+
+
+def _trainable_like(
+    layout: assembly.Layout, made: optimizer.Optimizer
+) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        name: jax.ShapeDtypeStruct(
+            layout.shapes[name].shape, layout.shapes[name].dtype, sharding=layout.where[name]
+        )
+        for name in made.trainable
+    }
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of an optimizer's state by name: 1/mu/llm/layers/attn/q_einsum/w."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(k, simple=True, separator="/"): leaf for k, leaf in leaves}
+
+
+def _unflatten(
+    made: optimizer.Optimizer, layout: assembly.Layout, leaves: Mapping[str, jax.Array]
+) -> Any:
+    tree = jax.eval_shape(made.tx.init, _trainable_like(layout, made))
+    return jax.tree.unflatten(jax.tree.structure(tree), [leaves[name] for name in _flat(tree)])
+
+
+def _digest(arrays: Mapping[str, Any]) -> str:
+    found = json.dumps(sorted(checksums.of(_flat(arrays)).items()))
+    return hashlib.sha256(found.encode()).hexdigest()[:16]

@@ -1,0 +1,189 @@
+"""A sweep's runs as commands, and what has become of them as one table."""
+
+import dataclasses
+import math
+import pathlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paligemma_jax.assembly import assembly
+from paligemma_jax.checkpoints import train_checkpoint
+from paligemma_jax.files import atomic
+from paligemma_jax.reports import page, plots, run_log, sections
+from paligemma_jax.runs import early_stopping, resume
+from paligemma_jax.settings import load, sweeps
+from paligemma_jax.tasks import score_docs
+
+JSON, PAGE = "sweep.json", "sweep.html"
+MAX_CURVES = 8  # runs in one plot, the best ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What has become of a run.
+
+    Attributes:
+      run: of the sweep.
+      state: "done", "at step 300", "not begun" or "failed".
+      rows: of its metrics.jsonl.
+    """
+
+    run: sweeps.Run
+    state: str
+    rows: list[dict[str, Any]]
+
+    def last(self, metric: str) -> float:
+        """Returns the last value of a metric; nan where there is none."""
+        return next((row[metric] for row in reversed(self.rows) if metric in row), math.nan)
+
+    def best(self, metric: str) -> tuple[float, int | None]:
+        """Returns the best value of a metric and its step; (nan, None) where there is none."""
+        found = [(row[metric], row["step"]) for row in self.rows if metric in row]
+        found = [pair for pair in found if math.isfinite(pair[0])]
+        if not found:
+            return math.nan, None
+        return min(found, key=lambda pair: (_rank(metric, pair[0]), pair[1]))
+
+
+def command(run: sweeps.Run, workdir: pathlib.Path, *, python: str = sys.executable) -> list[str]:
+    """Returns the words of the command that trains one run."""
+    words = [python, "-m", "paligemma_jax.train", "--config", run.source]
+    overrides = [f"--config.{text}" for text in run.overrides]
+    return [*words, "--workdir", str(workdir / run.name), *overrides]
+
+
+def describe_command(run: sweeps.Run, workdir: pathlib.Path) -> str:
+    """Returns the command as one line for a shell."""
+    return shlex.join(command(run, workdir, python="python"))
+
+
+def is_done(run: sweeps.Run, workdir: pathlib.Path) -> bool:
+    """Returns whether a run has ended.
+
+    Raises:
+      ValueError: it has, and with other settings.
+    """
+    folder = workdir / run.name
+    if not (folder / assembly.FINAL).exists():
+        return False
+    config = load.load(run.source, run.overrides)
+    resume.check_same(resume.keep_remat(config, folder), folder)
+    return True
+
+
+def collect(
+    runs: Sequence[sweeps.Run], workdir: pathlib.Path, *, failed: Mapping[str, int]
+) -> list[Outcome]:
+    """Reads what there is of each run. `failed`: exit statuses by name of those that failed."""
+    return [_read(run, workdir / run.name, is_failed=run.name in failed) for run in runs]
+
+
+def _read(run: sweeps.Run, folder: pathlib.Path, *, is_failed: bool) -> Outcome:
+    path = folder / run_log.METRICS
+    rows = run_log.read_rows(path) if path.exists() else []
+    if is_failed:
+        return Outcome(run, "failed", rows)
+    if (folder / assembly.FINAL).exists():
+        return Outcome(run, "done", rows)
+    return Outcome(run, f"at step {rows[-1]['step']}" if rows else "not begun", rows)
+
+
+def choose_score(runs: Sequence[sweeps.Run], outcomes: Sequence[Outcome], asked: str | None) -> str:
+    """Returns what runs are ordered by: EVALUATION/SCORE, or "loss" where nothing is evaluated.
+
+    It is what was asked for, else keep_best or stop_at of the first run, else the score of its
+    first evaluation that is read first.
+
+    Raises:
+      ValueError: no evaluation of that name.
+    """
+    config = load.load(runs[0].source, runs[0].overrides)
+    if asked:
+        early_stopping.check(asked, list(config.evals), key="--score")
+        return asked
+    if config.keep_best or config.stop_at:
+        return config.keep_best or config.stop_at[0][0]
+    known = {name for outcome in outcomes for row in outcome.rows for name in row}
+    scores = [score for score in score_docs.FIRST if score != "loss"]
+    names = [f"{evaluation}/{score}" for evaluation in config.evals for score in [*scores, "loss"]]
+    return next((name for name in names if name in known), "loss")
+
+
+def order(outcomes: Sequence[Outcome], score: str) -> list[Outcome]:
+    """Returns the outcomes, the best last value of the score first, those without it at the end.
+
+    Of equal ones that of the lower training loss goes first.
+    """
+
+    def rank(outcome: Outcome) -> tuple[float, float]:
+        return _rank(score, outcome.last(score)), _rank("loss", outcome.last("loss"))
+
+    return sorted(outcomes, key=rank)
+
+
+def _rank(metric: str, value: float) -> float:
+    if math.isnan(value):
+        return math.inf
+    return value if _is_loss(metric) else -value
+
+
+def _is_loss(metric: str) -> bool:
+    return metric == "loss" or train_checkpoint.best_is(metric) == "min"
+
+
+def table(outcomes: Sequence[Outcome], score: str) -> sections.Table:
+    """Returns a row per run: what sets it apart, its state, the score's last and best value."""
+    keys = list(dict.fromkeys(key for outcome in outcomes for key in outcome.run.values))
+    losses = [] if score == "loss" else ["loss"]
+    header = (*keys, "state", score, "best", "at step", *losses)
+    rows = []
+    for outcome in outcomes:
+        best, step = outcome.best(score)
+        numbers = [outcome.last(score), best, step, *map(outcome.last, losses)]
+        values = [str(outcome.run.values.get(key, "")) for key in keys]
+        rows.append((*values, outcome.state, *map(_show, numbers)))
+    return sections.Table("", header, tuple(rows), num_shown=len(rows))
+
+
+def _show(number: float | None) -> str:
+    if number is None or math.isnan(number):
+        return "-"
+    return str(number) if isinstance(number, int) else f"{number:.4g}"
+
+
+def write(workdir: pathlib.Path, outcomes: Sequence[Outcome], score: str) -> None:
+    """Writes sweep.json and sweep.html: the table, and curves of the score and of the loss."""
+    runs = [_to_json(outcome, workdir, score) for outcome in outcomes]
+    atomic.write_json(workdir / JSON, {"score": score, "runs": runs})
+    body = [f"<style>{sections.STYLE}</style>", sections.table_html(table(outcomes, score))]
+    for metric in dict.fromkeys((score, "loss")):
+        rows = [
+            {"step": row["step"], outcome.run.name: row[metric]}
+            for outcome in outcomes[:MAX_CURVES]
+            for row in outcome.rows
+            if metric in row
+        ]
+        if rows:
+            names = [outcome.run.name for outcome in outcomes[:MAX_CURVES]]
+            svg = plots.curves(rows, names, title=metric)
+            body.append(
+                f'<img src="{page.embed(svg, "image/svg+xml")}" alt="{page.escape(metric)}">'
+            )
+    title = f"{workdir}: {len(outcomes)} runs by {score}"
+    atomic.write_text(workdir / PAGE, page.layout(title, "\n".join(body)))
+
+
+def _to_json(outcome: Outcome, workdir: pathlib.Path, score: str) -> dict[str, Any]:
+    best, step = outcome.best(score)
+    return {
+        "name": outcome.run.name,
+        "folder": str(workdir / outcome.run.name),
+        "values": outcome.run.values,
+        "state": outcome.state,
+        "last": outcome.last(score),
+        "best": best,
+        "best_step": step,
+        "loss": outcome.last("loss"),
+    }

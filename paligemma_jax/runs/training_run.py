@@ -1,0 +1,263 @@
+"""A training run, assembled: what is checked before weights load, the state, hooks and the log."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from paligemma_jax.assembly import assembly, datasets, released, training_data, weights
+from paligemma_jax.checkpoints import partial_weights
+from paligemma_jax.console import say, signals
+from paligemma_jax.data import pipeline
+from paligemma_jax.evaluation import evaluator
+from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.params import variants
+from paligemma_jax.runs import (
+    early_stopping,
+    embedding_cache,
+    optimization,
+    profiling,
+    training_log,
+)
+from paligemma_jax.runs import saving as runs_saving
+from paligemma_jax.settings import load
+from paligemma_jax.tasks import task
+from paligemma_jax.training import loop, optimizer, step
+
+# A value of the key `save`.
+TRAINABLE = "trainable"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run will do, before it has weights.
+
+    Attributes:
+      data: to train on.
+      total_steps: updates.
+      optimizer: of the trainable parameters.
+      evaluations: with the number of steps between two of them; 0: only at the end.
+      base: the weights to start from, not read yet; None: random ones.
+      saving: when the state is saved.
+      goal: what ends the run before that.
+    """
+
+    data: training_data.TrainingData
+    total_steps: int
+    optimizer: optimizer.Optimizer
+    evaluations: tuple[tuple[evaluator.Evaluation, int], ...]
+    base: partial_weights.Weights | None
+    saving: runs_saving.Plan
+    goal: early_stopping.Goal
+
+
+def all_records(
+    read: training_data.TrainingData, evaluations: Iterable[tuple[evaluator.Evaluation, int]]
+) -> datasets.Records:
+    """Returns the records of training and of evaluations."""
+    return [*read.records, *(record for one, _ in evaluations for record in one.records)]
+
+
+def plan(built: assembly.Assembly) -> Plan:
+    """Reads and checks all data and every rule on parameters. Loads no weights."""
+    config = built.config
+    weights.check_divisible(
+        config.input.batch_size,
+        built.mesh,
+        key="input.batch_size",
+        parts=config.accumulation_steps,
+    )
+    datasets.text_lens(config)
+    read = training_data.read(config, built.tokenizer)
+    data_size = len(read.records)
+    steps = optimization.total_steps(config, data_size=data_size)
+    say.info(read.describe(steps=steps, batch_size=config.input.batch_size))
+    profiling.check(config.profile_steps, total_steps=steps)
+    saving = runs_saving.plan(config, total_steps=steps, data_size=data_size)
+    made = optimization.make(
+        config, paligemma.shapes(built.model), steps=steps, data_size=data_size
+    )
+    evaluations = tuple(
+        _plan_evaluation(built, name, steps=steps, data_size=data_size) for name in config.evals
+    )
+    early_stopping.check_scores(config, {one.name: one.score_names for one, _ in evaluations})
+    released.check_name(config, built.model)
+    embedding_cache.check(
+        config,
+        built.model,
+        trainable=made.trainable,
+        augmentation=read.augmentation,
+        examples=all_records(read, evaluations),
+    )
+    base = assembly.find_weights(config, config.model_init)
+    if lora := built.model.lora:
+        say.info(f"LoRA: rank {lora.rank}, scale {lora.scale:g}, beside {config.lora.targets}")
+    what_is_saved(config, built.model)
+    return Plan(read, steps, made, evaluations, base, saving, early_stopping.make(config))
+
+
+def run(
+    built: assembly.Assembly,
+    planned: Plan,
+    state: step.TrainState,
+    train_step: Callable[..., Any],
+    workdir: pathlib.Path,
+    *,
+    log: training_log.Log,
+    saver: runs_saving.Saver,
+    stop: signals.StopRequest,
+    read_images: pipeline.ReadImages | None = None,
+) -> step.TrainState:
+    """Trains to the end, to the goal, or till it is asked to stop; returns the last state.
+
+    Of a run that was asked to stop, the state is saved. `read_images`: as in
+    `pipeline.train_batches`, of evaluations too.
+    """
+    batches = _make_batches(built, planned, int(state.step), read_images)
+
+    def log_row(row: Mapping[str, float]) -> None:
+        num_examples = int(row["step"]) * built.config.input.batch_size
+        log.append({**row, **planned.data.epochs(num_examples)})
+
+    hooks = [
+        _make_hook(built, one, every, workdir, read_images) for one, every in planned.evaluations
+    ]
+    with say.progress("training", unit="steps", first="reading the first images") as report:
+        state = loop.run(
+            state,
+            datasets.on_mesh(batches, built.mesh),
+            train_step,
+            total_steps=planned.total_steps,
+            log=log_row,
+            hooks=hooks,
+            groups=optimization.gradient_groups(planned.optimizer),
+            progress=lambda done: report(done, planned.total_steps),
+            save=saver.keep,
+            save_every=planned.saving.save_every,
+            stop=stop,
+            is_enough=planned.goal,
+            rescue=lambda last: _rescue(saver, last),
+        )
+    if not is_finished(planned, state):
+        saver.stop(state)
+    elif said := planned.goal.describe(step=int(state.step)):
+        say.info(said)
+    return state
+
+
+def is_finished(planned: Plan, state: step.TrainState) -> bool:
+    """Whether a run has all its updates, or what it was trained for."""
+    return planned.goal.is_reached or int(state.step) >= planned.total_steps
+
+
+def _make_batches(
+    built: assembly.Assembly,
+    planned: Plan,
+    start_step: int,
+    read_images: pipeline.ReadImages | None,
+) -> Iterator[pipeline.Batch]:
+    return pipeline.train_batches(
+        planned.data.records,
+        built.tokenizer,
+        datasets.spec(built.config),
+        seed=built.config.seed,
+        total_steps=planned.total_steps,
+        start_step=start_step,
+        sources=planned.data.sources,
+        augmentation=planned.data.augmentation,
+        noise=planned.data.noise,
+        read_images=read_images,
+        text_lens=datasets.text_lens(built.config),
+    )
+
+
+def what_is_saved(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> str:
+    """Returns "all" or "trainable", as the key `save` says, or LoRA or a quantized base suggests.
+
+    Raises:
+      ValueError: trained weights alone, of a run that starts from random ones.
+    """
+    if config.save == TRAINABLE and config.model_init is None:
+        raise ValueError(
+            "save='trainable' leaves out the weights that are not trained, and random ones are in "
+            "no other file: set model_init, or save='all'"
+        )
+    is_adapted = model.lora is not None or config.quantize is not None
+    return config.save or (TRAINABLE if is_adapted and config.model_init else "all")
+
+
+def save(
+    built: assembly.Assembly, planned: Plan, state: step.TrainState, path: pathlib.Path
+) -> None:
+    """Writes the weights as one npz file: all, or what the base lacks, as `save` says."""
+    params = state.averaged
+    said = weights.metadata(built.config, built.model, step=int(state.step), base=planned.base)
+    what = what_is_saved(built.config, built.model)
+    if what == TRAINABLE and planned.base:
+        said[partial_weights.NUM_ARRAYS] = len(params)
+        kept = state.trainable.keys() | partial_weights.differing(params, planned.base)
+        params = {name: array for name, array in params.items() if name in kept}
+    weights.save(path, params, said)
+
+
+def _plan_evaluation(
+    built: assembly.Assembly, name: str, *, steps: int, data_size: int
+) -> tuple[evaluator.Evaluation, int]:
+    made = evaluator.make(built, name)
+    try:
+        every = load.steps(
+            "log",
+            made.settings,
+            data_size=data_size,
+            batch_size=built.config.input.batch_size,
+            total_steps=steps,
+            default=0,
+        )
+    except ValueError as error:
+        raise ValueError(f"evals.{name}: {error}") from error
+    return made, every or 0
+
+
+def _make_hook(
+    built: assembly.Assembly,
+    one: evaluator.Evaluation,
+    every: int,
+    workdir: pathlib.Path,
+    read_images: pipeline.ReadImages | None,
+) -> loop.Hook:
+    """Returns the hook that evaluates and writes predictions, scores and the report."""
+
+    def evaluate(state: step.TrainState, number: int) -> Mapping[str, float]:
+        rows, scores = evaluator.run(built, one, state.averaged, read_images=read_images)
+        numbers = {f"{one.name}/{key}": value for key, value in task.scalars(scores).items()}
+        if rows:
+            evaluator.write_report(
+                workdir,
+                rows,
+                {"evaluation": one.name, "step": number, **scores},
+                title=f"{workdir.name}: {one.name} after step {number}",
+                run=workdir,
+                now={"step": number, **numbers},
+                predictions=f"predictions-{one.name}-{number:06d}.jsonl",
+                suffix=f"-{one.name}" if len(built.config.evals) > 1 else "",
+            )
+        return numbers
+
+    return loop.Hook(every=every, fn=evaluate)
+
+
+def _rescue(saver: runs_saving.Saver, state: step.TrainState) -> None:
+    """Saves the last good state of a run that stops because of an error.
+
+    Several processes save together, which they can only for an error that all of them have, as a
+    loss that is not finite is: the others would wait for ever.
+    """
+    error = sys.exception()
+    if jax.process_count() > 1 and not isinstance(error, FloatingPointError):
+        say.info(f"process {jax.process_index()} stops, its state unsaved: {error}")
+        return
+    saver.stop(state)

@@ -1,0 +1,83 @@
+"""A large data set is checked and measured once; what any result depends on changes its entry."""
+
+import json
+
+import pytest
+
+from paligemma_jax.assembly import datasets, start_cache
+from paligemma_jax.data import prefix_lm, tokens
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """Makes every data set a large one, and the cache a folder of the test's own."""
+    monkeypatch.setenv("PALIGEMMA_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(start_cache, "MIN_ROWS", 1)
+    monkeypatch.setattr(start_cache, "MIN_BYTES", 1)
+
+
+def read(config):
+    return datasets.read_records(config, config.input.data.fname, key="input.data.fname")
+
+
+def entries(tmp_path, what):
+    return sorted((tmp_path / "cache" / "starts").glob(f"{what}-*.npz"))
+
+
+def test_suffixes_are_checked_once(config, tmp_path, monkeypatch):
+    first = read(config)
+    assert len(entries(tmp_path, "checks")) == 1
+    monkeypatch.setattr(prefix_lm, "clean", lambda *_: pytest.fail("a suffix is checked again"))
+    assert read(config) == first
+
+
+def test_a_file_setting_or_convention_that_changed_is_checked_again(config, tmp_path):
+    read(config)
+    config.coordinates = "1024"
+    read(config)
+    assert len(entries(tmp_path, "checks")) == 2
+    row = {"image": [], "prefix": "detect cat", "suffix": "<loc0001> cat"}
+    (tmp_path / "bad.jsonl").write_text(json.dumps(row))
+    config.input.data.fname = str(tmp_path / "bad.jsonl")
+    for _ in range(2):  # what is wrong is not kept
+        with pytest.raises(ValueError, match=r"bad\.jsonl:1: suffix"):
+            read(config)
+    assert len(entries(tmp_path, "checks")) == 2
+
+
+def measure(config, tokenizer):
+    return datasets.check_lengths(config, read(config), tokenizer, name="data")
+
+
+def test_lengths_are_counted_once(config, data_folder, tmp_path, monkeypatch):
+    tokenizer = tokens.load_tokenizer(config.tokenizer)
+    config.input.data.fname = f"{data_folder}/eos.jsonl"
+    first = measure(config, tokenizer)
+    assert first.removed
+    with monkeypatch.context() as patched:
+        patched.setattr(prefix_lm, "measure", lambda *_, **__: pytest.fail("measured again"))
+        assert measure(config, tokenizer) == first
+        config.input.text_len = 3
+        config.input.allow_truncation = True
+        assert len(measure(config, tokenizer).too_long) == 2
+    config.input.lowercase = True
+    measure(config, tokenizer)
+    assert len(entries(tmp_path, "lengths")) == 2
+
+
+def test_a_damaged_entry_is_made_again(config, tmp_path):
+    tokenizer = tokens.load_tokenizer(config.tokenizer)
+    first = measure(config, tokenizer)
+    for path in (tmp_path / "cache" / "starts").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    assert measure(config, tokenizer) == first
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(config, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    measure(config, tokens.load_tokenizer(config.tokenizer))
+
+
+def test_parts_of_a_name_do_not_run_into_each_other():
+    names = {start_cache.name("a", parts) for parts in ([b"xy", b"z"], [b"x", b"yz"], [b"xyz"])}
+    assert len(names) == 3

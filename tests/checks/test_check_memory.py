@@ -1,0 +1,52 @@
+"""The check plans memory without fetching weights."""
+
+from paligemma_jax.checks import check_memory
+from paligemma_jax.runs import memory_plan
+from paligemma_jax.training import flops, step_memory
+
+
+def fake_plan(monkeypatch, *, limit):
+    """Plans without compiling; returns the assemblies that were planned."""
+    planned_for = []
+
+    def make(built, planned):
+        planned_for.append(built)
+        memory = memory_plan.at_least(built, planned)
+        return memory_plan.Planned(memory, limit, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 2, print, "")
+
+    monkeypatch.setattr(memory_plan, "make", make)
+    return planned_for
+
+
+def test_plan_of_weights_that_are_not_here_takes_the_type_that_their_name_tells(
+    config, monkeypatch
+):
+    planned_for = fake_plan(monkeypatch, limit=None)
+    config.model_init = "somewhere/weights.f16.npz"
+    config.trainable = "llm/.*"
+    section, found = check_memory.look(config)
+    assert not found
+    assert dict(section.parts[0].pairs).keys() >= {"peak", "work of a step"}
+    assert planned_for[0].config.frozen_dtype == "bfloat16"
+    assert config.model_init == "somewhere/weights.f16.npz"
+
+
+def test_run_that_does_not_fit_is_an_error_with_what_would(config, monkeypatch):
+    planned_for = fake_plan(monkeypatch, limit=1)
+    fits = step_memory.Memory(1, 1, 1, 1, 1, 1)
+    change = check_memory.fitting.Change(("accumulation_steps=2",), "same result")
+    monkeypatch.setattr(check_memory.fitting, "find_changes", lambda *_, **__: [(change, fits)])
+    _, [found] = check_memory.look(config)
+    assert found.severity == "error"
+    assert "has 1 B" in found.what
+    assert "--config.accumulation_steps=2 (then the peak is 5 B; same result)" in found.remedy
+    assert len(planned_for) == 1
+
+
+def test_settings_that_cannot_be_planned_are_said(config):
+    config.profile_steps = 100
+    section, found = check_memory.look(config)
+    assert not found
+    [(name, value)] = section.parts[0].pairs
+    assert name == "not planned"
+    assert "profile_steps=100" in value

@@ -1,0 +1,40 @@
+"""Reports of a run's evaluations."""
+
+import json
+
+import pytest
+
+from paligemma_jax.assembly import assembly
+from paligemma_jax.evaluation import evaluator
+
+ROW = dict(
+    index=0, source="a.jsonl:1", images=[], prefix="p", suffix="s", prediction="s", score=1.0
+)
+
+
+def test_evaluations_of_one_run_keep_their_own_files(tmp_path):
+    for name, loss in (("one", 1.0), ("two", 2.0)):
+        evaluator.write_report(
+            tmp_path, [ROW], {"loss": loss}, title=name, run=None, suffix=f"-{name}"
+        )
+    found = [json.loads((tmp_path / f"metrics-{n}.json").read_text()) for n in ("one", "two")]
+    assert found == [{"loss": 1.0}, {"loss": 2.0}]
+    assert "<h1>two</h1>" in (tmp_path / "report-two.html").read_text()
+
+
+def test_what_is_trained_on_can_be_evaluated_on(config):
+    config.input.num_examples, config.evals.val.fname = 1, "input"
+    found = evaluator.make(assembly.assemble(config), "val").records
+    assert [record.source.rpartition("/")[2] for record in found] == ["train.jsonl:1"]
+    config.evals.val.image_dir = "elsewhere"
+    with pytest.raises(ValueError, match=r"evals.val.image_dir='elsewhere': the images of 'input'"):
+        evaluator.make(assembly.assemble(config), "val")
+
+
+def test_curves_have_the_evaluation_that_the_report_is_of(tmp_path, monkeypatch):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "val/loss": 2.0}\n')
+    shown = []
+    monkeypatch.setattr(evaluator.gallery, "write", lambda *_, history, **__: shown.extend(history))
+    now = {"step": 2, "val/loss": 1.0}
+    evaluator.write_report(tmp_path, [ROW], {}, title="", run=tmp_path, now=now)
+    assert shown == [{"step": 1, "val/loss": 2.0}, now]

@@ -1,0 +1,46 @@
+"""The released checkpoints."""
+
+from paligemma_jax.hub import published
+
+
+def test_the_names_for_transformers():
+    found = {name: published.hugging_face_name(name) for name in ("pt_448.f16", "pt_28b_896", "x")}
+    assert found == {
+        "pt_448.f16": "google/paligemma-3b-pt-448",
+        "pt_28b_896": "google/paligemma2-28b-pt-896",
+        "x": None,
+    }
+
+
+def test_the_names_are_big_visions():
+    sizes = [f"pt_{size}_{res}" for size in ("3b", "10b", "28b") for res in (224, 448, 896)]
+    first = [f"pt_{res}{suffix}" for res in (224, 448, 896) for suffix in ("", ".bf16", ".f16")]
+    assert sorted(published.FILES) == sorted(first + sizes)
+    assert published.FILES["pt_448.f16"] == published.Published(
+        "pt_448.f16.npz",
+        (
+            "kaggle://google/paligemma/jax/paligemma-3b-pt-448/1/paligemma-3b-pt-448.f16.npz",
+            "hf://google/paligemma-3b-pt-448-jax/paligemma-3b-pt-448.f16.npz@float16",
+        ),
+        model="paligemma1-3b",
+        res=448,
+    )
+    assert published.FILES["pt_10b_224"] == published.Published(
+        "pt_10b_224.bf16.npz",
+        (
+            "kaggle://google/paligemma-2/jax/paligemma2-10b-pt-224/1/paligemma2-10b-pt-224.b16.npz",
+            "hf://google/paligemma2-10b-pt-224-jax/paligemma2-10b-pt-224.b16.npz",
+        ),
+        model="paligemma2-10b",
+        res=224,
+    )
+
+
+def test_repositories_of_transformers_lead_to_npz_files():
+    hint = published.describe_repository("google/paligemma2-3b-pt-448")
+    assert "transformers' files" in hint and "'pt_3b_448'" in hint and "convert FOLDER" in hint
+    assert "'hf://google/paligemma-3b-mix-224-jax/FILE.npz'" in published.describe_repository(
+        "google/paligemma-3b-mix-224"
+    )
+    assert published.describe_repository("google/paligemma-3b-pt-224-jax").startswith("its files")
+    assert published.describe_repository("data/paligemma-3b") == ""

@@ -1,0 +1,267 @@
+"""COCO: what supervision and Roboflow write, and everything that can be wrong with it."""
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from paligemma_jax.data import objects
+from paligemma_jax.importers import coco
+
+
+def write(folder, name="annotations/instances_train2017.json", **changes):
+    """Writes one image with one box of a cat; changes replace parts."""
+    content = {
+        "images": [{"id": 7, "file_name": "a.png", "width": 64, "height": 48}],
+        "annotations": [annotation()],
+        "categories": [{"id": 3, "name": "cat", "supercategory": "animal"}],
+    }
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content | changes))
+    return path
+
+
+def annotation(**changes):
+    return {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 5, 20, 30], **changes}
+
+
+def test_supervisions_file_gives_boxes_and_polygons(datasets, read):
+    classes, examples, tally = read("coco", datasets / "coco")
+    assert classes == ("dime", "half dollar")
+    assert [len(found.objects) for found in examples] == [1, 2, 3, 0]
+    second = examples[1].objects
+    assert second.labels == ("half dollar", "dime")
+    np.testing.assert_array_equal(second.boxes_xyxy, [[5, 16, 27, 39], [18, 10, 38, 33]])
+    assert all(isinstance(outline, tuple) for outline in second.segmentations)
+    assert not tally.drops and tally.read == {"images": 4, "objects": 6}
+    assert {found.split for found in examples} == {"train"}
+
+
+def test_roboflows_splits_and_its_empty_category(tmp_path, picture, read):
+    categories = [
+        {"id": 0, "name": "coins", "supercategory": "none"},
+        {"id": 3, "name": "dime", "supercategory": "coins"},
+        {"id": 4, "name": "penny", "supercategory": "coins"},
+    ]
+    for split, annotations in {"train": [annotation()], "valid": []}.items():
+        picture(f"{split}/a.png")
+        name = f"{split}/_annotations.coco.json"
+        write(tmp_path, name, categories=categories, annotations=annotations)
+    classes, examples, _ = read("coco", tmp_path)
+    assert classes == ("dime", "penny")
+    assert [found.split for found in examples] == ["train", "valid"]
+    assert [found.picture.name for found in examples] == ["train/a.png", "valid/a.png"]
+
+
+def test_images_are_found_beside_below_and_where_said(tmp_path, picture, read):
+    picture("train2017/a.png")
+    path = write(tmp_path)
+    assert read("coco", tmp_path)[1][0].picture.name == "train2017/a.png"
+    assert read("coco", path)[1][0].picture.name == "train2017/a.png"
+    picture("elsewhere/a.png")
+    (found,) = read("coco", path, images=str(tmp_path / "elsewhere"))[1]
+    assert found.picture.path == str(tmp_path / "elsewhere" / "a.png")
+    (tmp_path / "train2017" / "a.png").unlink()
+    (tmp_path / "elsewhere" / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"looked for 'a\.png'.*--images FOLDER"):
+        read("coco", tmp_path)
+
+
+def test_a_file_of_any_name_is_known_by_what_it_lists(tmp_path, picture, read):
+    picture("images/a.png")
+    (tmp_path / "notes.json").write_text("[1]")
+    write(tmp_path, "result.json")
+    assert coco.detect(str(tmp_path)) == str(tmp_path / "result.json")
+    assert read("coco", tmp_path)[1][0].picture.name == "images/a.png"
+
+
+def test_a_folder_without_such_a_file_is_an_error(tmp_path, read):
+    (tmp_path / "notes.json").write_text("[1]")
+    assert coco.detect(str(tmp_path)) is None
+    with pytest.raises(ValueError, match="no JSON file with 'images' and 'annotations' here"):
+        read("coco", tmp_path)
+
+
+def test_run_lengths_of_both_kinds_are_kept_compressed(tmp_path, picture, read):
+    picture("a.png")
+    mask = np.zeros((48, 64), bool)
+    mask[5:35, 10:30] = True
+    plain = [10 * 48 + 5, *([30, 18] * 19), 30, 13 + 34 * 48]
+    packed = coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+    for counts in (plain, packed):
+        outline = {"size": [48, 64], "counts": counts}
+        write(tmp_path, annotations=[annotation(segmentation=outline)])
+        _, (found,), tally = read("coco", tmp_path)
+        assert not tally.drops and found.objects.segmentations == (packed,)
+        shown = objects.bitmap(found.objects.segmentations[0], width=64, height=48)
+        np.testing.assert_array_equal(shown, mask)
+
+
+def test_without_a_box_it_is_the_outlines(tmp_path, picture, read):
+    picture("a.png")
+    triangle = [annotation(bbox=None, segmentation=[[10, 5, 30, 5, 30, 35]])]
+    write(tmp_path, annotations=triangle)
+    _, (found,), _ = read("coco", tmp_path)
+    assert found.objects.boxes_xyxy.tolist() == [[10, 5, 30, 35]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "reason", "shown"),
+    [
+        ({"category_id": 9}, "object", "without a class name", "category_id 9 is in no category"),
+        ({"category_id": [3]}, "object", "without a class name", "category_id '[3]'"),
+        ({"image_id": {}}, "object", "of an image that is not listed", "image_id {}"),
+        ({"image_id": 8}, "object", "of an image that is not listed", "image_id 8"),
+        ({"iscrowd": 1}, "object", "crowd region", "annotation 2"),
+        ({"bbox": [1, 2, 0, 5]}, "object", "box without area", "[1.0, 2.0, 1.0, 7.0] in 64x48"),
+        ({"bbox": [70, 2, 9, 5]}, "object", "box outside its image", "[70.0, 2.0, 79.0, 7.0]"),
+        ({"bbox": [1, 2, 5]}, "object", "box is not four numbers", "[1, 2, 5]"),
+        ({"bbox": [1, 2, 5, "x"]}, "object", "box is not four numbers", "'x'"),
+        ({"bbox": None}, "object", "neither box nor outline", "annotation 2"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "outline", "broken outline", "three points"),
+        ({"segmentation": [["x"] * 6]}, "outline", "broken outline", "could not convert"),
+        (
+            {"segmentation": {"size": [4, 4], "counts": "0"}},
+            "outline",
+            "broken outline",
+            "[48, 64]",
+        ),
+        ({"segmentation": {"size": [48, 64], "counts": [5]}}, "outline", "broken outline", "3072"),
+        ({"segmentation": {"size": [48, 64], "counts": "~~"}}, "outline", "broken outline", "3072"),
+    ],
+)
+def test_a_bad_annotation_is_named_and_the_others_stay(
+    tmp_path, picture, read, drops, changes, what, reason, shown
+):
+    picture("a.png")
+    write(tmp_path, annotations=[annotation(), annotation(id=2, **changes)])
+    _, (found,), tally = read("coco", tmp_path)
+    ((key, (message,)),) = drops(tally).items()
+    assert key == (what, reason) and "annotation 2" in message and shown in message
+    assert len(found.objects) == (2 if what == "outline" else 1)
+
+
+def test_an_image_that_lost_all_its_objects_is_not_taken_for_an_empty_one(
+    tmp_path, picture, read, drops
+):
+    picture("a.png")
+    write(tmp_path, annotations=[annotation(category_id=9)])
+    _, examples, tally = read("coco", tmp_path)
+    assert examples == [] and ("image", "none of its objects could be kept") in drops(tally)
+
+
+def test_bad_images_are_named_with_their_reason(tmp_path, picture, read, drops):
+    picture("good.png")
+    picture("turned.png", size=(48, 64))
+    picture("tiff.png", format="TIFF")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("not a picture")
+    picture("huge.png")
+    data = bytearray((tmp_path / "huge.png").read_bytes())
+    data[16:24] = (30_000).to_bytes(4, "big") * 2  # width and height in the header
+    data[29:33] = __import__("zlib").crc32(bytes(data[12:29])).to_bytes(4, "big")
+    (tmp_path / "huge.png").write_bytes(data)
+    names = ("good", "turned", "tiff", "empty", "text", "huge", "gone", "../outside")
+    (tmp_path.parent / "outside.png").touch()
+    images = [
+        {"id": number, "file_name": f"{name}.png", "width": 64, "height": 48}
+        for number, name in enumerate(names)
+    ]
+    write(tmp_path, images=[*images, images[0], {"id": 99}], annotations=[])
+    _, examples, tally = read("coco", tmp_path)
+    assert [found.picture.name for found in examples] == ["good.png"]
+    found = {reason: message for (_, reason), (message,) in drops(tally).items()}
+    assert found.keys() == {
+        "image of another size than its annotations",
+        "image format that training cannot read",
+        "image file is empty",
+        "not an image",
+        "image too large",
+        "image not found",
+        "image outside the folder",
+        "listed twice",
+        "without a file_name",
+    }
+    assert (
+        "turned.png has 48x64 pixels, its annotations 64x48"
+        in found["image of another size than its annotations"]
+    )
+    assert "tiff.png is TIFF" in found["image format that training cannot read"]
+    assert "--images" in found["image outside the folder"]
+    assert tally.read["images"] == 10 == len(examples) + len(tally.drops)
+
+
+def test_every_annotation_is_kept_or_dropped_by_name(tmp_path, picture, read):
+    picture("a.png")
+    images = [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "gone.png"}]
+    changes = [{}, {"image_id": 8}, {"image_id": 9}, {"category_id": 9}, {"iscrowd": 1}]
+    annotations = [annotation(id=number, **change) for number, change in enumerate(changes)]
+    write(tmp_path, images=images, annotations=annotations)
+    _, (found,), tally = read("coco", tmp_path)
+    dropped = [drop for drop in tally.drops if drop.what == "object"]
+    assert tally.read["objects"] == 5 == len(found.objects) + len(dropped)
+    assert [sum(f"annotation {n}" in drop.source for drop in dropped) for n in range(5)] == [
+        *(0, 1, 1, 1, 1)
+    ]
+
+
+def test_a_photo_that_exif_turns_is_told_apart(tmp_path, picture, read, drops):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture("a.jpg", size=(48, 64), exif=exif)
+    write(tmp_path, images=[{"id": 7, "file_name": "a.jpg", "width": 64, "height": 48}])
+    _, _, tally = read("coco", tmp_path)
+    (message,) = drops(tally)["image", "image of another size than its annotations"]
+    assert "EXIF orientation: rotate the file for good" in message
+
+
+def test_boxes_are_clipped_to_the_image_and_counted(tmp_path, picture, read):
+    picture("a.png")
+    boxes = [[-10, 5, 20, 30], [40, 20, 24.01, 28.01]]
+    write(tmp_path, annotations=[annotation(id=n, bbox=box) for n, box in enumerate(boxes)])
+    _, (found,), tally = read("coco", tmp_path)
+    assert found.objects.boxes_xyxy.tolist() == [[0, 5, 10, 35], [40, 20, 64, 48]]
+    assert tally.changed == {"boxes clipped to their image": 1}
+
+
+def test_half_characters_do_not_reach_the_rows(tmp_path, picture, read, drops):
+    picture("a.png")
+    write(tmp_path, categories=[{"id": 3, "name": "\ud800"}])
+    _, _, tally = read("coco", tmp_path)
+    assert ("object", "without a class name") in drops(tally)
+
+
+def test_captions_are_an_example_each(tmp_path, picture, read, drops):
+    picture("val2017/a.png")
+    captions = [
+        {"id": n, "image_id": 7, "caption": text} for n, text in enumerate(["a cat", " a\ndog", ""])
+    ]
+    write(tmp_path, "annotations/instances_val2017.json")
+    write(tmp_path, "annotations/captions_val2017.json", annotations=captions)
+    _, examples, tally = read("coco", tmp_path, task="caption")
+    assert [found.suffix for found in examples] == ["a cat", "a dog"]
+    assert ("caption", "empty or missing") in drops(tally)
+    assert len(read("coco", tmp_path)[1][0].objects) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"{", "broken JSON"),
+        (b'{"images": []}', r"expected the keys images and annotations, found \['images'\]"),
+        (b'{"images": [], "annotations": [], "categories": []}', "no images are listed"),
+        (b'{"images": 3, "annotations": []}', "'images' must be a list of objects"),
+        (b'{"images": [{"id": 1}], "annotations": []}', "no image has a 'file_name'"),
+        (b'{"images": "caf\xe9"}', "byte 15 is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_not_coco_is_an_error(tmp_path, read, content, message):
+    path = tmp_path / "_annotations.coco.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read("coco", tmp_path)

@@ -1,0 +1,236 @@
+"""A run's memory and work are known before its weights are read."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from paligemma_jax.assembly import assembly, datasets, model_functions
+from paligemma_jax.console import compilation
+from paligemma_jax.data import pipeline
+from paligemma_jax.runs import auto_remat, memory_plan, profiling, training_run
+from paligemma_jax.training import flops, step, step_memory
+
+FASTER, SMALLER = model_functions.FASTER, model_functions.SMALLER
+
+
+def prepare(config):
+    built = assembly.assemble(config)
+    return built, training_run.plan(built)
+
+
+@pytest.fixture
+def adam(config):
+    config.trainable = "llm/.*"
+    config.frozen_dtype = "float32"
+    config.input.batch_size = 8
+    return config
+
+
+def test_plan_counts_the_arrays_of_the_run_and_compiles_its_step(adam):
+    built, planned = prepare(adam)
+    found = memory_plan.make(built, planned)
+    trainable = planned.optimizer.trainable
+    layout = assembly.lay_out(built, planned.base, tuple(trainable))
+    state = step.init_state(assembly.load(built, layout), trainable, planned.optimizer.tx)
+    assert found.memory.trained == sum(x.nbytes for x in state.trainable.values())
+    assert found.memory.frozen == sum(x.nbytes for x in state.frozen.values())
+    assert found.memory.optimizer == sum(x.nbytes for x in jax.tree.leaves(state.opt_state))
+    assert found.memory.temporary >= found.memory.trained  # gradients
+    assert found.memory.logits == 8 * 16 * built.model.vocab_size * 4
+    assert found.fits
+    spec = datasets.spec(built.config)
+    batches = pipeline.train_batches(
+        planned.data.records, built.tokenizer, spec, seed=0, total_steps=2
+    )
+    count = compilation.start_counting()
+    for number, batch in enumerate(datasets.on_mesh(batches, built.mesh)):
+        assert found.memory.batch == sum(x.nbytes for x in batch.values())
+        state, metrics = found.train_step(state, batch, number)
+    assert int(state.step) == 2
+    assert np.isfinite(metrics["loss"])
+    assert count.programs == 0
+    with pytest.raises(TypeError, match="compiled with"):  # not compiled again
+        found.train_step(state, {"text": batch["text"]}, 2)
+
+
+def test_evaluation_has_its_cache_and_the_blocks_once_more(adam):
+    built, planned = prepare(adam)
+    found = memory_plan.at_least(built, planned)
+    one, _ = planned.evaluations[0]
+    blocks = sum(
+        x.size * 4
+        for name, x in memory_plan.paligemma.shapes(built.model).items()
+        if name.startswith("llm/layers/")
+    )
+    _, cache = jax.eval_shape(
+        lambda p, b: built.functions.prefill(p, b, max_new_tokens=one.max_new_tokens),
+        memory_plan.paligemma.shapes(built.model),
+        {
+            "image": jax.ShapeDtypeStruct((8, 1, 14, 14, 3), np.uint8),
+            "mask_image": jax.ShapeDtypeStruct((8, 1), bool),
+            "text": jax.ShapeDtypeStruct((8, one.prompts.text_len), np.int32),
+            "mask_ar": jax.ShapeDtypeStruct((8, one.prompts.text_len), bool),
+            "mask_input": jax.ShapeDtypeStruct((8, one.prompts.text_len), bool),
+        },
+    )
+    slots = sum(x.size * 4 for x in (*cache.keys, *cache.values))
+    assert found.evaluation == blocks + slots + 8 * built.model.vocab_size * 4
+
+
+@pytest.fixture
+def fake_compiler(monkeypatch):
+    """Plans without compiling: temporary memory is gradients, and logits of a micro-batch."""
+
+    def make(built, planned):
+        memory = memory_plan.at_least(built, planned)
+        memory = dataclasses.replace(memory, temporary=memory.temporary + memory.logits)
+        return memory_plan.Planned(memory, None, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 8, print, "")
+
+    monkeypatch.setattr(memory_plan, "make", make)
+    return make
+
+
+def test_changes_that_fit_are_found_by_planning_them(adam, fake_compiler):
+    built, planned = prepare(adam)
+    full = fake_compiler(built, planned)
+    limit = full.memory.peak - full.memory.logits * 5 // 8
+    changes = auto_remat.find_changes(built, planned, limit=limit)
+    # The least accumulation that fits; then the greatest batch.
+    assert [change.overrides[0] for change, _ in changes] == [
+        "accumulation_steps=4",
+        "input.batch_size=2",
+    ]
+    assert all(memory.peak <= limit for _, memory in changes)
+    short = dataclasses.replace(full, limit=limit)
+    with pytest.raises(
+        ValueError, match=r"(?s)more memory.*accumulation_steps=4.*over_memory=True"
+    ):
+        auto_remat.require_fit(built, planned, short)
+
+
+def test_changes_are_taken_together_where_none_is_enough(adam, fake_compiler):
+    built, planned = prepare(adam)
+    full = fake_compiler(built, planned).memory
+    frozen_half = full.frozen // 2
+    limit = full.peak - full.logits * 7 // 8 - frozen_half
+    [(change, memory)] = auto_remat.find_changes(built, planned, limit=limit)
+    assert change.overrides == ("accumulation_steps=8", "frozen_dtype=bfloat16")
+    assert memory.frozen == frozen_half
+
+
+@pytest.fixture
+def plan_with(adam, monkeypatch):
+    """Plans an automatic policy on a host of so many bytes; returns what was compiled for it too.
+
+    Products take 10**12 bytes, beside `least` in any case.
+    """
+    assert adam.remat_policy == "auto"
+    built, planned = prepare(adam)
+    least = memory_plan.at_least(built, planned)
+    compiled = []
+
+    def make(built, planned):
+        compiled.append(built.functions.compute.remat)
+        kept = {FASTER: 10**12, SMALLER: 0}[compiled[-1]]
+        memory = dataclasses.replace(least, temporary=least.temporary + kept)
+        limit = memory_plan.device_limit()
+        return memory_plan.Planned(memory, limit, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 8, print, "")
+
+    def run(limit):
+        monkeypatch.setattr(memory_plan, "device_limit", lambda: limit)
+        return *auto_remat.plan_run(built, planned), compiled
+
+    monkeypatch.setattr(memory_plan, "make", make)
+    return run
+
+
+def test_an_automatic_remat_policy_keeps_products_where_half_a_host_holds_them(plan_with):
+    chosen, needed, compiled = plan_with(2 * 10**12 + 10**9)
+    assert compiled == [FASTER]  # once
+    assert chosen.functions.compute.remat == chosen.config.remat_policy == FASTER
+    assert needed.memory.temporary > 10**12
+    assert f"remat_policy: {FASTER} (auto: its products fit)" in memory_plan.describe(needed)
+
+
+def test_an_automatic_remat_policy_keeps_nothing_where_products_leave_no_room(plan_with):
+    chosen, needed, compiled = plan_with(2 * 10**12)
+    assert compiled == [FASTER, SMALLER]
+    assert chosen.functions.compute.remat == chosen.config.remat_policy == SMALLER
+    assert needed.memory.temporary < 10**12
+    why = "would need 931.32 GiB, and may take 931.32 GiB of 1862.65 GiB"
+    assert f"{SMALLER} (auto: {FASTER} {why})" in memory_plan.describe(needed)
+
+
+def test_an_automatic_remat_policy_compiles_once_where_no_memory_is_known(plan_with):
+    chosen, needed, compiled = plan_with(None)
+    assert compiled == [SMALLER]
+    assert chosen.config.remat_policy == SMALLER
+    assert "is not known" in needed.remat
+
+
+def test_the_least_memory_of_all_processes_counts(monkeypatch):
+    own = memory_plan.device_limit()
+    monkeypatch.setattr(memory_plan.jax, "process_count", lambda: 3)
+    gather = memory_plan.multihost_utils
+    monkeypatch.setattr(gather, "process_allgather", lambda x: np.array([x, x - 5, x + 9]))
+    assert memory_plan.device_limit() == (own // 2**20 - 5) * 2**20
+    monkeypatch.setattr(gather, "process_allgather", lambda x: np.array([x, 0]))
+    assert memory_plan.device_limit() is None
+
+
+def test_what_cannot_fit_is_not_compiled(adam, monkeypatch):
+    built, planned = prepare(adam)
+    monkeypatch.setattr(memory_plan, "make", None)
+    assert auto_remat.find_changes(built, planned, limit=1) == []
+
+
+def test_run_that_fits_is_let_through(adam):
+    built, planned = prepare(adam)
+    found = memory_plan.Planned(
+        memory=step_memory.Memory(1, 1, 1, 1, 1, 1),
+        limit=5,
+        works={24: flops.Work(1e12, 0.0, 0.5e12)},
+        num_devices=2,
+        batch_size=4,
+        train_step=print,
+        remat="",
+    )
+    auto_remat.require_fit(built, planned, found)
+    assert not dataclasses.replace(found, limit=4).fits
+    assert dataclasses.replace(found, limit=None).fits
+
+
+def test_mfu_is_model_flops_over_what_all_devices_can_do(monkeypatch):
+    found = memory_plan.Planned(
+        memory=step_memory.Memory(1, 1, 1, 1, 1, 1),
+        limit=None,
+        works={24: flops.Work(1e12, 1e10, 0.5e12)},
+        num_devices=2,
+        batch_size=4,
+        train_step=print,
+        remat="",
+    )
+    texts = dict(supervised=5, text_len=24)
+    assert found.mfu(seconds=1.0, **texts) is None  # of a CPU
+    monkeypatch.setattr(memory_plan.flops, "peak", lambda _: 10e12)
+    assert found.mfu(seconds=2.0, **texts) == pytest.approx(4 * 1.05e12 / (2 * 2 * 10e12))
+    assert "MFU 67% at most" in memory_plan.describe(found)
+
+
+def test_trace_longer_than_the_run_is_refused(adam):
+    adam.profile_steps = 5
+    with pytest.raises(ValueError, match="profile_steps=5: a trace begins after 2 steps"):
+        prepare(adam)
+
+
+def test_trace_is_written_of_the_steps_asked_for(tmp_path):
+    traced = profiling.trace(jax.jit(lambda state, x: (state + x, x)), 1, tmp_path / "profile")
+    state = np.float32(0)
+    for _ in range(2):
+        state, _ = traced(state, 1.0)
+    assert not (tmp_path / "profile").exists()
+    state, _ = traced(state, 1.0)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert state == 3

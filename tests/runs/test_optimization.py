@@ -1,0 +1,71 @@
+"""What trains, by the short forms of the settings."""
+
+import pytest
+
+from paligemma_jax.assembly import model_functions
+from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.runs import optimization
+from paligemma_jax.settings import presets
+
+
+@pytest.fixture
+def make(config):
+    """Returns the optimizer of the small model with some settings changed, and its shapes."""
+
+    def make(**changes):
+        config.update_from_flattened_dict(changes)
+        presets.validate(config)
+        shapes = paligemma.shapes(model_functions.describe(config, vocab_size=1500))
+        return optimization.make(config, shapes, steps=10, data_size=10)
+
+    return make
+
+
+def test_with_lora_the_factors_train_and_of_the_base_what_trainable_says(make):
+    mlp = {f"llm/layers/mlp/linear_lora_{which}" for which in "ab"}
+    assert set(make(**{"lora.targets": "llm/.*/linear"}).trainable) == mlp
+    assert set(make(trainable="img/head/bias").trainable) == {*mlp, "img/head/bias"}
+    assert set(make(trainable=".*/mlp/.*").trainable) == {
+        *mlp,
+        "llm/layers/mlp/linear",
+        "llm/layers/mlp/gating_einsum",
+    }
+
+
+def test_written_out_rules_say_it_all(make):
+    constant = dict(decay_type="constant")
+    lora = {"lora.targets": "llm/.*/linear"}
+    rules = [(".*lora_b", constant), ("llm/.*/linear.*", constant), (".*", None)]
+    made = make(schedule=rules, lr_mults=[(".*lora_b", 4.0)], lr=1.0, **lora)
+    assert made.lrs == {
+        "llm/layers/mlp/linear": 1.0,
+        "llm/layers/mlp/linear_lora_a": 1.0,
+        "llm/layers/mlp/linear_lora_b": 4.0,
+    }
+    with pytest.raises(ValueError, match=r"1 of 2 LoRA factors are frozen.*linear_lora_a"):
+        make(schedule=[(".*lora_b", constant), (".*", None)], lr_mults=None)
+
+
+def test_a_factor_has_the_multipliers_of_its_weight(make):
+    made = make(
+        **{"lora.targets": "hf_compat", "lora.rank": 1, "wd": 0.5, "lr": 1.0},
+        lr_mults=[("img/.*/query/kernel", 0.5)],
+    )
+    query = "img/Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel_lora_a"
+    linear = "llm/layers/mlp/linear_lora_a"
+    assert (made.lrs[query], made.lrs[linear]) == (0.5, 1.0)
+    assert (made.decays[query], made.decays[linear]) == (0.5, 0.0)
+
+
+def test_a_pair_of_factors_is_a_group_that_must_have_a_gradient(make):
+    groups = optimization.gradient_groups(make(**{"lora.targets": "llm", "lora.rank": 2}))
+    weights = ("attn/qkv_einsum/w", "attn/attn_vec_einsum/w", "mlp/gating_einsum", "mlp/linear")
+    lora = {f"LoRA of 'llm/layers/{name}'" for name in weights}
+    assert set(groups) == {"rule '.*lora_[ab]'", *lora}
+    pair = "llm/layers/mlp/linear_lora_a", "llm/layers/mlp/linear_lora_b"
+    assert groups["LoRA of 'llm/layers/mlp/linear'"] == pair
+
+
+def test_lora_settings_without_targets_are_an_error(make):
+    with pytest.raises(ValueError, match=r"lora.rank=4 has no effect without lora.targets"):
+        make(**{"lora.rank": 4})

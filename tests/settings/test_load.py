@@ -1,0 +1,181 @@
+"""Settings: what is typed is checked, what is misspelled is named."""
+
+import pathlib
+
+import pytest
+
+from paligemma_jax.settings import eval_keys, keys, load, presets
+
+CONFIG = """
+from paligemma_jax.settings import parse_arg, presets
+
+def get_config(arg=""):
+    arg = parse_arg(arg, res=224, version=1, overfit=False)
+    c = presets.finetune(model=f"paligemma{arg.version}-3b", res=arg.res)
+    c.total_examples = 512
+    c.evals.val = dict(fname="val.jsonl", log_percent=1 / 8)
+    return c
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: pathlib.Path) -> str:
+    (tmp_path / "mine.py").write_text(CONFIG)
+    return str(tmp_path / "mine.py")
+
+
+def test_argument_is_typed_by_its_default(config_file):
+    config = load.load(f"{config_file}:res=448,version=2")
+    assert (config.res, config.model_init) == (448, "pt_3b_448")
+    assert config.model.llm.variant == "gemma2_2b"
+
+
+def test_switch_needs_no_value():
+    assert load.parse_arg("overfit,res=448", res=224, overfit=False).overfit is True
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("ress=448", "'ress' is not known. Did you mean 'res'"),
+        ("res=abc", "expected int, found str"),
+        ("res", "needs a value"),
+        ("overfit=3", "expected bool, found int"),
+    ],
+)
+def test_wrong_argument_is_named(arg, message):
+    with pytest.raises(ValueError, match=message):
+        load.parse_arg(arg, res=224, overfit=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lrr=3", "'lrr' is not known. Did you mean 'lr'"),
+        ("input.batchsize=3", "'input.batchsize' is not known. Did you mean 'input.batch_size'"),
+        ("lora.rnk=3", "'lora.rnk' is not known. Did you mean 'lora.rank'"),
+        ("input.total_epoch=3", "'input.total_epoch' is not known. Did you mean 'total_epochs'"),
+        ("lora.targets=lm", "lora.targets='lm': expected 'llm', .*Did you mean 'llm'"),
+        ("lora.targets=all-linear", "lora.targets='all-linear': expected 'llm'"),
+        ("lora.targets=hfcompat", "Did you mean 'hf_compat'"),
+        ("inptu.batch_size=3", "'inptu' is not known. Did you mean 'input'"),
+        ("lr=abc", "lr=abc: expected float, found str"),
+        ("seed=False", "seed=False: expected int, found bool"),
+        ("evals.val.log_steps=True", "evals.val.log_steps=True: expected int or None, found bool"),
+        ("evals.val.batchsize=2", "Did you mean 'evals.val.batch_size'"),
+        ("compute_dtype=bfloat", "Did you mean 'bfloat16'"),
+        ("total_steps=3", "total_steps and total_examples are set: keep one"),
+        ("lr", "expected key=value"),
+        ("accumulation_steps=0", "accumulation_steps=0: expected 1 or more"),
+        ("evals.val.num_examples=-1", "evals.val.num_examples=-1: expected 1 or more"),
+        ("seed=-1", "seed=-1: expected 0 or more"),
+        ("task=None", "task=None: expected str, found NoneType"),
+        ("evals=None", "evals=None: expected dict"),
+        ("evals={'a/b': {'fname': 'a.jsonl'}}", "evals.a/b: a name of files"),
+        ("mesh=[3]", r"mesh: expected pairs \('text', int\), found 3"),
+        ("lr_mults=[('.*',)]", r"lr_mults: expected pairs \('text', int or float\)"),
+        ("schedule=[('.*', 'cosine')]", r"schedule: expected pairs \('text', dict or None\)"),
+        ("quantize=nf5", r"quantize='nf5': expected one of .*Did you mean 'nf4'"),
+        ("quantize=[('.*', 'nf5')]", r"quantize '\.\*'='nf5': expected one of .*'nf4'"),
+        ("quantize=[('.*', 4)]", r"quantize '\.\*'=4: expected one of .*int8"),
+    ],
+)
+def test_wrong_override_is_named(config_file, override, message):
+    with pytest.raises(ValueError, match=message):
+        load.load(config_file, [override])
+
+
+def test_override_with_none_unsets_a_text(config_file):
+    assert load.load(config_file, ["model_init=None"]).model_init is None
+
+
+def test_override_adds_to_the_schedule(config_file):
+    config = load.load(config_file, ["schedule.cooldown_steps=3"])
+    assert config.schedule.cooldown_steps == 3
+
+
+def test_override_keeps_the_type(config_file):
+    config = load.load(config_file, ["lr=1", "optax.b2=0.95", "input.data.fname=a.jsonl"])
+    assert config.lr == 1.0
+    assert isinstance(config.lr, float)
+    assert config.optax.b2 == 0.95
+    assert config.input.data.fname == "a.jsonl"
+
+
+def test_typo_inside_a_config_file_names_file_and_line(tmp_path, monkeypatch):
+    (tmp_path / "bad.py").write_text(CONFIG.replace("c.total_examples", "c.total_exampels"))
+    message = r"bad.py:7: config key 'total_exampels' .* Did you mean 'total_examples'\? $"
+    with pytest.raises(ValueError, match=message):
+        load.load(str(tmp_path / "bad.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load.load("bad.py")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def get_config(arg=''):\n    return (", r"bad.py:2: not Python"),
+        ("import nothing_like_this", r"bad.py:1: No module named 'nothing_like_this'"),
+        ("def get_config(arg=''):\n    return presets", r"bad.py:2: name 'presets' is not defined"),
+        ("def get_config(arg=''):\n    pass", r"bad.py: get_config returned NoneType"),
+        ("", r"bad.py: defines no get_config"),
+    ],
+)
+def test_what_is_wrong_with_a_config_file_is_said(tmp_path, source, message):
+    (tmp_path / "bad.py").write_text(source)
+    with pytest.raises(ValueError, match=message):
+        load.load(str(tmp_path / "bad.py"))
+
+
+def test_missing_file_shows_the_nearest(config_file):
+    with pytest.raises(ValueError, match=r"Did you mean 'mine.py'"):
+        load.load(config_file.replace("mine", "mime"))
+
+
+def test_run_folder_gives_the_same_config_back(config_file, tmp_path):
+    config = load.load(config_file, ["schedule=[('img/.*', None), ('.*', {'warmup_steps': 2})]"])
+    (tmp_path / "config.json").write_text(load.to_json(config))
+    again = load.from_json(tmp_path / "config.json")
+    assert load.to_json(again) == load.to_json(config)
+
+
+@pytest.mark.parametrize(
+    ("durations", "expected"),
+    [
+        ({"log_steps": 7}, 7),
+        ({"log_percent": 1 / 8}, 8),
+        ({"log_examples": 20}, 2),  # 2.5 rounds to the even neighbour
+        ({"log_epochs": 1}, 12),  # 12.5 likewise
+        ({"log_epochs": 0.0001}, 1),
+        ({"log_steps": 0}, 0),
+        ({}, None),
+    ],
+)
+def test_durations_become_steps(durations, expected):
+    found = load.steps("log", durations, data_size=100, batch_size=8, total_steps=64)
+    assert found == expected
+
+
+def test_two_spellings_of_a_duration_are_an_error():
+    with pytest.raises(ValueError, match="set one of"):
+        load.steps("log", {"log_steps": 1, "log_percent": 0.1}, total_steps=10)
+
+
+def test_reference_table_has_every_key():
+    table = keys.markdown()
+    assert all(f"`{key.name}`" in table for key in keys.KEYS)
+    assert all(f"`evals.NAME.{key.name}`" in table for key in eval_keys.KEYS)
+
+
+def test_defaults_are_valid_and_locked():
+    config = presets.defaults()
+    presets.validate(config)
+    with pytest.raises(AttributeError):
+        config.learning_rate = 1
+
+
+def test_a_config_file_with_the_former_import_is_told_the_new_one(tmp_path):
+    (tmp_path / "old.py").write_text("from paligemma_jax.config import presets, settings\n")
+    with pytest.raises(ValueError, match=r"old.py:1: .*paligemma_jax.settings import parse_arg"):
+        load.load(f"{tmp_path}/old.py")
