@@ -42,6 +42,7 @@ from paligemma_jax.console import arguments, say
 from paligemma_jax.export import adapter, conversion, parity, weights_source
 from paligemma_jax.importers import importing, options
 from paligemma_jax.params import variants
+from paligemma_jax.wording import quantities
 
 DTYPES = ("float32", "float16", "bfloat16")
 # What openpi's loader of PaliGemma weights expects.
@@ -118,8 +119,9 @@ def convert_weights(args: argparse.Namespace) -> dict[str, Any]:
     else:
         model, written = to_folder(source, args)
     say.info(
-        f"{say.count(written.num_arrays, 'arrays')}, {say.size(written.num_bytes)} in "
-        f"{time.monotonic() - start:.1f} s: {source.path} -> {args.target}"
+        f"{quantities.count(written.num_arrays, 'arrays')}, "
+        f"{quantities.size(written.num_bytes)} in {time.monotonic() - start:.1f} s: "
+        f"{source.path} -> {args.target}"
     )
     result = {"arrays": written.num_arrays, "bytes": written.num_bytes}
     return result | (verify(source, args.target, model) if args.verify else {})

@@ -29,6 +29,7 @@ from paligemma_jax.console import arguments, say
 from paligemma_jax.evaluation import evaluator
 from paligemma_jax.settings import eval_keys, keys
 from paligemma_jax.tasks import score_docs, task
+from paligemma_jax.wording import quantities
 
 METRICS = "metrics.json"
 
@@ -121,7 +122,7 @@ def evaluate(
     summary = {"weights": source or "random", "data": one.settings["fname"], **scores}
     evaluator.write_report(out, rows, summary, title=str(out), run=run)
     say.info(
-        f"{say.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "
+        f"{quantities.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "
         f"all scores in {out / METRICS}, each example in {out / 'report.html'}"
     )
     return task.scalars(scores)

@@ -36,6 +36,7 @@ from paligemma_jax.assembly import assembly
 from paligemma_jax.console import arguments, say
 from paligemma_jax.prediction import annotated, predictor, queries
 from paligemma_jax.settings import eval_keys, keys
+from paligemma_jax.wording import quantities
 
 NOT_DECODING = ("fname", "image_dir", "num_examples", "decode", "scores")
 BATCH_SIZE = 8
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             stack.enter_context(drawn)
         num_failed = answer(opened, chosen, drawn, as_json=args.json or not sys.stdout.isatty())
     if drawn:
-        say.info(f"pictures: {say.count(drawn.num_files, 'files')} in {args.pictures}")
+        say.info(f"pictures: {quantities.count(drawn.num_files, 'files')} in {args.pictures}")
     if num_failed:
         say.info(f"{num_failed} of {len(chosen)} could not be read, or not drawn")
         sys.exit(1)
@@ -148,7 +149,7 @@ def describe(row: Mapping[str, Any]) -> str:
         ]
         text = say.table(table, header=("label", "score", "top", "left", "bottom", "right"))
         lines += ["", *(f"  {line}" for line in text.splitlines()), ""]
-    facts = [f"logp {row['logp']:.2f}", say.count(row["tokens"], "tokens")]
+    facts = [f"logp {row['logp']:.2f}", quantities.count(row["tokens"], "tokens")]
     if not row["stopped"]:
         facts[-1] += ", cut off there: --eval.max_new_tokens gives more room"
     facts += [f"left out: {n} {reason}" for reason, n in (row.get("dropped") or {}).items()]

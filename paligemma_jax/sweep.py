@@ -27,6 +27,7 @@ from paligemma_jax.console import arguments, say, signals
 from paligemma_jax.reports import sections
 from paligemma_jax.runs import sweep_runs
 from paligemma_jax.settings import keys, sweeps
+from paligemma_jax.wording import quantities
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     say.info(f"curves: {workdir / sweep_runs.PAGE}")
     if failed:
         raise ValueError(
-            f"{len(failed)} of {say.count(len(runs), 'runs')} failed, as said above: "
+            f"{len(failed)} of {quantities.count(len(runs), 'runs')} failed, as said above: "
             f"{'; '.join(failed)}"
         )
 
@@ -98,7 +99,7 @@ def train(runs: Sequence[sweeps.Run], workdir: pathlib.Path) -> dict[str, int]:
 
 def compare(outcomes: Sequence[sweep_runs.Outcome], score: str) -> sections.Section:
     """Returns the table of all runs, the best one first."""
-    title = f"{say.count(len(outcomes), 'runs')} by {score}"
+    title = f"{quantities.count(len(outcomes), 'runs')} by {score}"
     return sections.Section("sweep", title, (sweep_runs.table(outcomes, score),))
 
 

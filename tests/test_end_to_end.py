@@ -175,7 +175,7 @@ def test_everything_wrong_is_said_before_the_first_step(run, folder):
         train.main([f"--config={folder}/config.py", f"--workdir={run}"])
     fails(folder, "a", "--config.input.text_len=6", match=r"train.jsonl:2: needs text_len")
     fails(folder, "b", "--config.trainable=llm/layer/attn/.*", match=r"trainable.*llm/layers/attn/")
-    fails(folder, "c", "--config.task=detecting", match="did you mean 'detection'")
+    fails(folder, "c", "--config.task=detecting", match="Did you mean 'detection'")
     fails(folder, "d", "--config.mesh=[('data', 3)]", match="data=3")
     accumulation = "--config.accumulation_steps=3"
     fails(folder, "e", accumulation, match=r"batch_size=4 is not divisible by 1 device x 3")

@@ -19,16 +19,19 @@ PACKAGE = "paligemma_jax"
 
 DOORS = {"__init__", "__main__", "train", "evaluate", "predict", "convert", "check", "sweep"}
 # Room -> the other rooms that it may import, low to high.
-ROOMS: dict[str, set[str]] = {"files": set()}
-ROOMS |= {room: {"files"} for room in ("settings", "params", "tasks", "console")}
+# At the bottom is what every room needs and what knows nothing of models: how a file is written,
+# and how a message words a near miss, a count, a size.
+BOTTOM = {"files", "wording"}
+ROOMS: dict[str, set[str]] = {room: set() for room in BOTTOM}
+ROOMS |= {room: {*BOTTOM} for room in ("settings", "params", "tasks", "console")}
 ROOMS |= {
-    "reports": {"files", "params"},
-    "models": {"files", "params"},
-    "checkpoints": {"files", "params"},
-    "data": {"files", "params", "tasks"},
-    "training": {"files", "params", "tasks", "data"},
-    "decoding": {"files", "params", "tasks", "data"},
-    "hub": {"files", "params", "checkpoints"},
+    "reports": {"params", *BOTTOM},
+    "models": {"params", *BOTTOM},
+    "checkpoints": {"params", *BOTTOM},
+    "data": {"params", "tasks", *BOTTOM},
+    "training": {"params", "tasks", "data", *BOTTOM},
+    "decoding": {"params", "tasks", "data", *BOTTOM},
+    "hub": {"params", "checkpoints", *BOTTOM},
 }
 ROOMS["assembly"] = set(ROOMS)
 _below = set(ROOMS)
@@ -36,7 +39,7 @@ ROOMS |= dict.fromkeys(("evaluation", "export", "importers"), _below)
 ROOMS |= {room: {"evaluation", *_below} for room in ("runs", "prediction")}
 ROOMS["checks"] = set(ROOMS)
 # Whoever comes to train meets what training needs: a door imports these, and its own room.
-DOOR_ROOMS = {"console", "settings", "reports"}
+DOOR_ROOMS = {"console", "settings", "reports", "wording"}
 OWN_ROOM = {
     "__init__": {"assembly", "prediction"},
     "__main__": set(),
@@ -53,8 +56,8 @@ FACADES = {"settings/__init__.py"}
 
 # Library -> where it may be imported: rooms and files of the package; "doors" is every door.
 HOMES = {
-    "numpy": {*ROOMS, "doors"},
-    "jax": {*ROOMS, "doors"} - {"files", "settings", "tasks", "data", "reports"},
+    "numpy": {*ROOMS, "doors"} - {"wording"},
+    "jax": {*ROOMS, "doors"} - {*BOTTOM, "settings", "tasks", "data", "reports"},
     "ml_dtypes": {"params", "checkpoints"},
     "scipy": {"params", "models", "checkpoints", "tasks", "importers"},
     "flax": {"models"},

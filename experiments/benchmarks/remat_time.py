@@ -24,6 +24,7 @@ from paligemma_jax.console import host_memory, say
 from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
 from paligemma_jax.training import optimizer, step, step_memory
+from paligemma_jax.wording import quantities
 
 POLICIES = ("nothing_saveable", "dots_with_no_batch_dims_saveable", "dots_saveable")
 BATCH_SIZE, PROMPT_LEN, SUPERVISED = 8, 16, 8
@@ -55,7 +56,7 @@ def main() -> None:
                 policy,
                 f"{statistics.median(found):.2f} s",
                 f"{np.median(quotients):.3f} ({low:.3f} to {high:.3f})",
-                say.size(steps[policy][1]),
+                quantities.size(steps[policy][1]),
             )
         )
     header = ("the backward pass keeps", "a step", "quotient (quartiles)", "temporary memory")

@@ -28,6 +28,7 @@ from paligemma_jax.params import names, sharding, variants
 from paligemma_jax.settings import load as settings_load
 from paligemma_jax.settings import presets
 from paligemma_jax.tasks import task
+from paligemma_jax.wording import quantities
 
 CONFIG, TOKENIZER, FINAL = run_weights.CONFIG, "tokenizer.model", "final.npz"
 MASK_CODEC = "mask_codec.npz"
@@ -272,4 +273,4 @@ def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:
 def parameter_counts(params: Mapping[str, jax.Array]) -> str:
     """Returns "2,923,335,408 parameters, 5.45 GiB"."""
     count = sum(array.size for array in params.values())
-    return f"{count:,} parameters, {say.size(sum(a.nbytes for a in params.values()))}"
+    return f"{count:,} parameters, {quantities.size(sum(a.nbytes for a in params.values()))}"

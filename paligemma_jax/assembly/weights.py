@@ -22,6 +22,7 @@ from paligemma_jax.console import say
 from paligemma_jax.hub import addresses
 from paligemma_jax.models.paligemma import paligemma, siglip
 from paligemma_jax.params import lora, names, sharding, variants
+from paligemma_jax.wording import quantities
 
 POSITION_EMBEDDING = "img/pos_embedding"
 # What the shapes of a language model's arrays cannot tell.
@@ -172,7 +173,7 @@ def save(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, A
         with say.progress(f"saving {path}", unit="B", unit_scale=True) as report:
             written = quantization.to_write(params)
             npz.write(path, written, metadata=metadata, progress=report)
-        say.info(f"saved {path}, {say.size(path.stat().st_size)}")
+        say.info(f"saved {path}, {quantities.size(path.stat().st_size)}")
 
 
 def metadata(
@@ -273,7 +274,7 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
 def check_divisible(batch_size: int, mesh: Mesh, *, key: str, parts: int = 1) -> None:
     """Raises a ValueError if the devices cannot share `batch_size` rows in `parts` equal parts."""
     if batch_size % (mesh.size * parts):
-        by = say.count(mesh.size, "devices")
+        by = quantities.count(mesh.size, "devices")
         by += f" x {parts} micro-batches" if parts > 1 else ""
         near = max(1, round(batch_size / (mesh.size * parts))) * mesh.size * parts
         raise ValueError(

@@ -24,7 +24,7 @@ import numpy as np
 
 from paligemma_jax.checkpoints import part_files, zipped_arrays
 from paligemma_jax.files import direct_file
-from paligemma_jax.params import names as parameter_names
+from paligemma_jax.wording import near_misses
 
 Path = str | os.PathLike[str]
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -189,7 +189,7 @@ def _choose(
 
 
 def _near(name: str, candidates: Iterable[str]) -> str:
-    near = parameter_names.nearest(name, candidates)
+    near = near_misses.nearest(name, candidates)
     return f" (there is {', '.join(near)})" if near else ""
 
 

@@ -13,6 +13,7 @@ from paligemma_jax.data import image_files, jsonl, prefix_lm, records, tokens
 from paligemma_jax.reports import sections
 from paligemma_jax.settings import eval_keys, presets
 from paligemma_jax.tasks import detection, wrong_task
+from paligemma_jax.wording import quantities
 
 Finding = findings.Finding
 
@@ -120,9 +121,9 @@ def describe(source: Source, examples: datasets.Records, report: jsonl.Report) -
     """Returns a data set in a line."""
     images = {path for record in examples for path in record.images}
     parts = [
-        say.count(len(examples), "rows"),
-        *([say.count(report.num_bad, "bad lines")] if report.num_bad else []),
-        say.count(len(images), "images"),
+        quantities.count(len(examples), "rows"),
+        *([quantities.count(report.num_bad, "bad lines")] if report.num_bad else []),
+        quantities.count(len(images), "images"),
     ]
     return f"{', '.join(parts)}, {source.fname}"
 
@@ -232,7 +233,7 @@ def class_table(sets: Sequence[lint.DataSet]) -> sections.Table:
     lines = []
     for label, inner in counts.items():
         found = (inner[name] for name in names)
-        lines.append((label, *(f"{n:,} in {say.count(r, 'rows')}" for n, r in found)))
+        lines.append((label, *(f"{n:,} in {quantities.count(r, 'rows')}" for n, r in found)))
     return sections.Table("Classes", ("class", *names), tuple(lines))
 
 

@@ -6,10 +6,10 @@ import ml_collections
 
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checks import check_settings, findings
-from paligemma_jax.console import say
 from paligemma_jax.hub import cached
 from paligemma_jax.reports import sections
 from paligemma_jax.runs import auto_remat, memory_plan, training_run
+from paligemma_jax.wording import quantities
 
 Finding = findings.Finding
 
@@ -30,7 +30,7 @@ def look(config: ml_collections.ConfigDict) -> tuple[sections.Section, list[Find
         return section, []
     changes = auto_remat.find_changes(built, planned, limit=needed.limit)
     remedy = "; or ".join(auto_remat.describe(*change) for change in changes)
-    peak, limit = say.size(needed.memory.peak), say.size(needed.limit)
+    peak, limit = quantities.size(needed.memory.peak), quantities.size(needed.limit)
     what = f"a device needs {peak} and has {limit}"
     remedy = remedy or "use more devices, or a smaller model"
     return section, [Finding("error", "does not fit", what, remedy, "memory")]

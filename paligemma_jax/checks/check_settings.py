@@ -19,7 +19,6 @@ from paligemma_jax.assembly import (
     weights,
 )
 from paligemma_jax.checks import findings
-from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.evaluation import answer_constraints, evaluator
 from paligemma_jax.hub import cached, published
@@ -29,6 +28,7 @@ from paligemma_jax.reports import sections
 from paligemma_jax.runs import early_stopping, embedding_cache, optimization, training_run
 from paligemma_jax.settings import load, presets
 from paligemma_jax.training import optimizer
+from paligemma_jax.wording import quantities
 
 Finding = findings.Finding
 
@@ -106,14 +106,14 @@ def _plan(
     except ValueError as error:
         return None, facts, [*found, _refused("optimizer", error)]
     passes = f"{steps * batch_size / size:.1f} passes"
-    length = f"{say.count(steps, 'steps')} of {batch_size}, {passes}"
+    length = f"{quantities.count(steps, 'steps')} of {batch_size}, {passes}"
     facts.append(("length", length if data_size else "not known: no training data could be read"))
     held = {"trained": list(made.trainable)}
     for kind in sorted(set(kinds.values())):
         held[f"held as {kind}"] = [name for name in kinds if kinds[name] == kind]
     for what, members in held.items():
         count = sum(shapes[name].size for name in members)
-        arrays = say.count(len(members), "arrays")
+        arrays = quantities.count(len(members), "arrays")
         facts.append((what, f"{count:,} parameters in {arrays}"))
     return made, facts, found
 
@@ -223,7 +223,9 @@ def _too_large(size: float, folder: pathlib.Path, what: str) -> list[Finding]:
     free = shutil.disk_usage(nearest).free
     if size <= free:
         return []
-    text = f"{what} takes about {say.size(size)}, and {folder} has {say.size(free)} free"
+    text = (
+        f"{what} takes about {quantities.size(size)}, and {folder} has {quantities.size(free)} free"
+    )
     remedy = "make room, or choose a folder on another disk (KAGGLEHUB_CACHE, HF_HOME, --workdir)"
     return [Finding("error", "disk too small", text, remedy, what)]
 

@@ -14,10 +14,10 @@ from packaging import requirements, specifiers, utils, version
 
 from paligemma_jax.assembly import weights
 from paligemma_jax.checks import findings
-from paligemma_jax.console import say
 from paligemma_jax.hub import addresses as hub_addresses
 from paligemma_jax.hub import cached, published, sites
 from paligemma_jax.reports import sections
+from paligemma_jax.wording import quantities
 
 Finding = findings.Finding
 
@@ -66,7 +66,7 @@ def look(sources: Sequence[str]) -> tuple[sections.Section, list[Finding]]:
     packages = find_packages()
     device_facts, found = _devices()
     key_facts, missing = _keys(sources)
-    free = say.size(shutil.disk_usage(os.getcwd()).free)
+    free = quantities.size(shutil.disk_usage(os.getcwd()).free)
     facts = [
         ("python", f"{platform.python_version()}, {platform.platform()}"),
         *device_facts,

@@ -5,7 +5,6 @@ Standard output belongs to results (`predict` writes JSON lines there).
 """
 
 import contextlib
-import re
 import sys
 import threading
 import time
@@ -18,7 +17,6 @@ Progress = Callable[[int, int], None]
 SHOW_AFTER_S = 1.0  # of a bar
 LINE_AFTER_S, LINE_EVERY_S = 2.0, 10.0  # without a terminal: the first line, and each further one
 TICK_S = 0.5
-PLURAL = re.compile(r"(?<=x)es\b|s\b")  # rows of train -> row of train, boxes -> box
 
 # When the last line was written, by whoever did.
 _said_at = 0.0
@@ -146,17 +144,3 @@ def table(rows: list[tuple[str, ...]], *, header: tuple[str, ...]) -> str:
         for row in cells
     ]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def count(number: int, things: str) -> str:
-    """Returns a count as people write it: 1,200 rows, 1 row. `things`: the plural, first of all."""
-    return f"{number:,} {PLURAL.sub('', things, count=1) if number == 1 else things}"
-
-
-def size(num_bytes: float) -> str:
-    """Returns a byte count as people write it: 5.4 GiB."""
-    for unit in ("B", "KiB", "MiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.2f} GiB"

@@ -1,6 +1,5 @@
 """A path that should be a JSONL file and is none: what it is, and the command that helps."""
 
-import difflib
 import json
 import os
 import shlex
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from paligemma_jax.data import column_names, image_folder, jsonl, remote
+from paligemma_jax.wording import near_misses
 
 MAX_LISTED = 20
 EXPECTED = "expected JSONL, one JSON object per line"
@@ -98,10 +98,10 @@ def _near_miss(path: str) -> str:
 
 def _did_you_mean(name: str, known: list[str], folder: str) -> str:
     stems = {name.removesuffix(ENDING): name for name in known}
-    near = difflib.get_close_matches(name.removesuffix(ENDING), stems, n=1)
-    if not near:
+    near = near_misses.guess(name.removesuffix(ENDING), stems)
+    if near is None:
         return ""
-    return f"; did you mean {image_folder.as_typed(os.path.join(folder, stems[near[0]]))}?"
+    return f"; did you mean {image_folder.as_typed(os.path.join(folder, stems[near]))}?"
 
 
 def _data_files(folder: str) -> list[str]:

@@ -27,7 +27,7 @@ import huggingface_hub.errors
 
 from paligemma_jax.checkpoints import part_files, zipped_arrays
 from paligemma_jax.hub import cached, download, hub_web, published, sites
-from paligemma_jax.params import names
+from paligemma_jax.wording import near_misses
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -154,7 +154,10 @@ def _find_local(source: str) -> pathlib.Path:
     if hint := published.describe_repository(source):
         raise FileNotFoundError(f"'{source}': {hint}")
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = names.nearest(source, published.FILES) + names.nearest(path.name, beside)
+    near = [
+        *near_misses.nearest(source, published.FILES),
+        *near_misses.nearest(path.name, beside),
+    ]
     is_name = path.parent == pathlib.Path() and not path.suffix
     others = f"Names: {', '.join(published.FILES)}" if is_name else "Nothing there is called alike"
     raise FileNotFoundError(

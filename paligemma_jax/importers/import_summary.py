@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.console import say
 from paligemma_jax.importers import example, words
+from paligemma_jax.wording import quantities
 
 NUM_EXAMPLES = 3  # shown of each reason
 NUM_CLASSES = 12
@@ -46,19 +46,20 @@ def describe(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
         more = f" and {len(classes) - NUM_CLASSES} more" if len(classes) > NUM_CLASSES else ""
         yield f"classes  {shown}{more}"
     for what, count in summary["changed"].items():
-        yield f"changed  {say.count(count, what)}"
+        yield f"changed  {quantities.count(count, what)}"
     yield from describe_drops(tally)
     yield f"wrote    {_counts(summary['rows'], 'rows of ')}; images {_counts(summary['images'])}"
     checked = summary["round_trip"]
     parts = []
     if checked["boxes"]:
         error = checked["largest_box_error_bins"]
-        parts.append(f"{say.count(checked['boxes'], 'boxes')} within {error:.2f} of a bin")
+        parts.append(f"{quantities.count(checked['boxes'], 'boxes')} within {error:.2f} of a bin")
     if checked["texts"]:
-        parts.append(say.count(checked["texts"], "answers"))
+        parts.append(quantities.count(checked["texts"], "answers"))
     if "masks" in checked:
         parts.append(
-            f"{say.count(checked['masks'], 'masks')} with IoU {checked['mask_iou_mean']:.3f} "
+            f"{quantities.count(checked['masks'], 'masks')} "
+            f"with IoU {checked['mask_iou_mean']:.3f} "
             f"(lowest {checked['mask_iou_lowest']:.3f}: {checked['mask_lowest']})"
         )
     yield f"checked  read back: {'; '.join(parts) or 'images without objects'}"
@@ -71,9 +72,9 @@ def describe_drops(tally: example.Tally) -> Iterator[str]:
             places = [d for d in tally.drops if (d.what, d.reason) == (what, reason)][:NUM_EXAMPLES]
             shown = "; ".join(f"{d.source}: {d.detail}" if d.detail else d.source for d in places)
             more = f"; and {count - len(places)} more" if count > len(places) else ""
-            yield f"dropped  {say.count(count, f'{what}s')}, {reason}: {shown}{more}"
+            yield f"dropped  {quantities.count(count, f'{what}s')}, {reason}: {shown}{more}"
 
 
 def _counts(values: Mapping[str, int], between: str = "") -> str:
-    parts = (say.count(count, f"{between}{name}") for name, count in values.items())
+    parts = (quantities.count(count, f"{between}{name}") for name, count in values.items())
     return ", ".join(parts) or "nothing"

@@ -23,6 +23,7 @@ from paligemma_jax.importers import (
     words,
 )
 from paligemma_jax.tasks import geometry
+from paligemma_jax.wording import quantities
 
 SUMMARY, SHEET, IMAGES = "conversion.json", "contact_sheet.png", "images"
 TOKENIZER = "tokenizer.model"
@@ -263,7 +264,7 @@ def _warn_of_leaks(parts: Mapping[str, Sequence[_Row]], out: pathlib.Path) -> No
             leaks[key] = f"{name} ({there}) = {row.name} ({split})"
     if leaks:
         shown = ", ".join(list(leaks.values())[:NUM_SHOWN])
-        images = say.count(len(leaks), "images")
+        images = quantities.count(len(leaks), "images")
         say.info(f"WARNING: in several splits of the source: {images}: {shown}")
 
 

@@ -6,10 +6,11 @@ a parameter (train it? which learning rate? where does it live?) is answered by 
 `[(regex, value), ...]` through `match`.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
+
+from paligemma_jax.wording import near_misses
 
 T = TypeVar("T")
 Rules = Sequence[tuple[str, T]]
@@ -112,7 +113,7 @@ def match(
     compiled = [(_compile(regex, what), value) for regex, value in rules]
     for regex, _ in compiled:
         if not any(regex.fullmatch(name) for name in names):
-            near = nearest(_plain(regex.pattern), names)
+            near = near_misses.nearest(_plain(regex.pattern), names)
             raise ValueError(
                 f"{what}: rule '{regex.pattern}' matches no parameter. A rule must match the whole "
                 f"name. Nearest names: {', '.join(near) or 'none'}"
@@ -183,7 +184,7 @@ def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], *, where
         f"{len(misshapen)} have another shape; {len(extra)} are not of this model"
     ]
     for name in missing:
-        near = nearest(name, extra, count=1)
+        near = near_misses.nearest(name, extra, count=1)
         lines.append(f"missing: {name}" + (f" (is it '{near[0]}'?)" if near else ""))
     for name in misshapen:
         shapes = _shape_of(found[name]), _shape_of(expected[name])
@@ -192,11 +193,6 @@ def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], *, where
     if missing and not extra and not misshapen:
         lines.append("trained arrays only? Then give the base that has the others: --base")
     raise ValueError("\n  ".join(lines))
-
-
-def nearest(name: str, candidates: Iterable[str], *, count: int = 3) -> list[str]:
-    """Returns up to `count` candidates that look most like `name`, best first."""
-    return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
 
 
 def _shape_of(array_or_shape: Any) -> tuple[int, ...]:

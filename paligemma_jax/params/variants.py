@@ -5,12 +5,12 @@ tower: arXiv:2303.15343. How they are joined: arXiv:2407.07726 and arXiv:2412.03
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from paligemma_jax.params import lora as lora_lib
+from paligemma_jax.wording import near_misses
 
 T = TypeVar("T")
 
@@ -281,7 +281,7 @@ def visible(img: Vit, llm: Gemma) -> dict[str, int]:
 
 def _shape(shapes: Mapping[str, Sequence[int]], name: str, ndim: int) -> tuple[int, ...]:
     if name not in shapes:
-        near = difflib.get_close_matches(name, list(shapes), n=3, cutoff=0.5)
+        near = near_misses.nearest(name, shapes)
         raise ValueError(
             f"not a PaliGemma checkpoint: array '{name}' is missing. Nearest names: "
             f"{', '.join(near) or 'none'}; {len(shapes)} arrays given"
@@ -293,7 +293,7 @@ def _shape(shapes: Mapping[str, Sequence[int]], name: str, ndim: int) -> tuple[i
 
 def _look_up(table: Mapping[str, T], name: str, *, what: str) -> T:
     if name not in table:
-        near = difflib.get_close_matches(name, list(table), n=3, cutoff=0.4)
+        near = near_misses.nearest(name, table)
         raise ValueError(
             f"no {what} named '{name}'. Nearest: {', '.join(near) or 'none'}; all: {sorted(table)}"
         )

@@ -12,6 +12,7 @@ import numpy as np
 from paligemma_jax.console import say
 from paligemma_jax.data import records, remote, wrong_file
 from paligemma_jax.prediction import video
+from paligemma_jax.wording import quantities
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 JSONL = ".jsonl"
@@ -123,7 +124,7 @@ def choose_frames(path: str, every: int | None) -> tuple[list[video.Frame], floa
     step = every or max(1, round(scanned.rate))
     chosen = list(scanned.frames[::step])
     say.info(
-        f"{path}: {say.count(len(scanned.frames), 'frames')}, {scanned.rate:.4g} a second; "
+        f"{path}: {quantities.count(len(scanned.frames), 'frames')}, {scanned.rate:.4g} a second; "
         f"one in {step} is looked at: {len(chosen)}"
     )
     return chosen, scanned.rate / step

@@ -14,6 +14,7 @@ from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.runs import memory_plan, optimization, training_run
 from paligemma_jax.settings import load
 from paligemma_jax.training import step_memory
+from paligemma_jax.wording import quantities
 
 NUM_CHANGES = 3
 # How much of a device's own memory, or of the host's, an automatic choice may take: an allocator
@@ -49,8 +50,8 @@ def plan_run(
     chosen, needed = _settle(built, planned, model_functions.FASTER, "its products fit")
     if needed.memory.peak <= room:
         return chosen, needed
-    wanted = f"{model_functions.FASTER} would need {say.size(needed.memory.peak)}"
-    why = f"{wanted}, and may take {say.size(room)} of {say.size(limit)}"
+    wanted = f"{model_functions.FASTER} would need {quantities.size(needed.memory.peak)}"
+    why = f"{wanted}, and may take {quantities.size(room)} of {quantities.size(limit)}"
     return _settle(built, planned, model_functions.SMALLER, why)
 
 
@@ -73,7 +74,7 @@ def require_fit(
 def describe(change: Change, memory: step_memory.Memory) -> str:
     """Returns a change as one writes it, with the peak that it gives and what it costs."""
     keys = " ".join(f"--config.{override}" for override in change.overrides)
-    return f"{keys} (then the peak is {say.size(memory.peak)}; {change.cost})"
+    return f"{keys} (then the peak is {quantities.size(memory.peak)}; {change.cost})"
 
 
 def find_changes(

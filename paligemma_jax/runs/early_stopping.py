@@ -1,14 +1,13 @@
 """What a run is followed by: a number of an evaluation, EVALUATION/SCORE; and when it is enough."""
 
-import difflib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import ml_collections
 
 from paligemma_jax.checkpoints import train_checkpoint
-from paligemma_jax.console import say
 from paligemma_jax.settings import load
+from paligemma_jax.wording import near_misses, quantities
 
 PER_LABEL = ("per_class/", "per_group/", "dropped/")
 
@@ -41,9 +40,8 @@ def check_scores(
         score = metric.partition("/")[2]
         if score.startswith(PER_LABEL) or score in (found := names[evaluation]()):
             continue
-        near = difflib.get_close_matches(score, found, n=1)
-        hint = f"did you mean '{evaluation}/{near[0]}'? " if near else ""
-        raise ValueError(f"{key}='{metric}': {hint}that evaluation gives {', '.join(found)}")
+        hint = near_misses.did_you_mean(score, found, prefix=f"{evaluation}/")
+        raise ValueError(f"{key}='{metric}': {hint}That evaluation gives {', '.join(found)}")
 
 
 def find(row: Mapping[str, float], metric: str, *, key: str) -> float | None:
@@ -91,7 +89,7 @@ class Goal:
         )
         if self.is_reached:
             return f"stop_at: reached after step {step}: {values}"
-        return f"stop_at: NOT reached in {say.count(step, 'steps')}: {values}"
+        return f"stop_at: NOT reached in {quantities.count(step, 'steps')}: {values}"
 
 
 def make(config: ml_collections.ConfigDict) -> Goal:

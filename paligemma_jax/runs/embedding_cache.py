@@ -23,6 +23,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import augment, embeddings, image_batches, pipeline, records
 from paligemma_jax.hub import cached
 from paligemma_jax.params import sharding, variants
+from paligemma_jax.wording import quantities
 
 # To be raised when images are decoded, resized or embedded in another way.
 VERSION = 1
@@ -122,7 +123,7 @@ def prepare(
         to_make = {digest: chosen[digest] for digest in missing + damaged}
         embeddings.check_space(store, len(missing))
         _fill(built, store, to_make, tower)
-    size = say.size(len(chosen) * store.entry_bytes)
+    size = quantities.size(len(chosen) * store.entry_bytes)
     say.info(f"image embeddings: {len(chosen)} in {folder}, {size}, {len(to_make)} of them new")
     return functools.partial(_read, store, digests_of)
 

@@ -20,6 +20,7 @@ from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import sharding
 from paligemma_jax.runs import embedding_cache, optimization, training_run
 from paligemma_jax.training import flops, loss, step, step_memory
+from paligemma_jax.wording import quantities
 
 FLOAT32_BYTES = 4
 
@@ -197,7 +198,7 @@ def facts(found: Planned) -> list[tuple[str, str]]:
     if found.limit is not None:
         rows.append(("there is", found.limit))
     texts = [("remat_policy", found.remat), ("work of a step", _describe_work(found))]
-    return [*((name, say.size(size)) for name, size in rows), *texts]
+    return [*((name, quantities.size(size)) for name, size in rows), *texts]
 
 
 def describe(found: Planned) -> str:

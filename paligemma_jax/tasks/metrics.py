@@ -1,6 +1,5 @@
 """The table of scores that an evaluation of answers can ask for by name."""
 
-import difflib
 from collections.abc import Sequence
 
 from paligemma_jax.tasks import (
@@ -10,6 +9,7 @@ from paligemma_jax.tasks import (
     text_metrics,
     vqav2,
 )
+from paligemma_jax.wording import near_misses
 
 Metric = text_metrics.Metric
 
@@ -64,8 +64,8 @@ METRICS = {
     "rouge_l": Metric("ROUGE-L", caption_metrics.rouge_l),
 }
 NOT_HERE = {
-    "meteor": "METEOR needs Java, or WordNet from a server",
-    "spice": "SPICE needs Java",
+    "meteor": "METEOR needs Java, or WordNet from a server. ",
+    "spice": "SPICE needs Java. ",
 }
 
 
@@ -79,9 +79,8 @@ def choose(names: Sequence[str]) -> text_metrics.Metrics:
         raise ValueError(f"scores={list(names)}: expected one name or more, each once")
     for name in names:
         if name not in METRICS:
-            near = difflib.get_close_matches(name, METRICS)
-            hint = NOT_HERE.get(name.lower(), f"did you mean '{near[0]}'?" if near else "")
-            raise ValueError(f"score '{name}' is unknown; expected of {list(METRICS)}. {hint}")
+            hint = NOT_HERE.get(name.lower()) or near_misses.did_you_mean(name, METRICS)
+            raise ValueError(f"score '{name}' is unknown. {hint}Expected of {list(METRICS)}")
     return {name: METRICS[name] for name in names}
 
 

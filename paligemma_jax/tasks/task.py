@@ -1,7 +1,6 @@
 """What a task is: functions from text to structure, back, and to scores; and the table of tasks."""
 
 import dataclasses
-import difflib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from paligemma_jax.tasks import (
     text_metrics,
     vqa,
 )
+from paligemma_jax.wording import near_misses
 
 Check = Callable[[str], str | None]
 
@@ -152,9 +152,10 @@ def choose(
 def choose_check(name: str) -> Check:
     """Returns the check of a task's suffixes, or raises a ValueError that shows the near miss."""
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"task '{name}' is unknown; expected one of {sorted(TASKS)}{hint}")
+        raise ValueError(
+            f"task '{name}' is unknown. {near_misses.did_you_mean(name, TASKS)}"
+            f"Expected one of {sorted(TASKS)}"
+        )
     return TASKS[name][0]
 
 

@@ -21,6 +21,7 @@ import optax
 
 from paligemma_jax.params import names
 from paligemma_jax.training import ema, schedules
+from paligemma_jax.wording import near_misses
 
 ScheduleRules = Mapping[str, Any] | Sequence[tuple[str, Mapping[str, Any] | None]]
 
@@ -239,7 +240,7 @@ def make_direction(name: str, arguments: Mapping[str, Any]) -> optax.GradientTra
       ValueError: an unknown name or argument (the nearest ones are shown), or a wrong value.
     """
     if name not in DIRECTIONS:
-        near = names.nearest(name, DIRECTIONS)
+        near = near_misses.nearest(name, DIRECTIONS)
         raise ValueError(
             f"optax_name='{name}' is not known. Did you mean {' or '.join(near) or 'sgd'}? "
             f"Known: {', '.join(DIRECTIONS)}"
@@ -247,10 +248,9 @@ def make_direction(name: str, arguments: Mapping[str, Any]) -> optax.GradientTra
     known = inspect.signature(DIRECTIONS[name]).parameters
     for argument in arguments:
         if argument not in known:
-            near = names.nearest(argument, known)
             raise ValueError(
                 f"optax: '{name}' has no argument '{argument}'. "
-                f"{f'Did you mean {near[0]!r}? ' if near else ''}"
+                f"{near_misses.did_you_mean(argument, known)}"
                 f"It has: {', '.join(known) or 'none'}"
             )
     try:

@@ -5,12 +5,13 @@ recipes can be pasted; `warmup_start`, and `end` of cosine, are ours. Unlike the
 or one that the decay type does not use is an error, and so is a duration that cannot be converted.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from paligemma_jax.wording import near_misses
 
 Schedule = Callable[[Any], jax.Array]
 
@@ -138,19 +139,20 @@ def check_keys(spec: Mapping[str, Any]) -> None:
     """Raises a ValueError for a decay type, or a key, that `make_schedule` does not know."""
     decay_type = spec.get("decay_type", "stair")
     if decay_type not in DECAY_KEYS:
-        near = difflib.get_close_matches(str(decay_type), DECAY_KEYS, n=1)
         raise ValueError(
             f"schedule: decay_type={decay_type!r} is not known. "
-            f"{f'Did you mean {near[0]!r}? ' if near else ''}Known: {', '.join(DECAY_KEYS)}"
+            f"{near_misses.did_you_mean(str(decay_type), DECAY_KEYS)}"
+            f"Known: {', '.join(DECAY_KEYS)}"
         )
     allowed = COMMON_KEYS + DECAY_KEYS[decay_type]
     for key in spec:
         if key not in allowed:
             users = [name for name, keys in DECAY_KEYS.items() if key in keys]
-            near = difflib.get_close_matches(key, allowed, n=1)
             hint = f"Only {', '.join(users)} use it. " if users else ""
-            hint += f"Did you mean '{near[0]}'?" if near and not users else ""
-            raise ValueError(f"schedule: decay_type={decay_type!r} has no key '{key}'. {hint}")
+            raise ValueError(
+                f"schedule: decay_type={decay_type!r} has no key '{key}'. "
+                f"{hint or near_misses.did_you_mean(key, allowed)}It has: {', '.join(allowed)}"
+            )
     if len(spec.get("steps", ())) != len(spec.get("mults", ())):
         raise ValueError(
             f"schedule: stair needs one of mults for each of steps, found "

@@ -40,7 +40,7 @@ def test_a_score_that_the_evaluation_does_not_give_is_an_error():
 def test_a_score_that_there_will_not_be_is_an_error_before_the_first_step(config):
     names = {"val": lambda: ["loss", "map50"]}
     config.keep_best = "val/map51"
-    with pytest.raises(ValueError, match=r"keep_best='val/map51': did you mean 'val/map50'\?"):
+    with pytest.raises(ValueError, match=r"keep_best='val/map51': Did you mean 'val/map50'\?"):
         early_stopping.check_scores(config, names)
     config.keep_best = "val/per_class/cat/map50"
     early_stopping.check_scores(config, names)

@@ -40,13 +40,13 @@ def test_the_convention_reaches_every_function():
 
 
 def test_wrong_names_are_told_with_the_choices():
-    with pytest.raises(ValueError, match=r"'detect' is unknown.*did you mean 'detection'"):
+    with pytest.raises(ValueError, match=r"'detect' is unknown.*Did you mean 'detection'"):
         task.choose("detect")
     with pytest.raises(ValueError, match="'1000' is unknown"):
         task.choose("detection", loc_convention="1000")
     with pytest.raises(ValueError, match="'detection' has its own scores"):
         task.choose("detection", scores=["anls"])
-    with pytest.raises(ValueError, match="did you mean 'cider'"):
+    with pytest.raises(ValueError, match="Did you mean 'cider'"):
         task.choose("caption", scores=["cidr"])
     with pytest.raises(ValueError, match="needs a mask codec"):
         task.choose("segmentation")

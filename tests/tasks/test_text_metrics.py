@@ -59,7 +59,7 @@ def test_rows_that_cannot_be_scored_say_what_they_lack():
 
 
 def test_wrong_names_are_told_with_the_near_miss():
-    with pytest.raises(ValueError, match="did you mean 'vqa_accuracy'"):
+    with pytest.raises(ValueError, match="Did you mean 'vqa_accuracy'"):
         metrics.choose(["vqa_acuracy"])
     with pytest.raises(ValueError, match="METEOR needs Java"):
         metrics.choose(["meteor"])

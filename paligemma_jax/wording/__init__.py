@@ -1,0 +1,1 @@
+"""How messages word things: the nearest known name, counts and sizes."""

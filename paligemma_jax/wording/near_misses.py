@@ -1,0 +1,48 @@
+"""Which of the known names a misspelled one was probably meant to be."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+# As `difflib.get_close_matches` rates likeness, 0..1. One guess must be better than a short list.
+LIST_CUTOFF, GUESS_CUTOFF, LEAF_CUTOFF = 0.5, 0.6, 0.7
+
+
+def nearest(
+    name: str, known: Iterable[str], *, count: int = 3, cutoff: float = LIST_CUTOFF
+) -> list[str]:
+    """Returns up to `count` of the known names that look most like `name`, best first."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
+
+
+def guess(name: str, known: Iterable[str]) -> str | None:
+    """Returns the one known name that `name` was probably meant to be, or None.
+
+    Dotted names ("input.batch_size") are also compared by their last part alone.
+    """
+    known = list(known)
+    if near := nearest(name, known, count=1, cutoff=GUESS_CUTOFF):
+        return near[0]
+    leaves = {full.rpartition(".")[2]: full for full in reversed(known)}
+    near = nearest(name.rpartition(".")[2], leaves, count=1, cutoff=LEAF_CUTOFF)
+    return leaves[near[0]] if near else None
+
+
+def did_you_mean(
+    name: str,
+    known: Iterable[str],
+    *,
+    prefix: str = "",
+    aliases: Mapping[str, str] | None = None,
+) -> str:
+    """Returns "Did you mean 'x'? ", to stand before a list of the known names, or "".
+
+    Args:
+      name: what was given.
+      known: what is allowed.
+      prefix: shown before the guess, where `known` are names without their folder.
+      aliases: what others call a known name: it is the guess wherever `known` has it.
+    """
+    known = list(known)
+    alias = (aliases or {}).get(name)
+    best = alias if alias in known else guess(name, known)
+    return f"Did you mean '{prefix}{best}'? " if best else ""
