@@ -41,7 +41,6 @@ from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import arguments, say
 from paligemma_jax.export import adapter, conversion, parity, weights_source
 from paligemma_jax.importers import importing, options
-from paligemma_jax.params import variants
 from paligemma_jax.wording import quantities
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -149,7 +148,7 @@ def merge(source: weights_source.Source) -> weights_source.Source:
 
 def to_npz(
     source: weights_source.Source, args: argparse.Namespace
-) -> tuple[variants.PaliGemma | None, conversion.Written]:
+) -> tuple[weights_source.Model | None, conversion.Written]:
     """Writes an npz file, and returns the model where it was needed."""
     prefix = OPENPI_PREFIX if args.openpi else ""
     dtype = OPENPI_DTYPE if args.openpi else args.dtype
@@ -172,7 +171,7 @@ def to_npz(
 
 def to_folder(
     source: weights_source.Source, args: argparse.Namespace
-) -> tuple[variants.PaliGemma, conversion.Written]:
+) -> tuple[weights_source.Model, conversion.Written]:
     """Writes a folder for transformers, or one for PEFT."""
     if source.weights is None or source.is_peft:
         raise ValueError("SRC and DST are both Hugging Face folders: go through an npz file")
@@ -201,7 +200,7 @@ def check_adapter(args: argparse.Namespace) -> None:
             raise ValueError(f"--{option} is for whole weights, not for an adapter; see --merge")
 
 
-def describe(source: weights_source.Source, args: argparse.Namespace) -> variants.PaliGemma:
+def describe(source: weights_source.Source, args: argparse.Namespace) -> weights_source.Model:
     """Returns the model of the weights, and says which it is."""
     model = weights_source.describe(
         source,
@@ -219,7 +218,7 @@ def describe(source: weights_source.Source, args: argparse.Namespace) -> variant
 
 
 def verify(
-    source: weights_source.Source, target: pathlib.Path, model: variants.PaliGemma | None
+    source: weights_source.Source, target: pathlib.Path, model: weights_source.Model | None
 ) -> dict[str, float]:
     """Compares the logits of SRC and DST, says how far they are apart, and returns that."""
     assert model is not None

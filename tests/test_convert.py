@@ -13,8 +13,7 @@ import pytest
 from paligemma_jax import convert
 from paligemma_jax.checkpoints import huggingface, npz
 from paligemma_jax.data import tokens
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.settings import load, presets
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"

@@ -28,8 +28,7 @@ from paligemma_jax.assembly import model_functions
 from paligemma_jax.console import host_memory, say
 from paligemma_jax.data import tokens
 from paligemma_jax.decoding import beam, constraint, generate, grammars
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.tasks import detection, segmentation
 
 LABELS = ["cat", "cat food", "dog", "street light"]

@@ -27,8 +27,7 @@ import numpy as np
 import work
 
 from paligemma_jax.decoding import generate
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 
 MOVES = ("copy", "transpose", "concatenate", "pad", "slice", "dynamic-slice", "convert")
 INSTRUCTION = re.compile(

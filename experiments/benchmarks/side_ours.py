@@ -15,8 +15,8 @@ import work as sizes
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.console import host_memory
 from paligemma_jax.decoding import generate
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import names, variants
+from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.params import names
 from paligemma_jax.training import flops, optimizer, step
 
 TRAINED = {"attention": sizes.ATTENTION, "all": ".*", "lora": ".*/.*lora_[ab]"}

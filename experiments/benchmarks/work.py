@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from paligemma_jax.params import lora, variants
+from paligemma_jax.models.paligemma import variants
+from paligemma_jax.params import lora
 
 LORA = lora.Lora(targets="llm/layers/.*", rank=8, alpha=8.0)
 ATTENTION = "llm/layers/attn/.*"

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from paligemma_jax.checkpoints import lazy_array, npz
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 
 
 def main() -> None:

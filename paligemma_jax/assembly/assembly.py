@@ -23,8 +23,8 @@ from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.files import atomic
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import names, sharding, variants
+from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.params import names, sharding
 from paligemma_jax.settings import load as settings_load
 from paligemma_jax.settings import presets
 from paligemma_jax.tasks import task

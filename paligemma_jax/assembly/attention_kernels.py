@@ -10,8 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 
 CUDNN = "cudnn"  # a value of model.img.attention and model.llm.attention
 # Compute capabilities (of Ampere, of Hopper) and the longest head that each serves.

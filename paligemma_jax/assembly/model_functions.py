@@ -9,8 +9,8 @@ import jax
 import ml_collections
 
 from paligemma_jax.hub import published
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import lora, variants
+from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.params import lora
 from paligemma_jax.settings import presets
 
 AUTO = "auto"  # a value of compute_dtype and remat_policy

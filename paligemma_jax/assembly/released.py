@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 
 from paligemma_jax.hub import published
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import variants
 
 
 def check_name(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> None:

@@ -20,8 +20,8 @@ from paligemma_jax.assembly import quantization, released
 from paligemma_jax.checkpoints import merge, npz, partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.hub import addresses
-from paligemma_jax.models.paligemma import paligemma, siglip
-from paligemma_jax.params import lora, names, sharding, variants
+from paligemma_jax.models.paligemma import paligemma, siglip, variants
+from paligemma_jax.params import lora, names, sharding
 from paligemma_jax.wording import quantities
 
 POSITION_EMBEDDING = "img/pos_embedding"

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from paligemma_jax.checkpoints import huggingface_names
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import variants
 
 IMAGE_TOKEN = "<image>"
 BILINEAR = 2  # as PIL numbers it; PIL's resizing always smooths before it shrinks, as ours does

@@ -22,8 +22,7 @@ from paligemma_jax.checks import findings
 from paligemma_jax.data import tokens
 from paligemma_jax.evaluation import answer_constraints, evaluator
 from paligemma_jax.hub import cached, published
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.reports import sections
 from paligemma_jax.runs import early_stopping, embedding_cache, optimization, training_run
 from paligemma_jax.settings import load, presets

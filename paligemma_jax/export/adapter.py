@@ -11,8 +11,8 @@ from paligemma_jax.checkpoints import npz, partial_weights, peft
 from paligemma_jax.console import say
 from paligemma_jax.export import conversion
 from paligemma_jax.hub import published
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import names, variants
+from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.params import names
 
 
 def to_peft(

@@ -24,8 +24,7 @@ from paligemma_jax.checkpoints import (
 )
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from paligemma_jax.checkpoints import merge, partial_weights
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 
 PACKAGES = "torch", "transformers"
 NUM_EXAMPLES, TEXT_LEN = 2, 8

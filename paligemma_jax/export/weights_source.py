@@ -10,11 +10,13 @@ from typing import Any
 
 from paligemma_jax.assembly import assembly, model_functions, run_weights, weights
 from paligemma_jax.checkpoints import huggingface_files, merge, part_files, partial_weights, peft
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import names, variants
+from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.params import names
 from paligemma_jax.settings import load
 
 EMBEDDING = "llm/embedder/input_embedding"
+# Of the models that are converted.
+Model = variants.PaliGemma
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ class Published:
     Attributes:
       file: what it is called in a BV_GEMMA_DIR folder.
       sources: its addresses.
-      model: the model in it, a key of `params.variants.RELEASED`.
+      model: the model in it, a key of `models.paligemma.variants.RELEASED`.
       res: side of the images that it is for, in pixels.
     """
 

@@ -22,7 +22,8 @@ from paligemma_jax.checkpoints import checksums
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, embeddings, image_batches, pipeline, records
 from paligemma_jax.hub import cached
-from paligemma_jax.params import sharding, variants
+from paligemma_jax.models.paligemma import variants
+from paligemma_jax.params import sharding
 from paligemma_jax.wording import quantities
 
 # To be raised when images are decoded, resized or embedded in another way.

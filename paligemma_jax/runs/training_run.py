@@ -14,8 +14,7 @@ from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import say, signals
 from paligemma_jax.data import pipeline
 from paligemma_jax.evaluation import evaluator
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.runs import (
     early_stopping,
     embedding_cache,

@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import variants
 
 # Dense bf16 FLOP/s (float16 for T4 and V100) of what jax counts as one device, by a part of its
 # device_kind; the first that is found. Sources: NVIDIA's data sheets, without sparsity, and

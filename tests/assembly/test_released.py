@@ -3,8 +3,7 @@
 import pytest
 
 from paligemma_jax.assembly import model_functions, released
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.settings import presets
 
 

@@ -12,8 +12,7 @@ import pytest
 import safetensors.numpy
 
 from paligemma_jax.checkpoints import huggingface, huggingface_files, npz, partial_weights
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 CASES = {"pg1": "tiny", "pg2": "tiny2"}

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from paligemma_jax.checkpoints import huggingface_files
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import variants
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 # What a version of transformers adds by itself, or what we differ in on purpose.

@@ -14,8 +14,7 @@ import pytest
 
 from paligemma_jax.decoding import beam, constraint, generate
 from paligemma_jax.models.common import cache
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 
 N, T, VOCAB = 16, 10, 1400
 COMPUTE = paligemma.Compute()

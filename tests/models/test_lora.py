@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models.common import projections
-from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.params import lora as lora_lib
-from paligemma_jax.params import names, variants
+from paligemma_jax.params import names
 
 LLM = "llm/layers/.*"
 HF = f"{LLM}|img/.*/(query|key|value)/kernel"

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 
 COMPUTE = paligemma.Compute(remat="none")
 T = 10  # prompts are padded to this
@@ -133,7 +132,8 @@ import jax
 import jax.numpy as jnp
 from paligemma_jax.decoding import generate
 from paligemma_jax.models import paligemma
-from paligemma_jax.params import sharding, variants
+from paligemma_jax.models.paligemma import variants
+from paligemma_jax.params import sharding
 
 llm = variants.Gemma(8, 1, 8, num_heads=1, num_kv_heads=1, head_dim=8)
 vit = variants.Vit(width=8, depth=1, mlp_dim=8, num_heads=1, patch_size=14)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import names, variants
+from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.params import names
 from paligemma_jax.training import optimizer, step
 
 V, D = 1400, 64

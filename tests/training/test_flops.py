@@ -2,7 +2,7 @@
 
 import pytest
 
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import variants
 from paligemma_jax.training import flops
 
 

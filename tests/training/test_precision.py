@@ -5,8 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.training import optimizer, step
 
 STEPS = 20

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from paligemma_jax.models.common import attention, layers, precision, projections
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import variants
 
 KeyValue = tuple[jax.Array, jax.Array]
 LookUp = Callable[..., jax.Array]

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.models.common import attention, cache, layers, precision, projections
-from paligemma_jax.models.paligemma import gemma, siglip
-from paligemma_jax.params import lora, names, variants
+from paligemma_jax.models.paligemma import gemma, siglip, variants
+from paligemma_jax.params import lora, names
 
 Params = Mapping[str, jax.Array]
 Cache = cache.Cache

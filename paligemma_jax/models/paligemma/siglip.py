@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from paligemma_jax.models.common import attention, layers, precision
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import variants
 
 _xavier_in = nn.initializers.xavier_uniform(in_axis=0, out_axis=(1, 2))
 _xavier_out = nn.initializers.xavier_uniform(in_axis=(0, 1), out_axis=2)

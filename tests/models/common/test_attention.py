@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models.common import attention
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 
 
 def rows(mask):

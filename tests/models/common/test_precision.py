@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models.common import cache, precision, projections, quantize
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, variants
 
 
 def test_narrow_cuts_at_the_largest_number_and_leaves_other_types_alone():

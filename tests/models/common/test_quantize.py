@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models.common import quantize
-from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.params import lora as lora_lib
-from paligemma_jax.params import names, variants
+from paligemma_jax.params import names
 
 
 def test_nf4_is_that_of_bitsandbytes(reference_arrays):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models.common import layers
-from paligemma_jax.models.paligemma import gemma
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import gemma, variants
 
 
 @pytest.fixture(scope="module")

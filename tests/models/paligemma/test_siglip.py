@@ -6,8 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from paligemma_jax.models.paligemma import paligemma, siglip
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import paligemma, siglip, variants
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 

@@ -3,9 +3,9 @@ import pathlib
 
 import pytest
 
-from paligemma_jax.params import variants
+from paligemma_jax.models.paligemma import variants
 
-CONTRACT = pathlib.Path(__file__).parents[1] / "reference" / "param_contract"
+CONTRACT = pathlib.Path(__file__).parents[2] / "reference" / "param_contract"
 
 
 def read_contract(name: str) -> dict[str, tuple[int, ...]]:
