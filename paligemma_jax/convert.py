@@ -229,7 +229,7 @@ def verify(
             found = parity.compare(source.weights, target, model)
     say.info(
         f"logits differ from transformers' by up to {found.largest:.3g}; the largest is "
-        f"{found.largest_logit:.3g}"
+        f"{found.largest_logit:.3g}, and {found.max_ratio:g} of it is allowed"
     )
     return {"max_logit_difference": found.largest, "max_logit": found.largest_logit}
 

@@ -221,14 +221,46 @@ def test_several_files_are_read_through_their_index(weights, tmp_path, capsys, m
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["pg1", "pg2"])
-def test_transformers_gives_the_same_logits(case, tmp_path, load_reference):
+# (language model, max difference): as transformers is from big_vision with the same weights.
+TRANSFORMERS = {"pg1": ("tiny", 1e-4), "pg2": ("tiny2", 1e-3)}
+
+
+@pytest.fixture
+def verify(tmp_path, load_reference):
+    """Runs the door with --verify in a process of its own, on the weights of a reference."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    npz.write(tmp_path / "a.npz", load_reference(f"forward_{case}")[0])
-    words = [tmp_path / "a.npz", tmp_path / "hf", "--verify", "--variant"]
-    words += ["tiny/14,tiny" if case == "pg1" else "tiny/14,tiny2"]
-    command = [sys.executable, "-m", "paligemma_jax.convert", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["max_logit_difference"] < 1e-3
+
+    def verify(case, *options):
+        npz.write(tmp_path / "a.npz", load_reference(f"forward_{case}")[0])
+        variant = f"tiny/14,{TRANSFORMERS[case][0]}"
+        words = [tmp_path / "a.npz", tmp_path / "hf", "--verify", "--variant", variant, *options]
+        command = [sys.executable, "-m", "paligemma_jax.convert", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return verify
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TRANSFORMERS)
+def test_transformers_gives_the_same_logits(case, verify):
+    done = verify(case)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["max_logit_difference"] <= TRANSFORMERS[case][1]
+    assert "0.001 of it is allowed" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_cast_is_verified_within_what_16_bits_round(verify):
+    done = verify("pg1", "--dtype", "float16")
+    assert done.returncode == 0, done.stderr
+    assert "0.01 of it is allowed" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_cast_that_changes_the_logits_more_is_refused(verify):
+    """bfloat16, of weights that amplify rounding on purpose: 4% of the largest logit."""
+    done = verify("pg2", "--dtype", "bfloat16")
+    assert done.returncode != 0
+    assert "16 bits may make 0.01. Do not use what was written" in done.stderr
+    assert "convert with --dtype float32" in done.stderr
