@@ -1,5 +1,7 @@
 """Ten updates as big_vision makes them: the Colab's and eleven recipes of the trainer."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -50,9 +52,9 @@ CASES = {
 }
 
 
-def train(quick_jit, tiny_paligemma, params, batches, *, label_smoothing=0.0, **settings):
+def train(jit, tiny_paligemma, params, batches, *, label_smoothing=0.0, **settings):
     opt = optimizer.make_optimizer(params, **settings)
-    train_step = quick_jit(
+    train_step = jit(
         step.make_train_step(*tiny_paligemma, opt.tx, seed=0, label_smoothing=label_smoothing)
     )
     state = step.init_state(params, opt.trainable, opt.tx)
@@ -81,9 +83,20 @@ def assert_same_parameters(params, stats):
 
 @pytest.mark.parametrize("case", CASES)
 def test_trainer_case_equals_big_vision(case, quick_jit, tiny_paligemma, reference_run):
+    check_trainer_case(case, quick_jit, tiny_paligemma, reference_run)
+
+
+@pytest.mark.slow
+def test_what_the_compiler_makes_by_default_equals_big_vision(tiny_paligemma, reference_run):
+    """What users run: the tests above turn optimizations off, to compile in a fifth of the time."""
+    default_jit = functools.partial(jax.jit, donate_argnums=0)
+    check_trainer_case("base", default_jit, tiny_paligemma, reference_run)
+
+
+def check_trainer_case(case, jit, tiny_paligemma, reference_run):
     params, batches, out = reference_run("trainer")
     settings = {**BASE, **CASES[case], "total_steps": 10, "batch_size": 4, "data_size": 40}
-    opt, state, found = train(quick_jit, tiny_paligemma, params, batches, **settings)
+    opt, state, found = train(jit, tiny_paligemma, params, batches, **settings)
 
     expected = {k.removeprefix(f"{case}/"): v for k, v in out.items() if k.startswith(f"{case}/")}
     np.testing.assert_allclose(found["loss"], expected["training_loss"], rtol=1e-5)
