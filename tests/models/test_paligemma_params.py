@@ -33,6 +33,14 @@ def test_names_and_shapes_are_those_of_the_released_file(name, res):
     assert {value.dtype for value in found.values()} == {jnp.dtype("float32")}
 
 
+def test_shapes_are_traced_once_and_belong_to_who_asks(monkeypatch):
+    model = variants.make("tiny/14", "tiny", res=14, vocab_size=11)
+    expected = paligemma.shapes(model)
+    monkeypatch.setattr(paligemma, "init", None)  # what would trace again
+    paligemma.shapes(model).clear()
+    assert expected and paligemma.shapes(model) == expected
+
+
 @pytest.mark.slow
 def test_parameters_start_as_in_big_vision():
     """Standard deviations from the initializers of models/vit.py and models/ppp/gemma.py.

@@ -90,6 +90,12 @@ def init_factors(rng: jax.Array, model: variants.PaliGemma) -> dict[str, jax.Arr
 
 def shapes(model: variants.PaliGemma) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns name -> shape of every parameter, allocating nothing."""
+    return dict(_shapes(model))
+
+
+# The start of a run asks seven times, and to trace a model takes half a second.
+@functools.lru_cache(maxsize=16)
+def _shapes(model: variants.PaliGemma) -> dict[str, jax.ShapeDtypeStruct]:
     return jax.eval_shape(lambda rng: init(rng, model), jax.random.key(0))
 
 
