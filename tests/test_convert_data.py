@@ -12,7 +12,7 @@ from PIL import Image
 from paligemma_jax import convert
 from paligemma_jax.data import objects, records
 from paligemma_jax.importers import roboflow
-from paligemma_jax.tasks import detection, segmentation
+from paligemma_jax.tasks import box_text, mask_text
 
 DATASETS = pathlib.Path(__file__).parent / "reference" / "datasets"
 CODEC = pathlib.Path(__file__).parents[1] / "experiments" / "mask_codec" / "codec.npz"
@@ -49,16 +49,16 @@ def test_boxes_become_rows_that_training_reads(name, tmp_path, capsys):
     result = run(capsys, DATASETS / name, out, "--task", "detection")
     assert f"is {name} (" in result["said"] and "6 boxes within 0." in result["said"]
     assert result["rows"] == {"train": 4} and result["read"] == {"images": 4, "objects": 6}
-    found = records.read_jsonl(out / "train.jsonl", check=detection.check)
+    found = records.read_jsonl(out / "train.jsonl", check=box_text.check)
     assert {record.prefix for record in found} == {"detect dime ; half dollar"}
-    assert [detection.parse(record.suffix).labels for record in found] == [
+    assert [box_text.parse(record.suffix).labels for record in found] == [
         ("dime",),
         ("half dollar", "dime"),
         ("dime", "dime", "half dollar"),
         (),
     ]
     for record in found:
-        assert detection.format(objects.to_detections(record.objects)) == record.suffix
+        assert box_text.format(objects.to_detections(record.objects)) == record.suffix
         assert pathlib.Path(record.images[0]).is_relative_to(out / "images")
     assert {path.name for path in out.iterdir()} == {
         "conversion.json",
@@ -243,8 +243,8 @@ def test_outlines_become_mask_tokens_that_read_back(tmp_path, capsys):
     out = tmp_path / "out"
     result = run(capsys, DATASETS / "coco", out, "--task", "segmentation", "--mask_codec", CODEC)
     assert f"c.mask_codec = '{CODEC}'" in result["said"] and result["mask_codec"] == str(CODEC)
-    found = records.read_jsonl(out / "train.jsonl", check=segmentation.check)
-    parsed = [segmentation.parse(record.suffix) for record in found]
+    found = records.read_jsonl(out / "train.jsonl", check=mask_text.check)
+    parsed = [mask_text.parse(record.suffix) for record in found]
     assert [len(one) for one in parsed] == [len(record.objects) for record in found]
     assert not any(one.dropped for one in parsed)
     checked = json.loads((out / "conversion.json").read_text())["round_trip"]

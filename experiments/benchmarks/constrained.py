@@ -29,7 +29,7 @@ from paligemma_jax.console import host_memory, say
 from paligemma_jax.data import tokens
 from paligemma_jax.decoding import beam, constraint, generate, grammars
 from paligemma_jax.models.paligemma import paligemma, variants
-from paligemma_jax.tasks import detection, segmentation
+from paligemma_jax.tasks import box_text, mask_text
 
 LABELS = ["cat", "cat food", "dog", "street light"]
 ANSWERS = ["yes", "no", "not at all", "nobody", "3", "13"]
@@ -90,7 +90,7 @@ def make_grammars(tokenizer: tokens.Tokenizer, *, room: int | None = None) -> di
 def is_well_formed(name: str, text: str) -> bool:
     """Reads a text without the automaton: with the tasks' own readers, and json."""
     if name in ("detection", "segmentation"):
-        task = {"detection": detection, "segmentation": segmentation}[name]
+        task = {"detection": box_text, "segmentation": mask_text}[name]
         return task.check(text) is None and set(task.parse(text).labels) <= set(LABELS)
     if name == "answers":
         return text in ANSWERS

@@ -14,7 +14,7 @@ import numpy as np
 
 from paligemma_jax.assembly import mask_codecs
 from paligemma_jax.data import objects, records
-from paligemma_jax.tasks import masks, segmentation, segmentation_score
+from paligemma_jax.tasks import mask_text, masks, segmentation
 
 HERE = pathlib.Path(__file__).parent
 CODEC = HERE.parent / "mask_codec" / "codec.npz"
@@ -26,8 +26,8 @@ def main():
     args = parser.parse_args()
 
     codec = mask_codecs.load(str(CODEC))
-    found = records.read_jsonl(args.data, check=segmentation.check)
-    truths = [segmentation.parse(record.suffix) for record in found]
+    found = records.read_jsonl(args.data, check=mask_text.check)
+    truths = [mask_text.parse(record.suffix) for record in found]
     full = codec.encode(np.ones((1, masks.SIDE, masks.SIDE), np.float32))
     answers = {
         "true_tokens": [truth.codes for truth in truths],
@@ -53,15 +53,15 @@ def score(found, truths, codes, codec):
     """Returns the mIoU of true boxes and labels with these codes."""
     rows = []
     for record, truth, code in zip(found, truths, codes, strict=True):
-        answer = segmentation.Segments(truth.boxes_yxyx, code, truth.labels)
-        judged = segmentation_score.judge(
-            segmentation.format(answer),
+        answer = mask_text.Segments(truth.boxes_yxyx, code, truth.labels)
+        judged = segmentation.score_example(
+            mask_text.format(answer),
             suffix=record.suffix,
             draw_truth=objects.draw_later(record.objects),
             codec=codec.decode,
         )
         rows.append(judged)
-    return round(segmentation_score.score(rows)["miou"], 4)
+    return round(segmentation.aggregate(rows)["miou"], 4)
 
 
 if __name__ == "__main__":

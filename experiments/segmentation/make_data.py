@@ -24,7 +24,7 @@ from PIL import Image
 
 from paligemma_jax.assembly import mask_codecs
 from paligemma_jax.data import objects, tokens
-from paligemma_jax.tasks import masks, segmentation
+from paligemma_jax.tasks import mask_text, masks
 
 CODEC = pathlib.Path(__file__).parents[1] / "mask_codec" / "codec.npz"
 SIDE, PATCH = 112, 14  # px per side of a scene, and of the patches that boxes are made of
@@ -114,7 +114,7 @@ def write_split(out, name, *, seed, count, codec):
         scenes = [make_scene(seed, index) for index in range(start, min(start + CHUNK, count))]
         kinds, drawn, boxes = zip(*(shape for _, _, shape in scenes), strict=True)
         regions = masks.Regions(np.float32(boxes) / SIDE, kinds, np.stack(drawn))
-        suffixes = segmentation.format(segmentation.encode(regions, codec.encode)).split(" ; ")
+        suffixes = mask_text.format(mask_text.encode(regions, codec.encode)).split(" ; ")
         for index, (picture, asked, (kind, mask, box)) in enumerate(scenes, start):
             image, (y1, x1, y2, x2) = f"{name}_{index:05d}.png", map(int, box)
             Image.fromarray(picture).save(out / image, compress_level=1)

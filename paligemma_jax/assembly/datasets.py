@@ -16,7 +16,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import noise_boxes, pipeline, prefix_lm, records, remote, tokens
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing
-from paligemma_jax.tasks import segmentation, task, text_metrics, wrong_task
+from paligemma_jax.tasks import mask_text, task, text_metrics, wrong_task
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
 PROMPT_MULTIPLE = 8
@@ -49,7 +49,7 @@ def make_reader(config: ml_collections.ConfigDict) -> task.Task:
 def _choose_task(
     config: ml_collections.ConfigDict,
     scores: Sequence[str] | None,
-    codec: segmentation.Decode | None,
+    codec: mask_text.Decode | None,
 ) -> task.Task:
     chosen = task.choose(config.task, loc_convention=config.coordinates, scores=scores, codec=codec)
     if config.input.noise_piece is None:

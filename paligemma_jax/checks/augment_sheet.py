@@ -12,7 +12,7 @@ from paligemma_jax.assembly import training_data
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, images, prefix_lm, records, warp
 from paligemma_jax.reports import augmentation
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import box_text
 
 
 def write(
@@ -65,7 +65,7 @@ def _change(
 
 
 def _picture(pixels, suffix: str, augmenter: augment.Augmenter) -> augmentation.Picture:
-    answer = detection.Detections(np.zeros((0, 4)), ())
+    answer = box_text.Detections(np.zeros((0, 4)), ())
     if augmenter.convention:
-        answer = detection.parse(prefix_lm.clean("", suffix)[1], convention=augmenter.convention)
+        answer = box_text.parse(prefix_lm.clean("", suffix)[1], convention=augmenter.convention)
     return augmentation.Picture(pixels, answer.boxes_yxyx, answer.labels)

@@ -12,7 +12,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import image_files, jsonl, prefix_lm, records, tokens
 from paligemma_jax.reports import sections
 from paligemma_jax.settings import eval_keys, presets
-from paligemma_jax.tasks import detection, wrong_task
+from paligemma_jax.tasks import box_text, wrong_task
 from paligemma_jax.wording import quantities
 
 Finding = findings.Finding
@@ -149,7 +149,7 @@ def classify(
         else:
             parsed = (parse(record.suffix or "") for record in examples)
             answered = [tuple(filter(None, getattr(one, "labels", ()))) for one in parsed]
-        asked = [tuple(detection.prefix_classes(record.prefix)) for record in examples]
+        asked = [tuple(box_text.prefix_classes(record.prefix)) for record in examples]
         found.append(lint.DataSet(source.name, examples, answered, asked, source.is_training))
     return found
 

@@ -23,7 +23,7 @@ import numpy as np
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.data import prefix_lm, randomness
 from paligemma_jax.data import records as data_records
-from paligemma_jax.tasks import detection, geometry
+from paligemma_jax.tasks import box_text, geometry
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 WINDOW_TRIES = 10
@@ -189,8 +189,8 @@ class Augmenter:
             )
             order = np.argsort(numbers, kind="stable")
         order = order[is_kept[order]]
-        kept = detection.Detections(boxes[order], tuple(objects.labels[i] for i in order))
-        return detection.format(kept, convention=self._convention)
+        kept = box_text.Detections(boxes[order], tuple(objects.labels[i] for i in order))
+        return box_text.format(kept, convention=self._convention)
 
     def check(self, records: Sequence[data_records.Record]) -> None:
         """Raises a ValueError for the first record whose text would not follow its image."""
@@ -225,7 +225,7 @@ class Augmenter:
         kept, written = record.objects.labels, self._written(record).labels
         return None if kept == written else f"objects {kept} are not those of the suffix: {written}"
 
-    def _objects(self, record: data_records.Record) -> detection.Detections:
+    def _objects(self, record: data_records.Record) -> box_text.Detections:
         """Returns a record's boxes: those of its `objects`, which are exact, or its suffix's."""
         if self.convention is None:
             return NO_OBJECTS
@@ -233,10 +233,10 @@ class Augmenter:
             return data_objects.to_detections(record.objects)
         return self._written(record)
 
-    def _written(self, record: data_records.Record) -> detection.Detections:
+    def _written(self, record: data_records.Record) -> box_text.Detections:
         return _parse(prefix_lm.clean("", record.suffix or "")[1], self._convention)
 
-    def _keep(self, objects: detection.Detections, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+    def _keep(self, objects: box_text.Detections, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         """Returns (float32[n, 4] boxes in what is seen, clipped; bool[n], which ones stay)."""
         moved = draw.move(objects.boxes_yxyx)
         clipped = np.clip(moved, 0, 1)
@@ -246,13 +246,13 @@ class Augmenter:
         return clipped.astype(np.float32), is_box & (visible >= self.settings.min_visible)
 
 
-NO_OBJECTS = detection.Detections(np.zeros((0, 4), np.float32), ())
+NO_OBJECTS = box_text.Detections(np.zeros((0, 4), np.float32), ())
 
 
 # An example is looked at twice, by the reader of images and by that of texts, not far apart.
 @functools.lru_cache(maxsize=4096)
-def _parse(suffix: str, convention: str) -> detection.Detections:
-    return detection.parse(suffix, convention=convention)
+def _parse(suffix: str, convention: str) -> box_text.Detections:
+    return box_text.parse(suffix, convention=convention)
 
 
 def _choose_window(

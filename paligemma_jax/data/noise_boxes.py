@@ -21,7 +21,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from paligemma_jax.data import randomness, tokens
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import box_text
 
 NUM_KINDS = 3  # own, of another answer, anywhere
 
@@ -115,9 +115,9 @@ def make(
     Raises:
       ValueError: not one piece, or one that text before or after it melts into.
     """
-    first, separator = tokenizer.loc_ids[0], tokenizer.encode(detection.SEPARATOR)
+    first, separator = tokenizer.loc_ids[0], tokenizer.encode(box_text.SEPARATOR)
     ids = tokenizer.encode(piece)
-    found = tokenizer.encode(f"{tokens.LOC_PIECES[0]}{piece}{detection.SEPARATOR}")
+    found = tokenizer.encode(f"{tokens.LOC_PIECES[0]}{piece}{box_text.SEPARATOR}")
     taken = (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.newline, *tokenizer.loc_ids)
     if len(ids) != 1 or found != [first, *ids, *separator] or ids[0] in taken:
         raise ValueError(
@@ -141,6 +141,6 @@ def _bins(suffixes: Iterable[str]) -> list[list[int]]:
     return [
         found.bins
         for suffix in suffixes
-        for found in detection.cut_objects(suffix)
+        for found in box_text.cut_objects(suffix)
         if found.problem_of_box is None
     ]

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from paligemma_jax.tasks import detection, masks
+from paligemma_jax.tasks import box_text, masks
 
 DIGITS = 3  # decimals of a pixel that are kept
 KEYS = ("label", "box", "segmentation")
@@ -126,11 +126,11 @@ def from_row(row: Mapping[str, Any]) -> Objects:
     return make(width, height, labels, boxes, outlines)
 
 
-def to_detections(objects: Objects) -> detection.Detections:
-    """Returns the objects as what `detection.format` writes: boxes yxyx in 0..1 of the image."""
+def to_detections(objects: Objects) -> box_text.Detections:
+    """Returns the objects as what `box_text.format` writes: boxes yxyx in 0..1 of the image."""
     height, width = objects.height, objects.width
     sides = np.array([height, width, height, width], np.float32)
-    return detection.Detections(objects.boxes_xyxy[:, [1, 0, 3, 2]] / sides, objects.labels)
+    return box_text.Detections(objects.boxes_xyxy[:, [1, 0, 3, 2]] / sides, objects.labels)
 
 
 def draw_later(objects: Objects | None) -> Callable[[], masks.Regions] | None:

@@ -10,22 +10,22 @@ from collections.abc import Callable, Sequence
 
 from paligemma_jax.data import tokens
 from paligemma_jax.decoding import automaton, json_grammar
-from paligemma_jax.tasks import detection, segmentation
+from paligemma_jax.tasks import box_text, mask_text
 
 BOX = "".join(tokens.LOC_PIECES[:4])
-MASK = "".join(tokens.SEG_PIECES[: segmentation.NUM_TOKENS])
+MASK = "".join(tokens.SEG_PIECES[: mask_text.NUM_TOKENS])
 
 
 def detect(tokenizer: tokens.Tokenizer, labels: Sequence[str], *, room: int) -> automaton.Automaton:
     """Returns the grammar of detection: boxes that have an area, each with one of the labels.
 
-    `<loc><loc><loc><loc> label` joined by ` ; `, or nothing, as `tasks.detection.check` wants it.
+    `<loc><loc><loc><loc> label` joined by ` ; `, or nothing, as `tasks.box_text.check` wants it.
 
     Raises:
       ValueError: no label; one that would not read back, or of which no object fits into `room`
         tokens, eos included.
     """
-    check = detection.check
+    check = box_text.check
     return _objects(tokenizer, labels, room, text=BOX, part=_box(tokenizer), check=check)
 
 
@@ -38,11 +38,11 @@ def segment(
     """
     mask = automaton.repeat(
         automaton.symbols(tokenizer.seg_ids),
-        least=segmentation.NUM_TOKENS,
-        most=segmentation.NUM_TOKENS,
+        least=mask_text.NUM_TOKENS,
+        most=mask_text.NUM_TOKENS,
     )
     part = automaton.sequence(_box(tokenizer), mask)
-    check = segmentation.check
+    check = mask_text.check
     return _objects(tokenizer, labels, room, text=BOX + MASK, part=part, check=check)
 
 
@@ -100,7 +100,7 @@ def _objects(
         _check_room(f"an object with the label '{label}'", len(ids) + 1, room)
         last.append(automaton.text(ids[taken:]))
         # Where another object follows, what parts them may be one piece with the label.
-        ids = tokenizer.encode(f"{named}{detection.SEPARATOR}{tokens.LOC_PIECES[0]}")
+        ids = tokenizer.encode(f"{named}{box_text.SEPARATOR}{tokens.LOC_PIECES[0]}")
         inner.append(automaton.text(ids[taken : ids.index(loc, taken)]))
     more = automaton.repeat(automaton.sequence(part, automaton.either(*inner)))
     objects = automaton.sequence(more, part, automaton.either(*last))

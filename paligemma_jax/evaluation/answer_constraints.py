@@ -9,7 +9,7 @@ import ml_collections
 
 from paligemma_jax.data import noise_boxes, prefix_lm, tokens
 from paligemma_jax.decoding import automaton, constraint, grammars
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import box_text
 
 # (prompts, one for each row of a data set or one for all; room for tokens) -> what may be said.
 Constrain = Callable[[Sequence[str], int], constraint.Constraint | None]
@@ -109,7 +109,7 @@ def _nothing(prompt: str) -> Hashable:
 def _labels(prompt: str, verb: str, *, lowercase: bool) -> tuple[str, ...]:
     """Returns the labels that a prompt asks for, sorted: "detect b ; a" -> ("a", "b")."""
     cleaned, _, _ = prefix_lm.clean(prompt, "", lowercase=lowercase)
-    labels = detection.prefix_classes(cleaned, verb=verb)
+    labels = box_text.prefix_classes(cleaned, verb=verb)
     if not labels:
         raise ValueError(
             f"constrain='{OF_TASK}': prompt '{prompt}' names no labels, as '{verb} cat ; dog' "

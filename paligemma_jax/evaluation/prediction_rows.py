@@ -54,7 +54,7 @@ def predict(
     Yields:
       index, source, images, prefix, suffix (the truth, or None), prediction (text), logp (sum over
       tokens, eos included), tokens (how many, eos included), stopped (False: no eos came within
-      the room for new tokens), and what `task.judge` returns.
+      the room for new tokens), and what `task.score_example` returns.
 
     Raises:
       ValueError: a record that is answered twice, or never; an answer that is not a number.
@@ -92,9 +92,9 @@ def evaluate(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Returns all rows by index (see `predict`), and the task's scores of them.
 
-    Besides `task.score`'s keys the scores have verbatim, the share of answers that are the truth
-    letter by letter (nan where none is known), num_hit_max_new_tokens, the answers that no eos
-    ended (if many: the model does not know when to stop, or there was too little room), and
+    Besides `task.aggregate`'s keys the scores have verbatim, the share of answers that are the
+    truth letter by letter (nan where none is known), num_hit_max_new_tokens, the answers that no
+    eos ended (if many: the model does not know when to stop, or there was too little room), and
     mean_tokens, the mean length of an answer.
     """
     rows = predict(generate_fn, params, batches, records, tokenizer, task, progress=progress)
@@ -107,7 +107,7 @@ def score_truths(records: Sequence[data_records.Record], task: tasks.Task) -> di
 
     Each answer counts as one token.
     """
-    rows = [_judge(record, record.suffix or "", None, task) for record in records]
+    rows = [_score_example(record, record.suffix or "", None, task) for record in records]
     return _score([{"index": index, **row} for index, row in enumerate(rows)], task)
 
 
@@ -128,7 +128,7 @@ def split_text(tokenizer: data_tokens.Tokenizer, ids: Sequence[int], text: str) 
 def _score(rows: Sequence[Row], task: tasks.Task) -> dict[str, Any]:
     known = [row for row in rows if row["suffix"] is not None]
     return {
-        **task.score(rows),
+        **task.aggregate(rows),
         "verbatim": _mean([row["prediction"] == row["suffix"] for row in known]),
         "num_hit_max_new_tokens": sum(not row["stopped"] for row in rows),
         "mean_tokens": _mean([row["tokens"] for row in rows]),
@@ -189,10 +189,10 @@ def _make_row(
     pieces = split_text(tokenizer, words, prediction)
     scored = list(zip(pieces, logp[: len(words)].tolist(), strict=True))
     said = {"logp": float(logp.sum()), "tokens": len(ids), "stopped": stopped}
-    return _judge(record, prediction, scored, task) | said
+    return _score_example(record, prediction, scored, task) | said
 
 
-def _judge(
+def _score_example(
     record: data_records.Record,
     prediction: str,
     tokens: Sequence[tuple[str, float]] | None,
@@ -200,7 +200,7 @@ def _judge(
 ) -> Row:
     """Returns a row without what decoding knows: it was one token that ended by itself."""
     try:
-        judged = task.judge(
+        scored = task.score_example(
             prediction,
             suffix=record.suffix,
             tokens=tokens,
@@ -218,5 +218,5 @@ def _judge(
         "logp": 0.0,
         "tokens": 1,
         "stopped": True,
-        **judged,
+        **scored,
     }

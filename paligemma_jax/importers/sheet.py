@@ -7,7 +7,7 @@ import numpy as np
 
 from paligemma_jax.data import objects, records
 from paligemma_jax.reports import contact_sheet
-from paligemma_jax.tasks import detection, masks, segmentation
+from paligemma_jax.tasks import box_text, mask_text, masks
 
 NUM_CELLS = 24
 
@@ -17,7 +17,7 @@ def write(
     found: Sequence[records.Record],
     *,
     coordinates: str,
-    decode: segmentation.Decode | None = None,
+    decode: mask_text.Decode | None = None,
 ) -> None:
     """Writes a PNG with records from all over the data set.
 
@@ -30,11 +30,11 @@ def write(
 
 
 def _cell(
-    record: records.Record, coordinates: str, decode: segmentation.Decode | None
+    record: records.Record, coordinates: str, decode: mask_text.Decode | None
 ) -> contact_sheet.Cell:
     image, kept, suffix = record.images[0], record.objects, record.suffix or ""
     if decode and kept:
-        read = segmentation.parse(suffix, convention=coordinates)
+        read = mask_text.parse(suffix, convention=coordinates)
         pasted = tuple(
             masks.paste(mask, box, kept.height, kept.width)
             for mask, box in zip(decode(read.codes), read.boxes_yxyx, strict=True)
@@ -42,7 +42,7 @@ def _cell(
         return contact_sheet.Cell(
             image, record.prefix, suffix, read.boxes_yxyx, read.labels, pasted
         )
-    boxes = detection.parse(suffix, convention=coordinates)
+    boxes = box_text.parse(suffix, convention=coordinates)
     if kept is None:
         return contact_sheet.Cell(image, record.prefix, suffix, boxes.boxes_yxyx, boxes.labels)
     if len(boxes) != len(kept):  # counts: their text has no boxes

@@ -19,7 +19,7 @@ import numpy as np
 
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.importers import example
-from paligemma_jax.tasks import detection, geometry, masks, segmentation, task
+from paligemma_jax.tasks import box_text, geometry, mask_text, masks, task
 
 PROMPTS = {
     "detection": "detect {classes}",
@@ -42,8 +42,8 @@ class MaskCodec:
       decode: int[n, 16] -> float32[n, 64, 64], above 0 inside.
     """
 
-    encode: segmentation.Encode
-    decode: segmentation.Decode
+    encode: mask_text.Encode
+    decode: mask_text.Decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Wording:
     ):
         self.task_name, self.codec, self.coordinates = task_name, codec, coordinates
         self.template = PROMPTS[task_name] if prompt is None else prompt
-        self.classes = detection.SEPARATOR.join(classes)
+        self.classes = box_text.SEPARATOR.join(classes)
         self.round_trip = RoundTrip()
         _check_template(self.template, task_name)
         if task_name in ("detection", "segmentation"):
@@ -139,8 +139,8 @@ class Wording:
             return None
         if self.task_name == "segmentation":
             return self._segments(found, prefix, kept, tally)
-        suffix = detection.format(data_objects.to_detections(kept), convention=self.coordinates)
-        read = detection.parse(suffix, convention=self.coordinates)
+        suffix = box_text.format(data_objects.to_detections(kept), convention=self.coordinates)
+        read = box_text.parse(suffix, convention=self.coordinates)
         self._compare_boxes(read, suffix, kept, found.source)
         return Row(prefix, suffix, kept)
 
@@ -167,7 +167,7 @@ class Wording:
 
     def _compare_boxes(
         self,
-        read: detection.Detections | segmentation.Segments,
+        read: box_text.Detections | mask_text.Segments,
         suffix: str,
         objects: data_objects.Objects,
         source: str,
@@ -206,15 +206,15 @@ class Wording:
             return None
         truth = data_objects.to_detections(kept)
         codes = self.codec.encode(np.stack(list(cut.values()))) if cut else np.zeros((0, 16))
-        said = segmentation.Segments(truth.boxes_yxyx, codes, truth.labels)
-        suffix = segmentation.format(said, convention=self.coordinates)
+        said = mask_text.Segments(truth.boxes_yxyx, codes, truth.labels)
+        suffix = mask_text.format(said, convention=self.coordinates)
         self._compare_masks(suffix, kept, found.source)
         return Row(prefix, suffix, kept)
 
     def _compare_masks(self, suffix: str, objects: data_objects.Objects, source: str) -> None:
         """Measures what is left of every mask, in the image's own pixels, as evaluations do."""
         assert self.codec is not None
-        read = segmentation.parse(suffix, convention=self.coordinates)
+        read = mask_text.parse(suffix, convention=self.coordinates)
         self._compare_boxes(read, suffix, objects, source)
         decoded = self.codec.decode(read.codes) if len(read) else ()
         for number, (codes, box) in enumerate(zip(decoded, read.boxes_yxyx, strict=True)):
@@ -284,7 +284,7 @@ def _check_classes(classes: Sequence[str]) -> None:
     for name in classes:
         box = np.array([[0, 0, 1, 1]], np.float32)
         try:
-            detection.format(detection.Detections(box, (name,)))
+            box_text.format(box_text.Detections(box, (name,)))
         except ValueError as error:
             raise ValueError(
                 f"class '{name}' cannot be written in a suffix: {error}. Rename it in the source"

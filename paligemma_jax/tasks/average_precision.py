@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from pycocotools import coco, cocoeval
 
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import box_text
 
 MAX_DETECTIONS = 100  # per image and class, the most confident first, as in COCO
 NUM_RECALLS = 101  # of a curve: 0, 0.01, .. 1
 
 
 def average_precision(
-    truths: Sequence[detection.Detections],
-    predictions: Sequence[detection.Detections],
+    truths: Sequence[box_text.Detections],
+    predictions: Sequence[box_text.Detections],
     scores: Sequence[Sequence[float]],
     *,
     labels: Sequence[str],
@@ -61,7 +61,7 @@ def average_precision(
 
 
 def _to_coco(
-    images: Sequence[detection.Detections],
+    images: Sequence[box_text.Detections],
     scores: Sequence[Sequence[float]],
     labels: Sequence[str],
 ) -> coco.COCO:

@@ -1,291 +1,330 @@
-"""Detection as text: `<locY1><locX1><locY2><locX2> label` joined by ` ; `.
+"""How good predicted boxes are: per image (`score_example`) and over a data set (`aggregate`).
 
-    <loc0390><loc0241><loc0472><loc0440> fracture ; <loc0010><loc0020><loc0900><loc0800> hand
-
-Every number has four digits; box order and scale are those of `geometry`. The empty text means that
-the image holds none of the objects asked for. Text of a model is read by `parse`, which never
-raises; text to train on is held to the grammar by `check`.
+Both speak in rows of predictions.jsonl (see `score_example`), so the scores of a run can be
+computed again from the file alone.
 """
 
-import codecs
 import dataclasses
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from paligemma_jax.tasks import geometry, spacing
+from paligemma_jax.tasks import average_precision, box_text, geometry
 
-SEPARATOR = " ; "
-EVERYTHING = "all classes"  # "detect all classes" asks for whatever is there
-
-# Why `parse` drops something, in the order in which it looks, and how `check` says it.
-REASONS = {
-    "empty": "is empty: a ';' must stand between two objects",
-    "no_loc": "has no <loc> token before its label",
-    "loc_count": "does not have exactly four <loc> tokens",
-    "loc_range": "has a <loc> token that is not four digits from 0000 to 1023",
-    "inverted": "has its second corner above or left of the first (order is y1 x1 y2 x2)",
-    "zero_area": "covers no area",
-    "no_label": "has no label",
-    "seg_token": "holds <seg> tokens, which detection has no use for",
-}
-
-_LOC = re.compile(r"<loc([0-9]+)>")
-_SEG = re.compile(r"<seg[0-9]+>")
-# A run of loc tokens, then everything up to the next loc token or ';'.
-_OBJECT = re.compile(
-    r"\s*(?P<locs>(?:\s*<loc[0-9]+>)*)(?P<rest>(?:(?!<loc[0-9]+>)[^;])*)(?P<separator>;?)"
-)
-_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+MATCH_IOU = 0.5
+DUPLICATE_IOU = 0.9
+SURE = 0.5  # a label this likely is likelier than noise
+NOTHING, OTHER = "(nothing)", "(other)"  # of the confusion matrix
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Detections:
-    """The objects of one image.
-
-    Attributes:
-      boxes_yxyx: float32[n, 4] in 0..1 of the image.
-      labels: n texts.
-      dropped: how often `parse` dropped something, by the reasons in `REASONS`; all of them count
-        objects, except that `seg_token` counts tokens inside objects that are kept.
-    """
-
-    boxes_yxyx: np.ndarray
-    labels: tuple[str, ...]
-    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def parse(text: str, *, convention: str = geometry.DEFAULT_CONVENTION) -> Detections:
-    """Returns the well-formed objects in a model's text; the malformed are dropped and counted.
-
-    Never raises on text. Tolerated beyond the canonical form: any white space, a missing separator
-    before a `<loc>` token, `<seg>` tokens (removed, counted).
-    """
-    objects = list(cut_objects(text))
-    kept = [obj for obj in objects if obj.problem is None]
-    dropped = Counter(obj.problem for obj in objects if obj.problem)
-    if num_segs := sum(len(_SEG.findall(obj.rest)) for obj in kept):
-        dropped["seg_token"] = num_segs
-    bins = np.array([obj.bins for obj in kept], np.int32)
-    return Detections(
-        boxes_yxyx=geometry.from_bins(bins, convention=convention),
-        labels=tuple(obj.label for obj in kept),
-        dropped=dict(dropped),
-    )
-
-
-def format(  # the counterpart of parse
-    detections: Detections, *, convention: str = geometry.DEFAULT_CONVENTION
-) -> str:
-    """Returns the canonical text of objects; `parse` gives them back within half a bin.
-
-    (Within one bin at the far edge of "1024": see `geometry`.)
-
-    Raises:
-      ValueError: a box that is not finite, leaves 0..1, or is empty once rounded to bins; a label
-        that `parse` would not give back. Clip boxes and leave out the tiny ones beforehand.
-    """
-    boxes = np.asarray(detections.boxes_yxyx, np.float32).reshape(-1, 4)
-    if len(boxes) != len(detections.labels):
-        raise ValueError(f"{len(boxes)} boxes, but {len(detections.labels)} labels")
-    if not np.all((boxes >= 0) & (boxes <= 1)):  # False for nan too
-        raise ValueError(f"boxes must be yxyx in 0..1 of the image; found {boxes.tolist()}")
-    texts = []
-    all_bins = geometry.to_bins(boxes, convention=convention)
-    for bins, label in zip(all_bins, detections.labels, strict=True):
-        text = _write(bins, label)
-        objects = list(cut_objects(text))
-        if len(objects) == 1 and (problem := objects[0].problem):
-            raise ValueError(f"object {len(texts) + 1} {REASONS[problem]}: '{text}'")
-        if len(objects) != 1 or objects[0].label != label:
-            raise ValueError(
-                f"object {len(texts) + 1} has a label that does not read back: '{text}'"
-            )
-        texts.append(text)
-    return SEPARATOR.join(texts)
-
-
-def check(suffix: str) -> str | None:
-    """Returns what keeps a training suffix from being canonical, or None if nothing does.
-
-    The empty suffix is an image without objects (so Roboflow exports it) and is allowed.
-    """
-    objects = list(cut_objects(suffix))
-    for number, obj in enumerate(objects, start=1):
-        problem = obj.problem or ("seg_token" if _SEG.search(obj.rest) else None)
-        if problem:
-            return f"object {number} {REASONS[problem]}: '{spacing.shorten(obj.text)}'"
-    if suffix != SEPARATOR.join(_write(obj.bins, obj.label) for obj in objects):
-        labels = [spacing.without_comma(obj.label) for obj in objects]
-        meant = (_write(obj.bins, label) for obj, label in zip(objects, labels, strict=True))
-        return spacing.describe_difference(suffix, SEPARATOR.join(meant))
-    return None
-
-
-def prefix_classes(prefix: str, *, verb: str = "detect") -> list[str]:
-    """Returns the labels a prompt asks for: "detect a ; b" -> ["a", "b"]; [] if it names none."""
-    first, _, labels = prefix.strip().partition(" ")
-    if first.lower() != verb or labels.strip().lower() == EVERYTHING:
-        return []
-    return [label for part in labels.split(";") if (label := " ".join(part.split()))]
-
-
-def box_scores(tokens: Sequence[tuple[str, float]]) -> np.ndarray:
-    """Returns float32[n] in 0..1: how sure the model was of each object that `parse` finds.
-
-    The confidence is P(box) * P(label), where P(box) is the geometric mean of the probabilities of
-    the four `<loc>` tokens and P(label) that of the label's tokens, so neither a long label nor a
-    rare one makes a box weak. Separators and `<seg>` tokens do not count. It ranks boxes; it is
-    not calibrated.
+def score_example(
+    prediction: str,
+    *,
+    suffix: str | None,
+    tokens: Sequence[tuple[str, float]] | None = None,
+    convention: str = geometry.DEFAULT_CONVENTION,
+) -> dict[str, Any]:
+    """Reads one prediction and compares it with its truth: a detection row's own keys.
 
     Args:
-      tokens: (piece, log-probability) of the generated tokens up to, not including, the end of
-        text. The result is aligned with `parse(join_pieces(piece for piece, _ in tokens))`.
+      prediction: the model's text.
+      suffix: the true text; None where it is not known.
+      tokens: (piece, log-probability) of the prediction, as `box_text.box_scores` takes them;
+        without them every confidence is 1.
+
+    Returns:
+      detections: [{"box_yxyx": [y1, x1, y2, x2] in 0..1, "label": ..., "score": confidence}].
+      dropped: {reason: count} of what was malformed in the prediction (`box_text.REASONS`).
+      truths: [{"box_yxyx", "label"}], or None.
+      matched: how many detections overlap a truth of their label with IoU >= 0.5, one to one.
+      mean_iou: of the matched; None if there are none.
+      score: 0..1, 2 * (sum of the matches' IoU, whatever their size) / (detections + truths); 1
+        where both are none. None without truth, like matched, mean_iou and correct.
+      correct: whether every detection and every truth is matched.
+
+    Raises:
+      ValueError: the true text is no detection.
     """
-    text, spans = piece_spans([piece for piece, _ in tokens])
-    kept = [obj for obj in cut_objects(text) if obj.problem is None]
-    # part_of[c]: 2i for a character of object i's loc tokens, 2i+1 of its label, -1 of neither.
-    part_of = np.full(len(text), -1)
-    for number, obj in enumerate(kept):
-        part_of[obj.locs_start : obj.rest_start] = 2 * number
-        without_segs = _SEG.sub(lambda seg: " " * len(seg[0]), obj.rest)
-        for word in re.finditer(r"\S+", without_segs):
-            part_of[obj.rest_start + word.start() : obj.rest_start + word.end()] = 2 * number + 1
-    logps = logps_by_part(part_of, spans, tokens, num_parts=2 * len(kept))
-    means = np.array([np.mean(part) for part in logps], np.float32).reshape(-1, 2)
-    return np.exp(means.sum(axis=1))
+    text = prediction if tokens is None else box_text.join_pieces(piece for piece, _ in tokens)
+    predicted = box_text.parse(text, convention=convention)
+    scores = np.ones(len(predicted)) if tokens is None else box_text.box_scores(tokens)
+    row = {"detections": with_scores(predicted, scores), "dropped": dict(predicted.dropped)}
+    return row | compare(predicted, suffix, convention)
 
 
-def label_scores(tokens: Sequence[tuple[str, float]]) -> np.ndarray:
-    """Returns float32[n] in 0..1: how likely each object's label is after its `<loc>` tokens.
+def score_with_noise(
+    prediction: str,
+    *,
+    suffix: str | None,
+    tokens: Sequence[tuple[str, float]] | None = None,
+    convention: str = geometry.DEFAULT_CONVENTION,
+) -> dict[str, Any]:
+    """As `score_example`, with `box_text.label_scores` as confidences.
 
-    The confidence of models that are trained with noise boxes (arXiv:2412.03555, App. C): where
-    noise is likely, a label is not. A label's own space counts, for it may be a token by itself,
-    the one that stands where noise would. Arguments and order as in `box_scores`.
+    Of a model that was trained with noise boxes (`data.noise_boxes`; arXiv:2412.03555, App. C):
+    after its real boxes every training answer went on with boxes at random places whose class was
+    "noise". Noise and eos are forbidden while the model answers, so it always names as many boxes
+    as there is room for, and the likelihood of a label says which of them are meant.
+
+    Boxes of confidence SURE or more are the row's `detections`, which all keys speak of; the others
+    are in the key `unsure`, of the same form, which only average precision looks at. What comes
+    after the last separator was cut off and does not count.
     """
-    text, spans = piece_spans([piece for piece, _ in tokens])
-    kept = [obj for obj in cut_objects(text) if obj.problem is None]
-    part_of = np.full(len(text), -1)
-    for number, obj in enumerate(kept):
-        part_of[obj.rest_start : obj.rest_start + len(obj.rest.rstrip())] = number
-    logps = logps_by_part(part_of, spans, tokens, num_parts=len(kept))
-    return np.exp(np.array([sum(part) for part in logps], np.float32))
+    if tokens is None:
+        found = box_text.parse(prediction.rpartition(";")[0], convention=convention)
+        scores = np.ones(len(found))
+    else:
+        finished = box_text.drop_unfinished(tokens)
+        text = box_text.join_pieces(piece for piece, _ in finished)
+        found = box_text.parse(text, convention=convention)
+        scores = box_text.label_scores(finished)
+    sure = _choose(found, scores >= SURE)
+    return {
+        "detections": with_scores(sure, scores[scores >= SURE]),
+        "unsure": with_scores(_choose(found, scores < SURE), scores[scores < SURE]),
+        "dropped": dict(found.dropped),
+        **compare(sure, suffix, convention),
+    }
 
 
-def drop_unfinished(tokens: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Returns the tokens of whole objects, for text that was cut off anywhere.
+def compare(predicted: box_text.Detections, suffix: str | None, convention: str) -> dict[str, Any]:
+    """Returns the keys of `score_example` from `truths` on."""
+    if suffix is None:
+        return dict.fromkeys(("truths", "matched", "mean_iou", "score", "correct"))
+    if problem := box_text.check(suffix):
+        raise ValueError(f"the true suffix is no detection: {problem}")
+    truth = box_text.parse(suffix, convention=convention)
+    same = [pair for pair in match(truth, predicted, min_iou=0) if pair.same_label]
+    matched = [pair.iou for pair in same if pair.iou >= MATCH_IOU]
+    total = len(truth) + len(predicted)
+    return {
+        "truths": _to_rows(truth),
+        "matched": len(matched),
+        "mean_iou": round(_mean(matched), 6) if matched else None,
+        "score": round(2 * sum(pair.iou for pair in same) / total, 6) if total else 1.0,
+        "correct": len(matched) == len(truth) == len(predicted),
+    }
 
-    An object is whole where a separator follows, or the next object's `<loc>` tokens do.
-    """
-    end, before = 0, ""
-    for number, (piece, _) in enumerate(tokens):
-        follows_label = _LOC.fullmatch(piece) and not (_LOC.fullmatch(before) or ";" in before)
-        if ";" in piece or (follows_label and before):
-            end = number
-        before = piece if piece.strip(" \u2581") else before
-    return list(tokens[:end])
 
-
-def join_pieces(pieces: Iterable[str]) -> str:
-    """Returns the text of sentencepiece pieces: "▁" is a space, "<0xC3>" a byte of UTF-8."""
-    return piece_spans(pieces)[0]
+def with_scores(detections: box_text.Detections, scores: np.ndarray) -> list[dict[str, Any]]:
+    """Returns detections as the rows have them, with a confidence each."""
+    return [
+        {**found, "score": round(float(score), 6)}
+        for found, score in zip(_to_rows(detections), scores, strict=True)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
-class TextObject:
-    """One stretch of text that should be an object; offsets count characters of the whole text."""
+class Pair:
+    """A truth and a prediction, by their places in their lists, that cover the same thing."""
 
-    text: str
-    locs: tuple[str, ...]
-    locs_start: int
-    rest: str
-    rest_start: int
-
-    @property
-    def label(self) -> str:
-        return " ".join(_SEG.sub(" ", self.rest).split())
-
-    @property
-    def bins(self) -> list[int]:
-        return [int(digits) for digits in self.locs]
-
-    @property
-    def problem(self) -> str | None:
-        """The first key of REASONS that keeps this from being an object."""
-        return self.problem_of_box or (None if self.label else "no_label")
-
-    @property
-    def problem_of_box(self) -> str | None:
-        """The first key of REASONS that keeps this from having a box."""
-        if not self.locs:
-            return "no_loc" if self.rest.strip() else "empty"
-        if len(self.locs) != 4:
-            return "loc_count"
-        if any(len(digits) != 4 or int(digits) >= geometry.NUM_BINS for digits in self.locs):
-            return "loc_range"
-        y1, x1, y2, x2 = self.bins
-        if y2 < y1 or x2 < x1:
-            return "inverted"
-        return "zero_area" if y2 == y1 or x2 == x1 else None
+    truth: int
+    prediction: int
+    iou: float
+    same_label: bool
 
 
-def cut_objects(text: str) -> Iterator[TextObject]:
-    """Cuts a text at every ';' and before every run of loc tokens. Blank text has no objects."""
-    expected = False  # a separator promises another object
-    for found in _OBJECT.finditer(text):
-        is_blank = not found["locs"] and not found["rest"].strip() and not found["separator"]
-        if is_blank and not expected:
-            continue
-        expected = bool(found["separator"])
-        yield TextObject(
-            text=found[0].removesuffix(";").strip(),
-            locs=tuple(_LOC.findall(found["locs"])),
-            locs_start=found.start("locs"),
-            rest=found["rest"],
-            rest_start=found.start("rest"),
+def match(
+    truth: box_text.Detections, predicted: box_text.Detections, *, min_iou: float
+) -> list[Pair]:
+    """Pairs truths with predictions one to one: those of the same label first, then by IoU.
+
+    Confidences play no part: a text names its boxes or it does not. Pairs have IoU >= min_iou
+    and above 0.
+    """
+    overlaps = geometry.iou(truth.boxes_yxyx, predicted.boxes_yxyx)
+    candidates = [
+        Pair(int(t), int(p), float(overlaps[t, p]), truth.labels[t] == predicted.labels[p])
+        for t, p in np.argwhere((overlaps >= min_iou) & (overlaps > 0))
+    ]
+    pairs, used = [], (set(), set())
+    for pair in sorted(candidates, key=lambda pair: (not pair.same_label, -pair.iou)):
+        if pair.truth not in used[0] and pair.prediction not in used[1]:
+            used[0].add(pair.truth)
+            used[1].add(pair.prediction)
+            pairs.append(pair)
+    return pairs
+
+
+def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the scores of a data set from its rows; `score_example` lists their keys.
+
+    Rows without truth are left out. Numbers that do not exist, for lack of boxes, are nan.
+
+    Returns:
+      map, map50, map75: COCO's average precision over classes that have a truth, with the boxes'
+        confidences (`average_precision`); per_class has each class's own. Boxes under the key
+        "unsure", which `score_with_noise` gives, count here and nowhere else.
+      precision50, recall50, mean_iou: of all boxes, from pairs of one label with IoU >= 0.5. A
+        label that is no truth's (`unknown_labels` counts them) is a false positive here.
+      image_score, correct: means of the rows' values. count_correct: share of images with as many
+        boxes as they should have.
+      num_images, num_truths, num_predictions, empty (images without predictions), duplicates
+        (boxes with IoU >= 0.9 with an earlier one of their label), dropped ({reason: count}).
+      per_class: {label: {map, map50, map75, precision50, recall50, num_truths, num_predictions}}
+        for the labels of truths.
+      confusion: {"labels": [...], "counts": [[...]]}, counts[truth][prediction] of pairs with IoU
+        >= 0.5. The labels are those of truths and prompts, then "(other)" for what else was
+        predicted, then "(nothing)": a prediction without truth, a truth without prediction.
+      pr_curves: {label: precision at recalls of 0, 0.01, .. 1, at IoU 0.5}.
+    """
+    images = [_Image.of(row) for row in rows if row["truths"] is not None]
+    labels = sorted({label for image in images for label in image.truth.labels})
+    known = {label for image in images for label in image.known}
+    per_class = _per_class(images, labels)
+    curves = {label: values.pop("curve50") for label, values in per_class.items()}
+    return {
+        **{
+            key: _mean([values[key] for values in per_class.values()])
+            for key in ("map", "map50", "map75")
+        },
+        **_quality(images),
+        **_counts(images),
+        "unknown_labels": dict(
+            Counter(
+                label for image in images for label in image.predicted.labels if label not in known
+            )
+        ),
+        "per_class": per_class,
+        "confusion": _confusion(images),
+        "pr_curves": curves,
+    }
+
+
+def confusion(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the confusion matrix of `score`, of rows of any task that has labelled boxes."""
+    return _confusion([_Image.of(row) for row in rows if row["truths"] is not None])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Image:
+    """A row, ready to be counted.
+
+    `pairs` overlap by MATCH_IOU or more; `ranked` has the unsure; `known` labels are those of the
+    truths and of the prompt.
+    """
+
+    row: Mapping[str, Any]
+    truth: box_text.Detections
+    predicted: box_text.Detections
+    ranked: box_text.Detections
+    scores: list[float]
+    pairs: list[Pair]
+    known: set[str]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "_Image":
+        truth, predicted = _from_rows(row["truths"]), _from_rows(row["detections"])
+        ranked = [*row["detections"], *row.get("unsure", ())]
+        return cls(
+            row=row,
+            truth=truth,
+            predicted=predicted,
+            ranked=_from_rows(ranked),
+            scores=[found["score"] for found in ranked],
+            pairs=match(truth, predicted, min_iou=MATCH_IOU),
+            known={*truth.labels, *box_text.prefix_classes(row.get("prefix", ""))},
         )
 
 
-def logps_by_part(
-    part_of: np.ndarray,
-    spans: Sequence[tuple[int, int]],
-    tokens: Sequence[tuple[str, float]],
-    *,
-    num_parts: int,
-) -> list[list[float]]:
-    """Returns each part's log-probabilities; `part_of` is int[characters], -1 where there is none.
-
-    A token that reaches into several parts belongs to all of them.
-    """
-    logps: list[list[float]] = [[] for _ in range(num_parts)]
-    for (start, stop), (_, logp) in zip(spans, tokens, strict=True):
-        for part in set(part_of[start:stop].tolist()) - {-1}:
-            logps[part].append(float(logp))
-    return logps
+def _quality(images: Sequence[_Image]) -> dict[str, float]:
+    ious = [pair.iou for image in images for pair in image.pairs if pair.same_label]
+    return {
+        "precision50": _ratio(len(ious), sum(len(image.predicted) for image in images)),
+        "recall50": _ratio(len(ious), sum(len(image.truth) for image in images)),
+        "mean_iou": _mean(ious),
+        "image_score": _mean([image.row["score"] for image in images]),
+        "correct": _mean([image.row["correct"] for image in images]),
+        "count_correct": _mean([len(image.truth) == len(image.predicted) for image in images]),
+    }
 
 
-def _write(bins: Iterable[int], label: str) -> str:
-    return "".join(f"<loc{value:04d}>" for value in bins) + f" {label}"
+def _counts(images: Sequence[_Image]) -> dict[str, Any]:
+    dropped = Counter()
+    for image in images:
+        dropped.update(image.row["dropped"])
+    return {
+        "num_images": len(images),
+        "num_truths": sum(len(image.truth) for image in images),
+        "num_predictions": sum(len(image.predicted) for image in images),
+        "empty": sum(len(image.predicted) == 0 for image in images),
+        "duplicates": sum(_count_duplicates(image.predicted) for image in images),
+        "dropped": dict(dropped),
+    }
 
 
-def piece_spans(pieces: Iterable[str]) -> tuple[str, list[tuple[int, int]]]:
-    """Returns the text of sentencepiece pieces and each piece's characters [start, stop) in it.
+def _per_class(images: Sequence[_Image], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    precisions = average_precision.average_precision(
+        [image.truth for image in images],
+        [image.ranked for image in images],
+        [image.scores for image in images],
+        labels=labels,
+    )
+    num_truths = Counter(label for image in images for label in image.truth.labels)
+    num_predictions = Counter(label for image in images for label in image.predicted.labels)
+    matched = Counter(
+        image.truth.labels[pair.truth]
+        for image in images
+        for pair in image.pairs
+        if pair.same_label
+    )
+    return {
+        label: {
+            **precisions[label],
+            "precision50": _ratio(matched[label], num_predictions[label]),
+            "recall50": _ratio(matched[label], num_truths[label]),
+            "num_truths": num_truths[label],
+            "num_predictions": num_predictions[label],
+        }
+        for label in labels
+    }
 
-    A byte of an unfinished character spans the character that it will become part of.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    text, spans = "", []
-    for piece in pieces:
-        byte = _BYTE_PIECE.fullmatch(piece)
-        raw = (
-            bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode(errors="replace")
-        )
-        start = len(text)
-        text += decoder.decode(raw)
-        spans.append((start, max(len(text), start + 1) if byte else len(text)))
-    return text + decoder.decode(b"", final=True), spans
+
+def _confusion(images: Sequence[_Image]) -> dict[str, Any]:
+    names = [*sorted({label for image in images for label in image.known}), OTHER, NOTHING]
+    place = {name: number for number, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)), int)
+    for image in images:
+        partner = {pair.truth: pair.prediction for pair in image.pairs}
+        columns = [place.get(label, place[OTHER]) for label in image.predicted.labels]
+        for number, label in enumerate(image.truth.labels):
+            column = columns[partner[number]] if number in partner else place[NOTHING]
+            counts[place[label], column] += 1
+        for number in set(range(len(columns))) - set(partner.values()):
+            counts[place[NOTHING], columns[number]] += 1
+    return {"labels": names, "counts": counts.tolist()}
+
+
+def _count_duplicates(predicted: box_text.Detections) -> int:
+    overlaps = geometry.iou(predicted.boxes_yxyx, predicted.boxes_yxyx)
+    labels = np.array(predicted.labels, object)
+    same = np.tril((overlaps >= DUPLICATE_IOU) & (labels[:, None] == labels[None, :]), k=-1)
+    return int(same.any(axis=1).sum())
+
+
+def _choose(detections: box_text.Detections, is_chosen: np.ndarray) -> box_text.Detections:
+    numbers = np.flatnonzero(is_chosen)
+    labels = tuple(detections.labels[number] for number in numbers)
+    return box_text.Detections(detections.boxes_yxyx[numbers], labels)
+
+
+def _to_rows(detections: box_text.Detections) -> list[dict[str, Any]]:
+    return [
+        {"box_yxyx": [round(float(value), 6) for value in box], "label": label}
+        for box, label in zip(detections.boxes_yxyx, detections.labels, strict=True)
+    ]
+
+
+def _from_rows(rows: Sequence[Mapping[str, Any]]) -> box_text.Detections:
+    boxes = np.array([row["box_yxyx"] for row in rows], np.float32).reshape(-1, 4)
+    return box_text.Detections(boxes, tuple(row["label"] for row in rows))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")

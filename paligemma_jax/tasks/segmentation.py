@@ -1,220 +1,242 @@
-"""Segmentation as text: `<locY1><locX1><locY2><locX2>` and 16 `<seg>` tokens, then a label.
+"""How good predicted masks are: per image (`score_example`) and over a data set (`aggregate`).
 
-    <loc0390><loc0241><loc0472><loc0440><seg071><seg..> .. <seg018> water ; <loc0010>.. boat
-
-Boxes are those of detection. The 16 tokens are the mask inside the box, stretched to 64x64, as a
-mask codec writes it (`models.mask_codec`); this file knows them as numbers and takes the codec as
-two functions where pixels are needed. The label may be missing, as in RefCOCO's suffixes. Text of
-a model is read by `parse`, which never raises; text to train on is held to the grammar by `check`.
+mIoU, box accuracy and the count of invalid answers are those of big_vision's evaluator (its
+evaluators/proj/paligemma/transfers/segmentation.py): masks are compared at the image's own size; an
+answer that is malformed, or has no pixel, counts as IoU 0. Of n true objects the first n that the
+text names are looked at, whatever follows is not; so with one object, as in RefCOCO, it is the
+first. Several are paired one to one, those of the same label first, then by IoU.
 """
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from paligemma_jax.tasks import detection, geometry, masks, spacing
+from paligemma_jax.tasks import detection, geometry, mask_text, masks
 
-NUM_TOKENS = 16
-NUM_CODES = 128
+MATCH_IOU = 0.5
+BOX_IOUS = {"box_accuracy50": 0.5, "box_accuracy75": 0.75}
+UNKNOWN_SIDE = 512  # px of the canvas where only tokens are known, and no image size
 
-# float32[n, 64, 64] in 0..1 -> int[n, 16], and int[n, 16] -> float32[n, 64, 64], above 0 inside.
-Encode = Callable[[np.ndarray], np.ndarray]
-Decode = Callable[[np.ndarray], np.ndarray]
-
-# Why `parse` drops something, in the order in which it looks, and how `check` says it.
-REASONS = {
-    **{
-        key: text for key, text in detection.REASONS.items() if key not in ("no_label", "seg_token")
-    },
-    "no_seg": "has no <seg> token after its <loc> tokens",
-    "seg_count": "has fewer than 16 <seg> tokens after its <loc> tokens",
-    "seg_range": "has a <seg> token that is not three digits from 000 to 127",
-    "extra_seg": "has more than 16 <seg> tokens",
-}
-
-_SEG = re.compile(r"<seg([0-9]+)>")
-_LEADING_SEGS = re.compile(r"(?:\s*<seg[0-9]+>)*")
+DrawTruth = Callable[[], masks.Regions]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Segments:
-    """The objects of one image, their masks as tokens.
-
-    Attributes:
-      boxes_yxyx: float32[n, 4] in 0..1 of the image.
-      codes: int32[n, 16] in 0..127.
-      labels: n texts, maybe empty.
-      places: int[n], the how manieth object of the text each of them is, dropped ones counted.
-      dropped: how often `parse` dropped something, by the reasons in `REASONS`; all of them count
-        objects that are dropped, except that `extra_seg` counts objects kept without what follows
-        their first 16 tokens.
-    """
-
-    boxes_yxyx: np.ndarray
-    codes: np.ndarray
-    labels: tuple[str, ...]
-    places: tuple[int, ...] = ()
-    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def parse(text: str, *, convention: str = geometry.DEFAULT_CONVENTION) -> Segments:
-    """Returns the well-formed objects in a model's text; the malformed are dropped and counted.
-
-    Never raises on text. White space and separators are read as in `detection.parse`.
-    """
-    found = [_Segment(part) for part in detection.cut_objects(text)]
-    kept = [(place, segment) for place, segment in enumerate(found) if segment.problem is None]
-    dropped = Counter(segment.problem for segment in found if segment.problem)
-    dropped["extra_seg"] += sum(segment.num_extra > 0 for _, segment in kept)
-    bins = np.array([segment.part.bins for _, segment in kept], np.int32)
-    return Segments(
-        boxes_yxyx=geometry.from_bins(bins, convention=convention),
-        codes=np.array([segment.codes for _, segment in kept], np.int32).reshape(-1, NUM_TOKENS),
-        labels=tuple(segment.part.label for _, segment in kept),
-        places=tuple(place for place, _ in kept),
-        dropped={reason: count for reason, count in dropped.items() if count},
-    )
-
-
-def format(  # the counterpart of parse
-    segments: Segments, *, convention: str = geometry.DEFAULT_CONVENTION
-) -> str:
-    """Returns the canonical text of objects; `parse` gives them back, boxes within half a bin.
-
-    Raises:
-      ValueError: a box that is not finite, leaves 0..1, or is empty once rounded to bins; codes
-        that are not 16 numbers in 0..127; a label that `parse` would not give back.
-    """
-    boxes = np.asarray(segments.boxes_yxyx, np.float32).reshape(-1, 4)
-    codes = np.asarray(segments.codes, np.int32).reshape(-1, NUM_TOKENS)
-    if not len(boxes) == len(codes) == len(segments.labels):
-        raise ValueError(f"{len(boxes)} boxes, {len(codes)} masks, {len(segments.labels)} labels")
-    if not np.all((boxes >= 0) & (boxes <= 1)):  # False for nan too
-        raise ValueError(f"boxes must be yxyx in 0..1 of the image; found {boxes.tolist()}")
-    texts = []
-    all_bins = geometry.to_bins(boxes, convention=convention)
-    for number, label in enumerate(segments.labels):
-        text = _write(all_bins[number], codes[number], label)
-        if problem := _problem(text):
-            raise ValueError(f"object {number + 1} {problem}: '{text}'")
-        texts.append(text)
-    return detection.SEPARATOR.join(texts)
-
-
-def check(suffix: str) -> str | None:
-    """Returns what keeps a training suffix from being canonical, or None if nothing does.
-
-    The empty suffix is an image without objects and is allowed.
-    """
-    found = [_Segment(part) for part in detection.cut_objects(suffix)]
-    for number, segment in enumerate(found, start=1):
-        problem = segment.problem or ("extra_seg" if segment.num_extra else None)
-        if problem:
-            return f"object {number} {REASONS[problem]}: '{spacing.shorten(segment.part.text)}'"
-    parts = [(one.part.bins, one.codes, one.part.label) for one in found]
-    if suffix != detection.SEPARATOR.join(_write(*part) for part in parts):
-        meant = (_write(bins, codes, spacing.without_comma(label)) for bins, codes, label in parts)
-        return spacing.describe_difference(suffix, detection.SEPARATOR.join(meant))
-    return None
-
-
-def encode(regions: masks.Regions, codec: Encode) -> Segments:
-    """Returns objects with their masks as tokens, ready for `format`.
-
-    Raises:
-      ValueError: a box that covers no pixel.
-    """
-    cuts = [
-        masks.cut(mask, box) for mask, box in zip(regions.masks, regions.boxes_yxyx, strict=True)
-    ]
-    codes = codec(np.stack(cuts)) if cuts else np.zeros((0, NUM_TOKENS))
-    return Segments(regions.boxes_yxyx, np.asarray(codes, np.int32), regions.labels)
-
-
-def paste(segments: Segments, codec: Decode, *, height: int, width: int) -> masks.Regions:
-    """Returns objects with their masks in the pixels of an image; undoes `encode`."""
-    pasted = [
-        masks.paste(mask, box, height, width)
-        for mask, box in zip(paint(segments, codec), segments.boxes_yxyx, strict=True)
-    ]
-    stacked = np.array(pasted, bool).reshape(-1, height, width)
-    return masks.Regions(segments.boxes_yxyx, segments.labels, stacked)
-
-
-def paint(segments: Segments, codec: Decode) -> np.ndarray:
-    """Returns float32[n, 64, 64], each mask in its box, above 0 inside."""
-    if not len(segments):
-        return np.zeros((0, masks.SIDE, masks.SIDE), np.float32)
-    return np.asarray(codec(segments.codes))
-
-
-def confidences(tokens: Sequence[tuple[str, float]]) -> np.ndarray:
-    """Returns float32[n] in 0..1: how sure the model was of each object that `parse` finds.
-
-    The geometric mean of the probabilities of all of an object's tokens: box, mask and label. It
-    ranks objects; it is not calibrated.
+def score_example(
+    prediction: str,
+    *,
+    suffix: str | None,
+    tokens: Sequence[tuple[str, float]] | None = None,
+    extra: Mapping[str, Any] | None = None,  # noqa: ARG001 (every task has it)
+    draw_truth: DrawTruth | None = None,
+    codec: mask_text.Decode,
+    convention: str = geometry.DEFAULT_CONVENTION,
+) -> dict[str, Any]:
+    """Reads one prediction and compares it with its truth: a segmentation row's own keys.
 
     Args:
-      tokens: (piece, log-probability), as `detection.box_scores` takes them.
+      prediction: the model's text.
+      suffix: the true text; None where it is not known.
+      tokens: (piece, log-probability) of the prediction; without them every confidence is 1.
+      draw_truth: returns the true masks at the image's size; without it they are what the suffix
+        holds, decoded, on a canvas of 512x512.
+      codec: turns tokens into masks.
+
+    Returns:
+      detections: [{"box_yxyx", "label", "score", "mask"}], boxes in 0..1, mask as `masks.pack`.
+      dropped: {reason: count} of what was malformed in the prediction (`mask_text.REASONS`).
+      truths: [{"box_yxyx", "label", "mask", "iou", "box_iou", "is_answered", "pixels"}], or None:
+        overlap of each with its partner, 0 without one; whether it has one that is well formed;
+        pixels of [intersection, union].
+      matched: how many truths have IoU >= 0.5 with a partner of their label.
+      mean_iou: of all truths; None if there are none. score: the same, and where there are no
+        truths 1 if nothing was predicted, else 0. None without truth, as are matched, correct.
+      correct: whether all truths are matched and nothing else was predicted.
+
+    Raises:
+      ValueError: the true text is no segmentation, or names other objects than the true masks.
     """
-    text, spans = detection.piece_spans([piece for piece, _ in tokens])
-    owner = np.full(len(text), -1)
-    parts = [part for part in detection.cut_objects(text) if _Segment(part).problem is None]
-    for number, part in enumerate(parts):
-        owner[part.locs_start : part.rest_start + len(part.rest.rstrip())] = number
-    logps = detection.logps_by_part(owner, spans, tokens, num_parts=len(parts))
-    return np.exp(np.array([np.mean(part) for part in logps], np.float32))
+    predicted = mask_text.parse(prediction, convention=convention)
+    scores = np.ones(len(predicted)) if tokens is None else mask_text.confidences(tokens)
+    painted = mask_text.paint(predicted, codec)
+    row = {
+        "detections": [
+            {**found, "score": round(float(score), 6)}
+            for found, score in zip(_to_rows(predicted, painted), scores, strict=True)
+        ],
+        "dropped": dict(predicted.dropped),
+    }
+    if suffix is None:
+        return row | dict.fromkeys(("truths", "matched", "mean_iou", "score", "correct"))
+    truth, true_masks = _read_truth(suffix, draw_truth, codec, convention)
+    pairs = _pair(truth, predicted, painted)
+    ious = [pair.iou for pair in pairs]
+    matched = sum(pair.iou >= MATCH_IOU and pair.same_label for pair in pairs)
+    return row | {
+        "truths": [
+            {**found, **pair.to_row()}
+            for found, pair in zip(_to_rows(truth, true_masks), pairs, strict=True)
+        ],
+        "matched": matched,
+        "mean_iou": round(float(np.mean(ious)), 6) if ious else None,
+        "score": round(float(np.mean(ious)), 6) if ious else float(not len(predicted)),
+        "correct": matched == len(truth) == len(predicted),
+    }
+
+
+def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the scores of a data set from its rows; `score_example` lists their keys.
+
+    Rows without truth are left out. Numbers that do not exist, for lack of objects, are nan.
+
+    Returns:
+      miou: mean over all true objects. box_accuracy50, box_accuracy75: share of true objects whose
+        box has at least this IoU with the answer's. invalid: how many have no answer with a mask
+        of a pixel or more. (big_vision's miou, boxacc/0.5, boxacc/0.75, invalid; num_truths is its
+        total.)
+      pixel_iou: the pixels of all intersections over those of all unions.
+      correct, image_score: means of the rows' values. count_correct: share of images with as many
+        objects as they should have.
+      num_images, num_truths, num_predictions, empty (images without predictions), dropped ({reason:
+        count}).
+      per_class: {label: {miou, pixel_iou, num_truths}} for the labels of truths.
+      confusion: as in `detection.aggregate`, of pairs whose boxes overlap.
+    """
+    rows = [row for row in rows if row["truths"] is not None]
+    truths = [truth for row in rows for truth in row["truths"]]
+    dropped = Counter()
+    for row in rows:
+        dropped.update(row["dropped"])
+    return {
+        "miou": _mean([truth["iou"] for truth in truths]),
+        **{
+            name: _mean([truth["box_iou"] >= least for truth in truths])
+            for name, least in BOX_IOUS.items()
+        },
+        "pixel_iou": _pixel_iou(truths),
+        "invalid": sum(not truth["is_answered"] for truth in truths),
+        "image_score": _mean([row["score"] for row in rows]),
+        "correct": _mean([row["correct"] for row in rows]),
+        "count_correct": _mean([len(row["truths"]) == len(row["detections"]) for row in rows]),
+        "num_images": len(rows),
+        "num_truths": len(truths),
+        "num_predictions": sum(len(row["detections"]) for row in rows),
+        "empty": sum(not row["detections"] for row in rows),
+        "dropped": dict(dropped),
+        "per_class": _per_class(truths),
+        "confusion": detection.confusion(rows),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
-class _Segment:
-    """One stretch of text that should be an object with a mask."""
+class _Pair:
+    """A truth beside its answer, or beside nothing: then all is 0."""
 
-    part: detection.TextObject
+    iou: float = 0.0
+    box_iou: float = 0.0
+    same_label: bool = False
+    is_answered: bool = False
+    intersection: int = 0
+    union: int = 0
 
-    @property
-    def segs(self) -> list[str]:
-        """The digits of the seg tokens right after the loc tokens."""
-        leading = _LEADING_SEGS.match(self.part.rest)
-        return _SEG.findall(leading[0]) if leading else []
-
-    @property
-    def codes(self) -> list[int]:
-        return [int(digits) for digits in self.segs[:NUM_TOKENS]]
-
-    @property
-    def num_extra(self) -> int:
-        return len(_SEG.findall(self.part.rest)) - NUM_TOKENS
-
-    @property
-    def problem(self) -> str | None:
-        """The first key of REASONS that keeps this from being an object."""
-        if problem := self.part.problem_of_box:
-            return problem
-        if not self.segs:
-            return "no_seg"
-        if len(self.segs) < NUM_TOKENS:
-            return "seg_count"
-        used = self.segs[:NUM_TOKENS]
-        in_range = all(len(digits) == 3 and int(digits) < NUM_CODES for digits in used)
-        return None if in_range else "seg_range"
+    def to_row(self) -> dict[str, Any]:
+        return {
+            "iou": round(self.iou, 6),
+            "box_iou": round(self.box_iou, 6),
+            "is_answered": self.is_answered,
+            "pixels": [self.intersection, self.union],
+        }
 
 
-def _problem(text: str) -> str | None:
-    """Returns what keeps the text of one object from being read back as it is."""
-    found = [_Segment(part) for part in detection.cut_objects(text)]
-    if len(found) == 1 and found[0].problem:
-        return REASONS[found[0].problem]
-    return "has a label that does not read back" if check(text) or len(found) != 1 else None
+def _read_truth(
+    suffix: str, draw_truth: DrawTruth | None, codec: mask_text.Decode, convention: str
+) -> tuple[masks.Regions, np.ndarray]:
+    """Returns the true objects, and float[n, 64, 64], their masks in their boxes, for pictures."""
+    if problem := mask_text.check(suffix):
+        raise ValueError(f"the true suffix is no segmentation: {problem}")
+    written = mask_text.parse(suffix, convention=convention)
+    painted = mask_text.paint(written, codec)
+    if draw_truth is None:
+        side = UNKNOWN_SIDE
+        return mask_text.paste(written, lambda _: painted, height=side, width=side), painted
+    drawn = draw_truth()
+    if len(drawn) != len(written):
+        raise ValueError(
+            f"the suffix names {len(written)} objects, the row's key 'objects' {len(drawn)}"
+        )
+    both = zip(drawn.masks, drawn.boxes_yxyx, strict=True)
+    return drawn, np.array([_shrink(mask, box) for mask, box in both])
 
 
-def _write(bins: Sequence[int] | np.ndarray, codes: Sequence[int] | np.ndarray, label: str) -> str:
-    locs = "".join(f"<loc{value:04d}>" for value in bins)
-    segs = "".join(f"<seg{value:03d}>" for value in codes)
-    return f"{locs}{segs} {label}" if label else locs + segs
+def _shrink(mask: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Returns float[64, 64], above 0 inside: what of bool[H, W] lies in a box, maybe nothing."""
+    inside, side = masks.crop(mask, box), masks.SIDE
+    return (masks.resize(inside, side, side) if inside.size else np.zeros((side, side))) - 0.5
+
+
+def _pair(truth: masks.Regions, predicted: mask_text.Segments, painted: np.ndarray) -> list[_Pair]:
+    """Returns one pair for each truth, from the first len(truth) objects of the text."""
+    candidates = []
+    overlaps = geometry.iou(truth.boxes_yxyx, predicted.boxes_yxyx)
+    _, H, W = truth.masks.shape
+    for p, place in enumerate(predicted.places):
+        if place >= len(truth):
+            continue
+        (y1, x1, y2, x2), inside = masks.fit(painted[p], predicted.boxes_yxyx[p], H, W)
+        for t, mask in enumerate(truth.masks):
+            shared = int((mask[y1:y2, x1:x2] & inside).sum()) if inside.size else 0
+            union = int(mask.sum()) + int(inside.sum()) - shared
+            pair = _Pair(
+                iou=shared / union if union else 0.0,
+                box_iou=float(overlaps[t, p]),
+                same_label=truth.labels[t] == predicted.labels[p],
+                is_answered=inside.size > 0,
+                intersection=shared,
+                union=union,
+            )
+            candidates.append((t, p, pair))
+    candidates.sort(key=lambda found: (not found[2].same_label, -found[2].iou, -found[2].box_iou))
+    chosen: dict[int, _Pair] = {}
+    used = set()
+    for t, p, pair in candidates:
+        if t not in chosen and p not in used:
+            chosen[t] = pair
+            used.add(p)
+    missed = [_Pair(union=int(mask.sum())) for mask in truth.masks]
+    return [chosen.get(t, pair) for t, pair in enumerate(missed)]
+
+
+def _per_class(truths: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    labels = sorted({truth["label"] for truth in truths} - {""})
+    groups = {label: [truth for truth in truths if truth["label"] == label] for label in labels}
+    return {
+        label: {
+            "miou": _mean([truth["iou"] for truth in group]),
+            "pixel_iou": _pixel_iou(group),
+            "num_truths": len(group),
+        }
+        for label, group in groups.items()
+    }
+
+
+def _pixel_iou(truths: Sequence[Mapping[str, Any]]) -> float:
+    shared, union = (sum(truth["pixels"][part] for truth in truths) for part in (0, 1))
+    return shared / union if union else float("nan")
+
+
+def _to_rows(
+    found: masks.Regions | mask_text.Segments, painted: np.ndarray
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "box_yxyx": [round(float(value), 6) for value in box],
+            "label": label,
+            "mask": masks.pack(mask > 0),
+        }
+        for box, label, mask in zip(found.boxes_yxyx, found.labels, painted, strict=True)
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.tasks import (
+    box_text,
     detection,
-    detection_score,
     geometry,
+    mask_text,
     metrics,
-    noise_boxes,
     segmentation,
-    segmentation_score,
     structure_metrics,
     text_metrics,
     vqa,
@@ -31,11 +30,12 @@ class Task:
       parse: (text) -> structure. For a model's text: never raises.
       format: (structure) -> text to train on; parse(format(a)) is a, up to the task's rounding.
       check: (suffix) -> what is wrong with it as text to train on, or None.
-      judge: (prediction, *, suffix, tokens=None, extra=None, draw_truth=None) -> the task's own
-        keys of a row of predictions.jsonl, always with score (0..1) and correct (None without
+      score_example: (prediction, *, suffix, tokens=None, extra=None, draw_truth=None) -> the task's
+        own keys of a row of predictions.jsonl, always with score (0..1) and correct (None without
         truth). tokens are (piece, log-probability) of the prediction, extra the other keys of the
         row of data, draw_truth a function that returns its outlined objects (`masks.Regions`).
-      score: (rows) -> scores of a data set. Rows hold prefix, prediction and what `judge` returned.
+      aggregate: (rows) -> scores of a data set. Rows hold prefix, prediction and what
+        `score_example` returned.
       metric: the key of `score` to follow a run by; higher is better.
       check_row: (extra) -> what keeps a row of data from being scored, or None.
     """
@@ -43,8 +43,8 @@ class Task:
     parse: Callable[[str], Any]
     format: Callable[[Any], str]
     check: Check
-    judge: Callable[..., dict[str, Any]]
-    score: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+    score_example: Callable[..., dict[str, Any]]
+    aggregate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
     metric: str
     check_row: Callable[[Mapping[str, Any]], str | None] = lambda _: None
 
@@ -53,30 +53,36 @@ def make_detection(convention: str) -> Task:
     """Returns the detection task that reads and writes `<loc>` tokens by this convention."""
     geometry.scale(convention)  # a wrong name is an error now, not at the first box
     return Task(
-        parse=functools.partial(detection.parse, convention=convention),
-        format=functools.partial(detection.format, convention=convention),
-        check=detection.check,
-        judge=_of_text_alone(functools.partial(detection_score.judge, convention=convention)),
-        score=detection_score.score,
+        parse=functools.partial(box_text.parse, convention=convention),
+        format=functools.partial(box_text.format, convention=convention),
+        check=box_text.check,
+        score_example=_of_text_alone(
+            functools.partial(detection.score_example, convention=convention)
+        ),
+        aggregate=detection.aggregate,
         metric="map50",
     )
 
 
 def with_noise_boxes(convention: str) -> Task:
     """Returns the detection task of models that are trained with noise boxes."""
-    judge = functools.partial(noise_boxes.judge, convention=convention)
-    return dataclasses.replace(make_detection(convention), judge=_of_text_alone(judge))
+    score_example = functools.partial(detection.score_with_noise, convention=convention)
+    return dataclasses.replace(
+        make_detection(convention), score_example=_of_text_alone(score_example)
+    )
 
 
-def make_segmentation(convention: str, codec: segmentation.Decode) -> Task:
+def make_segmentation(convention: str, codec: mask_text.Decode) -> Task:
     """Returns the segmentation task; `codec` turns mask tokens into masks."""
     geometry.scale(convention)
     return Task(
-        parse=functools.partial(segmentation.parse, convention=convention),
-        format=functools.partial(segmentation.format, convention=convention),
-        check=segmentation.check,
-        judge=functools.partial(segmentation_score.judge, codec=codec, convention=convention),
-        score=segmentation_score.score,
+        parse=functools.partial(mask_text.parse, convention=convention),
+        format=functools.partial(mask_text.format, convention=convention),
+        check=mask_text.check,
+        score_example=functools.partial(
+            segmentation.score_example, codec=codec, convention=convention
+        ),
+        aggregate=segmentation.aggregate,
         metric="miou",
     )
 
@@ -85,15 +91,15 @@ def make_answers(check: Check, scores: Sequence[str]) -> Task:
     """Returns a task whose answers are text, scored by these metrics; the first one leads."""
     chosen = metrics.choose(scores)
 
-    def judge(
+    def score_example(
         prediction: str,
         *,
         suffix: str | None,
         tokens: Any = None,
         extra: Mapping[str, Any] | None = None,
-        draw_truth: Any = None,  # noqa: ARG001 (every task's judge)
+        draw_truth: Any = None,  # noqa: ARG001 (every task has it)
     ) -> dict[str, Any]:
-        return text_metrics.judge(
+        return text_metrics.score_example(
             prediction, suffix=suffix, tokens=tokens, extra=extra, metrics=chosen
         )
 
@@ -101,8 +107,8 @@ def make_answers(check: Check, scores: Sequence[str]) -> Task:
         parse=vqa.parse,
         format=vqa.format,
         check=check,
-        judge=judge,
-        score=functools.partial(text_metrics.score, metrics=chosen),
+        score_example=score_example,
+        aggregate=functools.partial(text_metrics.aggregate, metrics=chosen),
         metric=scores[0],
         check_row=functools.partial(text_metrics.check_row, metrics=chosen),
     )
@@ -110,8 +116,8 @@ def make_answers(check: Check, scores: Sequence[str]) -> Task:
 
 # name -> (check of a suffix, scores if none are asked for; () where the task has its own)
 TASKS: dict[str, tuple[Check, tuple[str, ...]]] = {
-    "detection": (detection.check, ()),
-    "segmentation": (segmentation.check, ()),
+    "detection": (box_text.check, ()),
+    "segmentation": (mask_text.check, ()),
     "vqa": (vqa.check, ("exact_match",)),
     "caption": (vqa.check, ("word_f1", "exact_match")),
     "json": (structure_metrics.check_json, ("json_exact", "json_f1")),
@@ -123,7 +129,7 @@ def choose(
     *,
     loc_convention: str = geometry.DEFAULT_CONVENTION,
     scores: Sequence[str] | None = None,
-    codec: segmentation.Decode | None = None,
+    codec: mask_text.Decode | None = None,
 ) -> Task:
     """Returns the task of that name.
 
@@ -173,8 +179,8 @@ def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in flat.items() if not math.isnan(value)}
 
 
-def _of_text_alone(judge: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Returns a task's judge of one that reads nothing of a row but its suffix."""
+def _of_text_alone(score_example: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Returns a task's `score_example` of one that reads nothing of a row but its suffix."""
 
     def call(
         prediction: str,
@@ -185,6 +191,6 @@ def _of_text_alone(judge: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
         draw_truth: Callable[[], Any] | None = None,
     ) -> dict[str, Any]:
         del extra, draw_truth
-        return judge(prediction, suffix=suffix, tokens=tokens)
+        return score_example(prediction, suffix=suffix, tokens=tokens)
 
     return call

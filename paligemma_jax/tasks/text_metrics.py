@@ -64,11 +64,11 @@ def check_row(extra: Mapping[str, Any], metrics: Metrics) -> str | None:
     return None
 
 
-def judge(
+def score_example(
     prediction: str,
     *,
     suffix: str | None,
-    tokens: Sequence[tuple[str, float]] | None = None,  # noqa: ARG001 (every task's judge)
+    tokens: Sequence[tuple[str, float]] | None = None,  # noqa: ARG001 (every task has it)
     extra: Mapping[str, Any] | None = None,
     metrics: Metrics,
 ) -> dict[str, Any]:
@@ -99,8 +99,8 @@ def judge(
     }
 
 
-def score(rows: Sequence[Row], *, metrics: Metrics) -> dict[str, Any]:
-    """Returns the scores of a data set from its rows (keys prediction, and those of `judge`).
+def aggregate(rows: Sequence[Row], *, metrics: Metrics) -> dict[str, Any]:
+    """Returns the scores of a data set from its rows (prediction, and what `score_example` gave).
 
     Rows without truth are left out; of no rows the means are nan.
 
@@ -108,7 +108,7 @@ def score(rows: Sequence[Row], *, metrics: Metrics) -> dict[str, Any]:
       each metric's mean or own score under its name, and what else it reports.
       per_group: {"key: value": {metric: mean, "num_examples": n}}, where a metric reports groups.
       num_examples; empty: how many predictions hold no text.
-      confusion: as in `detection_score.score`, where answers are classes: a few that come up again
+      confusion: as in `detection.aggregate`, where answers are classes: a few that come up again
         and again.
     """
     rows = [row for row in rows if row["references"]]

@@ -6,7 +6,7 @@ import pytest
 
 from paligemma_jax.checks import lint
 from paligemma_jax.data import prefix_lm, records, tokens
-from paligemma_jax.tasks import detection, task
+from paligemma_jax.tasks import box_text, task
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 BOX = "<loc0100><loc0200><loc0500><loc0600>"
@@ -18,8 +18,8 @@ def record(line, suffix=f"{BOX} cat", prefix="detect cat", images=("a.png",)):
 
 
 def make(*members, name="training data", is_training=True):
-    answered = [detection.parse(member.suffix or "").labels for member in members]
-    asked = [detection.prefix_classes(member.prefix) for member in members]
+    answered = [box_text.parse(member.suffix or "").labels for member in members]
+    asked = [box_text.prefix_classes(member.prefix) for member in members]
     return lint.DataSet(name, members, answered, asked, is_training)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paligemma_jax.data import augment, objects, records, warp
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import box_text
 
 CAT, DOG = "<loc0100><loc0200><loc0300><loc0400> cat", "<loc0700><loc0000><loc1023><loc0900> dog"
 SIDE = 64
@@ -53,10 +53,10 @@ def scenes(draw):
 @given(scene=scenes(), position=st.integers(0, 10**6))
 def test_a_drawn_object_stays_on_its_pixels_through_any_chain(scene, position):
     image, box = scene
-    text = detection.format(detection.Detections(box[None], ("cat",)))
+    text = box_text.format(box_text.Detections(box[None], ("cat",)))
     one = augment.Augmenter(EVERYTHING, 0, "1023")
     drawn = one.draw(record(text), position)
-    (expected,) = detection.parse(one.answer(record(text), position)).boxes_yxyx * SIDE
+    (expected,) = box_text.parse(one.answer(record(text), position)).boxes_yxyx * SIDE
     pixels = seen(image, drawn, EVERYTHING)[..., 1]
     is_object = pixels > pixels.max() / 2
     ys, xs = (np.flatnonzero(is_object.any(axis=axis)) for axis in (1, 0))
@@ -105,10 +105,10 @@ def test_a_box_is_clipped_flipped_and_written_once():
 def test_a_box_stays_if_enough_of_it_is_visible(min_visible, kept, monkeypatch):
     # Half of the first box is inside, all of the second, nothing of the third.
     boxes = [[0.4, 0.1, 0.6, 0.3], [0.0, 0.0, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9]]
-    text = detection.format(detection.Detections(np.array(boxes), ("half", "all", "none")))
+    text = box_text.format(box_text.Detections(np.array(boxes), ("half", "all", "none")))
     one = augmenter(crop=0.5, min_visible=min_visible)
     monkeypatch.setattr(augment, "_choose_window", lambda *_: (0.0, 0.0, 0.5, 1.0))
-    answer = detection.parse(one.answer(record(text), 0))
+    answer = box_text.parse(one.answer(record(text), 0))
     assert answer.labels == ("half", "all")[2 - kept :]
     np.testing.assert_allclose(answer.boxes_yxyx[-1], [0, 0, 1, 0.5], atol=1e-3)
     if kept == 2:
@@ -164,14 +164,14 @@ OBJECTS = objects.make(100, 200, ("cat",), [[10.5, 20, 30, 50.5]])
 
 
 def test_boxes_of_a_rows_objects_are_exact_and_come_first():
-    suffix = detection.format(objects.to_detections(OBJECTS))
+    suffix = box_text.format(objects.to_detections(OBJECTS))
     kept = dataclasses.replace(record(suffix), objects=OBJECTS)
     one = augmenter(scale=(4, 4), min_visible=0.9)
     draws = (one.draw(kept, i) for i in range(30))
     position = next(i for i, draw in enumerate(draws) if draw.window_yxyx != augment.WHOLE)
     y1, x1, _, _ = one.draw(kept, position).window_yxyx
     expected = (np.array([0.1, 0.105, 0.2525, 0.3]) - [y1, x1, y1, x1]) * 4
-    (box,) = detection.parse(one.answer(kept, position)).boxes_yxyx
+    (box,) = box_text.parse(one.answer(kept, position)).boxes_yxyx
     np.testing.assert_allclose(box, np.clip(expected, 0, 1), atol=0.5001 / 1023)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.data import noise_boxes, pipeline, prefix_lm, records, tokens
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import box_text
 
 CAT = "<loc0100><loc0200><loc0300><loc0400> cat"
 TEXT_LEN = 40
@@ -36,10 +36,10 @@ def test_an_answer_goes_on_with_noise_to_the_end_of_the_text(tokenizer, noise):
     row = encode(tokenizer, CAT)
     filled = noise.fill(row, 0)
     text = read(tokenizer, filled)
-    first, *others = text.split(detection.SEPARATOR)
+    first, *others = text.split(box_text.SEPARATOR)
     assert first == CAT and len(others) == 4
     for other in others:
-        (box,) = detection.parse(other.replace("<seg127>", " x")).boxes_yxyx
+        (box,) = box_text.parse(other.replace("<seg127>", " x")).boxes_yxyx
         assert (box[:2] < box[2:]).all()
     assert noise.eos not in filled["text"]
     size = len(noise.separator) + 5
@@ -92,7 +92,7 @@ def test_noise_lies_where_boxes_do_as_often_as_anywhere(tokenizer):
     noise = noise_boxes.make(tokenizer, "<seg127>", seed=0, suffixes=[dog, "", f"{dog} ; {dog}"])
     assert noise.places.shape == (3, 4)
     texts = [read(tokenizer, noise.fill(encode(tokenizer, CAT), i)) for i in range(300)]
-    boxes = [part for text in texts for part in text.split(detection.SEPARATOR)[1:]]
+    boxes = [part for text in texts for part in text.split(box_text.SEPARATOR)[1:]]
     own = boxes.count(CAT.replace(" cat", "<seg127>"))
     others = boxes.count(dog.replace(" dog", "<seg127>"))
     assert len(boxes) == 1200

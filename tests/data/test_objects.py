@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.data import objects, records
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import box_text
 
 TRIANGLE = (np.float32([[5, 5], [90, 5], [40, 80]]),)
 
@@ -71,7 +71,7 @@ def test_numbers_are_kept_to_a_thousandth_of_a_pixel():
 
 
 def test_detections_are_yxyx_shares_of_the_image():
-    text = detection.format(objects.to_detections(example()))
+    text = box_text.format(objects.to_detections(example()))
     assert text.startswith("<loc0065><loc0019><loc0661><loc0320> cat ; ")
 
 

@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from paligemma_jax.data import augment, images, pipeline, records, tokens, warp
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import box_text
 
 RES = 48
 ALL = augment.Augmentation(
@@ -84,7 +84,7 @@ def data(tmp_path_factory) -> tuple[list[records.Record], tokens.Tokenizer]:
         pixels[y : y + 30, x : x + 40] = 255
         PIL.Image.fromarray(pixels).save(folder / f"{i}.png")
         box = np.array([[y / 80, x / 100, (y + 30) / 80, (x + 40) / 100]])
-        text = detection.format(detection.Detections(box, ("cat",)))
+        text = box_text.format(box_text.Detections(box, ("cat",)))
         found.append(records.Record((str(folder / f"{i}.png"),), "detect cat", text, f"x:{i + 1}"))
     tokenizer = tokens.train_tokenizer(["detect cat", " cat"], folder / "t.model", vocab_size=1500)
     return found, tokenizer
@@ -119,7 +119,7 @@ def test_batches_hold_images_and_answers_that_belong_together(data):
     for batch in batches(data, augment.Augmenter(MOVES, 0, "1023")):
         for row in range(4):
             text = tokenizer.decode(batch["text"][row][batch["mask_loss"][row]])
-            (expected,) = detection.parse(text).boxes_yxyx * RES
+            (expected,) = box_text.parse(text).boxes_yxyx * RES
             pixels = batch["image"][row, 0, ..., 0]
             is_object = pixels > pixels.max() / 2
             ys, xs = (np.flatnonzero(is_object.any(axis=axis)) for axis in (1, 0))

@@ -12,7 +12,7 @@ import pytest
 
 from paligemma_jax.data import tokens
 from paligemma_jax.decoding import beam, constraint, generate, grammars
-from paligemma_jax.tasks import detection, segmentation
+from paligemma_jax.tasks import box_text, mask_text
 
 MODEL = pathlib.Path(__file__).parents[1] / "reference" / "tiny_spm.model"
 STATES, ROWS = 31, 24
@@ -86,8 +86,8 @@ def tables(tokenizer, *made, rows=(0,)):
 def test_boxes_have_an_area_and_a_label_of_the_list(tokenizer, search):
     made = tables(tokenizer, grammars.detect(tokenizer, LABELS, room=24))
     texts, ids = answer(tokenizer, made, search, room=24)
-    assert [detection.check(text) for text in texts] == [None] * ROWS
-    found = [label for text in texts for label in detection.parse(text).labels]
+    assert [box_text.check(text) for text in texts] == [None] * ROWS
+    found = [label for text in texts for label in box_text.parse(text).labels]
     assert set(found) <= set(LABELS) and (search == "beam" or len(set(found)) > 1)
     assert all(tokenizer.encode(text) == row[:-1] for text, row in zip(texts, ids, strict=True))
 
@@ -96,7 +96,7 @@ def test_boxes_have_an_area_and_a_label_of_the_list(tokenizer, search):
 def test_masks_have_16_tokens_and_a_label_may_be_missing(tokenizer, search):
     made = tables(tokenizer, grammars.segment(tokenizer, ("cat", ""), room=50))
     texts, _ = answer(tokenizer, made, search, room=50)
-    assert [segmentation.check(text) for text in texts] == [None] * ROWS
+    assert [mask_text.check(text) for text in texts] == [None] * ROWS
 
 
 @pytest.mark.parametrize("search", SEARCHES)
@@ -124,7 +124,7 @@ def test_rows_of_a_batch_have_their_own_labels(tokenizer):
     made = tables(tokenizer, *two, rows=[number % 2 for number in range(ROWS)])
     texts, _ = answer(tokenizer, made, "temperature", room=30)
     for number, text in enumerate(texts):
-        assert set(detection.parse(text).labels) <= {("cat", "dog")[number % 2]}
+        assert set(box_text.parse(text).labels) <= {("cat", "dog")[number % 2]}
     assert sum(map(bool, texts[::2])) and sum(map(bool, texts[1::2]))
 
 

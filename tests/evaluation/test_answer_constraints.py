@@ -10,7 +10,7 @@ from paligemma_jax.checks import check_settings
 from paligemma_jax.decoding import constraint
 from paligemma_jax.evaluation import answer_constraints, evaluator
 from paligemma_jax.prediction import predictor
-from paligemma_jax.tasks import detection
+from paligemma_jax.tasks import box_text
 
 PICTURES = [np.zeros((14, 14, 3), np.uint8)] * 3
 
@@ -46,7 +46,7 @@ def test_a_predictor_holds_answers_to_the_labels_of_each_prompt(config):
     )
     for prompt, labels in (("detect cat", {"cat"}), ("detect dog ; bird", {"bird", "dog"})):
         rows = model.predict(PICTURES, prompt)
-        assert [detection.check(row["prediction"]) for row in rows] == [None] * 3
+        assert [box_text.check(row["prediction"]) for row in rows] == [None] * 3
         assert {d["label"] for row in rows for d in row["detections"]} <= labels
 
 

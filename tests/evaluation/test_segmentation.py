@@ -14,7 +14,7 @@ from paligemma_jax.data import objects, tokens
 from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import evaluator
 from paligemma_jax.importers import options
-from paligemma_jax.tasks import masks, segmentation
+from paligemma_jax.tasks import mask_text, masks
 
 CODEC = str(pathlib.Path(__file__).parents[2] / "experiments" / "mask_codec" / "codec.npz")
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
         boxes = [masks.find_box(mask)[[1, 0, 3, 2]] * [120, 90, 120, 90] for mask in drawn]
         runs = [objects.encode_bitmap(mask) for mask in drawn]
         kept = objects.make(120, 90, ["pond"] * len(drawn), boxes, runs)
-        suffix = segmentation.format(segmentation.encode(objects.to_regions(kept), codec.encode))
+        suffix = mask_text.format(mask_text.encode(objects.to_regions(kept), codec.encode))
         row = {"image": f"{number}.png", "prefix": "segment pond", "suffix": suffix}
         rows.append(json.dumps({**row, **objects.to_row(kept)}))
     (folder / "train.jsonl").write_text("\n".join(rows) + "\n")

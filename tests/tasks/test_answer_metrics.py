@@ -13,9 +13,11 @@ CASES = json.loads(REFERENCE.read_text())["answers"]
 ACCURACY = {"chartqa": "relaxed_acc", "rsvqa": "acc_any"}
 
 
-def judge(row, chosen):
+def score(row, chosen):
     text, extra = row["prediction"], {key: row[key] for key in row if key != "prediction"}
-    made = text_metrics.judge(text, suffix=extra.pop("answer", None), extra=extra, metrics=chosen)
+    made = text_metrics.score_example(
+        text, suffix=extra.pop("answer", None), extra=extra, metrics=chosen
+    )
     return {"prediction": text, **made}
 
 
@@ -23,7 +25,7 @@ def judge(row, chosen):
 def test_each_answer_scores_as_in_big_vision(case):
     chosen = metrics.choose([case["metric"]])
     name = ACCURACY.get(case["evaluator"], "acc")
-    found = [judge(row, chosen)["score"] for row in case["rows"]]
+    found = [score(row, chosen)["score"] for row in case["rows"]]
     expected = [scores[name] for scores in case["each"]]
     differing = [
         (row, ours, theirs)
@@ -36,7 +38,7 @@ def test_each_answer_scores_as_in_big_vision(case):
 @pytest.mark.parametrize("case", CASES, ids=[case["metric"] for case in CASES])
 def test_a_data_set_scores_as_in_big_vision(case):
     chosen = metrics.choose([case["metric"]])
-    scores = text_metrics.score([judge(row, chosen) for row in case["rows"]], metrics=chosen)
+    scores = text_metrics.aggregate([score(row, chosen) for row in case["rows"]], metrics=chosen)
     expected = case["all"]
     name = ACCURACY.get(case["evaluator"], "acc")
     assert scores[case["metric"]] == pytest.approx(expected[name], abs=1e-6)
@@ -66,11 +68,11 @@ def test_rsvqas_questions_without_numbers_have_a_mean():
     """big_vision has the three types' mean and the two types' under one name: the latter stays."""
     chosen = metrics.choose(["rsvqa_accuracy"])
     (case,) = [case for case in CASES if case["evaluator"] == "rsvqa"]
-    rows = [judge(row, chosen) for row in case["rows"]]
-    low = text_metrics.score(rows, metrics=chosen)["rsvqa_average_nonum"]
+    rows = [score(row, chosen) for row in case["rows"]]
+    low = text_metrics.aggregate(rows, metrics=chosen)["rsvqa_average_nonum"]
     assert low == pytest.approx((1.0 + 0.5 + 0.5) / 3)  # comp, presence, rural_urban
     rows = [row for row in rows if row["groups"]["question_type"] != "rural_urban"]
-    high = text_metrics.score(rows, metrics=chosen)["rsvqa_average_nonum"]
+    high = text_metrics.aggregate(rows, metrics=chosen)["rsvqa_average_nonum"]
     assert high == pytest.approx(case["all"]["acc_avg_nonum"])
 
 
@@ -78,7 +80,7 @@ def test_edit_distances_score_as_in_big_vision():
     chosen = metrics.choose(["anls"])
     for case in CASES:
         if case["evaluator"] == "vqa":
-            rows = [judge(row, chosen) for row in case["rows"]]
+            rows = [score(row, chosen) for row in case["rows"]]
             expected = [scores["anls"] for scores in case["each"]]
             assert [row["score"] for row in rows] == pytest.approx(expected, abs=1e-6)
 
@@ -96,8 +98,8 @@ def test_scienceqa_gives_no_point_where_answer_and_truth_both_lack_a_letter(trut
 def test_counts_above_fifteen_are_scored_too():
     """big_vision's evaluator ends with a KeyError there."""
     chosen = metrics.choose(["tallyqa_accuracy"])
-    rows = [judge({"prediction": "twenty", "answer": "20", "issimple": 1}, chosen)]
-    assert text_metrics.score(rows, metrics=chosen)["per_count"] == {
+    rows = [score({"prediction": "twenty", "answer": "20", "issimple": 1}, chosen)]
+    assert text_metrics.aggregate(rows, metrics=chosen)["per_count"] == {
         "20": {"tallyqa_accuracy": 1.0, "num": 1}
     }
 

@@ -16,7 +16,7 @@ def rows_of(examples):
     return [
         {
             "prediction": row["prediction"],
-            **text_metrics.judge(row["prediction"], suffix=None, extra=row, metrics=CHOSEN),
+            **text_metrics.score_example(row["prediction"], suffix=None, extra=row, metrics=CHOSEN),
         }
         for row in examples
     ]
@@ -24,7 +24,7 @@ def rows_of(examples):
 
 def test_caption_scores_equal_pycocoevalcap():
     rows = rows_of(CAPTIONS["rows"])
-    scores = text_metrics.score(rows, metrics=CHOSEN)
+    scores = text_metrics.aggregate(rows, metrics=CHOSEN)
     for name in ("cider", "bleu4", "rouge_l"):
         assert scores[name] == pytest.approx(CAPTIONS[name], rel=1e-6), name
     found = [row["values"]["rouge_l"] for row in rows]
@@ -66,5 +66,5 @@ def test_word_f1_is_the_overlap_of_two_bags_of_words(prediction, truth, f1):
 
 def test_nothing_predicted_scores_nothing():
     rows = rows_of([{"prediction": "", "answers": ["a dog"]}])
-    scores = text_metrics.score(rows, metrics=CHOSEN)
+    scores = text_metrics.aggregate(rows, metrics=CHOSEN)
     assert scores["bleu4"] == scores["cider"] == scores["rouge_l"] == 0.0

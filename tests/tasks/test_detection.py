@@ -1,212 +1,167 @@
+import json
+
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from paligemma_jax.tasks import detection, geometry
+from paligemma_jax.tasks import box_text, detection
 
-ONE = "<loc0390><loc0241><loc0472><loc0440> fracture"
-TWO = f"{ONE} ; <loc0000><loc0001><loc1023><loc1022> left hand"
-
-LABELS = st.lists(st.text("aZ0é漢\u0301-'.>\U0001f9b4", min_size=1), min_size=1).map(" ".join)
-BINS = st.tuples(*[st.integers(0, 500)] * 2, *[st.integers(501, 1023)] * 2)
-CANONICAL = st.lists(st.tuples(BINS, LABELS), max_size=5).map(
-    lambda objects: " ; ".join(
-        "".join(f"<loc{value:04d}>" for value in bins) + f" {label}" for bins, label in objects
-    )
-)
-# Text that is nearly a detection finds more than random characters would.
-PARTS = """<loc0001> <loc0900> <loc1024> <loc12> <loc > <seg003> ; cat ٣ <loc٣٣٣٣> <0xE2> ▁dog"""
-NEARLY = st.lists(
-    st.sampled_from([*PARTS.split(), " ", "\n", " ; ", f"<loc{'9' * 5000}>"]), max_size=25
-).map("".join)
+LEFT, RIGHT = [0.0, 0.0, 1.0, 0.4], [0.0, 0.6, 1.0, 1.0]
 
 
-@given(CANONICAL)
-@example("")
-@example(TWO)
-def test_format_undoes_parse_on_canonical_text(text):
-    for convention in geometry.CONVENTIONS:
-        detections = detection.parse(text, convention=convention)
-        assert detection.format(detections, convention=convention) == text
-    assert detection.check(text) is None
-    assert not detections.dropped
+def text(*objects):
+    boxes = np.array([box for box, _ in objects], np.float32)
+    return box_text.format(box_text.Detections(boxes, tuple(label for _, label in objects)))
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.floats(0, 0.99), st.floats(0, 0.99), st.floats(0.005, 1), st.floats(0.005, 1)
-        ).map(lambda v: (v[0], v[1], min(v[0] + v[2], 1), min(v[1] + v[3], 1))),
-        max_size=5,
-    )
-)
-def test_parse_undoes_format_within_half_a_bin(boxes):
-    boxes = np.array(boxes, np.float32).reshape(-1, 4)
-    labels = tuple(f"thing {number}" for number in range(len(boxes)))
-    back = detection.parse(detection.format(detection.Detections(boxes, labels)))
-    assert back.labels == labels
-    assert back.boxes_yxyx.dtype == np.float32
-    np.testing.assert_allclose(back.boxes_yxyx, boxes, atol=0.5 / 1023 + 1e-6)
+def row(predicted, truth, scores=None):
+    """A row as `score_example` makes it, with confidences put in by hand."""
+    made = detection.score_example(text(*predicted), suffix=text(*truth)) | {
+        "prefix": "detect cat ; dog",
+        "prediction": text(*predicted),
+    }
+    for found, score in zip(made["detections"], scores or [], strict=scores is not None):
+        found["score"] = score
+    return made
 
 
-@given(st.one_of(st.text(max_size=60), NEARLY))
-@example("<loc0001><loc0001><loc0002><loc0002> \ud800")
-def test_parse_reads_any_text_and_drops_nothing_silently(text):
-    detections = detection.parse(text)
-    assert len(detections.boxes_yxyx) == len(detections.labels)
-    boxes = detections.boxes_yxyx
-    assert np.all((boxes >= 0) & (boxes <= 1)) and np.all(boxes[:, 2:] > boxes[:, :2])
-    assert set(detections.dropped) <= set(detection.REASONS)
-    # What is kept can be written, and what is written is canonical.
-    written = detection.format(detections)
-    assert detection.check(written) is None
-    if detection.check(text) is None:
-        assert written == text
-    elif text.strip() and not detections.dropped:
-        assert len(detections) > 0
+def wide(box, share):
+    """The box, cut to this share of its height: its IoU with the whole."""
+    return [box[0], box[1], box[0] + share * (box[2] - box[0]), box[3]]
 
 
-@given(st.lists(st.tuples(NEARLY, st.floats(-20, 0)), max_size=6))
-def test_every_parsed_object_gets_one_score(tokens):
-    scores = detection.box_scores(tokens)
-    parsed = detection.parse(detection.join_pieces(piece for piece, _ in tokens))
-    assert scores.shape == (len(parsed),)
-    assert np.all((scores > 0) & (scores <= 1))
+def test_perfect_boxes_score_one():
+    truth = [(LEFT, "cat"), (RIGHT, "dog")]
+    scores = detection.aggregate([row(truth, truth), row(truth[::-1], truth)])
+    for key in ("map", "map50", "map75", "precision50", "recall50", "image_score", "correct"):
+        assert scores[key] == pytest.approx(1.0), key
+    assert scores["per_class"]["cat"]["map"] == pytest.approx(1.0)
+    assert scores["mean_iou"] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_the_four_numbers_are_y1_x1_y2_x2():
-    (box,) = detection.parse("<loc0000><loc0341><loc0682><loc1023> cat").boxes_yxyx
-    np.testing.assert_allclose(box, [0, 1 / 3, 2 / 3, 1], atol=1e-6)
-    (box,) = detection.parse(
-        "<loc0000><loc0256><loc0512><loc0768> cat", convention="1024"
-    ).boxes_yxyx
-    np.testing.assert_array_equal(box, [0, 0.25, 0.5, 0.75])
+def test_shifted_boxes_count_up_to_their_overlap():
+    # IoU 0.72 passes the thresholds 0.50 .. 0.70: five of ten.
+    scores = detection.aggregate([row([(wide(LEFT, 0.72), "cat")], [(LEFT, "cat")])])
+    assert scores["map50"] == pytest.approx(1.0)
+    assert scores["map75"] == 0.0
+    assert scores["map"] == pytest.approx(0.5)
+    assert scores["mean_iou"] == pytest.approx(0.72, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("text", "labels", "dropped"),
-    [
-        ("", (), {}),
-        (" \n", (), {}),
-        (TWO, ("fracture", "left hand"), {}),
-        (ONE.replace(" ", "\n"), ("fracture",), {}),
-        (ONE.replace("><", "> <") + ";" + ONE, ("fracture", "fracture"), {}),
-        (f"{ONE} {ONE}", ("fracture", "fracture"), {}),
-        ("no boxes here", (), {"no_loc": 1}),
-        (f"I see {ONE}", ("fracture",), {"no_loc": 1}),
-        (f"{ONE} ;", ("fracture",), {"empty": 1}),
-        (f"; {ONE}", ("fracture",), {"empty": 1}),
-        (f"{ONE} ; <loc0001><loc0002>", ("fracture",), {"loc_count": 1}),
-        ("<loc0001><loc0002><loc0003><loc0004><loc0005> cat", (), {"loc_count": 1}),
-        ("<loc0001><loc0002><loc0003><loc1024> cat", (), {"loc_range": 1}),
-        ("<loc1><loc2><loc3><loc4> cat", (), {"loc_range": 1}),
-        ("<loc0001><loc0002><loc0003><loc0004>", (), {"no_label": 1}),
-        ("<loc0005><loc0002><loc0003><loc0004> cat", (), {"inverted": 1}),
-        ("<loc0001><loc0002><loc0001><loc0004> cat", (), {"zero_area": 1}),
-        (ONE.replace(" ", "<seg001><seg127> "), ("fracture",), {"seg_token": 2}),
-        (f"<loc0001> ; cat ; {ONE}", ("fracture",), {"loc_count": 1, "no_loc": 1}),
-    ],
-)
-def test_malformed_objects_are_dropped_and_counted(text, labels, dropped):
-    detections = detection.parse(text)
-    assert detections.labels == labels
-    assert detections.dropped == dropped
+def test_a_wrong_class_finds_nothing():
+    scores = detection.aggregate([row([(LEFT, "dog")], [(LEFT, "cat")])])
+    assert scores["map50"] == scores["precision50"] == scores["recall50"] == 0.0
+    labels = scores["confusion"]["labels"]
+    assert labels == ["cat", "dog", "(other)", "(nothing)"]
+    assert scores["confusion"]["counts"] == [[0, 1, 0, 0], [0] * 4, [0] * 4, [0] * 4]
 
 
-@pytest.mark.parametrize(
-    ("suffix", "problem"),
-    [
-        ("a dog", "object 1 has no <loc> token before its label: 'a dog'"),
-        (f"{ONE} ; <loc0001> cat", "object 2 does not have exactly four <loc> tokens"),
-        ("<loc0001><loc0002><loc0003><loc1024> cat", "not four digits from 0000 to 1023"),
-        ("<loc1><loc2><loc3><loc4> cat", "not four digits from 0000 to 1023"),
-        ("<loc0001><loc0002><loc0003><loc0004>", "object 1 has no label"),
-        ("<loc0005><loc0002><loc0003><loc0004> cat", r"order is y1 x1 y2 x2"),
-        ("<loc0001><loc0002><loc0001><loc0004> cat", "covers no area"),
-        (ONE.replace(" ", "<seg001> "), "holds <seg> tokens"),
-        (f"{ONE} ;", "object 2 is empty"),
-        (f"{ONE};{ONE}", "spacing or separators differ"),
-        (f"{ONE} {ONE}", "spacing or separators differ"),
-        (f"{ONE} ", "spacing or separators differ"),
-        (f"{ONE}, {ONE}", f"should be '{ONE} ; {ONE}'"),
-        (f"{ONE} , {ONE}", f"should be '{ONE} ; {ONE}'"),
-        (" ", "spacing or separators differ"),
-    ],
-)
-def test_check_says_what_keeps_a_suffix_from_being_canonical(suffix, problem):
-    assert problem in (detection.check(suffix) or "")
+def test_a_confident_false_box_halves_precision_at_every_recall():
+    # Ranked first: false, then true. Interpolated precision is 1/2 at all 101 recalls.
+    rows = [row([(RIGHT, "cat"), (LEFT, "cat")], [(LEFT, "cat")], scores=[0.9, 0.1])]
+    assert detection.aggregate(rows)["map50"] == pytest.approx(0.5)
+    # Ranked last it costs nothing in average precision, but it does in precision.
+    rows = [row([(RIGHT, "cat"), (LEFT, "cat")], [(LEFT, "cat")], scores=[0.1, 0.9])]
+    assert detection.aggregate(rows)["map50"] == pytest.approx(1.0)
+    assert detection.aggregate(rows)["precision50"] == 0.5
 
 
-def test_an_image_without_objects_may_be_trained_on():
-    assert detection.check("") is None
+def test_half_of_the_truths_found_gives_the_51_recalls_up_to_one_half():
+    truth = [(LEFT, "cat"), (RIGHT, "cat")]
+    scores = detection.aggregate([row([(LEFT, "cat")], truth)])
+    assert scores["map"] == pytest.approx(51 / 101)
+    assert scores["recall50"] == 0.5
+    assert scores["pr_curves"] == {"cat": pytest.approx([1.0] * 51 + [0.0] * 50)}
 
 
-@pytest.mark.parametrize(
-    ("box", "label", "message"),
-    [
-        ([0, 0, 1.1, 1], "cat", "0..1 of the image"),
-        ([0, 0, float("nan"), 1], "cat", "0..1 of the image"),
-        ([0.5, 0.5, 0.5001, 0.6], "cat", "covers no area"),
-        ([0.6, 0, 0.5, 1], "cat", "order is y1 x1 y2 x2"),
-        ([0, 0, 1, 1], "", "has no label"),
-        ([0, 0, 1, 1], "cat ; dog", "does not read back"),
-        ([0, 0, 1, 1], " cat", "does not read back"),
-        ([0, 0, 1, 1], "cat<seg001>", "does not read back"),
-        ([0, 0, 1, 1], "<loc0001>", "exactly four"),
-    ],
-)
-def test_format_refuses_what_would_not_read_back(box, label, message):
-    with pytest.raises(ValueError, match=message):
-        detection.format(detection.Detections(np.array([box]), (label,)))
+def test_classes_weigh_equally_in_the_mean():
+    rows = [row([(LEFT, "cat"), (RIGHT, "cat")], [(LEFT, "cat"), (RIGHT, "cat")])] * 3
+    rows += [row([], [(LEFT, "dog")])]
+    scores = detection.aggregate(rows)
+    assert scores["map50"] == pytest.approx(0.5)
+    assert scores["per_class"]["dog"]["map50"] == 0.0
+    assert np.isnan(scores["per_class"]["dog"]["precision50"])
 
 
-def test_format_refuses_boxes_without_labels():
-    with pytest.raises(ValueError, match="1 boxes, but 0 labels"):
-        detection.format(detection.Detections(np.array([[0, 0, 1, 1]]), ()))
+def test_duplicates_are_false_and_counted():
+    truth = [(LEFT, "cat")]
+    scores = detection.aggregate([row([*truth, *truth, (wide(LEFT, 0.95), "cat")], truth)])
+    assert scores["duplicates"] == 2
+    assert scores["precision50"] == pytest.approx(1 / 3)
+    assert scores["count_correct"] == 0.0
+    # The same box under another label is an error, not a duplicate.
+    assert detection.aggregate([row([*truth, (LEFT, "dog")], truth)])["duplicates"] == 0
 
 
-@pytest.mark.parametrize(
-    ("prefix", "classes"),
-    [
-        ("detect a ; b", ["a", "b"]),
-        ("Detect left  hand;fracture ;\n", ["left hand", "fracture"]),
-        ("detect", []),
-        ("answer en what is this?", []),
-        ("", []),
-    ],
-)
-def test_a_prompt_names_its_classes(prefix, classes):
-    assert detection.prefix_classes(prefix) == classes
+def test_labels_nobody_asked_for_are_false_and_reported():
+    rows = [row([(LEFT, "cat"), (RIGHT, "unicorn")], [(LEFT, "cat"), (RIGHT, "cat")])]
+    scores = detection.aggregate(rows)
+    assert scores["unknown_labels"] == {"unicorn": 1}
+    assert scores["precision50"] == 0.5
+    assert list(scores["per_class"]) == ["cat"]
+    # cat: one found, one taken for something else; nothing else was predicted.
+    assert scores["confusion"]["counts"][0] == [1, 0, 1, 0]
 
 
-def test_confidence_is_the_boxs_probability_times_the_labels():
-    half, quarter = np.log(0.5), np.log(0.25)
-    box = [("<loc0001>", half), ("<loc0002>", half), ("<loc0003>", quarter), ("<loc0004>", quarter)]
-    tokens = [
-        *box,
-        ("▁left", half),
-        ("▁hand", 0.0),
-        ("▁;", -9.0),  # separators do not count
-        ("▁", -9.0),
-        *[(piece, 0.0) for piece, _ in box],
-        ("<seg001>", -9.0),
-        ("▁caf", quarter),
-        ("<0xC3>", quarter),
-        ("<0xA9>", quarter),
-    ]
-    text = detection.join_pieces(piece for piece, _ in tokens)
-    assert detection.parse(text).labels == ("left hand", "café")
-    expected = [np.sqrt(0.5 * 0.25) * np.sqrt(0.5), 1.0 * 0.25]
-    np.testing.assert_allclose(detection.box_scores(tokens), expected, rtol=1e-6)
+def test_confusion_counts_missed_and_invented_boxes():
+    rows = [row([], [(LEFT, "cat")]), row([(LEFT, "dog")], []), row([], [])]
+    scores = detection.aggregate(rows)
+    assert scores["confusion"]["counts"] == [[0, 0, 0, 1], [0] * 4, [0] * 4, [0, 1, 0, 0]]
 
 
-def test_dropped_objects_take_no_score():
-    tokens = [("<loc0001>", -1.0), ("▁cat", -1.0), ("▁;", -1.0)]
-    tokens += [(f"<loc000{digit}>", 0.0) for digit in range(4)] + [("▁dog", 0.0)]
-    np.testing.assert_array_equal(detection.box_scores(tokens), [1.0])
+def test_images_with_nothing_do_not_break_the_scores():
+    scores = detection.aggregate([row([], [])])
+    assert scores["image_score"] == scores["correct"] == 1.0
+    assert scores["empty"] == scores["num_images"] == 1
+    assert np.isnan(scores["map"]) and np.isnan(scores["precision50"])
+    mixed = detection.aggregate([row([], []), row([(LEFT, "cat")], [(LEFT, "cat")])])
+    assert mixed["map"] == pytest.approx(1.0)
+    assert np.isnan(detection.aggregate([])["map"])
 
 
-def test_a_token_without_text_takes_no_part_in_a_confidence():
-    tokens = [("", -9.0), *[(f"<loc000{digit}>", 0.0) for digit in range(4)], (" dog", 0.0)]
-    np.testing.assert_array_equal(detection.box_scores(tokens), [1.0])
+def test_a_box_where_there_should_be_none_counts():
+    rows = [row([(LEFT, "cat")], [(LEFT, "cat")], [0.5]), row([(LEFT, "cat")], [], [0.9])]
+    assert detection.aggregate(rows)["map50"] == pytest.approx(0.5)
+
+
+def test_same_label_is_matched_before_a_better_overlap_of_another():
+    truth = box_text.parse(text((LEFT, "cat")))
+    predicted = box_text.parse(text((LEFT, "dog"), (wide(LEFT, 0.6), "cat")))
+    (pair,) = detection.match(truth, predicted, min_iou=0.5)
+    assert (pair.prediction, pair.same_label) == (1, True)
+
+
+def test_an_image_is_judged_by_overlap_and_by_count():
+    truth = [(LEFT, "cat"), (RIGHT, "cat")]
+    made = row([(LEFT, "cat")], truth)
+    assert made["score"] == pytest.approx(2 / 3)
+    assert (made["matched"], made["correct"]) == (1, False)
+    poor = row([(wide(LEFT, 0.4), "cat")], [(LEFT, "cat")])
+    assert poor["score"] == pytest.approx(0.4, abs=1e-3)
+    assert (poor["matched"], poor["correct"]) == (0, False)
+
+
+def test_a_row_is_json_and_carries_confidences():
+    tokens = [(f"<loc{value:04d}>", 0.0) for value in (0, 0, 1023, 341)]
+    tokens += [("▁cat", float(np.log(0.5))), ("▁;", 0.0), ("▁dog", 0.0)]
+    made = detection.score_example("ignored: tokens say it all", suffix="", tokens=tokens)
+    assert json.loads(json.dumps(made)) == made
+    (found,) = made["detections"]
+    assert found == {"box_yxyx": [0.0, 0.0, 1.0, 0.333333], "label": "cat", "score": 0.5}
+    assert made["dropped"] == {"no_loc": 1}
+
+
+def test_without_truth_a_row_has_boxes_but_no_score():
+    made = detection.score_example(text((LEFT, "cat")), suffix=None)
+    assert made["truths"] is made["score"] is made["correct"] is None
+    assert len(made["detections"]) == 1
+    assert detection.aggregate([made])["num_images"] == 0
+
+
+def test_a_truth_that_is_no_detection_is_an_error():
+    with pytest.raises(ValueError, match="the true suffix is no detection: object 1 has no <loc>"):
+        detection.score_example("", suffix="a cat")
+
+
+def test_scores_print_nothing(capfd):
+    detection.aggregate([row([(LEFT, "cat")], [(LEFT, "cat")])])
+    assert capfd.readouterr() == ("", "")

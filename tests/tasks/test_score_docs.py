@@ -17,8 +17,8 @@ EXTRA = {"answers": ["a cat"] * 10, "question_type": "presence"}
 
 
 def numbers(chosen, suffix):
-    judged = chosen.judge(suffix, suffix=suffix, extra=EXTRA)
-    scores = chosen.score([{"prefix": "", "prediction": suffix, **judged}])
+    judged = chosen.score_example(suffix, suffix=suffix, extra=EXTRA)
+    scores = chosen.aggregate([{"prefix": "", "prediction": suffix, **judged}])
     return {key: value for key, value in scores.items() if isinstance(value, int | float)}
 
 

@@ -1,161 +1,123 @@
+import json
+import math
+
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from paligemma_jax.models import mask_codec
 from paligemma_jax.tasks import masks, segmentation
 
-LOCS = "<loc0100><loc0200><loc0500><loc0600>"
-SEGS = "".join(f"<seg{code:03d}>" for code in range(16))
+LEFT, RIGHT = "<loc0000><loc0000><loc1023><loc0511>", "<loc0000><loc0512><loc1023><loc1023>"
+FULL, EMPTY = "<seg001>" * 16, "<seg000>" * 16
 
 
-@st.composite
-def segments(draw):
-    """Objects whose boxes lie on bins, with labels that stay as they are."""
-    count = draw(st.integers(0, 3))
-    bins = st.tuples(st.integers(0, 1022), st.integers(1, 1023)).filter(
-        lambda ends: ends[0] < ends[1]
-    )
-    boxes = []
-    for _ in range(count):
-        (y1, y2), (x1, x2) = draw(bins), draw(bins)
-        boxes.append([y1 / 1023, x1 / 1023, y2 / 1023, x2 / 1023])
-    code = st.lists(st.integers(0, 127), min_size=16, max_size=16)
-    return segmentation.Segments(
-        np.float32(boxes).reshape(-1, 4),
-        np.int32([draw(code) for _ in range(count)]).reshape(-1, 16),
-        tuple(draw(st.sampled_from(["", "cat", "a red bus"])) for _ in range(count)),
-    )
+def fill(codes):
+    """A codec without a codebook: each code of a 4x4 grid fills its cell or does not."""
+    return np.kron(np.minimum(codes, 1).reshape(-1, 4, 4), np.ones((1, 16, 16))) * 2.0 - 1
 
 
-@given(segments())
-def test_parse_undoes_format(made):
-    text = segmentation.format(made)
-    assert segmentation.check(text) is None
-    found = segmentation.parse(text)
-    np.testing.assert_allclose(found.boxes_yxyx, made.boxes_yxyx, atol=1e-6)
-    np.testing.assert_array_equal(found.codes, made.codes)
-    assert found.labels == made.labels and not found.dropped
-    assert segmentation.format(found) == text
+def score(prediction, suffix, **arguments):
+    return segmentation.score_example(prediction, suffix=suffix, codec=fill, **arguments)
 
 
-PIECES = [
-    "<loc0100>",
-    "<loc0500>",
-    "<loc9999>",
-    "<seg001>",
-    "<seg500>",
-    "<seg1>",
-    " ; ",
-    "cat",
-    "<s",
-]
-
-
-@given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=60).map("".join)))
-def test_parse_never_raises(text):
-    found = segmentation.parse(text)
-    assert len(found.codes) == len(found.boxes_yxyx) == len(found.labels) == len(found.places)
-
-
-@pytest.mark.parametrize(
-    ("text", "places", "dropped"),
-    [
-        (f"{LOCS}{SEGS} cat", [0], {}),
-        (f"{LOCS}{SEGS}", [0], {}),
-        (f"{LOCS} cat", [], {"no_seg": 1}),
-        (f"{LOCS}{SEGS[:-8]} cat", [], {"seg_count": 1}),
-        (f"{LOCS}{SEGS}{SEGS}{SEGS[:64]} cat", [0], {"extra_seg": 1}),
-        (f"{LOCS}{SEGS} cat {SEGS}", [0], {"extra_seg": 1}),
-        (f"{LOCS} cat {SEGS}", [], {"no_seg": 1}),
-        (f"{LOCS}<seg128>{SEGS}", [], {"seg_range": 1}),
-        (f"{LOCS}<loc0001>{SEGS}", [], {"loc_count": 1}),
-        (f"<loc0500><loc0200><loc0100><loc0600>{SEGS}", [], {"inverted": 1}),
-        (f"{SEGS} cat ; {LOCS}{SEGS} dog ;", [1], {"no_loc": 1, "empty": 1}),
-        ("", [], {}),
-    ],
-)
-def test_malformed_masks_are_counted_by_reason(text, places, dropped):
-    found = segmentation.parse(text)
-    assert list(found.places) == places
-    assert found.dropped == dropped
-
-
-@pytest.mark.parametrize(
-    ("suffix", "problem"),
-    [
-        (f"{LOCS}{SEGS[:-8]} cat", "object 1 has fewer than 16 <seg> tokens"),
-        (f"{LOCS}{SEGS} cat ; {LOCS} dog", "object 2 has no <seg> token"),
-        (f"{LOCS}{SEGS}{SEGS}", "object 1 has more than 16 <seg> tokens"),
-        (f"{LOCS} {SEGS} cat", "spacing or separators differ"),
-        ("<loc1>", "object 1 does not have exactly four"),
-    ],
-)
-def test_training_text_is_held_to_the_grammar(suffix, problem):
-    assert segmentation.check(suffix).startswith(problem)
-
-
-def test_a_comma_between_objects_is_shown_where_it_is_with_the_separator_in_its_place():
-    message = segmentation.check(f"{LOCS}{SEGS} cat, {LOCS}{SEGS} dog") or ""
-    found, meant = message.split("should be")
-    assert "<seg015> cat, <loc0100>" in found and "<seg015> cat ; <loc0100>" in meant
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"boxes_yxyx": np.float32([[0, 0, 2, 1]])}, "0..1"),
-        ({"boxes_yxyx": np.float32([[0.5, 0, 0.5, 1]])}, "covers no area"),
-        ({"codes": np.int32([[128] * 16])}, "000 to 127"),
-        ({"codes": np.int32([[1] * 32])}, "1 boxes, 2 masks, 1 labels"),
-        ({"labels": ("a ; b",)}, "does not read back"),
-    ],
-)
-def test_objects_that_no_text_can_name_are_refused(changes, message):
-    made = {
-        "boxes_yxyx": np.float32([[0, 0, 1, 1]]),
-        "codes": np.int32([[1] * 16]),
-        "labels": ("cat",),
-    }
-    with pytest.raises(ValueError, match=message):
-        segmentation.format(segmentation.Segments(**{**made, **changes}))
-
-
-def test_masks_become_tokens_and_come_back():
-    """A codec of one bit per cell of the 4x4 grid: exact for masks of whole cells."""
-
-    def encode(cuts):
-        return cuts.reshape(-1, 4, 16, 4, 16).mean(axis=(2, 4)).reshape(-1, 16) > 0.5
+def test_scores_equal_big_visions(reference_arrays, reference_folder):
+    expected = json.loads((reference_folder / "segmentation_scores.json").read_text())
+    weights, rows, codec = reference_arrays("seg_weights"), [], {}
 
     def decode(codes):
-        return np.kron(np.reshape(codes, (-1, 4, 4)), np.ones((1, 16, 16))) * 2.0 - 1
+        key = codes.tobytes()
+        if key not in codec:
+            codec[key] = np.asarray(mask_codec.decode(weights, codes))
+        return codec[key]
 
-    image = np.zeros((2, 80, 120), bool)
-    image[0, 8:40, 24:88], image[0, 8:24, 56:88] = True, False
-    image[1, 40:72, 0:64] = True
-    boxes = np.stack([masks.find_box(mask) for mask in image])
-    made = segmentation.encode(masks.Regions(boxes, ("a", "b"), image), encode)
-    assert made.codes.sum(axis=1).tolist() == [12, 16]
-    back = segmentation.paste(made, decode, height=80, width=120)
-    np.testing.assert_array_equal(back.masks, image)
-    assert back.labels == ("a", "b")
-
-
-def test_the_suffix_of_a_mask_equals_big_visions(reference_arrays):
-    from paligemma_jax.models import mask_codec
-
-    weights, cases = reference_arrays("seg_weights"), reference_arrays("seg_cases")
-    mask = cases["mask2str/mask"] > 0
-    regions = masks.Regions(cases["mask2str/bbox"][None], ("",), mask[None])
-    made = segmentation.encode(regions, lambda cuts: mask_codec.encode(weights, cuts))
-    assert segmentation.format(made) == str(cases["mask2str/suffix"])
+    for case in expected["rows"]:
+        size = case["size"]
+        if "truth" in case:
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex(case["truth"]), np.uint8))
+            mask = bits[: math.prod(size)].reshape(1, *size).astype(bool)
+        truth = masks.Regions(np.float32([case["box_yxyx"]]), ("",), mask)
+        made = segmentation.score_example(
+            case["prediction"], suffix=f"{LEFT}{FULL}", draw_truth=lambda t=truth: t, codec=decode
+        )
+        found = segmentation.aggregate([made])
+        compare(found, case["scores"])
+        rows.append(made)
+    compare(segmentation.aggregate(rows), expected["all"])
 
 
-def test_confidence_is_the_mean_over_an_objects_tokens():
-    pieces = ["<loc0100>", "<loc0200>", "<loc0500>", "<loc0600>"] + [
-        f"<seg{i:03d}>" for i in range(16)
-    ]
-    tokens = [(piece, np.log(0.25)) for piece in pieces] + [("▁cat", np.log(0.5)), ("▁;", -9.0)]
-    (score,) = segmentation.confidences(tokens)
-    assert score == pytest.approx(np.exp((20 * np.log(0.25) + np.log(0.5)) / 21))
-    assert segmentation.confidences(tokens[1:]).shape == (0,)
+def compare(found, expected):
+    assert found["miou"] == pytest.approx(expected["miou"], abs=1e-6)
+    assert found["box_accuracy50"] == pytest.approx(expected["boxacc/0.5"])
+    assert found["box_accuracy75"] == pytest.approx(expected["boxacc/0.75"])
+    assert found["invalid"] == expected["invalid"]
+    assert found["num_truths"] == expected["total"]
+
+
+def test_a_mask_is_judged_by_its_pixels():
+    half = "<seg001>" * 8 + "<seg000>" * 8
+    row = score(f"{LEFT}{half} cat", f"{LEFT}{FULL} cat")
+    assert row["score"] == row["mean_iou"] == pytest.approx(0.5, abs=0.01)
+    assert row["truths"][0]["box_iou"] == 1.0 and row["matched"] == 1 and row["correct"]
+    assert masks.unpack(row["detections"][0]["mask"]).mean() == 0.5
+    scores = segmentation.aggregate([row])
+    assert scores["miou"] == pytest.approx(0.5, abs=0.01)
+    assert scores["per_class"]["cat"]["pixel_iou"] == scores["pixel_iou"] == scores["miou"]
+
+
+def test_pictures_show_the_true_outline_and_not_what_its_tokens_say():
+    drawn = np.zeros((2, 8, 8), bool)
+    drawn[0, :4, :4] = True
+    boxes = np.float32([[0, 0, 1, 0.5], [0, 0, 0.05, 0.05]])
+    regions = masks.Regions(boxes, ("cat", "dog"), drawn)
+    tiny = f"<loc0000><loc0000><loc0051><loc0051>{FULL} dog"
+    row = score("", f"{LEFT}{FULL} cat ; {tiny}", draw_truth=lambda: regions)
+    shown = [masks.unpack(truth["mask"]) for truth in row["truths"]]
+    assert shown[0][:32].all() and not shown[0][32:].any()
+    assert not shown[1].any()  # its box has no pixel
+
+
+def test_objects_are_paired_by_label_and_then_by_overlap():
+    truth = f"{LEFT}{FULL} cat ; {RIGHT}{FULL} dog"
+    row = score(f"{RIGHT}{FULL} dog ; {LEFT}{FULL} cat", truth)
+    assert row["score"] == 1.0 and row["correct"]
+    swapped = score(f"{LEFT}{FULL} dog ; {RIGHT}{FULL} cat", truth)
+    assert swapped["score"] == 0.0 and not swapped["correct"]
+
+
+def test_what_the_text_names_beyond_the_number_of_truths_counts_for_nothing():
+    row = score(f"{RIGHT}{FULL} cat ; {LEFT}{FULL} cat", f"{LEFT}{FULL} cat")
+    assert row["score"] == 0.0 and not row["correct"]
+    first = score(f"{LEFT}{FULL} cat ; {RIGHT}{FULL} cat", f"{LEFT}{FULL} cat")
+    assert first["score"] == 1.0 and not first["correct"]
+
+
+def test_images_without_objects_and_rows_without_truth():
+    assert score("", "")["score"] == 1.0
+    assert score(f"{LEFT}{FULL}", "")["score"] == 0.0
+    unknown = score(f"{LEFT}{FULL} cat", None)
+    assert unknown["truths"] is None and unknown["detections"][0]["label"] == "cat"
+    scores = segmentation.aggregate([unknown])
+    assert math.isnan(scores["miou"]) and scores["num_images"] == 0
+
+
+def test_an_answer_whose_mask_is_empty_is_answered_but_scores_nothing():
+    row = score(f"{LEFT}{EMPTY} cat", f"{LEFT}{FULL} cat")
+    scores = segmentation.aggregate([row])
+    assert scores["invalid"] == 0 and scores["miou"] == 0.0 and scores["box_accuracy75"] == 1.0
+
+
+def test_a_truth_that_contradicts_its_masks_is_an_error():
+    regions = masks.Regions(np.zeros((0, 4), np.float32), (), np.zeros((0, 8, 8), bool))
+    with pytest.raises(ValueError, match="names 1 objects, the row's key 'objects' 0"):
+        score("", f"{LEFT}{FULL}", draw_truth=lambda: regions)
+    with pytest.raises(ValueError, match="the true suffix is no segmentation"):
+        score("", LEFT)
+
+
+def test_confusion_counts_labels_of_boxes_that_overlap():
+    truth = f"{LEFT}{FULL} cat ; {RIGHT}{FULL} dog"
+    made = [score(f"{LEFT}{FULL} cat ; {RIGHT}{FULL} cat", truth), score("", truth)]
+    assert segmentation.aggregate(made)["confusion"] == {
+        "labels": ["cat", "dog", "(other)", "(nothing)"],
+        "counts": [[1, 0, 0, 1], [1, 0, 0, 1], [0] * 4, [0] * 4],
+    }

@@ -67,9 +67,9 @@ def test_a_models_text_never_raises(text):
 def test_json_that_does_not_read_is_counted():
     chosen = metrics.choose(["json_f1"])
     rows = [
-        {"prediction": text, **text_metrics.judge(text, suffix="{}", metrics=chosen)}
+        {"prediction": text, **text_metrics.score_example(text, suffix="{}", metrics=chosen)}
         for text in ("{}", "{", "[1]", "")
     ]
-    assert text_metrics.score(rows, metrics=chosen)["json_valid"] == 0.5
+    assert text_metrics.aggregate(rows, metrics=chosen)["json_valid"] == 0.5
     assert "is no JSON" in structure_metrics.check_json("{")
     assert structure_metrics.check_json('{"a": 1}') is None

@@ -23,9 +23,9 @@ def test_every_task_goes_from_text_to_scores(name):
     chosen, suffix = task.choose(name, codec=fill), SUFFIXES[name]
     assert chosen.check(suffix) is None
     assert chosen.format(chosen.parse(suffix)) == suffix
-    row = {"prefix": "", "prediction": suffix, **chosen.judge(suffix, suffix=suffix)}
+    row = {"prefix": "", "prediction": suffix, **chosen.score_example(suffix, suffix=suffix)}
     assert row["score"] == pytest.approx(1.0) and row["correct"]
-    scores = chosen.score([row])
+    scores = chosen.aggregate([row])
     assert scores[chosen.metric] == pytest.approx(1.0)
     assert task.scalars(scores)[chosen.metric] == pytest.approx(1.0)
 
@@ -35,7 +35,7 @@ def test_the_convention_reaches_every_function():
     detections = chosen.parse("<loc0000><loc0000><loc0512><loc0512> cat")
     assert detections.boxes_yxyx.tolist() == [[0, 0, 0.5, 0.5]]
     assert chosen.format(detections) == "<loc0000><loc0000><loc0512><loc0512> cat"
-    row = chosen.judge("<loc0000><loc0000><loc0512><loc0512> cat", suffix=None)
+    row = chosen.score_example("<loc0000><loc0000><loc0512><loc0512> cat", suffix=None)
     assert row["detections"][0]["box_yxyx"] == [0, 0, 0.5, 0.5]
 
 
@@ -55,8 +55,8 @@ def test_wrong_names_are_told_with_the_choices():
 def test_chosen_scores_replace_the_usual_ones():
     chosen = task.choose("vqa", scores=("anls", "exact_match"))
     assert chosen.metric == "anls"
-    row = {"prediction": "cats", **chosen.judge("cats", suffix="cat", tokens=[], extra={})}
-    assert set(chosen.score([row])) == {"anls", "exact_match", "num_examples", "empty"}
+    row = {"prediction": "cats", **chosen.score_example("cats", suffix="cat", tokens=[], extra={})}
+    assert set(chosen.aggregate([row])) == {"anls", "exact_match", "num_examples", "empty"}
 
 
 def test_curves_are_made_of_numbers_only():

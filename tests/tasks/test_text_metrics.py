@@ -9,40 +9,43 @@ EXACT = metrics.choose(["exact_match"])
 
 def rows_of(pairs, chosen, **extra):
     return [
-        {"prediction": text, **text_metrics.judge(text, suffix=suffix, extra=extra, metrics=chosen)}
+        {
+            "prediction": text,
+            **text_metrics.score_example(text, suffix=suffix, extra=extra, metrics=chosen),
+        }
         for text, suffix in pairs
     ]
 
 
 def test_the_first_score_leads_and_all_are_kept():
     chosen = metrics.choose(["anls", "exact_match"])
-    row = text_metrics.judge("cats", suffix="Cat", metrics=chosen)
+    row = text_metrics.score_example("cats", suffix="Cat", metrics=chosen)
     assert row["score"] == row["values"]["anls"] == 0.75 and row["correct"] is False
     assert row["values"]["exact_match"] == 0.0 and row["references"] == ["Cat"]
 
 
 def test_several_true_answers_replace_the_suffix():
     extra = {"answers": ["two", "2"]}
-    assert text_metrics.judge("2", suffix="two", extra=extra, metrics=EXACT)["correct"]
-    assert not text_metrics.judge("3", suffix="3", extra=extra, metrics=EXACT)["correct"]
+    assert text_metrics.score_example("2", suffix="two", extra=extra, metrics=EXACT)["correct"]
+    assert not text_metrics.score_example("3", suffix="3", extra=extra, metrics=EXACT)["correct"]
 
 
 def test_rows_without_truth_and_empty_answers_are_told_apart():
     rows = rows_of([("yes", "Yes"), (" ", "no"), ("3", "4"), ("blue", None)], EXACT)
     assert rows[3]["score"] is None and rows[3]["correct"] is None
-    assert text_metrics.score(rows, metrics=EXACT) == {
+    assert text_metrics.aggregate(rows, metrics=EXACT) == {
         "exact_match": pytest.approx(1 / 3),
         "num_examples": 3,
         "empty": 1,
     }
-    assert math.isnan(text_metrics.score([], metrics=EXACT)["exact_match"])
+    assert math.isnan(text_metrics.aggregate([], metrics=EXACT)["exact_match"])
 
 
 def test_groups_have_means_of_their_own():
     chosen = metrics.choose(["rsvqa_accuracy"])
     rows = rows_of([("yes", "yes"), ("no", "yes")], chosen, question_type="presence")
     rows += rows_of([("4", "4")], chosen, question_type="count")
-    scores = text_metrics.score(rows, metrics=chosen)
+    scores = text_metrics.aggregate(rows, metrics=chosen)
     assert scores["rsvqa_accuracy"] == pytest.approx(2 / 3) and scores["rsvqa_average"] == 0.75
     assert scores["per_group"] == {
         "question_type: count": {"rsvqa_accuracy": 1.0, "num_examples": 1},
@@ -71,18 +74,20 @@ def test_wrong_names_are_told_with_the_near_miss():
 
 def test_answers_that_are_classes_have_a_confusion_matrix():
     pairs = [("yes", "yes")] * 3 + [("no", "yes"), ("no", "no"), (" no", "no"), ("maybe", "no")]
-    scores = text_metrics.score(rows_of(pairs, EXACT), metrics=EXACT)
+    scores = text_metrics.aggregate(rows_of(pairs, EXACT), metrics=EXACT)
     assert scores["confusion"] == {
         "labels": ["no", "yes", "(other)"],
         "counts": [[2, 0, 1], [1, 3, 0], [0, 0, 0]],
     }
     rows = rows_of([("2", "two")], EXACT, answers=["two", "2"]) + rows_of(pairs, EXACT)
-    assert "confusion" not in text_metrics.score(rows, metrics=EXACT)  # three classes of eight rows
+    assert "confusion" not in text_metrics.aggregate(
+        rows, metrics=EXACT
+    )  # three classes of eight rows
     rows += rows_of([("2", "two")] * 2, EXACT, answers=["two", "2"])
-    confusion = text_metrics.score(rows, metrics=EXACT)["confusion"]
+    confusion = text_metrics.aggregate(rows, metrics=EXACT)["confusion"]
     assert confusion["counts"][confusion["labels"].index("two")] == [0, 3, 0, 0]
 
 
 def test_answers_in_sentences_have_no_confusion_matrix():
     rows = rows_of([(f"answer {n}", f"answer {n}") for n in range(50)], EXACT)
-    assert "confusion" not in text_metrics.score(rows, metrics=EXACT)
+    assert "confusion" not in text_metrics.aggregate(rows, metrics=EXACT)
