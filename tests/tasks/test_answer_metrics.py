@@ -89,10 +89,10 @@ def test_edit_distances_score_as_in_big_vision():
 def test_scienceqa_gives_no_point_where_answer_and_truth_both_lack_a_letter(truth):
     """big_vision reads both as "failed" and gives 1: third_party/README.md states it."""
     chosen = metrics.choose(["scienceqa_accuracy"])
-    rows = [judge({"prediction": "I do not know", "answer": truth}, chosen)]
+    rows = [score({"prediction": "I do not know", "answer": truth}, chosen)]
     scores = text_metrics.score(rows, metrics=chosen)
     assert (scores["scienceqa_accuracy"], scores["scienceqa_parse_failures"]) == (0.0, 1.0)
-    assert judge({"prediction": truth, "answer": truth}, chosen)["score"] == 0.0
+    assert score({"prediction": truth, "answer": truth}, chosen)["score"] == 0.0
 
 
 def test_counts_above_fifteen_are_scored_too():
