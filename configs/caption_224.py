@@ -1,6 +1,6 @@
 """Caption images: PaliGemma 3B at 224 px, all of it trained, as its authors did on COCO captions.
 
-    python -m paligemma_jax.convert photos.csv data/captions --task caption \
+    python -m paligemma_jax.import_data photos.csv data/captions --task caption \
         --split train=0.98,valid=0.02
     python -m paligemma_jax.train --config configs/caption_224.py --workdir runs/captions
 

@@ -1,11 +1,12 @@
-"""Whatever `convert` wrote, with PaliGemma 2 3B at 224 px: attention only, plain SGD.
+"""Whatever `import_data` wrote, with PaliGemma 2 3B at 224 px: attention only, plain SGD.
 
-    python -m paligemma_jax.convert data/coco data/mine --task detection --split train=0.8,valid=0.2
+    python -m paligemma_jax.import_data data/coco data/mine --task detection \
+        --split train=0.8,valid=0.2
     python -m paligemma_jax.check --config configs/converted.py:data=data/mine --out runs/check
     python -m paligemma_jax.train --config configs/converted.py:data=data/mine --workdir runs/mine
 
 Ten passes over train.jsonl, evaluated eight times on valid.jsonl; optimizer and rate are those of
-the fracture notebook. What `convert` says of scores and mask codec is set like any key:
+the fracture notebook. What `import_data` prints of scores and mask codec is set like any key:
 --config.mask_codec=FILE.
 
 Arguments (configs/converted.py:data=data/mine,res=448): data, task (detection, segmentation, vqa,

@@ -1,6 +1,6 @@
 """Count things, in JSON: PaliGemma 2 3B at 224 px, its language model trained with Adam.
 
-    python -m paligemma_jax.convert data/coins_coco data/counting --task counting
+    python -m paligemma_jax.import_data data/coins_coco data/counting --task counting
     python -m paligemma_jax.train --config configs/counting_224.py --workdir runs/counting
 
 The source is COCO (or any other with boxes); an answer is {"dime": 2, "penny": 1} on indented

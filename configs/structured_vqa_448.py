@@ -1,6 +1,6 @@
 """Questions with structured answers: PaliGemma 2 3B at 448 px, LoRA as with PEFT.
 
-    python -m paligemma_jax.convert data/events/labels.jsonl data/structured_vqa --task vqa \
+    python -m paligemma_jax.import_data data/events/labels.jsonl data/structured_vqa --task vqa \
         --split train=0.8,valid=0.2
     python -m paligemma_jax.train --config configs/structured_vqa_448.py --workdir runs/events
 

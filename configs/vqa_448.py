@@ -1,6 +1,6 @@
 """Visual question answering: PaliGemma 2 3B at 448 px, the language model trained with AdamW.
 
-    python -m paligemma_jax.convert data/vqav2 data/vqa --task vqa \
+    python -m paligemma_jax.import_data data/vqav2 data/vqa --task vqa \
         --columns answer=multiple_choice_answer --split train=0.9,valid=0.1
     python -m paligemma_jax.train --config configs/vqa_448.py --workdir runs/vqa
 

@@ -1,6 +1,6 @@
 """Outline water in satellite images: PaliGemma 3B at 224 px, attention-only SGD on float16 weights.
 
-    python -m paligemma_jax.convert data/water_masks data/water --task segmentation \
+    python -m paligemma_jax.import_data data/water_masks data/water --task segmentation \
         --classes water --split train=0.89,valid=0.11
     python -m paligemma_jax.train --config configs/water_segmentation_224.py --workdir runs/water
 

@@ -222,7 +222,7 @@ def test_a_file_that_cannot_be_read_is_the_one_error_of_the_data(folder):
     fname = f"--config.input.data.fname={folder}/coco.json"
     _, report = run(folder, f"--config={folder}/config.py", fname)
     (error,) = (one for one in report["findings"] if one["severity"] == "error")
-    assert f"paligemma_jax.convert {folder}/coco.json {folder}/coco_jsonl" in error["what"]
+    assert f"paligemma_jax.import_data {folder}/coco.json {folder}/coco_jsonl" in error["what"]
     assert report["sections"]["run"]["length"].startswith("not known")
 
 

@@ -210,6 +210,27 @@ def test_what_cannot_be_converted_is_said(weights, tmp_path, monkeypatch, words,
         convert.main(words)
 
 
+@pytest.mark.parametrize("source", ["coco", "roboflow://a/b/3"])
+def test_a_data_set_as_source_names_the_command_that_imports_it(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(REFERENCE / "datasets")
+    with pytest.raises(
+        ValueError, match=rf"\.import_data {source} {source}_jsonl --task detection"
+    ):
+        convert.main([source, str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("task", [["--task", "vqa"], ["--task=vqa"]])
+def test_a_task_ends_with_the_command_for_data_sets(task, capsys):
+    with pytest.raises(SystemExit) as ended:
+        convert.main(["my data", "out", *task, "--split", "train=0.8,valid=0.2"])
+    command = f"'my data' out {' '.join(task)} --split train=0.8,valid=0.2"
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: data sets have a command of their own: "
+        f"python -m paligemma_jax.import_data {command}\n"
+    )
+
+
 def test_several_files_are_read_through_their_index(weights, tmp_path, capsys, monkeypatch):
     small = functools.partial(huggingface.plan, shard_bytes=300_000)
     monkeypatch.setattr(huggingface, "plan", small)

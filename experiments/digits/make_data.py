@@ -19,7 +19,7 @@ faint: up to five digits, each of its own contrast down to none, under grain, al
 "digit": the question is whether there is one. The prompt is "detect digit".
 
 counted: one to four digits of up to three classes, and how many there are of each, as
-`convert --task counting` words it; no boxes.
+`import_data --task counting` words it; no boxes.
 
 Else the prompt names, in rising order, the classes in the scene and one class that is not there, so
 a single digit is never given away. Digits are split before anything is composed: train, valid and

@@ -2,7 +2,7 @@
 
     python experiments/systems/run.py --workdir runs/systems
 
-For each config: raw data as its users have it (make_data.py), convert, check, train with `overfit`
+For each config: raw data as its users have it (make_data.py), import, check, train with `overfit`
 (8 examples until the model repeats them), evaluate; the commands are printed as one would type
 them. The model is a random one of 0.2 million parameters, put there by overrides alone. Writes
 results.json and the table of README.md.
@@ -20,7 +20,7 @@ from typing import Any
 
 import make_data
 
-from paligemma_jax import check, convert, evaluate, train
+from paligemma_jax import check, evaluate, import_data, train
 from paligemma_jax.data import tokens
 
 HERE = pathlib.Path(__file__).parent
@@ -44,14 +44,14 @@ class System:
 
     Attributes:
       config: file in configs/, without its ending.
-      convert: arguments of the conversion after SRC and DST; None: the raw layout is ours already.
-      source: of the raw folder, what is converted.
+      options: of the import after SRC and DST; None: the raw layout is ours already.
+      source: of the raw folder, what is imported.
       overrides: settings that random weights need besides TINY.
       scores: of metrics.json, with the least that shows that the examples are known by heart.
     """
 
     config: str
-    convert: tuple[str, ...] | None
+    options: tuple[str, ...] | None
     scores: dict[str, float]
     source: str = "."
     overrides: tuple[str, ...] = ()
@@ -111,15 +111,15 @@ class Prepared:
 
 
 def prepare(name: str, folder: pathlib.Path, *, say: Callable[[str], None]) -> Prepared:
-    """Writes one system's raw data, and converts them where they are not JSONL of ours already."""
+    """Writes one system's raw data, and imports them where they are not JSONL of ours already."""
     system = SYSTEMS[name]
     raw, data = folder / "raw" / name, folder / "data" / name
     raw.mkdir(parents=True)
     make_data.WRITE[name](raw)
-    if system.convert is None:
+    if system.options is None:
         data = raw
     else:
-        call(convert.main, str(raw / system.source), str(data), *system.convert, say=say)
+        call(import_data.main, str(raw / system.source), str(data), *system.options, say=say)
     overrides = (*TINY, f"tokenizer={train_tokenizer(data)}", *system.overrides)
     return Prepared(f"{ROOT}/configs/{system.config}.py:data={data},overfit", overrides)
 

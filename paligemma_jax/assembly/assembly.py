@@ -58,7 +58,9 @@ class Assembly:
 def assemble(config: ml_collections.ConfigDict) -> Assembly:
     """Builds everything that needs neither data nor weights."""
     say.info(f"devices: {weights.describe_devices()}")
-    hint = "It may be a path; for a model from scratch convert --train_tokenizer makes a small one"
+    hint = (
+        "It may be a path; for a model from scratch import_data --train_tokenizer makes a small one"
+    )
     with weights.named_by("tokenizer", config.tokenizer, hint):
         tokenizer = tokens.load_tokenizer(weights.fetch(config.tokenizer))
     model = model_functions.describe(config, vocab_size=tokenizer.vocab_size)

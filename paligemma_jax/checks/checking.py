@@ -118,7 +118,7 @@ def _load_tokenizer(
         what = f"{error}\nwithout it these are left out: {check_settings.left_out(config)}"
         remedy = (
             "set tokenizer to a file, or mend what the message says; for a model from scratch, "
-            "convert --train_tokenizer makes one of your texts"
+            "import_data --train_tokenizer makes one of your texts"
         )
         found.append(findings.Finding("error", "no tokenizer", what, remedy, "tokenizer"))
         return None

@@ -1,10 +1,12 @@
 """What the doors' command lines share: overrides, and errors as one clear line."""
 
 import argparse
+import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -116,6 +118,12 @@ def _explain(unknown: Sequence[str], groups: Mapping[str, Collection[str]]) -> s
             if name in keys:
                 return f". {name} is a key of the settings: --{group}.{name}=VALUE"
     return ""
+
+
+def print_result(result: Mapping[str, Any]) -> None:
+    """Prints a door's result as JSON for the program that reads it; a person has seen the lines."""
+    if not sys.stdout.isatty():
+        sys.stdout.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
 
 
 def run(main: Callable[[], None]) -> None:

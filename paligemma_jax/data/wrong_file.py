@@ -12,10 +12,10 @@ from paligemma_jax.wording import near_misses
 MAX_LISTED = 20
 EXPECTED = "expected JSONL, one JSON object per line"
 ENDING = ".jsonl"
-# Files beside converted data that are none themselves.
+# Files beside imported data that are none themselves.
 NOT_DATA = (jsonl.DROPPED, jsonl.MASK_ROUND_TRIP)
 COCO_KEYS = {"images", "annotations"}
-# Endings of what `convert` reads, with the task that is likely meant.
+# Endings of what `import_data` reads, with the task that is likely meant.
 OTHER_ENDINGS = {
     ".csv": "vqa",
     ".tsv": "vqa",
@@ -40,12 +40,12 @@ def check(path: str) -> None:
             f"where they are: set input.data.image_dir={os.path.dirname(path)}"
         )
     if os.path.isdir(path):
-        other = "" if _data_files(path) else f". Another format? {suggest_conversion(path)}"
+        other = "" if _data_files(path) else f". Another format? {suggest_import(path)}"
         raise ValueError(f"{path} is a folder, {EXPECTED}; {_list_data(path)}{other}")
     if not os.path.isfile(path):
         raise ValueError(f"{path}: no such file{_near_miss(path)}")
     if task := OTHER_ENDINGS.get(os.path.splitext(path)[1].lower()):
-        raise ValueError(f"{path}: {EXPECTED}. {suggest_conversion(path, task)}")
+        raise ValueError(f"{path}: {EXPECTED}. {suggest_import(path, task)}")
     _check_is_lines(path)
 
 
@@ -68,7 +68,7 @@ def propose_names(
         elif ours == "prefix":
             settings.append("input.data.prefix_template='caption en' (one prompt for all)")
         elif ours == "suffix" and column_names.find("objects", keys):
-            return suggest_conversion(path)
+            return suggest_import(path)
         else:
             settings.append(f"input.data.fields.{ours}=KEY")
     if unknown:
@@ -76,11 +76,11 @@ def propose_names(
     return f"say which keys hold these: set {', '.join(settings)}"
 
 
-def suggest_conversion(path: str, task: str = "detection") -> str:
+def suggest_import(path: str, task: str = "detection") -> str:
     """Returns the command that makes JSONL of a data set in another format."""
     target = f"{os.path.splitext(path.rstrip(os.sep))[0]}_jsonl"
     words = f"{shlex.quote(path)} {shlex.quote(target)} --task {task}"
-    return f"Convert it: python -m paligemma_jax.convert {words} (or another task)"
+    return f"Import it: python -m paligemma_jax.import_data {words} (or another task)"
 
 
 def _near_miss(path: str) -> str:
@@ -127,7 +127,7 @@ def _check_is_lines(path: str) -> None:
             f"jq -c '.[]' {shlex.quote(path)} > {shlex.quote(target)}"
         )
     if isinstance(whole, dict) and whole.keys() >= COCO_KEYS:
-        command = suggest_conversion(path, _task_of(whole["annotations"]))
+        command = suggest_import(path, _task_of(whole["annotations"]))
         raise ValueError(f"{path} is COCO's JSON, {EXPECTED}. {command}")
     if row is None and whole is not None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What weights a path holds, and which model they belong to."""
+"""The weights to convert: what a path holds, and which model they belong to."""
 
 import dataclasses
 import json
@@ -10,18 +10,18 @@ from typing import Any
 
 from paligemma_jax.assembly import assembly, model_functions, run_weights, weights
 from paligemma_jax.checkpoints import huggingface_files, merge, part_files, partial_weights, peft
+from paligemma_jax.data import wrong_file
 from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.params import names
 from paligemma_jax.settings import load
 
 EMBEDDING = "llm/embedder/input_embedding"
-# Of the models that are converted.
-Model = variants.PaliGemma
+EXPECTED = "expected an .npz file, a run's folder (final.npz), or one with *.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Weights as they were found.
+class WeightsSource:
+    """The weights that a path holds.
 
     Attributes:
       path: an npz file, or the folder that transformers reads.
@@ -42,65 +42,75 @@ class Source:
         return peft.is_folder(self.path)
 
 
-def find(
-    path: pathlib.Path, *, base: pathlib.Path | None = None, chosen: str | None = None
-) -> Source:
-    """Returns what weights a file or folder holds.
+def open_source(
+    source: str, *, base: pathlib.Path | None = None, chosen: str | None = None
+) -> WeightsSource:
+    """Returns the weights that a file or folder holds.
 
     Args:
-      path: an npz file, a run's folder or one with safetensors.
+      source: path of an npz file, a run's folder or one with safetensors.
       base: of weights that are trained arrays only; None: the one that they name.
       chosen: a checkpoint of the run's folder, as in `checkpoint.choose`; None: its final.npz.
 
     Raises:
       ValueError: nothing there, or nothing that is known; the message says what is expected.
     """
+    path, suggestion = pathlib.Path(source), wrong_file.suggest_import(source)
     if chosen is not None:
-        return _find_checkpoint(path, chosen, base)
-    expected = "expected an .npz file, a run's folder (final.npz), or one with *.safetensors"
+        return _open_checkpoint(path, chosen, base)
     path, *_ = [path] if path.exists() else part_files.find(path)
     if path.is_file():
         if not re.search(r"\.npz(\.part\w+)?$", path.name):
-            raise ValueError(f"{path}: {expected}")
-        beside = path.with_name(assembly.TOKENIZER)
-        found = beside if beside.exists() else None
-        return Source(path, partial_weights.find(path, base=base), tokenizer=found)
+            raise ValueError(f"{path}: {EXPECTED}. A data set? {suggestion}")
+        return WeightsSource(
+            path, partial_weights.find(path, base=base), tokenizer=_tokenizer(path.parent)
+        )
     if not path.is_dir():
-        raise ValueError(f"{path}: no such file or folder; nothing is downloaded here. {expected}")
-    config, tokenizer = path / assembly.CONFIG, path / assembly.TOKENIZER
-    found = tokenizer if tokenizer.exists() else None
-    if (path / assembly.FINAL).exists():
-        final = path / assembly.FINAL
-        return Source(
+        raise ValueError(
+            f"{path}: no such file or folder; nothing is downloaded here. "
+            f"{EXPECTED}. A data set? {suggestion}"
+        )
+    return _open_folder(path, base, suggestion)
+
+
+def _open_folder(path: pathlib.Path, base: pathlib.Path | None, suggestion: str) -> WeightsSource:
+    config, final = path / assembly.CONFIG, path / assembly.FINAL
+    if final.exists():
+        return WeightsSource(
             final,
             partial_weights.find(final, base=base),
             config=config if config.exists() else None,
-            tokenizer=found,
+            tokenizer=_tokenizer(path),
         )
     if peft.is_folder(path):
         if base is None:
             raise ValueError(f"{path}: an adapter of PEFT: give its model's npz file as --base")
-        return Source(path, partial_weights.find(base))
+        return WeightsSource(path, partial_weights.find(base))
     if any(path.glob("*.safetensors")):
         if base:
             raise ValueError(f"--base {base}: {path} is a Hugging Face folder, which is whole")
-        return Source(path, None, tokenizer=found)
+        return WeightsSource(path, None, tokenizer=_tokenizer(path))
     held = ", ".join(sorted(os.listdir(path))[:8]) or "nothing"
-    raise ValueError(f"{path}: {expected}; it holds {held}")
+    raise ValueError(f"{path}: {EXPECTED}; it holds {held}. A data set? {suggestion}")
 
 
-def _find_checkpoint(run: pathlib.Path, chosen: str, base: pathlib.Path | None) -> Source:
-    found, tokenizer = run_weights.choose(run, chosen), run / assembly.TOKENIZER
-    return Source(
-        found,
-        run_weights.find(found, os.fspath(base) if base else None),
+def _open_checkpoint(run: pathlib.Path, chosen: str, base: pathlib.Path | None) -> WeightsSource:
+    path = run_weights.choose(run, chosen)
+    return WeightsSource(
+        path,
+        run_weights.find(path, os.fspath(base) if base else None),
         config=run / assembly.CONFIG,
-        tokenizer=tokenizer if tokenizer.exists() else None,
+        tokenizer=_tokenizer(run),
     )
 
 
-def describe(
-    source: Source,
+def _tokenizer(folder: pathlib.Path) -> pathlib.Path | None:
+    path = folder / assembly.TOKENIZER
+    return path if path.exists() else None
+
+
+def infer_model(
+    source: WeightsSource,
     *,
     variant: str | None = None,
     config: str | None = None,
@@ -113,11 +123,11 @@ def describe(
     config.json), the run's config.json.
 
     Args:
-      source: from `find`.
+      source: from `open_source`.
       variant: a released model ("paligemma2-3b"), or towers of the table ("So400m/14,gemma2_2b");
         its final soft-cap is 0, as in every transfer of big_vision.
       config: of the training, as `--config` takes it.
-      final_logits_softcap: instead of what was found.
+      final_logits_softcap: instead of that one.
 
     Raises:
       ValueError: no such model, arrays that are missing or of another, or nothing says what the
@@ -129,7 +139,7 @@ def describe(
         path = source.path / assembly.CONFIG
         model = huggingface_files.model(_read_json(path), where=str(path))
     else:
-        model = _describe_npz(source, source.weights, variant, config)
+        model = _infer_from_npz(source, source.weights, variant, config)
         lora = merge.describe(source.weights)
         model = dataclasses.replace(model, lora=lora)
         names.check_shapes(source.weights.arrays, paligemma.shapes(model), where=str(source.path))
@@ -139,8 +149,8 @@ def describe(
     return dataclasses.replace(model, llm=llm)
 
 
-def _describe_npz(
-    source: Source,
+def _infer_from_npz(
+    source: WeightsSource,
     stored: partial_weights.Weights | merge.Merged,
     variant: str | None,
     config: str | None,
@@ -157,7 +167,7 @@ def _describe_npz(
         return model_functions.describe(load.load(config), vocab_size=rows)
     if source.config:
         return model_functions.describe(load.from_json(source.config), vocab_size=rows)
-    return _infer(shapes, source.path)
+    return _infer_from_shapes(shapes, source.path)
 
 
 def _from_table(shapes: Mapping[str, Sequence[int]], variant: str) -> variants.PaliGemma:
@@ -173,7 +183,9 @@ def _from_table(shapes: Mapping[str, Sequence[int]], variant: str) -> variants.P
     return dataclasses.replace(model, llm=llm)
 
 
-def _infer(shapes: Mapping[str, Sequence[int]], path: pathlib.Path) -> variants.PaliGemma:
+def _infer_from_shapes(
+    shapes: Mapping[str, Sequence[int]], path: pathlib.Path
+) -> variants.PaliGemma:
     """Returns a released model of which arrays tell everything: Gemma 1 has nothing hidden."""
     try:
         name, model = variants.infer(shapes)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,8 @@ PROGRESS_ROWS = 500
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What to convert, and how.
+class ImportOptions:
+    """What to import, and how.
 
     Attributes:
       source: file, folder, or an address of Roboflow.
@@ -80,105 +81,108 @@ class _Row:
     split: str | None
 
 
-def convert(plan: Plan) -> dict[str, Any]:
-    """Converts, says what it does, and returns the summary that is also written.
+def import_data(options: ImportOptions) -> dict[str, Any]:
+    """Imports a data set, reports on the way, and returns the summary that is also written.
 
     Raises:
       ValueError: what cannot be read, has nothing to give, or would not read back.
     """
-    plan.target.parent.mkdir(parents=True, exist_ok=True)
-    made = pathlib.Path(tempfile.mkdtemp(prefix=plan.target.name + ".", dir=plan.target.parent))
+    start = time.monotonic()
+    options.target.parent.mkdir(parents=True, exist_ok=True)
+    made = pathlib.Path(
+        tempfile.mkdtemp(prefix=options.target.name + ".", dir=options.target.parent)
+    )
     try:
-        folder = made / "download" if roboflow.is_address(plan.source) else None
-        source = _fetch(plan, folder) if folder else plan.source
+        folder = made / "download" if roboflow.is_address(options.source) else None
+        source = _fetch(options, folder) if folder else options.source
         out = made / "made"
         out.mkdir()
-        summary = _convert(plan, source, out)
-        _put_in_place(out, plan.target)
+        summary = _import(options, source, out)
+        _put_in_place(out, options.target)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return summary
+    return summary | {"seconds": time.monotonic() - start}
 
 
 def is_ours(folder: pathlib.Path) -> bool:
-    """Whether a folder was written by `convert`, so that it may be replaced."""
+    """Whether a folder was written by `import_data`, so that it may be replaced."""
     return (folder / SUMMARY).is_file()
 
 
-def _fetch(plan: Plan, folder: pathlib.Path) -> str:
-    with say.progress(f"fetching {plan.source}", unit="B", unit_scale=True) as report:
+def _fetch(options: ImportOptions, folder: pathlib.Path) -> str:
+    with say.progress(f"fetching {options.source}", unit="B", unit_scale=True) as report:
         roboflow.download(
-            plan.source,
+            options.source,
             folder,
             key=os.environ.get(roboflow.KEY),
-            with_outlines=plan.task == "segmentation",
+            with_outlines=options.task == "segmentation",
             progress=report,
         )
     return str(folder)
 
 
-def _convert(plan: Plan, source: str, out: pathlib.Path) -> dict[str, Any]:
-    name, reason = formats.find(source, plan.task, plan.format)
-    say.info(f"{plan.source} is {name} ({reason})")
+def _import(options: ImportOptions, source: str, out: pathlib.Path) -> dict[str, Any]:
+    name, reason = formats.find(source, options.task, options.format)
+    say.info(f"{options.source} is {name} ({reason})")
     request = example.Request(
-        source, plan.task, plan.images, plan.classes, plan.columns, plan.components
+        source, options.task, options.images, options.classes, options.columns, options.components
     )
     tally = example.Tally()
     with say.progress(f"reading {name}", unit="images") as report:
         data = formats.FORMATS[name].read(request, tally, report)
     wording = words.Wording(
-        plan.task,
+        options.task,
         data.classes,
-        prompt=plan.prompt,
-        coordinates=plan.coordinates,
-        codec=plan.codec,
+        prompt=options.prompt,
+        coordinates=options.coordinates,
+        codec=options.codec,
     )
     rows, ways = _write_rows(data, wording, tally, out)
     if not rows:
         said = "\n".join(import_summary.describe_drops(tally))
-        raise ValueError(f"{plan.source}: nothing is left to write\n{said}")
-    parts = _divide(rows, plan, out)
+        raise ValueError(f"{options.source}: nothing is left to write\n{said}")
+    parts = _divide(rows, options, out)
     for split, lines in parts.items():
         atomic.write_jsonl(out / f"{split}.jsonl", [row.line for row in lines])
-    if plan.train_tokenizer:
+    if options.train_tokenizer:
         texts = [row.line[key] for row in next(iter(parts.values())) for key in TEXTS]
         tokens.train_tokenizer(texts, out / TOKENIZER)
     masks = wording.round_trip.worst_masks()
     for file, listed in ((jsonl.DROPPED, tally.drops), (jsonl.MASK_ROUND_TRIP, masks)):
         if listed:
             atomic.write_jsonl(out / file, [dataclasses.asdict(item) for item in listed])
-    read_back = _read_back(plan, parts, out)
-    decode = plan.codec and plan.codec.decode
-    sheet.write(out / SHEET, read_back, coordinates=plan.coordinates, decode=decode)
+    read_back = _read_back(options, parts, out)
+    decode = options.codec and options.codec.decode
+    sheet.write(out / SHEET, read_back, coordinates=options.coordinates, decode=decode)
     counts = {split: len(lines) for split, lines in parts.items()}
     summary = {
-        "source": plan.source,
+        "source": options.source,
         "format": name,
-        "task": plan.task,
+        "task": options.task,
         "prompt": wording.template,
-        "coordinates": plan.coordinates,
-        "mask_codec": plan.mask_codec,
-        "seed": plan.seed,
+        "coordinates": options.coordinates,
+        "mask_codec": options.mask_codec,
+        "seed": options.seed,
         **import_summary.make(data.classes, tally, wording.round_trip, counts),
         "images": dict(ways),
     }
     atomic.write_json(out / SUMMARY, summary)
     for line in import_summary.describe(summary, tally):
         say.info(line)
-    _say_what_next(plan, plan.target / f"{next(iter(parts))}.jsonl")
+    _say_what_next(options, options.target / f"{next(iter(parts))}.jsonl")
     return summary
 
 
-def _say_what_next(plan: Plan, training: pathlib.Path) -> None:
+def _say_what_next(options: ImportOptions, training: pathlib.Path) -> None:
     """Says where to look, and which settings a config needs."""
-    say.info(f"look at  {plan.target / SHEET}")
-    task = words.TRAINED_AS[plan.task]
+    say.info(f"look at  {options.target / SHEET}")
+    task = words.TRAINED_AS[options.task]
     say.info(f"train    c.task = '{task}', c.input.data.fname = '{training}'")
-    if plan.train_tokenizer:
-        say.info(f"         c.tokenizer = '{plan.target / TOKENIZER}' (from scratch)")
-    if plan.mask_codec:
-        say.info(f"         c.mask_codec = '{plan.mask_codec}'")
-    if scores := words.SCORED_BY.get(plan.task):
+    if options.train_tokenizer:
+        say.info(f"         c.tokenizer = '{options.target / TOKENIZER}' (from scratch)")
+    if options.mask_codec:
+        say.info(f"         c.mask_codec = '{options.mask_codec}'")
+    if scores := words.SCORED_BY.get(options.task):
         say.info(f"score    c.evals.NAME.scores = {scores}")
 
 
@@ -207,37 +211,39 @@ def _write_rows(
     return rows, images.ways
 
 
-def _divide(rows: Sequence[_Row], plan: Plan, out: pathlib.Path) -> dict[str, list[_Row]]:
+def _divide(
+    rows: Sequence[_Row], options: ImportOptions, out: pathlib.Path
+) -> dict[str, list[_Row]]:
     """Returns split -> rows: the source's splits, or new ones without a leak."""
     said = {row.split for row in rows}
     parts: dict[str, list[_Row]] = {}
     if said != {None} and len(said) > 1:
-        if plan.ratios:
+        if options.ratios:
             names = sorted(map(str, said))
             raise ValueError(
-                f"--split is for sources without splits; {plan.source} has {', '.join(names)}"
+                f"--split is for sources without splits; {options.source} has {', '.join(names)}"
             )
         parts = {name: [] for name in example.SPLITS.values() if name in said}
         for row in rows:
             parts.setdefault(row.split or ALL, []).append(row)
         _warn_of_leaks(parts, out)
         return parts
-    if not plan.ratios:
+    if not options.ratios:
         say.info("no splits: one file. --split train=0.8,valid=0.2 divides it without a leak")
         return {next(iter(said)) or ALL: list(rows)}
     contents = _content_keys(rows, out)
     groups = splits.join(
         [
             (
-                f"group {splits.group_key(row.name, plan.group)}",
+                f"group {splits.group_key(row.name, options.group)}",
                 f"image {row.image}",
                 f"same {content}",
             )
             for row, content in zip(rows, contents, strict=True)
         ]
     )
-    chosen = splits.assign(groups, ratios=plan.ratios, seed=plan.seed)
-    parts = {name: [] for name in plan.ratios}
+    chosen = splits.assign(groups, ratios=options.ratios, seed=options.seed)
+    parts = {name: [] for name in options.ratios}
     for row, split in zip(rows, chosen, strict=True):
         parts[split].append(row)
     return parts
@@ -269,10 +275,10 @@ def _warn_of_leaks(parts: Mapping[str, Sequence[_Row]], out: pathlib.Path) -> No
 
 
 def _read_back(
-    plan: Plan, parts: Mapping[str, Sequence[_Row]], out: pathlib.Path
+    options: ImportOptions, parts: Mapping[str, Sequence[_Row]], out: pathlib.Path
 ) -> list[records.Record]:
     """Reads what was written as training will."""
-    check = words.choose_check(plan.task)
+    check = words.choose_check(options.task)
     found: list[records.Record] = []
     for split in parts:
         with say.progress(f"checking {split}", unit="B", unit_scale=True) as report:

@@ -31,7 +31,7 @@ def test_cocos_json_is_named_with_the_command_that_converts_it(tmp_path, content
     message = error_of(path)
     assert f"{path} is COCO's JSON, expected JSONL" in message
     words = f"'{path}' '{tmp_path}/my images_jsonl' --task {task}"
-    assert f"python -m paligemma_jax.convert {words}" in message
+    assert f"python -m paligemma_jax.import_data {words}" in message
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_files_of_other_formats_are_named_with_the_command_that_converts_them(tm
     path = tmp_path / name
     path.touch()
     target = path.with_suffix("")
-    command = f"python -m paligemma_jax.convert {path} {target}_jsonl --task {task}"
+    command = f"python -m paligemma_jax.import_data {path} {target}_jsonl --task {task}"
     assert command in error_of(path)
 
 
@@ -84,7 +84,7 @@ def test_a_folder_without_jsonl_is_perhaps_another_format(tmp_path):
     (tmp_path / "coco").mkdir()
     message = error_of(f"{tmp_path}/coco/")
     assert "JSONL files in" in message and ": none. Another format?" in message
-    assert f"paligemma_jax.convert {tmp_path}/coco/ {tmp_path}/coco_jsonl --task" in message
+    assert f"paligemma_jax.import_data {tmp_path}/coco/ {tmp_path}/coco_jsonl --task" in message
 
 
 def test_paths_below_the_working_folder_are_shown_as_they_are_typed(tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_a_typo_gets_the_nearest_name(tmp_path):
             "input.data.fields.suffix=description",
         ),
         ({"image": "a.png", "prefix": "q", "truth": "b"}, "set input.data.fields.suffix=KEY"),
-        ({"image": "a.png", "objects": {}}, "python -m paligemma_jax.convert"),
+        ({"image": "a.png", "objects": {}}, "python -m paligemma_jax.import_data"),
     ],
 )
 def test_rows_with_other_keys_get_the_settings_that_map_them(tmp_path, row, settings):

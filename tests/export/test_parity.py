@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.checkpoints import npz, partial_weights
-from paligemma_jax.export import conversion, parity
+from paligemma_jax.export import parity, writers
 from paligemma_jax.models.paligemma import variants
 
 LARGEST = 8.0
@@ -26,7 +26,7 @@ def converted(model, load_reference, tmp_path_factory):
         params = load_reference("forward_pg1")[0]
         npz.write(folder / "a.npz", {name: x.astype(dtype) for name, x in params.items()})
         stored = partial_weights.find(folder / "a.npz")
-        conversion.to_huggingface(stored, folder / "hf", model, dtype=None, tokenizer=None)
+        writers.to_huggingface(stored, folder / "hf", model, dtype=None, tokenizer=None)
         return stored, folder / "hf"
 
     return {dtype: make(dtype) for dtype in ("float32", "float16")}

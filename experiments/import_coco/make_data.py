@@ -1,6 +1,6 @@
 """Write a COCO data set of real size: 7,000 images of 640x480 with 50,000 boxes and polygons.
 
-    python experiments/convert_coco/make_data.py --out data/big_coco
+    python experiments/import_coco/make_data.py --out data/big_coco
 
 writes annotations/instances_train2017.json and train2017/*.jpg. Seed 0: every run writes the same.
 """

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_jax import convert
-from paligemma_jax.data import objects, records
+from paligemma_jax import import_data
+from paligemma_jax.data import objects, records, tokens
 from paligemma_jax.importers import roboflow
 from paligemma_jax.tasks import box_text, mask_text
 
@@ -20,7 +20,7 @@ CODEC = pathlib.Path(__file__).parents[1] / "experiments" / "mask_codec" / "code
 
 def run(capsys, *words) -> dict:
     """Runs the door and returns what it prints, with what it says as `said`."""
-    convert.main([str(word) for word in words])
+    import_data.main([str(word) for word in words])
     out, said = capsys.readouterr()
     return {**json.loads(out), "said": said}
 
@@ -162,7 +162,7 @@ def test_the_sources_splits_are_kept_and_a_leak_is_told(photos, tmp_path, capsys
         in (result["said"])
     )
     with pytest.raises(ValueError, match=r"--split is for sources without splits; .* train, valid"):
-        convert.main([str(photos), str(tmp_path / "b"), "--task", "caption", "--split", "a=1"])
+        import_data.main([str(photos), str(tmp_path / "b"), "--task", "caption", "--split", "a=1"])
 
 
 def test_what_was_dropped_is_counted_shown_and_listed(photos, tmp_path, capsys):
@@ -185,7 +185,7 @@ def test_nothing_left_is_an_error_that_says_why(photos, tmp_path):
     for path in photos.glob("*.png"):
         path.write_text("no picture")
     with pytest.raises(ValueError, match="nothing is left to write\ndropped  10 images, not an"):
-        convert.main([str(photos), str(tmp_path / "a"), "--task", "caption"])
+        import_data.main([str(photos), str(tmp_path / "a"), "--task", "caption"])
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
@@ -227,16 +227,8 @@ def test_roboflow_is_fetched_with_the_key_of_the_environment(tmp_path, capsys, m
 def test_roboflow_without_a_key_names_the_page(tmp_path, monkeypatch):
     monkeypatch.delenv("ROBOFLOW_API_KEY", raising=False)
     with pytest.raises(ValueError, match=r"app\.roboflow\.com/settings/api"):
-        convert.main(["roboflow://a/b/3", str(tmp_path / "out"), "--task", "detection"])
+        import_data.main(["roboflow://a/b/3", str(tmp_path / "out"), "--task", "detection"])
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("source", "name"), [(str(DATASETS / "coco"), "coco"), ("roboflow://a/b/3", "Roboflow")]
-)
-def test_without_a_task_a_data_set_is_told_apart_from_weights(source, name, tmp_path):
-    with pytest.raises(ValueError, match=rf"looks like a data set \({name}\): add --task"):
-        convert.main([source, str(tmp_path / "out")])
 
 
 def test_outlines_become_mask_tokens_that_read_back(tmp_path, capsys):
@@ -257,27 +249,27 @@ def test_outlines_become_mask_tokens_that_read_back(tmp_path, capsys):
 def test_a_mask_codec_is_for_masks(tmp_path):
     words = [str(DATASETS / "coco"), str(tmp_path / "out"), "--task", "detection"]
     with pytest.raises(ValueError, match="--mask_codec: for --task segmentation, not detection"):
-        convert.main([*words, "--mask_codec", str(CODEC)])
+        import_data.main([*words, "--mask_codec", str(CODEC)])
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--split", "train=1"], "--split: for data sets: add --task"),
-        (["--task", "vqa", "--dtype", "float16"], "--dtype: for weights"),
-        (["--task", "vqa", "--seed", "3"], "add --split"),
+        ([], "arguments are required: --task"),
         (["--task", "vqua"], "invalid choice"),
+        (["--task", "vqa", "--dtype", "float16"], "unrecognized arguments: --dtype"),
     ],
 )
-def test_options_of_the_other_kind_are_refused(words, message, tmp_path, capsys):
+def test_a_wrong_command_line_is_refused(words, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        convert.main([str(DATASETS / "coco"), str(tmp_path / "out"), *words])
+        import_data.main([str(DATASETS / "coco"), str(tmp_path / "out"), *words])
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--seed", "3"], "add --split"),
         (["--split", "train"], "expected name=value"),
         (["--split", "train=x"], "'x' is no share"),
         (["--split", "../a=1"], "is no name for a file"),
@@ -290,11 +282,20 @@ def test_options_of_the_other_kind_are_refused(words, message, tmp_path, capsys)
 def test_wrong_values_are_told(words, message, photos, tmp_path):
     task = ["--task", "vqa" if words[0] == "--format" else "caption"]
     with pytest.raises(ValueError, match=message):
-        convert.main([str(photos), str(tmp_path / "out"), *task, *words])
+        import_data.main([str(photos), str(tmp_path / "out"), *task, *words])
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("target", [".", "out", ".."])
 def test_source_and_target_are_apart(photos, target):
     with pytest.raises(ValueError, match="lie in one another"):
-        convert.main([str(photos), str(photos / target), "--task", "caption", "--overwrite"])
+        import_data.main([str(photos), str(photos / target), "--task", "caption", "--overwrite"])
+
+
+def test_a_tokenizer_is_learnt_from_the_texts(tmp_path, capsys):
+    target = tmp_path / "out"
+    result = run(capsys, DATASETS / "coco", target, "--task=detection", "--train_tokenizer")
+    learnt = tokens.load_tokenizer(target / "tokenizer.model")
+    for row in rows(target / "train.jsonl"):
+        assert learnt.decode(learnt.encode(row["suffix"])) == row["suffix"]
+    assert f"c.tokenizer = '{target / 'tokenizer.model'}'" in result["said"]

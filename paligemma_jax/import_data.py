@@ -1,0 +1,33 @@
+"""Import a data set of another tool: JSONL files, images, and a look at both.
+
+    python -m paligemma_jax.import_data data/coco data/mine --task detection
+    python -m paligemma_jax.import_data photos.csv data/mine --task caption
+    python -m paligemma_jax.import_data q.jsonl data/mine --task vqa --split train=0.9,valid=0.1
+    python -m paligemma_jax.import_data roboflow://workspace/project/3 data/mine --task detection
+
+SRC is COCO, YOLO, Pascal VOC, images with masks, JSONL, CSV, parquet or Arrow (detected from its
+files), or a version of a Roboflow project. DST is a folder that gets a JSONL file per split, the
+images (hard links where the disk is the same, else copies), a contact sheet, dropped.jsonl, which
+lists everything that was left out, and for segmentation mask_round_trip.jsonl, which tells how much
+of every mask its tokens keep.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from paligemma_jax.console import arguments
+from paligemma_jax.importers import importing, options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments.print_result(importing.import_data(options.read(parse_args(argv))))
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = arguments.parser(__doc__)
+    options.add(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    arguments.run(main)
