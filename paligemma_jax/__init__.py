@@ -35,9 +35,11 @@ def load(
     """
     # Here, so that paligemma_jax.models imports without what only the doors need.
     from paligemma_jax.assembly import assembly
+    from paligemma_jax.console import say
     from paligemma_jax.prediction import predictor
     from paligemma_jax.settings import presets
 
+    say.show_on_stderr()
     decoding = dict(decoding or {})
     config, final = assembly.open_run(run, None, [])
     presets.check_eval("load", {"fname": run, **decoding})

@@ -91,7 +91,7 @@ def check_same_data(out: pathlib.Path, data: str) -> None:
             f"{out} holds the evaluation on {before['data']}, this one is on {data}: give it "
             f"another --name, or another --out"
         )
-    say.info(f"{out}: replaces the evaluation of {before['weights']} on {before['data']}")
+    say.warning(f"{out}: replaces the evaluation of {before['weights']} on {before['data']}")
 
 
 def evaluate(

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     most = max(query.num_images for query in chosen)
     if most > config.input.max_images:
-        say.info(f"{most} images at once: in training there were {config.input.max_images}")
+        say.warning(f"{most} images at once: in training there were {config.input.max_images}")
     opened = predictor.open_predictor(
         assembly.assemble(config),
         source,
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if drawn:
         say.info(f"pictures: {quantities.count(drawn.num_files, 'files')} in {args.pictures}")
     if num_failed:
-        say.info(f"{num_failed} of {len(chosen)} could not be read, or not drawn")
+        say.error(f"{num_failed} of {len(chosen)} could not be read, or not drawn")
         sys.exit(1)
 
 
@@ -127,13 +127,13 @@ def answer(
             if "error" in row:
                 num_failed += 1
                 if as_json:
-                    say.info(f"{row['source']}: {row['error']}")
+                    say.warning(f"{row['source']}: {row['error']}")
             if drawn:
                 try:
                     drawn.add(row)
                 except ValueError as error:
                     num_failed += 1
-                    say.info(str(error))
+                    say.warning(str(error))
     return num_failed
 
 

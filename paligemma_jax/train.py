@@ -62,6 +62,7 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
     Raises:
       signals.Preempted: it was asked to stop before; the state is saved.
     """
+    say.show_on_stderr()
     compiled = compilation.start_counting()
     config = resume.keep_remat(config, workdir)
     resume.check(config, workdir, resume_anyway=resume_anyway)

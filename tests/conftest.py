@@ -23,9 +23,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.settings import presets
 
+say.show_on_stderr()  # as every door does: rooms are tested without one
 jax.config.update("jax_default_matmul_precision", "highest")
 
 # The same examples in every run, and no time limit per example: the machine may be busy.

@@ -65,7 +65,7 @@ def assemble(config: ml_collections.ConfigDict) -> Assembly:
         tokenizer = tokens.load_tokenizer(weights.fetch(config.tokenizer))
     model = model_functions.describe(config, vocab_size=tokenizer.vocab_size)
     if model.vocab_size != tokenizer.vocab_size:
-        say.info(
+        say.warning(
             f"tokenizer: {tokenizer.vocab_size} pieces for {model.vocab_size} rows of the "
             f"embedding. Is it the tokenizer that the weights were trained with?"
         )

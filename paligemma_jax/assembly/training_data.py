@@ -68,12 +68,12 @@ def read(config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer) -> Trai
 
 
 def warn_of_task(config: ml_collections.ConfigDict, examples: datasets.Records) -> None:
-    """Says if nearly all answers look like those of another task, though this one trains on them.
+    """Warns if nearly all answers look like those of another task, though this one trains on them.
 
     All sources count together: a mixture may well have a source of each task.
     """
     if other := wrong_task.find(config.task, [record.suffix or "" for record in examples]):
-        say.info(f"WARNING: training data: {other.what}: {other.remedy}")
+        say.warning(f"training data: {other.what}: {other.remedy}")
 
 
 def read_sources(

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from paligemma_jax.console import compilation, host_memory, signals
+from paligemma_jax.console import compilation, host_memory, say, signals
 
 TRACEBACK = "PALIGEMMA_JAX_TRACEBACK"
 # Stands in jax's notes on a traceback, which is not shown here.
@@ -30,7 +30,11 @@ DEVICE_ERRORS = {
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Returns a parser that shows a door's docstring as its help."""
+    """Returns a parser that shows a door's docstring as its help.
+
+    Every door begins with it, so from here on standard error shows what the door says.
+    """
+    say.show_on_stderr()
     return argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -131,12 +135,13 @@ def run(main: Callable[[], None]) -> None:
 
     A run that was asked to stop and can go on is status 75: see `signals`.
     """
+    say.show_on_stderr()
     host_memory.keep_freed()
     compilation.keep_programs()
     try:
         main()
     except signals.Preempted as stopped:
-        sys.stderr.write(f"{stopped}\n")
+        say.warning(str(stopped))
         sys.exit(signals.PREEMPTED)
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", status=130))
@@ -155,12 +160,11 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _fail(message: str, *, error: BaseException | None = None, status: int = 2) -> int:
+    """Writes a message, with the notes of its error and how to see more; returns `status`."""
+    lines = [message, *(n for n in getattr(error, "__notes__", ()) if FILTERED not in n)]
     if error is not None and os.environ.get(TRACEBACK):
         traceback.print_exception(error)
-    sys.stderr.write(f"error: {message}\n")
-    for note in getattr(error, "__notes__", ()):
-        if FILTERED not in note:
-            sys.stderr.write(f"{note}\n")
-    if error is not None and not os.environ.get(TRACEBACK):
-        sys.stderr.write(f"({type(error).__name__}; {TRACEBACK}=1 shows where it comes from)\n")
+    elif error is not None:
+        lines.append(f"({type(error).__name__}; {TRACEBACK}=1 shows where it comes from)")
+    say.error("\n".join(lines))
     return status

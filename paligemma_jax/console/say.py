@@ -1,10 +1,13 @@
 """What a person sees while a door works: progress and plain lines on standard error.
 
-Lower rooms never print: they call the `progress(done, total)` function that they are given.
-Standard output belongs to results (`predict` writes JSON lines there).
+Lines go through the logger `paligemma_jax` of `logging`, so whoever calls a door from Python can
+silence them (`logging.getLogger("paligemma_jax").setLevel("WARNING")`) or give that logger a
+handler of their own. Lower rooms never print: they call the `progress(done, total)` function that
+they are given. Standard output belongs to results (`predict` writes JSON lines there).
 """
 
 import contextlib
+import logging
 import sys
 import threading
 import time
@@ -13,25 +16,61 @@ from typing import Any
 
 import tqdm
 
+LOGGER = logging.getLogger("paligemma_jax")
+
 Progress = Callable[[int, int], None]
 SHOW_AFTER_S = 1.0  # of a bar
 LINE_AFTER_S, LINE_EVERY_S = 2.0, 10.0  # without a terminal: the first line, and each further one
 TICK_S = 0.5
 
 # When the last line was written, by whoever did.
-_said_at = 0.0
+_last_line_at = 0.0
+
+
+class StderrHandler(logging.Handler):
+    """Writes lines to standard error, above a progress bar that may be on screen.
+
+    Standard error is looked up for each line: a notebook, or a test, may have replaced it.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+            tqdm.tqdm.write(prefix + self.format(record), file=sys.stderr)
+            sys.stderr.flush()
+        except Exception:  # as every handler of `logging`: a line that is lost stops no run
+            self.handleError(record)
+
+
+def show_on_stderr() -> None:
+    """Shows what the doors say on standard error; every door calls it first.
+
+    A logger that has a handler, or a level, keeps it: that is how a program redirects the lines.
+    """
+    if not LOGGER.handlers:
+        LOGGER.addHandler(StderrHandler())
+        LOGGER.propagate = False  # or the root logger's handler writes each line again
+    if LOGGER.level == logging.NOTSET:
+        LOGGER.setLevel(logging.INFO)
 
 
 def info(text: str) -> None:
-    """Writes a line without tearing a progress bar that may be on screen."""
-    global _said_at
-    _said_at = time.monotonic()
-    tqdm.tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
+    """Says what is done, or was."""
+    _log(logging.INFO, text)
+
+
+def warning(text: str) -> None:
+    """Says what is probably not what the user wants, although the work goes on."""
+    _log(logging.WARNING, text)
+
+
+def error(text: str) -> None:
+    """Says what failed."""
+    _log(logging.ERROR, text)
 
 
 def result(text: str) -> None:
-    """Writes a line of results to standard output, as `info`."""
+    """Writes a line of results to standard output, above a progress bar too."""
     tqdm.tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
@@ -43,9 +82,12 @@ def progress(
     """Yields `report(done, total)`: a bar on a terminal, otherwise a plain line now and then.
 
     Work that ends within two seconds shows nothing where there is no terminal. Both go on while
-    nothing is reported. `first`: what is done before the first report, as "compiling".
+    nothing is reported. `first`: what is done before the first report, as "compiling". Nothing is
+    shown where the logger is silenced.
     """
-    if sys.stderr.isatty():
+    if not LOGGER.isEnabledFor(logging.INFO):
+        yield lambda done, total: None  # noqa: ARG005 (the arguments of a report)
+    elif sys.stderr.isatty():
         shown = f"{label}, {first}" if first else label
         with _bar(shown, unit=unit, unit_scale=unit_scale) as bar:
 
@@ -57,19 +99,27 @@ def progress(
             yield report
     else:
         lines = _Lines(label, unit, first)
-        with _repeated(lines.go_on):
+        with _repeated(lines.remind):
             yield lines.report
 
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
     """Shows for how long something is done that cannot tell how far it is, as `progress`."""
-    if sys.stderr.isatty():
+    if not LOGGER.isEnabledFor(logging.INFO):
+        yield
+    elif sys.stderr.isatty():
         with _bar(what):
             yield
     else:
-        with _repeated(_Lines(what, "", "").go_on):
+        with _repeated(_Lines(what, "", "").remind):
             yield
+
+
+def _log(level: int, text: str) -> None:
+    global _last_line_at
+    _last_line_at = time.monotonic()
+    LOGGER.log(level, "%s", text)
 
 
 @contextlib.contextmanager
@@ -78,12 +128,12 @@ def _bar(label: str, **settings: Any) -> Iterator[tqdm.tqdm]:
     settings |= {"desc": label, "bar_format": "{desc}: {elapsed}", "dynamic_ncols": True}
     with tqdm.tqdm(delay=SHOW_AFTER_S, **settings) as bar:
 
-        def go_on() -> None:
+        def refresh() -> None:
             if time.time() - bar.start_t >= SHOW_AFTER_S:
                 bar.refresh()
                 bar.last_print_t = max(bar.last_print_t, bar.start_t + SHOW_AFTER_S)
 
-        with _repeated(go_on):
+        with _repeated(refresh):
             yield bar
 
 
@@ -96,19 +146,19 @@ class _Lines:
         self._wait_s = LINE_AFTER_S
 
     def report(self, done: int, total: int) -> None:
-        """Notes how far it is, and says so if that is due; its end too, if it took its time."""
+        """Notes how far the work is; writes a line if one is due, or if long work ends."""
         self._state = f"{done}/{total} {self._unit}"
         now = time.monotonic()
         if now - self._last >= self._wait_s or (done == total and now - self._start > LINE_AFTER_S):
-            self._say(now)
+            self._write(now)
 
-    def go_on(self) -> None:
-        """Says how far it is if nothing was said for so long."""
+    def remind(self) -> None:
+        """Writes how far the work is if nothing at all was written for a while."""
         now = time.monotonic()
-        if now - max(self._last, _said_at) >= self._wait_s:
-            self._say(now)
+        if now - max(self._last, _last_line_at) >= self._wait_s:
+            self._write(now)
 
-    def _say(self, now: float) -> None:
+    def _write(self, now: float) -> None:
         self._last, self._wait_s = now, LINE_EVERY_S
         state = f"{self._state}, " if self._state else ""
         info(f"{self._label}: {state}{now - self._start:.0f} s")

@@ -137,7 +137,7 @@ def _to_folder(
     tokenizer = pathlib.Path(options.tokenizer) if options.tokenizer else source.tokenizer
     if options.tokenizer == NO_TOKENIZER or tokenizer is None:
         tokenizer = None
-        say.info(
+        say.warning(
             "no tokenizer: the model will load, its processor will not. --tokenizer FILE adds it"
         )
     model = _infer_model(source, options)

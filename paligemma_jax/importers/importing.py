@@ -271,7 +271,7 @@ def _warn_of_leaks(parts: Mapping[str, Sequence[_Row]], out: pathlib.Path) -> No
     if leaks:
         shown = ", ".join(list(leaks.values())[:NUM_SHOWN])
         images = quantities.count(len(leaks), "images")
-        say.info(f"WARNING: in several splits of the source: {images}: {shown}")
+        say.warning(f"in several splits of the source: {images}: {shown}")
 
 
 def _read_back(

@@ -61,7 +61,7 @@ def require_fit(
     """Raises a ValueError that says what would make the run fit, if it does not."""
     if found.fits:
         return
-    say.info("the run does not fit: looking for changes that make it fit")
+    say.warning("the run does not fit: looking for changes that make it fit")
     fitting = find_changes(built, planned, limit=found.limit or 0)
     lines = [f"the run needs more memory than a device has:\n{memory_plan.describe(found)}"]
     lines += [describe(change, memory) for change, memory in fitting]

@@ -120,7 +120,7 @@ def prepare(
                 store, chosen, num_workers=num_workers, progress=report
             )
         for digest in damaged:
-            say.info(f"{store.path(digest)} is damaged: making it again")
+            say.warning(f"{store.path(digest)} is damaged: making it again")
         to_make = {digest: chosen[digest] for digest in missing + damaged}
         embeddings.check_space(store, len(missing))
         _fill(built, store, to_make, tower)

@@ -95,7 +95,7 @@ def allow(found: list[str], what: str, *, resume_anyway: bool) -> None:
     text = f"{what}:\n  " + "\n  ".join(found)
     if not resume_anyway:
         raise ValueError(f"{text}\nChoose another --workdir, or go on with {ANYWAY}")
-    say.info(text)
+    say.warning(text)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

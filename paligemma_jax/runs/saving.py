@@ -195,7 +195,7 @@ def _read_newest(
             )
             groups = train_checkpoint.read(path, like)
         except train_checkpoint.Damaged as problem:
-            say.info(f"{path} is damaged ({problem}): taking the one before it")
+            say.warning(f"{path} is damaged ({problem}): taking the one before it")
             damaged.append(path)
         else:
             for other in damaged:

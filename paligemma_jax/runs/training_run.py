@@ -143,8 +143,9 @@ def run(
         )
     if not is_finished(planned, state):
         saver.stop(state)
-    elif said := planned.goal.describe(step=int(state.step)):
-        say.info(said)
+    elif goal := planned.goal.describe(step=int(state.step)):
+        tell = say.info if planned.goal.is_reached else say.warning
+        tell(goal)
     return state
 
 
@@ -257,6 +258,6 @@ def _rescue(saver: runs_saving.Saver, state: step.TrainState) -> None:
     """
     error = sys.exception()
     if jax.process_count() > 1 and not isinstance(error, FloatingPointError):
-        say.info(f"process {jax.process_index()} stops, its state unsaved: {error}")
+        say.error(f"process {jax.process_index()} stops, its state unsaved: {error}")
         return
     saver.stop(state)

@@ -57,11 +57,11 @@ def test_boxes_as_words_are_one_warning(config, tokenizer, set_answers, capsys):
     set_answers("<loc0100><loc0200><loc0500><loc0600> cat")
     examples = training_data.read(config, tokenizer).records
     training_data.warn_of_task(config, examples)
-    assert "WARNING" not in capsys.readouterr().err
+    assert "warning" not in capsys.readouterr().err
     config.task = "vqa"
     training_data.warn_of_task(config, examples)
     said = capsys.readouterr().err
-    assert said.startswith("WARNING: training data: all 5 answers are boxes")
+    assert said.startswith("warning: training data: all 5 answers are boxes")
     assert "set task='detection'" in said and said.count("\n") == 1
 
 

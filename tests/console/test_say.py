@@ -1,6 +1,8 @@
-"""What a person reads while long work goes on."""
+"""What a person reads: lines that can be silenced, and that long work goes on."""
 
 import io
+import logging
+import subprocess
 import sys
 import threading
 
@@ -71,3 +73,84 @@ def test_quick_work_says_nothing_where_there_is_no_terminal(listen, monkeypatch)
     with say.progress("busy", unit="rows") as report, say.working("busy"):
         report(1, 1)
     assert stream.getvalue() == ""
+
+
+@pytest.fixture
+def logger():
+    """The doors' logger as it is before any door has begun; afterwards as it was."""
+    kept = say.LOGGER.handlers[:], say.LOGGER.level, say.LOGGER.propagate
+    say.LOGGER.handlers, say.LOGGER.propagate = [], True
+    say.LOGGER.setLevel(logging.NOTSET)
+    yield say.LOGGER
+    say.LOGGER.handlers, say.LOGGER.propagate = kept[0], kept[2]
+    say.LOGGER.setLevel(kept[1])
+
+
+def on_screen(text):
+    """Returns the lines that a terminal shows for what was written to it."""
+    lines, row, column = [""], 0, 0
+    for character in text.replace("\x1b[A", "\v"):
+        if character in "\n\v":
+            row, column = row + (1 if character == "\n" else -1), 0
+            lines += [""] * (row + 1 - len(lines))
+        elif character == "\r":
+            column = 0
+        else:
+            lines[row] = lines[row][:column].ljust(column) + character + lines[row][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines]
+
+
+def test_a_line_stands_alone_above_a_bar_that_is_on_screen(listen):
+    stream, is_shown = listen(is_terminal=True)
+    with say.progress("busy", unit="rows") as report:
+        assert is_shown.wait(20)
+        report(1, 2)
+        say.info("a line")
+        say.warning("another")
+        report(2, 2)
+    lines = on_screen(stream.getvalue())
+    assert lines[:2] == ["a line", "warning: another"]
+    assert lines[2].startswith("busy: 100%") and "2/2" in lines[2] and not any(lines[3:])
+
+
+@pytest.mark.parametrize(("level", "expected"), [("WARNING", ["warning: b", "error: c"]), (60, [])])
+def test_a_silenced_logger_shows_no_line_and_no_bar(listen, logger, level, expected):
+    stream, _ = listen(is_terminal=True)
+    logger.setLevel(level)
+    say.show_on_stderr()
+    with say.progress("working", unit="rows") as report, say.working("working"):
+        say.info("a")
+        say.warning("b")
+        say.error("c")
+        report(1, 1)
+    assert stream.getvalue().splitlines() == expected
+
+
+def test_a_program_that_has_a_handler_gets_the_lines_instead(listen, logger):
+    stream, records = listen(is_terminal=False)[0], []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append((record.levelname, record.getMessage()))
+    logger.addHandler(handler)
+    say.show_on_stderr()
+    say.info("100% of it")
+    say.warning("mind")
+    assert records == [("INFO", "100% of it"), ("WARNING", "mind")]
+    assert stream.getvalue() == ""
+
+
+def test_a_room_without_a_door_shows_warnings_alone_and_a_door_each_line_once():
+    program = """if True:
+        import logging
+        from paligemma_jax.console import arguments, say
+        say.info("unseen")
+        logging.basicConfig()  # of the program: a second way out for each line
+        arguments.parser("A door.")
+        arguments.parser("Another.")
+        say.info("seen")
+        say.result("result")
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert (done.stderr, done.stdout) == ("seen\n", "result\n")

@@ -43,7 +43,7 @@ def test_preempted_run_has_a_status_of_its_own(capsys):
     with pytest.raises(SystemExit) as caught:
         arguments.run(main)
     assert caught.value.code == 75
-    assert capsys.readouterr().err == "preempted: SIGTERM after step 3 of 9\n"
+    assert capsys.readouterr().err == "warning: preempted: SIGTERM after step 3 of 9\n"
 
 
 def test_called_program_gets_the_signals_and_its_status_is_told():
