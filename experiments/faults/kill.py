@@ -2,8 +2,9 @@
 
     python experiments/faults/kill.py --out runs/faults
 
-Writes results.json beside this file. Every run goes through the door, in a process of its own, and
-is killed with SIGKILL: while it starts, while it trains, and while it writes a checkpoint.
+Writes results.json beside this file, or into --results. Every run goes through the door, in a
+process of its own, and is killed with SIGKILL: while it starts, while it trains, and while it
+writes a checkpoint.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,11 +28,15 @@ from paligemma_jax.data import tokens
 from paligemma_jax.reports import run_log
 
 HERE = pathlib.Path(__file__).parent
-RUNS = (("sgd", 1), ("adam", 1), ("accumulation", 1), ("adam", 4), ("frozen", 4))  # kind, devices
+RUNS = {  # name: kind, devices
+    f"{kind}-{devices}": (kind, devices)
+    for kind, devices in (("sgd", 1), ("adam", 1), ("accumulation", 1), ("adam", 4), ("frozen", 4))
+}
 # When to kill, in turn: at some moment after a new checkpoint, while one is written after that,
 # while the first one is written, or before the first step.
 PHASES = ("training", "save", "first save", "save", "training", "start", "save")
-TIMINGS = {"seconds", "examples_per_s", "input_wait"}
+# How long things took, and what a process that goes on compiles anew: not what was computed.
+TIMINGS = {"seconds", "examples_per_s", "input_wait", "programs_compiled"}
 TIMEOUT_S = 600
 
 
@@ -49,25 +55,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="removed first")
     parser.add_argument("--kills", type=int, default=7, help="of each run")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="which of them")
+    parser.add_argument("--steps", type=int, default=160, help="of each run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=pathlib.Path, default=HERE, help="folder of results.json")
     args = parser.parse_args()
     shutil.rmtree(args.out, ignore_errors=True)
-    data = args.out.absolute() / "data"
-    make_data(data)
+    make_data(args.out.absolute() / "data")
     chance, results = random.Random(args.seed), []
-    for kind, devices in RUNS:
-        name = f"{kind}-{devices}"
-        straight, killed = args.out / f"{name}-straight", args.out / f"{name}-killed"
-        finish(start(data, kind, straight, devices))
-        kills = [
-            kill(start(data, kind, killed, devices), killed, PHASES[i % len(PHASES)], chance)
-            for i in range(args.kills)
-        ]
-        finish(start(data, kind, killed, devices))
-        result = {"run": kind, "devices": devices, **compare(straight, killed)}
+    for name in args.runs:
+        result, kills = examine(name, args, chance)
         results.append(result | {"kills": [dataclasses.asdict(one) for one in kills]})
         print(json.dumps(result | {"in_save": sum(one.in_save for one in kills)}), flush=True)
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (args.results / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+def examine(
+    name: str, args: argparse.Namespace, chance: random.Random
+) -> tuple[dict[str, Any], list[Kill]]:
+    """Runs once straight and once with kills; returns what was equal, and the kills."""
+    kind, devices = RUNS[name]
+    config = f"{HERE}/config.py:data={args.out.absolute()}/data,kind={kind},steps={args.steps}"
+    straight, killed = args.out / f"{name}-straight", args.out / f"{name}-killed"
+    finish(start(config, straight, devices))
+    kills = [
+        kill(start(config, killed, devices), killed, PHASES[i % len(PHASES)], chance)
+        for i in range(args.kills)
+    ]
+    finish(start(config, killed, devices))
+    return {"run": kind, "devices": devices, **compare(straight, killed)}, kills
 
 
 def make_data(folder: pathlib.Path) -> None:
@@ -84,22 +100,21 @@ def make_data(folder: pathlib.Path) -> None:
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
 
 
-def start(
-    data: pathlib.Path, kind: str, workdir: pathlib.Path, devices: int
-) -> subprocess.Popen[str]:
+def start(config: str, workdir: pathlib.Path, devices: int) -> subprocess.Popen[str]:
     """Starts the run, or goes on with it: the command is the same."""
     strategy = [(".*", 'fsdp(axis="data", min_size_to_shard_mb=0)')]
     command = [
         *(sys.executable, "-m", "paligemma_jax.train"),
-        f"--config={HERE}/config.py:data={data},kind={kind}",
-        f"--workdir={workdir}",
+        f"--config={config}",
+        f"--workdir={workdir.absolute()}",
         f"--config.sharding_strategy={strategy}",
     ]
+    flags = os.environ.get("XLA_FLAGS", "")
     env = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(data.parent / "cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.absolute().parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return subprocess.Popen(
