@@ -185,6 +185,20 @@ def test_a_side_that_runs_out_of_memory_says_so(modules, folder):
     assert left_out == {"big_vision": "x: RESOURCE_EXHAUSTED: 9 bytes"}
 
 
+def test_sides_use_all_cores_unless_cores_says_how_many(modules, monkeypatch, capsys):
+    compare, cores, pinned = modules("compare"), sorted(os.sched_getaffinity(0)), []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, chosen: pinned.append(chosen))
+    monkeypatch.setattr(sys, "argv", ["compare.py"])
+    compare.pin(compare.parse_args().cores)
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--cores", "1"])
+    compare.pin(compare.parse_args().cores)
+    assert pinned == [cores, cores[:1]]
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--cores", str(len(cores) + 1)])
+    with pytest.raises(SystemExit):
+        compare.parse_args()
+    assert f"this process may use {len(cores)}" in capsys.readouterr().err
+
+
 @pytest.fixture
 def without_libraries(tmp_path):
     """Returns the environment of a Python that finds none of HIDDEN."""

@@ -6,8 +6,9 @@
 The same work with the same random weights: big_vision (the checkout that BIG_VISION_DIR names),
 transformers and KerasHub, each in a process of its own, with an interpreter that has it. A side
 that cannot run, or that does not find our loss or our tokens, is left out and named with the
-reason. Prints the table, and writes it with the plot and all times to a results folder; a folder of
-the same machine and arguments that is there already gets the new cases.
+reason. Every side may use all the cores that this process may use, or --cores of them: what wins
+on one core need not win on all. Prints the table, and writes it with the plot and all times to a
+results folder; a folder of the same machine and arguments that is there already gets the new cases.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -38,6 +40,8 @@ START_ROUNDS = 3  # at most: each starts every side twice
 
 def main() -> None:
     args = parse_args()
+    pin(args.cores)
+    say.info(f"every side may use {report.cpu()}")
     cases = {name: case for name, case in work.CASES.items() if {name, case.what} & set(args.what)}
     results = {
         "date": datetime.date.today().isoformat(),
@@ -73,7 +77,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--sides", nargs="+", default=list(sides.NAMES), choices=sides.NAMES)
     parser.add_argument("--torch_python", default=sys.executable, help="has torch, transformers")
     parser.add_argument("--keras_python", default=sys.executable, help="has keras-hub, jax")
-    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each side")
+    parser.add_argument(
+        "--cores",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="that every side may use, on a CPU and beside a GPU; the default is all there are",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        help="timed runs of each side; our own benchmarks have as many at most",
+    )
     parser.add_argument("--batch_size", type=int, help="of steps; None: that of the size")
     parser.add_argument(
         "--remat",
@@ -91,7 +106,14 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if sides.OURS not in args.sides:
         parser.error(f"--sides {' '.join(args.sides)}: {sides.OURS} is what the others are beside")
+    if not 0 < args.cores <= parser.get_default("cores"):
+        parser.error(f"--cores {args.cores}: this process may use {parser.get_default('cores')}")
     return args
+
+
+def pin(cores: int) -> None:
+    """Lets this process, and those that it starts, use so many of the cores that it may use."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
 @contextlib.contextmanager
@@ -126,7 +148,8 @@ def measure_all(
     for name in args.what:
         if name in scripts.SCRIPTS:
             say.info(f"running {name}")
-            yield {"versions": {}, "cases": {}, "scripts": {name: scripts.run(name, folder)}}
+            made = scripts.run(name, folder, rounds=args.rounds)
+            yield {"versions": {}, "cases": {}, "scripts": {name: made}}
 
 
 def batch_size(case: work.Case, args: argparse.Namespace) -> int:

@@ -12,22 +12,18 @@ FIRST = {"run_start": ["experiments/demo/make_data.py", "--out", "{folder}/demo"
 # Relative to the root of the repository; {folder} is a temporary one.
 SCRIPTS = {
     "input": ["experiments/benchmarks/input_time.py"],
-    "run_start": [
-        "experiments/benchmarks/first_step.py",
-        "--data",
-        "{folder}/demo",
-        "--rounds",
-        "3",
-    ],
+    "run_start": ["experiments/benchmarks/first_step.py", "--data", "{folder}/demo"],
     "npz_io": ["experiments/benchmarks/npz_io.py", "--file", "{folder}/weights.npz"],
     "help": ["experiments/benchmarks/help_time.py"],
 }
+MAX_ROUNDS = {"input": 5, "run_start": 3, "npz_io": 3, "help": 10}
 
 
-def run(name: str, folder: pathlib.Path) -> dict:
+def run(name: str, folder: pathlib.Path, *, rounds: int) -> dict:
     """Returns {"rows": what a benchmark printed}, or {"left_out": why it could not run}."""
     made = {}
-    for arguments in filter(None, (FIRST.get(name), SCRIPTS[name])):
+    timed = [*SCRIPTS[name], "--rounds", str(min(rounds, MAX_ROUNDS[name]))]
+    for arguments in filter(None, (FIRST.get(name), timed)):
         told = [part.format(folder=folder) for part in arguments]
         if name == "input":
             told += ["--cores", *map(str, range(1, len(os.sched_getaffinity(0)) + 1))]
