@@ -43,8 +43,8 @@ def test_raw_data_become_what_the_config_trains_on(run, name, tmp_path, monkeypa
     assert planned.optimizer.trainable
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow  # vqa's chain is run by its command in test_experiments.py
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "vqa"])
 def test_eight_records_are_repeated_from_raw_data_to_report(run, name, tmp_path):
     row = run.run(name, tmp_path, say=lambda _: None)
     assert row["records"] == 8 and row["verbatim"] == 1

@@ -5,17 +5,17 @@
 Of each way: bytes a number as the format has them and as this device holds them, the error, and the
 CPU time to decode the weight to bfloat16, for its product with 256 tokens and for that and its
 gradient, the least of some runs. Blocks of qwix lie along the axis that is contracted, as its own
-einsum wants them. Prints one line of JSON each.
+einsum wants them. Prints one line of JSON each; without qwix ours alone, and says so.
 """
 
 import argparse
+import importlib.util
 import json
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import qwix
 
 from paligemma_jax.models.common import projections, quantize
 
@@ -42,6 +42,11 @@ def main():
         decode=lambda held: held.astype(jnp.bfloat16),
         multiply=lambda x, held: projections.project({"w": held}, EQN, x),
     )
+    if importlib.util.find_spec("qwix") is None:
+        print("qwix is not installed: ours alone")
+        return
+    import qwix
+
     for dtype in (jnp.float32, jnp.bfloat16):
         blocks = {"channelwise_axes": (1,), "tiled_axes": {0: quantize.BLOCK}}
         make = jax.jit(lambda w, d=dtype, b=blocks: qwix.quantize(w.astype(d), "nf4", **b))

@@ -32,9 +32,9 @@ def draw(digit, y, x):
     return scene
 
 
-def write(folder, split, step, seed):
+def write(folder, split, count, step, seed):
     """Writes the images and rows of one split."""
-    data, (count, part) = datasets.load_digits(), SPLITS[split]
+    data, (_, part) = datasets.load_digits(), SPLITS[split]
     digits, labels = data.images[part], data.target[part]
     rows = []
     for index in range(count):
@@ -53,12 +53,15 @@ def write(folder, split, step, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("data/adapters"))
+    for split, (count, _) in SPLITS.items():
+        parser.add_argument(f"--{split}", type=int, default=count, help=f"scenes of each {split}")
     args = parser.parse_args()
     for place, (name, step) in enumerate(STEPS.items()):
         folder = args.out / name
         folder.mkdir(parents=True, exist_ok=True)
         for number, split in enumerate(SPLITS):
-            write(folder, split, step, seed=10 * place + number)
+            count = getattr(args, split)
+            write(folder, split, count, step, seed=10 * place + number)
     texts = ["detect digit", *(f" {c}" for c in range(10))]
     tokens.train_tokenizer(texts, args.out / "tokenizer.model")
 

@@ -6,7 +6,8 @@ Every step is compiled from shapes, for 1, 4 and 8 CPU devices that stand for ca
 made. Resident bytes (parameters, optimizer) follow from shapes. Temporary ones are the compiler's;
 where the base is dense they are those of a float32 step, because a CPU's compiler would widen all
 16-bit weights at once, as no accelerator's does: twice the activations of a 16-bit step, at most.
-Writes memory.json beside this, and goes on with one that is there; prints the table.
+Writes memory.json beside this, or into --results, and goes on with one that is there; prints the
+table.
 """
 
 import argparse
@@ -24,7 +25,6 @@ from paligemma_jax.runs import memory_plan, training_run
 from paligemma_jax.settings import presets
 
 HERE = pathlib.Path(__file__).parent
-RESULTS = HERE / "memory.json"
 MODELS = ("paligemma2-3b", "paligemma2-10b", "paligemma2-28b")
 METHODS = {"LoRA, NF4": "qlora", "LoRA, 16 bit": "lora", "full, Adam": "full"}
 DEVICES = (1, 4, 8)
@@ -33,23 +33,26 @@ BATCH_PER_DEVICE = 4
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--devices", type=int, help="of this process; without: all counts in turn")
-    parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--devices", type=int, nargs="+", default=DEVICES, help="counts of them")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--results", type=pathlib.Path, default=HERE, help="folder of memory.json")
+    parser.add_argument("--this_process", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    for count in () if args.devices else DEVICES:
-        flags = f"--xla_force_host_platform_device_count={count}"
+    path = args.results / "memory.json"
+    if args.this_process:
+        measure(args.devices[0], args.models, args.methods, path)
+        return
+    for count in args.devices:
+        flags = os.environ.get("XLA_FLAGS", "")
+        flags += f" --xla_force_host_platform_device_count={count}"
         env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        words = ["--models", *args.models, "--methods", *args.methods]
-        command = [sys.executable, __file__, f"--devices={count}", *words]
+        command = [sys.executable, *sys.argv, "--this_process", f"--devices={count}"]
         subprocess.run(command, env=env, check=True)
-    if args.devices:
-        measure(args.devices, args.models, args.methods)
-    else:
-        print(table(read()))
+    print(table(read(path)))
 
 
-def measure(devices, models, methods):
+def measure(devices, models, methods, path):
     """Adds the rows of one number of devices to the results."""
     with tempfile.TemporaryDirectory() as folder:
         tokens.train_tokenizer(["detect cat"], pathlib.Path(folder, "tokenizer.model"))
@@ -58,15 +61,15 @@ def measure(devices, models, methods):
         for method in methods:
             for model in models:
                 key = f"{model}; {method}; {devices}"
-                if key not in read():
+                if key not in read(path):
                     found = plan(model, method, devices, folder)
-                    rows = read() | {key: found}
-                    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+                    rows = read(path) | {key: found}
+                    path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def read():
+def read(path):
     """Returns the rows that there are."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def plan(model, method, devices, folder):

@@ -5,8 +5,8 @@
 
 First the base is trained on scenes whose digits lie on its patch grid; then every arm, on scenes
 whose digits lie on a grid of half patches. Each run is the train door, scored on 300 test scenes
-after its last step. What is in the folder of results already is not made again, so this can be
-stopped and started; in the end it writes results.json and scores.png beside this file.
+after its last step. What is in the folder of runs already is not made again, so this can be stopped
+and started; in the end it writes results.json and scores.png beside this file, or into --results.
 """
 
 import argparse
@@ -42,6 +42,7 @@ ARMS = {
         "quantize": "nf4",
     },
 }
+KINDS = ("float32", "int8", "nf4")
 KEPT = ("map50", "map", "recall50", "loss")
 
 
@@ -52,6 +53,11 @@ def main():
     parser.add_argument("--base_steps", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument(
+        "--results", type=pathlib.Path, default=HERE, help="folder of results.json and scores.png"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "results.json"
@@ -65,15 +71,15 @@ def main():
 
     keep("base", lambda: train_base(args))
     for scenes in ("base", "new"):
-        for kind in ("float32", "int8", "nf4"):
+        for kind in args.kinds:
             key = f"base in {kind} on {scenes} scenes"
             keep(key, lambda kind=kind, scenes=scenes: score_base(args, kind, scenes))
     for seed in args.seeds:
-        for arm in ARMS:
+        for arm in args.arms:
             keep(f"{arm}; seed {seed}", lambda arm=arm, seed=seed: adapt(args, arm, seed))
-    (HERE / "results.json").write_text(path.read_text())
-    draw(results, HERE / "scores.png")
-    print(table(results))
+    (args.results / "results.json").write_text(path.read_text())
+    draw(results, args.arms, args.results / "scores.png")
+    print(table(results, args.arms))
 
 
 def train_base(args):
@@ -131,11 +137,11 @@ def runs(results, arm):
     return [row for key, row in results.items() if key.startswith(f"{arm}; ")]
 
 
-def table(results):
+def table(results, arms):
     """Returns mean and standard deviation over seeds, and what an arm takes, as Markdown."""
     lines = ["| | mAP50 | loss | trained | resident, MB | final.npz, MB | CPU, s |"]
     lines.append("| --- |" + " --- |" * 6)
-    for arm in ARMS:
+    for arm in arms:
         found = runs(results, arm)
         scores = (
             f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
@@ -148,17 +154,17 @@ def table(results):
     return "\n".join(lines)
 
 
-def draw(results, path):
+def draw(results, arms, path):
     """Draws every run's score, arm by arm, beside the base's."""
     figure, axes = plt.subplots(figsize=(7, 3.5))
-    for place, arm in enumerate(ARMS):
+    for place, arm in enumerate(arms):
         found = [row["map50"] for row in runs(results, arm)]
         axes.plot([place] * len(found), found, "o", alpha=0.7)
         axes.plot([place - 0.2, place + 0.2], [np.mean(found)] * 2, "k-")
-    before = results["base in float32 on new scenes"]["map50"]
-    axes.axhline(before, ls="--", color="grey", label="base")
-    axes.legend(loc="lower right")
-    axes.set_xticks(range(len(ARMS)), list(ARMS), fontsize=8)
+    if before := results.get("base in float32 on new scenes"):
+        axes.axhline(before["map50"], ls="--", color="grey", label="base")
+        axes.legend(loc="lower right")
+    axes.set_xticks(range(len(arms)), list(arms), fontsize=8)
     axes.set_ylabel("mAP50, 300 test scenes")
     axes.set_ylim(0, 1)
     figure.tight_layout()

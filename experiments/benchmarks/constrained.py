@@ -5,7 +5,7 @@
 
 `valid`: answers of a tiny PaliGemma with random weights, with and without each grammar, greedy,
 drawn and by beams; how many of them the task's own reading finds nothing to say about. `cost`:
-seconds per decoded token of the model MID in work.py, free and under each grammar in turn, in
+seconds per decoded token of a model of work.py (--size), free and under each grammar in turn, in
 one process; the quotient is that of neighbouring times. The tokenizer is trained on a few words,
 and pieces that stand for nothing fill the vocabulary up.
 """
@@ -52,6 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--what", required=True, choices=("valid", "cost"))
     parser.add_argument("--answers", type=int, default=1000, help="per grammar and sampler")
+    parser.add_argument("--size", default="mid", choices=("tiny", "mid"), help="of `cost`")
+    parser.add_argument("--samplers", nargs="+", choices=SEARCHES, default=list(SEARCHES))
     parser.add_argument("--vocab_size", type=int, default=work.MID.vocab_size)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--new_tokens", type=int, default=32)
@@ -118,7 +120,7 @@ def check_answers(tokenizer: tokens.Tokenizer, args: argparse.Namespace) -> list
         made = constraint.compile_grammars(
             [grammar], eos=tokenizer.eos, vocab_size=tokenizer.vocab_size
         )
-        for search in SEARCHES:
+        for search in args.samplers:
             decode = make_decoder(model, ROOM[name], tokenizer.eos, SEARCHES[search])
             counts = []
             for allowed in (made, None):
@@ -182,7 +184,7 @@ def time_tokens(tokenizer: tokens.Tokenizer, args: argparse.Namespace) -> list[t
 
     No answer ends (eos is -1 for the loop), so that all have as many tokens.
     """
-    model = dataclasses.replace(work.MID, vocab_size=args.vocab_size)
+    model = dataclasses.replace(work.SIZES[args.size].model, vocab_size=args.vocab_size)
     functions = model_functions.make_functions(model, paligemma.Compute(), cache_dtype="float32")
     params = model_functions.for_decoding(paligemma.init(jax.random.key(args.seed), model))
     batch = make_batch(model, np.random.default_rng(args.seed), np.arange(args.batch_size))

@@ -3,8 +3,8 @@
     python experiments/benchmarks/plan_memory.py
     python experiments/benchmarks/plan_memory.py --trainable 'llm/layers/attn/.*' --optimizer sgd
 
-Of `MID` in work.py, as in remat_time.py. Taken is the growth of the process's resident memory from
-before its first step to its peak; Linux only. Prints one line of JSON.
+Of a model of work.py (--size), as in remat_time.py. Taken is the growth of the process's resident
+memory from before its first step to its peak; Linux only. Prints one line of JSON.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import re
 
 import jax
 import remat_time
+import work
 
 PROCESS = pathlib.Path("/proc/self")
 KIB, MIB = 2**10, 2**20
@@ -21,11 +22,12 @@ KIB, MIB = 2**10, 2**20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="mid", choices=remat_time.SIZES, help="of the model")
     parser.add_argument("--trainable", default=".*", help="regex on names")
     parser.add_argument("--optimizer", default="scale_by_adam")
     parser.add_argument("--remat", default="nothing_saveable", choices=remat_time.POLICIES)
     args = parser.parse_args()
-    batch = remat_time.make_batch(cached=False)
+    batch = remat_time.make_batch(work.SIZES[args.size].model, cached=False)
     update, temporary, trained = remat_time.make_step(args.remat, args, batch)
     before = resident("VmRSS")
     (PROCESS / "clear_refs").write_text("5")  # the peak counts from here on

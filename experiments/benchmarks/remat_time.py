@@ -3,10 +3,10 @@
     python experiments/benchmarks/remat_time.py --cached
     python experiments/benchmarks/remat_time.py --trainable '.*' --optimizer scale_by_adam
 
-Of `MID` in work.py, batch 8, 224 px, 16 prompt and 8 supervised tokens, float32. The policies
+Of a model of work.py (--size), batch 8, 16 prompt and 8 supervised tokens, float32. The policies
 take turns in one process; a quotient is that of neighbouring times. What is counted is the time
-that the process computed, so that other work on its core matters less. --cached gives image
-embeddings in place of images. Prints a table.
+that the process computed, so that other work on its core matters less; quotients are of the first
+policy. --cached gives image embeddings in place of images. Prints a table.
 """
 
 import argparse
@@ -22,25 +22,28 @@ import work
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.console import host_memory, say
 from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import names
+from paligemma_jax.params import names, variants
 from paligemma_jax.training import optimizer, step, step_memory
 from paligemma_jax.wording import quantities
 
 POLICIES = ("nothing_saveable", "dots_with_no_batch_dims_saveable", "dots_saveable")
+SIZES = ("tiny", "mid")
 BATCH_SIZE, PROMPT_LEN, SUPERVISED = 8, 16, 8
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="mid", choices=SIZES, help="of the model")
     parser.add_argument("--trainable", default="llm/layers/attn/.*", help="regex on names")
     parser.add_argument("--optimizer", default="sgd")
     parser.add_argument("--cached", action="store_true", help="image embeddings, no images")
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES)
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     host_memory.keep_freed()
-    batch = make_batch(cached=args.cached)
-    steps = {policy: make_step(policy, args, batch) for policy in POLICIES}
-    seconds = {policy: [] for policy in POLICIES}
+    batch = make_batch(work.SIZES[args.size].model, cached=args.cached)
+    steps = {policy: make_step(policy, args, batch) for policy in args.policies}
+    seconds = {policy: [] for policy in args.policies}
     for number in range(args.rounds + 1):
         for policy, (update, *_) in steps.items():
             start = time.process_time()
@@ -49,7 +52,7 @@ def main() -> None:
                 seconds[policy].append(time.process_time() - start)
     rows = []
     for policy, found in seconds.items():
-        quotients = np.array(found) / seconds[POLICIES[0]]
+        quotients = np.array(found) / seconds[args.policies[0]]
         low, high = np.percentile(quotients, (25, 75))
         rows.append(
             (
@@ -63,8 +66,8 @@ def main() -> None:
     print(f"{report.cpu()}\n\n{say.table(rows, header=header)}")
 
 
-def make_batch(*, cached: bool) -> dict[str, jax.Array]:
-    model, rng = work.MID, np.random.default_rng(0)
+def make_batch(model: variants.PaliGemma, *, cached: bool) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
     length = PROMPT_LEN + SUPERVISED + 1
     learnt = jnp.broadcast_to(jnp.arange(length) > PROMPT_LEN, (BATCH_SIZE, length))
     text = rng.integers(3, model.vocab_size, learnt.shape, dtype=np.int32)
@@ -82,9 +85,10 @@ def make_batch(*, cached: bool) -> dict[str, jax.Array]:
 
 def make_step(policy: str, args: argparse.Namespace, batch: dict[str, jax.Array]):
     """Returns (a function that does one update, its temporary bytes, those of trained arrays)."""
-    params = paligemma.init(jax.random.key(0), work.MID)
+    model = work.SIZES[args.size].model
+    params = paligemma.init(jax.random.key(0), model)
     compute = paligemma.Compute(remat=policy)
-    functions = model_functions.make_functions(work.MID, compute, cache_dtype="float32")
+    functions = model_functions.make_functions(model, compute, cache_dtype="float32")
     rest = [] if args.trainable == ".*" else [(".*", None)]
     tx = optimizer.make_optimizer(
         params,

@@ -168,12 +168,13 @@ def write_split(out, name, *, seed, count):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
-    parser.add_argument("--train", type=int, default=SPLITS["train"][1], help="training images")
+    for name, (_, count) in SPLITS.items():
+        parser.add_argument(f"--{name}", type=int, default=count, help=f"images of {name}")
     args = parser.parse_args()
 
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, (seed, count) in SPLITS.items():
-        count = args.train if name == "train" else count
+    for name, (seed, _) in SPLITS.items():
+        count = getattr(args, name)
         num_boxes = write_split(args.out, name, seed=seed, count=count)
         print(f"{args.out}/_annotations.{name}.jsonl: {count} images, {num_boxes} fractures")
     tokens.train_tokenizer([f"detect {LABEL}", f" {LABEL} ; "], args.out / "tokenizer.model")

@@ -195,13 +195,14 @@ def main():
     kinds = parser.add_mutually_exclusive_group()
     for kind, text in KINDS.items():
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=text)
-    parser.add_argument("--train", type=int, default=SPLITS["train"][1], help="training scenes")
+    for name, (_, count, _) in SPLITS.items():
+        parser.add_argument(f"--{name}", type=int, default=count, help=f"scenes of {name}")
     args = parser.parse_args()
 
     args.out.mkdir(parents=True, exist_ok=True)
     data = datasets.load_digits()
-    for name, (seed, count, part) in SPLITS.items():
-        count = args.train if name == "train" else count
+    for name, (seed, _, part) in SPLITS.items():
+        count = getattr(args, name)
         make = functools.partial(
             make_example,
             seed,

@@ -5,7 +5,7 @@
 
 Each run is the train door on config.py, then the evaluate door on the test scenes. A run that is
 there already is not made again, so this can be stopped and started. In the end results.json,
-curve.png and pictures.png are written beside this file, unless --no-report is given.
+curve.png and pictures.png are written beside this file, or into --results.
 """
 
 import argparse
@@ -40,22 +40,24 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/noise_boxes"))
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument(
+        "--results", type=pathlib.Path, default=HERE, help="folder of results.json and pictures"
+    )
     args = parser.parse_args()
-    results = {arm: {} for arm in ARMS}
+    results = {arm: {} for arm in args.arms}
     for seed in args.seeds:
-        for arm, noise in ARMS.items():
+        for arm in args.arms:
             run = args.out / f"{arm}-{seed}"
             if not (run / "evaluation-test" / "metrics.json").exists():
-                make_run(run, noise=noise, seed=seed, steps=args.steps, data=args.data)
+                make_run(run, noise=ARMS[arm], seed=seed, steps=args.steps, data=args.data)
             results[arm][seed] = read_scores(run)
             print(f"{run}: {json.dumps(results[arm][seed])}", flush=True)
     print(table(results))
-    if args.report:
-        text = json.dumps({"steps": args.steps, "arms": results}, indent=2)
-        (HERE / "results.json").write_text(text + "\n")
-        draw_curves(args.out, args.seeds, HERE / "curve.png")
-        draw_pictures(args.out, args.seeds[0], HERE / "pictures.png")
+    text = json.dumps({"steps": args.steps, "arms": results}, indent=2)
+    (args.results / "results.json").write_text(text + "\n")
+    draw_curves(args.out, args.arms, args.seeds, args.results / "curve.png")
+    draw_pictures(args.out, args.arms, args.seeds[0], args.results / "pictures.png")
 
 
 def make_run(run, *, noise, seed, steps, data):
@@ -101,10 +103,11 @@ def table(results):
     return "\n".join(lines)
 
 
-def draw_curves(out, seeds, path):
+def draw_curves(out, arms, seeds, path):
     """Draws validation mAP50 over steps, and precision over recall on test scenes, a line a run."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for color, arm in zip(("tab:gray", "tab:blue"), ARMS, strict=True):
+    for arm in arms:
+        color = {"plain": "tab:gray", "noise": "tab:blue"}[arm]
         for number, seed in enumerate(seeds):
             run, label = out / f"{arm}-{seed}", arm if number == 0 else None
             rows = run_log.read_rows(run / "metrics.jsonl")
@@ -131,10 +134,11 @@ def rank(rows):
     return hits / sum(len(row["truths"]) for row in rows), hits / np.arange(1, len(hits) + 1)
 
 
-def draw_pictures(out, seed, path):
+def draw_pictures(out, arms, seed, path):
     """Draws the first test scenes, a row an arm, with the boxes that it is sure of."""
-    sheet = Image.new("RGB", (NUM_PICTURES * (SIDE + GAP) - GAP, 2 * SIDE + GAP), "white")
-    for line, arm in enumerate(ARMS):
+    height = len(arms) * (SIDE + GAP) - GAP
+    sheet = Image.new("RGB", (NUM_PICTURES * (SIDE + GAP) - GAP, height), "white")
+    for line, arm in enumerate(arms):
         for column, row in enumerate(read_rows(out / f"{arm}-{seed}")[:NUM_PICTURES]):
             image = drawing.open_rgb(row["images"][0]).resize((SIDE, SIDE))
             labels = [f"{box['score']:.2f}" for box in row["detections"]]

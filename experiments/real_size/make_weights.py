@@ -19,10 +19,17 @@ import numpy as np
 from paligemma_jax.checkpoints import lazy_array, npz
 from paligemma_jax.models.paligemma import paligemma, variants
 
+TINY = "tiny"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="paligemma1-3b")
+    parser.add_argument(
+        "--model",
+        default="paligemma1-3b",
+        choices=(*variants.RELEASED, TINY),
+        help=f"{TINY}: a few million numbers, to try it out",
+    )
     parser.add_argument("--res", type=int, default=224)
     parser.add_argument("--dtype", default="float16", choices=("float16", "bfloat16", "float32"))
     parser.add_argument("--out", type=pathlib.Path, required=True)
@@ -43,9 +50,9 @@ def main() -> None:
 def make(model: str, res: int, dtype: np.dtype, seed: int) -> dict[str, lazy_array.Deferred]:
     """Returns arrays that are drawn when they are written, one at a time."""
     params = {}
-    for number, (name, leaf) in enumerate(
-        paligemma.shapes(variants.released(model, res=res)).items(), start=1
-    ):
+    tiny = model == TINY
+    sizes = variants.make("tiny/14", "tiny", res=res) if tiny else variants.released(model, res=res)
+    for number, (name, leaf) in enumerate(paligemma.shapes(sizes).items(), start=1):
         drawn = functools.partial(draw, (seed, number), name, leaf.shape, dtype)
         params[name] = lazy_array.Deferred(leaf.shape, dtype, drawn)
     return params

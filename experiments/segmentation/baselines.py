@@ -2,8 +2,9 @@
 
     python experiments/segmentation/baselines.py --data data/shapes/_annotations.test.jsonl
 
-writes baselines.json beside this file: mIoU of the true tokens, of the true box filled up, and of
-the true box with the mask of some other shape of the same kind from the same file.
+writes baselines.json beside this file, or into --results: mIoU of the true tokens, of the true box
+filled up, and of the true box with the mask of some other shape of the same kind from the same
+file.
 """
 
 import argparse
@@ -23,6 +24,9 @@ CODEC = HERE.parent / "mask_codec" / "codec.npz"
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True, help="a JSONL file of make_data.py")
+    parser.add_argument(
+        "--results", type=pathlib.Path, default=HERE, help="folder of baselines.json"
+    )
     args = parser.parse_args()
 
     codec = mask_codecs.load(str(CODEC))
@@ -35,7 +39,7 @@ def main():
         "other_of_its_kind": choose_others(truths, np.random.default_rng(0)),
     }
     result = {name: score(found, truths, codes, codec) for name, codes in answers.items()}
-    (HERE / "baselines.json").write_text(json.dumps(result, indent=2) + "\n")
+    (args.results / "baselines.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
 
 

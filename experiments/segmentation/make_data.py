@@ -130,13 +130,14 @@ def write_split(out, name, *, seed, count, codec):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
-    parser.add_argument("--train", type=int, default=SPLITS["train"][1], help="training scenes")
+    for name, (_, count) in SPLITS.items():
+        parser.add_argument(f"--{name}", type=int, default=count, help=f"scenes of {name}")
     args = parser.parse_args()
 
     args.out.mkdir(parents=True, exist_ok=True)
     codec = mask_codecs.load(str(CODEC))
-    for name, (seed, count) in SPLITS.items():
-        count = args.train if name == "train" else count
+    for name, (seed, _) in SPLITS.items():
+        count = getattr(args, name)
         filled = write_split(args.out, name, seed=seed, count=count, codec=codec)
         path = args.out / f"_annotations.{name}.jsonl"
         print(f"\r{path}: {count} scenes; shapes asked for fill {filled:.0%} of their boxes")

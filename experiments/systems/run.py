@@ -4,8 +4,8 @@
 
 For each config: raw data as its users have it (make_data.py), import, check, train with `overfit`
 (8 examples until the model repeats them), evaluate; the commands are printed as one would type
-them. The model is a random one of 0.2 million parameters, put there by overrides alone. Writes
-results.json and the table of README.md.
+them. The model is a random one of 0.3 million parameters, put there by overrides alone. Writes
+results.json and the table of README.md, unless --only names a system.
 """
 
 import argparse
