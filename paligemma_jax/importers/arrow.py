@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from paligemma_jax.data import image_folder
-from paligemma_jax.importers import columns, example, nested, pictures
+from paligemma_jax.importers import columns, example, pictures
 
 BATCH_ROWS = 64  # decoded at a time: images are large
 SUFFIX_OF = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp"}
@@ -56,7 +56,7 @@ def _classes(files: list[tuple[str | None, str]], request: example.Request) -> t
             return tuple(map(example.clean_name, described))
         for batch in batches:
             values += batch.column(column).to_pylist()
-    return tuple(nested.class_names(values))
+    return tuple(columns.class_names(values))
 
 
 def _examples(

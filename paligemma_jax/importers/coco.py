@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from paligemma_jax.importers import collect, example, pictures
+from paligemma_jax.importers import example, pictures
 
 PATTERNS = ("*/_annotations.coco.json", "_annotations.coco.json", "annotations/*.json")
 LONE_PATTERNS = ("instances*.json", "captions*.json", "labels.json", "*coco*.json", "*/*coco*.json")
@@ -144,7 +144,7 @@ def _read_part(
         if request.task == "caption":
             yield from _captions(part, picture, own, where, tally)
             continue
-        objects = collect.collect(_objects(part, own, tally), size, tally)
+        objects = example.collect_objects(_objects(part, own, tally), size, tally)
         if objects is None:
             tally.drop("image", "none of its objects could be kept", where, picture.name)
             continue
@@ -170,7 +170,7 @@ def _open(
     return example.Picture(os.path.join(part.prefix, picture.name), picture.path), size
 
 
-def _objects(part: _Part, own: list, tally: example.Tally) -> list[collect.Annotation]:
+def _objects(part: _Part, own: list, tally: example.Tally) -> list[example.Annotation]:
     found = []
     for where, annotation in own:
         category = _key(annotation.get("category_id"))
@@ -184,7 +184,7 @@ def _objects(part: _Part, own: list, tally: example.Tally) -> list[collect.Annot
         if isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box):
             box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
         label = part.names.get(category, "")
-        found.append(collect.Annotation(label, where, box or None, annotation.get("segmentation")))
+        found.append(example.Annotation(label, where, box or None, annotation.get("segmentation")))
     return found
 
 

@@ -1,4 +1,10 @@
-"""Rows with named columns, whatever file they come from: which column is what, and an example."""
+"""Rows with named columns, whatever file they come from: which column is what, and an example.
+
+A column "objects" holds {"bbox": [[x, y, width, height], ...], "category": [0, ...]} or a list of
+such pairs, in pixels as COCO has them, as Hugging Face's object detection data sets and ImageFolder
+have it. Categories are names, or numbers that the column's description or the user names. Source:
+https://huggingface.co/docs/datasets/object_detection
+"""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,9 +12,11 @@ from typing import Any
 
 from paligemma_jax.data import column_names
 from paligemma_jax.data import objects as data_objects
-from paligemma_jax.importers import collect, example, nested, pictures
+from paligemma_jax.importers import example, pictures
 
 OURS = ("image", "prefix", "suffix")  # of rows that are taken as they are
+BOXES = ("bbox", "bboxes")
+CATEGORIES = ("category", "categories", "category_id", "label", "labels")
 # What a row must have, by task, where it has no suffix.
 NEEDED = {
     "vqa": ("image", "question", "answer"),
@@ -117,11 +125,11 @@ def _with_objects(
     names: Sequence[str],
 ) -> example.Example | None:
     try:
-        annotations = nested.annotations(value, names, source)
+        annotations = read_objects(value, names, source)
     except ValueError as error:
         tally.drop("row", "bad objects", source, error)
         return None
-    objects = collect.collect(annotations, size, tally)
+    objects = example.collect_objects(annotations, size, tally)
     if objects is None:
         tally.drop("image", "none of its objects could be kept", source, picture.name)
         return None
@@ -131,3 +139,55 @@ def _with_objects(
 def split_of(path: str) -> str | None:
     """Returns the split that a file's own name tells."""
     return example.split_name(os.path.basename(path))
+
+
+def read_objects(value: Any, names: Sequence[str], source: str) -> list[example.Annotation]:
+    """Returns the objects of a column "objects"; a wrong one shows when objects are collected.
+
+    Raises:
+      ValueError: no such structure.
+    """
+    found = []
+    for number, (box, category) in enumerate(_pairs(value), 1):
+        where = f"{source}: object {number}"
+        label = example.clean_name(category)
+        if type(category) is int:
+            label = names[category] if 0 <= category < len(names) else ""
+            where = where if label else f"{where}: category {category} of {len(names)} names"
+        if isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box):
+            box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+        found.append(example.Annotation(label, where, box))
+    return found
+
+
+def class_names(values: Iterable[Any]) -> list[str]:
+    """Returns the names among the categories of many rows, in order of their first use."""
+    names: dict[str, None] = {}
+    for value in values:
+        try:
+            names |= {example.clean_name(category): None for _, category in _pairs(value)}
+        except ValueError:
+            continue  # named when its row is read
+    return [name for name in names if name]
+
+
+def _pairs(value: Any) -> list[tuple[Any, Any]]:
+    """Returns (box, category) of every object."""
+    items = value if isinstance(value, list) else [value]
+    pairs: list[tuple[Any, Any]] = []
+    for item in items:
+        keys = item.keys() if isinstance(item, dict) else ()
+        boxes = next((key for key in BOXES if key in keys), None)
+        categories = next((key for key in CATEGORIES if key in keys), None)
+        if boxes is None or categories is None:
+            raise ValueError(f"expected {{'bbox': ..., 'category': ...}}, found {item!r:.80}")
+        if isinstance(value, list):
+            pairs.append((item[boxes], item[categories]))
+            continue
+        columns = item[boxes] or [], item[categories] or []
+        if not all(isinstance(column, list) for column in columns):
+            raise ValueError(f"expected lists of boxes and categories, found {item!r:.80}")
+        if len(columns[0]) != len(columns[1]):
+            raise ValueError(f"{len(columns[0])} boxes, but {len(columns[1])} categories")
+        pairs += zip(*columns, strict=True)
+    return pairs

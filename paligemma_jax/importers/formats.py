@@ -38,12 +38,12 @@ FORMATS = {
 }
 
 
-def see(path: str) -> dict[str, str]:
+def detect_all(path: str) -> dict[str, str]:
     """Returns {name of a format: the file that shows it} for all that a path could be."""
     return {key: shown for key, fmt in FORMATS.items() if (shown := fmt.detect(path))}
 
 
-def find(path: str, task: str, given: str | None = None) -> tuple[str, str]:
+def choose(path: str, task: str, given: str | None = None) -> tuple[str, str]:
     """Returns (name of the format, why it is taken for it).
 
     Args:
@@ -56,9 +56,9 @@ def find(path: str, task: str, given: str | None = None) -> tuple[str, str]:
     """
     if not os.path.exists(path):
         raise ValueError(f"SRC {path}: no such file or folder")
-    name, reason = given, "as said"
+    name, reason = given, "as --format says"
     if name is None:
-        seen = see(path)
+        seen = detect_all(path)
         fitting = [key for key in seen if task in FORMATS[key].tasks]
         name = next(iter(fitting), next(iter(seen), None))
         if name is None:

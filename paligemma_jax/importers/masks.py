@@ -14,7 +14,7 @@ from PIL import Image
 
 from paligemma_jax.data import image_folder
 from paligemma_jax.data import objects as data_objects
-from paligemma_jax.importers import collect, example, pictures
+from paligemma_jax.importers import example, pictures
 
 MASK_FOLDERS = ("masks", "mask", "labels", "annotations", "segmentationclass")
 MASK_ENDINGS = ("_mask", "-mask", "_seg", "_label", "_gt")
@@ -92,8 +92,8 @@ def _read_pair(
     annotations = []
     for label, part in parts:
         runs = {"size": [size[1], size[0]], "counts": data_objects.encode_bitmap(part)}
-        annotations.append(collect.Annotation(label, mask_name, None, runs))
-    objects = collect.collect(annotations, size, tally)
+        annotations.append(example.Annotation(label, mask_name, None, runs))
+    objects = example.collect_objects(annotations, size, tally)
     return example.Example(picture, name, example.split_name(os.path.dirname(name)), objects)
 
 

@@ -1,15 +1,59 @@
-"""The command line of an import, and the checks of its values."""
+"""What to import and how, and the command line that tells it."""
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from paligemma_jax.assembly import mask_codecs
 from paligemma_jax.data import column_names
-from paligemma_jax.importers import example, formats, importing, words
+from paligemma_jax.importers import example, formats, import_report, words
 from paligemma_jax.tasks import geometry
 
 SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportOptions:
+    """What to import, and how.
+
+    Attributes:
+      source: file, folder, or an address of Roboflow.
+      target: the folder to write.
+      task: one of `formats.TASKS`.
+      format: a key of `formats.FORMATS`; None: detected.
+      images, classes, columns, components: see `example.Request`.
+      prompt: template of the prompts; None is the task's own.
+      coordinates: convention of `<loc>` tokens.
+      ratios: {split: share} where the source has no splits; {} leaves them together.
+      group: regular expression for what must stay in one split, see `splits.group_key`.
+      seed: decides the splits.
+      codec, mask_codec: turns masks into tokens, and the file that it is; for segmentation.
+      train_tokenizer: whether a small tokenizer is learnt from the texts of the first split.
+    """
+
+    source: str
+    target: pathlib.Path
+    task: str
+    format: str | None = None
+    images: str | None = None
+    classes: tuple[str, ...] = ()
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    components: bool = False
+    prompt: str | None = None
+    coordinates: str = geometry.DEFAULT_CONVENTION
+    ratios: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    group: str | None = None
+    seed: int = 0
+    codec: words.MaskCodec | None = None
+    mask_codec: str | None = None
+    train_tokenizer: bool = False
+
+    def request(self, source: str) -> example.Request:
+        """Returns what an importer needs to read `source`, a path on this machine."""
+        return example.Request(
+            source, self.task, self.images, self.classes, self.columns, self.components
+        )
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +81,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read(args: argparse.Namespace) -> importing.ImportOptions:
+def read(args: argparse.Namespace) -> ImportOptions:
     """Returns the values of the command line, checked before anything is read or written.
 
     Raises:
@@ -50,7 +94,7 @@ def read(args: argparse.Namespace) -> importing.ImportOptions:
         raise ValueError(f"--mask_codec: for --task segmentation, not {args.task}")
     source = args.mask_codec or mask_codecs.PUBLISHED
     check_target(args.target, args.source, overwrite=args.overwrite)
-    return importing.ImportOptions(
+    return ImportOptions(
         source=args.source,
         target=args.target,
         task=args.task,
@@ -91,7 +135,7 @@ def check_target(target: pathlib.Path, source: str, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ValueError(f"DST {target} is there already; --overwrite replaces it")
-    if not importing.is_ours(target):
+    if not (target / import_report.SUMMARY).is_file():
         raise ValueError(
             f"DST {target} holds something else than an imported data set: --overwrite would "
             f"delete it all. Choose another place, or empty it"

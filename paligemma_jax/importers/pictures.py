@@ -1,7 +1,10 @@
-"""Image files of a source: where they lie, and how large they are, without decoding them."""
+"""Image files: found in a source and measured without decoding them, then put under the target."""
 
+import collections
 import io
 import os
+import pathlib
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -104,6 +107,48 @@ def list_images(folder: str) -> list[str]:
     """Returns the paths of image files in a folder, told by their names, in order."""
     names = sorted(os.listdir(folder))
     return [os.path.join(folder, name) for name in names if name.lower().endswith(SUFFIXES)]
+
+
+class PlacedImages:
+    """Puts images into a folder: linked where the disk is the same, else copied, each once."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self.names: dict[str, str] = {}
+        self.taken: set[str] = set()
+        self.ways: collections.Counter[str] = collections.Counter()
+
+    def put(self, picture: example.Picture) -> str:
+        """Returns the name of the image in the folder."""
+        if picture.path in self.names:
+            return self.names[picture.path]
+        name = self._free_name(picture.name.removeprefix(f"{self.folder.name}{os.sep}"))
+        place = self.folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if picture.path is None:
+            place.write_bytes(picture.data or b"")
+            self.ways["written"] += 1
+        else:
+            self.names[picture.path] = name
+            self._link(os.path.realpath(picture.path), place)
+        return name
+
+    def _free_name(self, name: str) -> str:
+        stem, ending = os.path.splitext(name)
+        number = 1
+        while name in self.taken:
+            number += 1
+            name = f"{stem}-{number}{ending}"
+        self.taken.add(name)
+        return name
+
+    def _link(self, path: str, place: pathlib.Path) -> None:
+        try:
+            os.link(path, place)
+            self.ways["hard-linked"] += 1
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(path, place)
+            self.ways["copied"] += 1
 
 
 def _folders(root: str, depth: int = 0) -> Iterator[str]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from paligemma_jax.importers import collect, example, pictures
+from paligemma_jax.importers import example, pictures
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SETS = os.path.join("ImageSets", "Main")
@@ -110,7 +110,7 @@ def _read_file(
         if not pictures.is_of_size(picture, size, (width, height), name, tally):
             return None
     annotations = [_annotation(item, name) for item in tree.findall("object")]
-    objects = collect.collect(annotations, size, tally)
+    objects = example.collect_objects(annotations, size, tally)
     if objects is None:
         tally.drop("image", "none of its objects could be kept", name)
         return None
@@ -131,7 +131,7 @@ def _parse(path: str) -> ElementTree.Element:
     return tree
 
 
-def _annotation(item: ElementTree.Element, name: str) -> collect.Annotation:
+def _annotation(item: ElementTree.Element, name: str) -> example.Annotation:
     label = example.clean_name(item.findtext("name"))
     source = f"{name}: object '{label}'"
     x0, y0, x1, y1 = (_number(item.findtext(f"bndbox/{corner}")) for corner in CORNERS)
@@ -140,7 +140,7 @@ def _annotation(item: ElementTree.Element, name: str) -> collect.Annotation:
         box = [x0 - 1, y0 - 1, x1, y1]
     elif item.find("bndbox") is not None:
         source = f"{source}: corners {CORNERS} are not all numbers"
-    return collect.Annotation(label, source, box, _polygon(item.find("polygon")))
+    return example.Annotation(label, source, box, _polygon(item.find("polygon")))
 
 
 def _polygon(item: ElementTree.Element | None) -> list[list[float]] | None:

@@ -47,7 +47,7 @@ class MaskCodec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class WordedExample:
     """Prompt, answer and the objects that the answer names, in its order."""
 
     prefix: str
@@ -116,7 +116,7 @@ class Wording:
         if task_name in ("detection", "segmentation"):
             _check_classes(classes)
 
-    def make(self, found: example.Example, tally: example.Tally) -> Row | None:
+    def make(self, found: example.Example, tally: example.Tally) -> WordedExample | None:
         """Returns the row of an example, checked, or None where nothing is left to say."""
         prefix = found.prefix
         if prefix is None:
@@ -131,7 +131,7 @@ class Wording:
             if json.loads(suffix) != counts:
                 raise ValueError(f"{found.source}: '{suffix}' does not read back")
             self.round_trip.num_texts += 1
-            return Row(prefix, suffix, objects)
+            return WordedExample(prefix, suffix, objects)
         kept = self._large_enough(objects, found.source, tally)
         if len(objects) and not len(kept):
             name = found.picture.name
@@ -142,16 +142,18 @@ class Wording:
         suffix = box_text.format(data_objects.to_detections(kept), convention=self.coordinates)
         read = box_text.parse(suffix, convention=self.coordinates)
         self._compare_boxes(read, suffix, kept, found.source)
-        return Row(prefix, suffix, kept)
+        return WordedExample(prefix, suffix, kept)
 
-    def _texts(self, found: example.Example, prefix: str, tally: example.Tally) -> Row | None:
+    def _texts(
+        self, found: example.Example, prefix: str, tally: example.Tally
+    ) -> WordedExample | None:
         """Returns a row whose answer the source has itself."""
         suffix = found.suffix or ""
         if problem := choose_check(self.task_name)(suffix):
             tally.drop("row", "bad suffix", found.source, f"'{suffix:.60}': {problem}")
             return None
         self.round_trip.num_texts += 1
-        return Row(prefix, suffix, found.objects)
+        return WordedExample(prefix, suffix, found.objects)
 
     def _large_enough(
         self, objects: data_objects.Objects, source: str, tally: example.Tally
@@ -191,7 +193,7 @@ class Wording:
         prefix: str,
         objects: data_objects.Objects,
         tally: example.Tally,
-    ) -> Row | None:
+    ) -> WordedExample | None:
         assert self.codec is not None, "segmentation needs a codec"
         cut: dict[int, np.ndarray] = {}
         for number, label in enumerate(objects.labels):
@@ -209,7 +211,7 @@ class Wording:
         said = mask_text.Segments(truth.boxes_yxyx, codes, truth.labels)
         suffix = mask_text.format(said, convention=self.coordinates)
         self._compare_masks(suffix, kept, found.source)
-        return Row(prefix, suffix, kept)
+        return WordedExample(prefix, suffix, kept)
 
     def _compare_masks(self, suffix: str, objects: data_objects.Objects, source: str) -> None:
         """Measures what is left of every mask, in the image's own pixels, as evaluations do."""

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from paligemma_jax.data import image_folder
-from paligemma_jax.importers import collect, example, pictures
+from paligemma_jax.importers import example, pictures
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 CLASS_FILES = ("classes.txt", "obj.names")
@@ -157,7 +157,7 @@ def _read_image(
     size = pictures.measure(picture, name, tally) if picture else None
     if picture is None or size is None:
         return None
-    annotations: list[collect.Annotation] = []
+    annotations: list[example.Annotation] = []
     if (file := _label_file(path)) is None:
         tally.changed["images without label file taken as without objects"] += 1
     else:
@@ -173,7 +173,7 @@ def _read_image(
             for number, line in enumerate(lines, 1)
             if line.strip()
         ]
-    objects = collect.collect(annotations, size, tally)
+    objects = example.collect_objects(annotations, size, tally)
     if objects is None:
         tally.drop("image", "none of its objects could be kept", name)
         return None
@@ -205,23 +205,23 @@ def _labels_alone(images: list[str]) -> list[str]:
     )
 
 
-def _parse(line: str, where: str, size: tuple[int, int], labels: _Labels) -> collect.Annotation:
+def _parse(line: str, where: str, size: tuple[int, int], labels: _Labels) -> example.Annotation:
     """Returns the annotation of a line; what is wrong with it is found when it is collected."""
     (width, height), classes = size, labels.classes
     words = line.split()
     try:
         number, values = int(words[0]), [float(word) for word in words[1:]]
     except ValueError:
-        return collect.Annotation("?", f"{where}: '{line:.60}' is not numbers")
+        return example.Annotation("?", f"{where}: '{line:.60}' is not numbers")
     label = classes[number] if 0 <= number < len(classes) else ""
     if not label:
         where = f"{where}: class {number} of {len(classes)} names"
     if len(values) == 4 or (labels.has_keypoints and len(values) > 4):
         x, y, w, h = values[:4]
         box = [(x - w / 2) * width, (y - h / 2) * height]
-        return collect.Annotation(label, where, [*box, box[0] + w * width, box[1] + h * height])
+        return example.Annotation(label, where, [*box, box[0] + w * width, box[1] + h * height])
     if len(values) >= 6 and len(values) % 2 == 0:
         sides = [width, height] * (len(values) // 2)
         flat = [value * side for value, side in zip(values, sides, strict=True)]
-        return collect.Annotation(label, where, None, [flat])
-    return collect.Annotation(label, f"{where}: {len(words)} numbers, expected 5 or an outline")
+        return example.Annotation(label, where, None, [flat])
+    return example.Annotation(label, f"{where}: {len(words)} numbers, expected 5 or an outline")

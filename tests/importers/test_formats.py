@@ -14,40 +14,40 @@ from paligemma_jax.importers import formats
     ],
 )
 def test_a_folder_is_known_by_its_files(datasets, name, reason):
-    assert formats.find(str(datasets / name), "detection") == (name, reason)
+    assert formats.choose(str(datasets / name), "detection") == (name, reason)
 
 
 @pytest.mark.parametrize("folder", ["arrow", "parquet"])
 def test_files_of_hugging_face_are_known(datasets, folder):
-    assert formats.find(str(datasets / folder), "vqa")[0] == "parquet"
+    assert formats.choose(str(datasets / folder), "vqa")[0] == "parquet"
 
 
 def test_a_file_is_known_by_its_ending(tmp_path):
     for name in ("a.jsonl", "b.csv"):
         (tmp_path / name).touch()
-    assert formats.find(str(tmp_path / "a.jsonl"), "vqa") == ("jsonl", "its ending")
-    assert formats.find(str(tmp_path / "b.csv"), "caption") == ("csv", "its ending")
+    assert formats.choose(str(tmp_path / "a.jsonl"), "vqa") == ("jsonl", "its ending")
+    assert formats.choose(str(tmp_path / "b.csv"), "caption") == ("csv", "its ending")
 
 
 def test_what_could_be_several_says_so_and_can_be_forced(tmp_path):
     for name in ("a.jsonl", "b.csv"):
         (tmp_path / name).touch()
-    name, reason = formats.find(str(tmp_path), "caption")
+    name, reason = formats.choose(str(tmp_path), "caption")
     assert name == "jsonl" and reason == "a.jsonl; could also be csv (b.csv): --format chooses"
-    assert formats.find(str(tmp_path), "caption", "csv") == ("csv", "as said")
+    assert formats.choose(str(tmp_path), "caption", "csv") == ("csv", "as --format says")
 
 
 def test_the_task_decides_between_formats(tmp_path):
     (tmp_path / "a.xml").touch()
     (tmp_path / "b.csv").touch()
-    assert formats.find(str(tmp_path), "caption")[0] == "csv"
-    assert formats.find(str(tmp_path), "detection")[0] == "voc"
+    assert formats.choose(str(tmp_path), "caption")[0] == "csv"
+    assert formats.choose(str(tmp_path), "detection")[0] == "voc"
 
 
 def test_nothing_known_and_wrong_tasks_are_errors(datasets, tmp_path):
     with pytest.raises(ValueError, match="no such file or folder"):
-        formats.find(str(tmp_path / "nowhere"), "vqa")
+        formats.choose(str(tmp_path / "nowhere"), "vqa")
     with pytest.raises(ValueError, match="found nothing"):
-        formats.find(str(tmp_path), "vqa")
+        formats.choose(str(tmp_path), "vqa")
     with pytest.raises(ValueError, match="is yolo, which has no texts for --task vqa"):
-        formats.find(str(datasets / "yolo"), "vqa")
+        formats.choose(str(datasets / "yolo"), "vqa")

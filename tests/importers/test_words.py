@@ -62,16 +62,16 @@ def test_a_box_smaller_than_a_bin_is_dropped_from_answer_and_objects_alike():
 
 def test_questions_and_captions_become_prompts():
     question = example.Example(PICTURE, "x:1", question="how many?", suffix="3")
-    assert make("vqa", question)[0] == words.Row("answer en how many?", "3")
+    assert make("vqa", question)[0] == words.WordedExample("answer en how many?", "3")
     assert make("vqa", question, prompt="{question}")[0].prefix == "how many?"
     caption = example.Example(PICTURE, "x:1", suffix="a coin")
-    assert make("caption", caption)[0] == words.Row("caption en", "a coin")
+    assert make("caption", caption)[0] == words.WordedExample("caption en", "a coin")
 
 
 def test_a_row_of_our_own_is_left_as_it_is_unless_its_suffix_is_bad():
     text = "<loc0000><loc0000><loc0512><loc0512> dime"
     ours = example.Example(PICTURE, "x:1", prefix="detect dime", suffix=text)
-    assert make("detection", ours)[0] == words.Row("detect dime", text)
+    assert make("detection", ours)[0] == words.WordedExample("detect dime", text)
     bad = example.Example(PICTURE, "x:1", prefix="detect dime", suffix="<loc0000> dime")
     row, _, tally = make("detection", bad)
     assert row is None and "does not have exactly four" in tally.drops[0].detail

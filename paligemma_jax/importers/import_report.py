@@ -1,18 +1,24 @@
-"""What a conversion of a data set read, dropped, changed and wrote, as numbers and as lines."""
+"""What an import read, dropped, changed and wrote: as numbers, as printed lines, as a picture."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from paligemma_jax.data import objects, records
 from paligemma_jax.importers import example, words
+from paligemma_jax.reports import contact_sheet
+from paligemma_jax.tasks import box_text, mask_text, masks
 from paligemma_jax.wording import quantities
 
+SUMMARY, SHEET = "conversion.json", "contact_sheet.png"
 NUM_EXAMPLES = 3  # shown of each reason
 NUM_CLASSES = 12
+NUM_CELLS = 24
 
 
-def make(
+def summarize(
     classes: Sequence[str],
     tally: example.Tally,
     round_trip: words.RoundTrip,
@@ -38,7 +44,7 @@ def make(
     }
 
 
-def describe(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
+def lines(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
     """Yields the lines that a person reads at the end."""
     yield f"read     {_counts(summary['read'])}"
     if classes := summary["classes"]:
@@ -47,7 +53,7 @@ def describe(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
         yield f"classes  {shown}{more}"
     for what, count in summary["changed"].items():
         yield f"changed  {quantities.count(count, what)}"
-    yield from describe_drops(tally)
+    yield from drop_lines(tally)
     yield f"wrote    {_counts(summary['rows'], 'rows of ')}; images {_counts(summary['images'])}"
     checked = summary["round_trip"]
     parts = []
@@ -65,7 +71,7 @@ def describe(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
     yield f"checked  read back: {'; '.join(parts) or 'images without objects'}"
 
 
-def describe_drops(tally: example.Tally) -> Iterator[str]:
+def drop_lines(tally: example.Tally) -> Iterator[str]:
     """Yields every reason with its count and first places."""
     for what, reasons in tally.count_drops().items():
         for reason, count in reasons.items():
@@ -75,6 +81,50 @@ def describe_drops(tally: example.Tally) -> Iterator[str]:
             yield f"dropped  {quantities.count(count, f'{what}s')}, {reason}: {shown}{more}"
 
 
+def write_sheet(
+    path: str | os.PathLike[str],
+    shown: Sequence[records.Record],
+    *,
+    coordinates: str,
+    decode: mask_text.Decode | None = None,
+) -> None:
+    """Writes a PNG with records from all over the data set.
+
+    Boxes are those that suffixes say. So are masks, if `decode` reads their tokens; else they are
+    the outlines that records keep.
+    """
+    count = min(NUM_CELLS, len(shown))
+    chosen = np.linspace(0, len(shown) - 1, count).astype(int)
+    contact_sheet.write(path, [_cell(shown[i], coordinates, decode) for i in chosen])
+
+
 def _counts(values: Mapping[str, int], between: str = "") -> str:
     parts = (quantities.count(count, f"{between}{name}") for name, count in values.items())
     return ", ".join(parts) or "nothing"
+
+
+def _cell(
+    record: records.Record, coordinates: str, decode: mask_text.Decode | None
+) -> contact_sheet.Cell:
+    image, kept, suffix = record.images[0], record.objects, record.suffix or ""
+    if decode and kept:
+        read = mask_text.parse(suffix, convention=coordinates)
+        pasted = tuple(
+            masks.paste(mask, box, kept.height, kept.width)
+            for mask, box in zip(decode(read.codes), read.boxes_yxyx, strict=True)
+        )
+        return contact_sheet.Cell(
+            image, record.prefix, suffix, read.boxes_yxyx, read.labels, pasted
+        )
+    boxes = box_text.parse(suffix, convention=coordinates)
+    if kept is None:
+        return contact_sheet.Cell(image, record.prefix, suffix, boxes.boxes_yxyx, boxes.labels)
+    if len(boxes) != len(kept):  # counts: their text has no boxes
+        boxes = objects.to_detections(kept)
+    drawn = tuple(
+        np.zeros((kept.height, kept.width), bool)
+        if outline is None
+        else objects.bitmap(outline, width=kept.width, height=kept.height)
+        for outline in kept.segmentations
+    )
+    return contact_sheet.Cell(image, record.prefix, suffix, boxes.boxes_yxyx, boxes.labels, drawn)
