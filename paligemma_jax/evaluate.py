@@ -27,11 +27,10 @@ import jax
 from paligemma_jax.assembly import assembly
 from paligemma_jax.console import arguments, say
 from paligemma_jax.evaluation import evaluator
+from paligemma_jax.files import run_folder
 from paligemma_jax.settings import eval_keys, keys
 from paligemma_jax.tasks import score_docs, task
 from paligemma_jax.wording import quantities
-
-METRICS = "metrics.json"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = assembly.choose_weights(args.weights, source, chosen=args.checkpoint)
     name = args.name or name_of(args.data)
     assembly.set_evaluation(config, name, args.data, overrides["eval"])
-    out = pathlib.Path(args.out or pathlib.Path(args.run or "runs") / f"evaluation-{name}")
+    out = pathlib.Path(args.out or pathlib.Path(args.run or "runs") / run_folder.evaluation(name))
     assembly.check_writable(out, option="--out")
     check_same_data(out, args.data)
     run = pathlib.Path(args.run) if args.run else None
@@ -81,7 +80,7 @@ def name_of(data: str) -> str:
 def check_same_data(out: pathlib.Path, data: str) -> None:
     """Raises a ValueError if the folder has scores on other data; says what is replaced."""
     try:
-        before = json.loads((out / METRICS).read_text())
+        before = json.loads((out / run_folder.scores()).read_text())
     except (OSError, ValueError):
         return
     if "data" not in before:
@@ -123,7 +122,7 @@ def evaluate(
     evaluator.write_report(out, rows, summary, title=str(out), run=run)
     say.info(
         f"{quantities.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "
-        f"all scores in {out / METRICS}, each example in {out / 'report.html'}"
+        f"all scores in {out / run_folder.scores()}, each example in {out / run_folder.report()}"
     )
     return task.scalars(scores)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from paligemma_jax.assembly import assembly, training_data
 from paligemma_jax.console import arguments, compilation, say, signals
+from paligemma_jax.files import run_folder
 from paligemma_jax.params import sharding
 from paligemma_jax.runs import (
     auto_remat,
@@ -105,7 +106,7 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
             f"preempted: {stop.signal or 'another process'} after step {int(state.step)} of "
             f"{total}. The state is saved; the same command goes on from there"
         )
-    training_run.save(built, planned, state, workdir / assembly.FINAL)
+    training_run.save(built, planned, state, workdir / run_folder.FINAL)
     for report in sorted(workdir.glob("report*.html")):
         say.info(f"report: {report}")
 

@@ -56,7 +56,7 @@ ROOMS |= dict.fromkeys(("evaluation", "export", "importers"), _below)
 ROOMS |= {room: {"evaluation", *_below} for room in ("runs", "prediction")}
 ROOMS["checks"] = set(ROOMS)
 # Whoever comes to train meets what training needs: a door imports these, and its own room.
-DOOR_ROOMS = {"console", "settings", "reports", "wording"}
+DOOR_ROOMS = {"console", "settings", "reports", *BOTTOM}
 OWN_ROOM = {
     "__init__": {"assembly", "prediction"},
     "__main__": set(),
@@ -98,7 +98,7 @@ HOMES = {
     "kagglehub": {"hub"},
     "huggingface_hub": {"hub"},
     "fsspec": {"data", "hub"},
-    "filelock": {"hub", "data/embeddings.py"},
+    "filelock": {"files/locks.py"},
     "sentencepiece": {"data/tokens.py"},
     "PIL": {"data", "reports", "importers", "prediction"},
     "pycocotools": {"tasks", "data", "importers"},  # outlines of objects, besides scores

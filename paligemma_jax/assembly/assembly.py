@@ -22,16 +22,13 @@ from paligemma_jax.assembly import (
 from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
-from paligemma_jax.files import atomic
+from paligemma_jax.files import atomic, disk_space, run_folder
 from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.params import names, sharding
 from paligemma_jax.settings import load as settings_load
 from paligemma_jax.settings import presets
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import quantities
-
-CONFIG, TOKENIZER, FINAL = run_weights.CONFIG, "tokenizer.model", "final.npz"
-MASK_CODEC = "mask_codec.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +179,11 @@ def open_run(
         loaded = settings_load.load(config, overrides)
         return loaded, loaded.model_init
     folder = pathlib.Path(str(run))
-    own = {"tokenizer": folder / TOKENIZER, "mask_codec": folder / MASK_CODEC}
-    kept = [f"{key}={path}" for key, path in own.items() if path.exists()]
-    loaded = settings_load.from_json(folder / CONFIG, ["frozen_dtype=None", *kept, *overrides])
-    return loaded, str(folder / FINAL)
+    own = {"tokenizer": run_folder.TOKENIZER, "mask_codec": run_folder.MASK_CODEC}
+    kept = [f"{key}={folder / file}" for key, file in own.items() if (folder / file).exists()]
+    overrides = ["frozen_dtype=None", *kept, *overrides]
+    loaded = settings_load.from_json(folder / run_folder.CONFIG, overrides)
+    return loaded, str(folder / run_folder.FINAL)
 
 
 def set_evaluation(
@@ -240,13 +238,13 @@ def choose_weights(
         there are none yet.
     """
     path = pathlib.Path(default or "")
-    if chosen is not None and (asked is not None or path.name != FINAL):
+    if chosen is not None and (asked is not None or path.name != run_folder.FINAL):
         raise ValueError("--checkpoint is of a run: give --run FOLDER, and no --weights")
     if chosen is not None:
         return str(run_weights.choose(path.parent, chosen))
     if asked is not None:
         return None if asked == "none" else asked
-    if path.name == FINAL and not path.exists():
+    if path.name == run_folder.FINAL and not path.exists():
         raise ValueError(
             f"{path}: not found, so the run did not end. The command that began it goes on with "
             f"it; or name others: --checkpoint last, or --weights FILE"
@@ -256,7 +254,7 @@ def choose_weights(
 
 def check_writable(folder: pathlib.Path, *, option: str) -> None:
     """Raises a ValueError if nothing can be written into a folder that is there or to be made."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = disk_space.nearest_existing(folder)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         problem = "may not be written to" if nearest.is_dir() else "is a file"
         raise ValueError(f"{option} {folder}: {nearest} {problem}; choose another folder")
@@ -265,11 +263,11 @@ def check_writable(folder: pathlib.Path, *, option: str) -> None:
 def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:
     """Writes what makes a run's folder complete without the files it was started from."""
     if jax.process_index() == 0:
-        atomic.write_text(workdir / CONFIG, settings_load.to_json(built.config) + "\n")
-        atomic.write_bytes(workdir / TOKENIZER, built.tokenizer.model)
+        atomic.write_text(workdir / run_folder.CONFIG, settings_load.to_json(built.config) + "\n")
+        atomic.write_bytes(workdir / run_folder.TOKENIZER, built.tokenizer.model)
         if built.config.task == "segmentation":
             codec = mask_codecs.load(built.config.mask_codec)
-            atomic.write_bytes(workdir / MASK_CODEC, codec.path.read_bytes())
+            atomic.write_bytes(workdir / run_folder.MASK_CODEC, codec.path.read_bytes())
 
 
 def parameter_counts(params: Mapping[str, jax.Array]) -> str:

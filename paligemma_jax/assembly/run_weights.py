@@ -14,9 +14,9 @@ import ml_collections
 
 from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import fingerprint, npz, partial_weights, train_checkpoint
+from paligemma_jax.files import run_folder
 from paligemma_jax.settings import load
 
-CONFIG = "config.json"
 TRAINABLE, OPTIMIZER = "trainable", "optimizer"
 BEST, LAST = "best", "last"
 EMBEDDING = "llm/embedder/input_embedding"
@@ -32,16 +32,14 @@ def choose(run: pathlib.Path, which: str) -> pathlib.Path:
     Raises:
       ValueError: there is no such one; lists those that there are.
     """
-    found = {
-        int(path.name): path for path in train_checkpoint.steps(run / train_checkpoint.CHECKPOINTS)
-    }
+    found = {int(path.name): path for path in train_checkpoint.steps(run / run_folder.CHECKPOINTS)}
     if not found:
-        raise ValueError(f"--checkpoint {which}: {run / train_checkpoint.CHECKPOINTS} holds none")
+        raise ValueError(f"--checkpoint {which}: {run / run_folder.CHECKPOINTS} holds none")
     if which == LAST:
         return found[max(found)]
     if which.isdecimal() and int(which) in found:
         return found[int(which)]
-    metric = load.from_json(run / CONFIG).keep_best
+    metric = load.from_json(run / run_folder.CONFIG).keep_best
     values = {step: value for step, path in found.items() if (value := _value(path)) is not None}
     if which == BEST and metric and values:
         best = min if train_checkpoint.best_is(metric) == "min" else max
@@ -53,8 +51,7 @@ def is_checkpoint(source: str) -> bool:
     """Whether weights are named by a folder of a run's checkpoints."""
     path = pathlib.Path(source)
     return (
-        path.parent.name == train_checkpoint.CHECKPOINTS
-        and (path / train_checkpoint.METADATA).is_dir()
+        path.parent.name == run_folder.CHECKPOINTS and (path / train_checkpoint.METADATA).is_dir()
     )
 
 
@@ -68,7 +65,7 @@ def find(path: pathlib.Path, base: str | None = None) -> partial_weights.Weights
     Raises:
       ValueError: it is damaged; or the frozen weights cannot be had, or are others.
     """
-    config = load.from_json(path.parents[1] / CONFIG)
+    config = load.from_json(path.parents[1] / run_folder.CONFIG)
     try:
         said = train_checkpoint.read_metadata(path)
     except train_checkpoint.Damaged as error:
@@ -174,4 +171,4 @@ def _problem(which: str, metric: str | None) -> str:
 def _list(run: pathlib.Path, found: Mapping[int, pathlib.Path], metric: str | None) -> str:
     values = {step: _value(path) for step, path in sorted(found.items())}
     shown = [f"{s}" if v is None else f"{s} ({metric} {v:.4g})" for s, v in values.items()]
-    return f"{run / train_checkpoint.CHECKPOINTS} holds {', '.join(shown)}"
+    return f"{run / run_folder.CHECKPOINTS} holds {', '.join(shown)}"

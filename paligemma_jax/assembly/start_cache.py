@@ -5,7 +5,6 @@ be thrown away when one of them changes. Entries are some megabytes in $PALIGEMM
 and may be deleted at any time.
 """
 
-import contextlib
 import hashlib
 import os
 import pathlib
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from paligemma_jax.checkpoints import npz
+from paligemma_jax.files import atomic
 from paligemma_jax.hub import cached
 
 # To be raised when a check becomes stricter or lengths are counted in another way.
@@ -52,11 +52,10 @@ def store(entry: str, arrays: Mapping[str, np.ndarray]) -> None:
     own = path.with_name(f"{entry}-{os.getpid()}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        npz.write(own, arrays)
-        os.replace(own, path)
+        with atomic.new_file(path, temporary=own):
+            npz.write(own, arrays)
     except OSError:
-        with contextlib.suppress(OSError):
-            own.unlink()
+        pass
 
 
 def _folder() -> pathlib.Path:

@@ -7,13 +7,11 @@ Nothing is ever pickled.
 """
 
 import dataclasses
-import errno
 import io
 import json
 import math
 import os
 import pathlib
-import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -23,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from paligemma_jax.checkpoints import part_files, zipped_arrays
-from paligemma_jax.files import direct_file
+from paligemma_jax.files import atomic, direct_file, disk_space
 from paligemma_jax.wording import near_misses
 
 Path = str | os.PathLike[str]
@@ -117,19 +115,16 @@ def write(
     types = _stored_types(params, dtypes or {})
     comment = _comment(metadata or {}, types)
     total = sum(math.prod(np.shape(params[name])) * types[name].itemsize for name in params)
-    check_space(path, total + OVERHEAD_BYTES * len(params) + len(comment))
-    temporary = path.with_name(path.name + ".tmp")
+    needed = total + OVERHEAD_BYTES * len(params) + len(comment)
+    disk_space.require(path.parent, needed, what=str(path), remedy="nothing was written")
     try:
-        with direct_file.DirectFile(temporary) as file:
+        with atomic.new_file(path) as unfinished, direct_file.DirectFile(unfinished) as file:
             _write_zip(file, params, types, comment, total, progress)
             file.sync()
-        os.replace(temporary, path)
     except OSError as error:
         message = f"{path} is not written ({error.strerror}); what was there is unchanged"
         raise OSError(error.errno, message) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    atomic.sync_folder(path.parent)
 
 
 def _metadata(archive: zipfile.ZipFile) -> dict[str, Any]:
@@ -241,17 +236,6 @@ def _comment(metadata: Mapping[str, Any], types: Mapping[str, np.dtype]) -> byte
     return text.encode()
 
 
-def check_space(path: pathlib.Path, needed: int) -> None:
-    """Raises an OSError if the disk that `path` would be on lacks `needed` bytes."""
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{path} needs {needed / 1e9:.2f} GB and {path.parent} has {free / 1e9:.2f} GB free; "
-            f"nothing was written",
-        )
-
-
 def _write_zip(
     file: direct_file.DirectFile,
     params: Mapping[str, Any],
@@ -278,13 +262,3 @@ def _fetch(array: Any) -> np.ndarray:
         shards = [shard.data for shard in array.addressable_shards]
         array = jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)
     return np.asarray(array)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Makes a rename last; Windows cannot and need not."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

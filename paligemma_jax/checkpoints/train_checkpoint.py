@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from paligemma_jax.checkpoints import checksums, npz
+from paligemma_jax.checkpoints import checksums
+from paligemma_jax.files import disk_space
 
 Groups = Mapping[str, Mapping[str, Any]]  # group -> name -> array, or its ShapeDtypeStruct
 
-CHECKPOINTS = "checkpoints"  # the folder of them, in a run's
 METADATA, SIZES = "metadata", "sizes.json"
 STEP_DIGITS = 6
 OVERHEAD_BYTES = 64 * 1024  # at most, of a small checkpoint's tables
@@ -297,7 +297,8 @@ class Writer:
             "arrays": {n: [*describe(x), found[n]] for n, x in arrays.items()},
         }
         needed = sum(x.nbytes for x in arrays.values()) + OVERHEAD_BYTES
-        npz.check_space(self._path(step), needed)
+        path = self._path(step)
+        disk_space.require(path.parent, needed, what=str(path), remedy="nothing was written")
         self._keep.values[step] = value
         items = {group: ocp.args.PyTreeSave(dict(named)) for group, named in groups.items()}
         items[METADATA] = ocp.args.JsonSave({"sha256": sha256(content), "content": content})

@@ -4,7 +4,6 @@ The same functions are called that training calls before it loads weights.
 """
 
 import pathlib
-import shutil
 
 import jax
 import ml_collections
@@ -21,6 +20,7 @@ from paligemma_jax.assembly import (
 from paligemma_jax.checks import findings
 from paligemma_jax.data import tokens
 from paligemma_jax.evaluation import answer_constraints, evaluator
+from paligemma_jax.files import disk_space
 from paligemma_jax.hub import cached, published
 from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.reports import sections
@@ -218,8 +218,7 @@ def stored_bytes(source: str | None) -> int:
 
 
 def _too_large(size: float, folder: pathlib.Path, what: str) -> list[Finding]:
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(nearest).free
+    free = disk_space.free_bytes(folder)
     if size <= free:
         return []
     text = (

@@ -13,20 +13,18 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import errno
+import functools
 import hashlib
 import math
-import os
 import pathlib
-import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import filelock
 import numpy as np
 
 from paligemma_jax.data import image_batches, records, remote
+from paligemma_jax.files import atomic, disk_space, locks
 
 Progress = Callable[[int, int], None]
 # uint8[B, 1, R, R, 3] -> float[B, 1, P, D], B the same in every call.
@@ -34,8 +32,7 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 DIGEST_BYTES = 16
 CRC_BYTES = 4
-LOCK, UNFINISHED = "lock", ".unfinished"
-LOOK_S = 1.0  # how often to look whether another process is done
+LOCK = "lock"
 
 
 class DamagedError(ValueError):
@@ -86,30 +83,21 @@ class Store:
         data = np.ascontiguousarray(embedding, self.dtype).tobytes()
         path = self.path(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(UNFINISHED)
-        unfinished.write_bytes(zlib.crc32(data).to_bytes(CRC_BYTES, "little") + data)
-        os.replace(unfinished, path)
+        with atomic.new_file(path) as unfinished:
+            unfinished.write_bytes(zlib.crc32(data).to_bytes(CRC_BYTES, "little") + data)
 
 
 @contextlib.contextmanager
 def alone(store: Store, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Lets one process at a time fill a store; `waits` is called once if another one does.
 
-    A process that is killed holds up nobody; what it left unfinished is removed.
+    What a process that was killed left unfinished is removed.
     """
     store.folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(store.folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        waits()
-        lock.acquire(poll_interval=LOOK_S)
-    try:
-        for path in store.folder.glob(f"*/*{UNFINISHED}"):
+    with locks.exclusive(store.folder / LOCK, waiting=functools.cache(waits)):
+        for path in store.folder.glob(f"*/*{atomic.SUFFIX}"):
             path.unlink()
         yield
-    finally:
-        lock.release()
 
 
 def hash_images(
@@ -163,14 +151,13 @@ def survey(
 
 def check_space(store: Store, num_entries: int) -> None:
     """Raises an OSError if the disk has no room for so many more entries."""
-    needed, free = num_entries * store.entry_bytes, shutil.disk_usage(store.folder).free
-    if needed > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"{num_entries} image embeddings take {needed / 1e9:.2f} GB and {store.folder} has "
-            f"{free / 1e9:.2f} GB free: make room (the folders beside it are of other models, and "
-            f"may be removed), or train without them",
-        )
+    disk_space.require(
+        store.folder,
+        num_entries * store.entry_bytes,
+        what=f"a cache of {num_entries} image embeddings",
+        remedy="make room (the folders beside it are of other models, and may be removed), or "
+        "train without it",
+    )
 
 
 def fill(

@@ -16,7 +16,7 @@ from paligemma_jax.data import noise_boxes, pipeline
 from paligemma_jax.decoding import beam, generate
 from paligemma_jax.decoding import constraint as constraints
 from paligemma_jax.evaluation import answer_constraints, prediction_rows
-from paligemma_jax.files import atomic
+from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import gallery, page, run_log
@@ -196,8 +196,8 @@ def write_report(
     title: str,
     run: pathlib.Path | None,
     now: Mapping[str, Any] | None = None,
-    predictions: str = "predictions.jsonl",
-    suffix: str = "",
+    predictions: str = run_folder.PREDICTIONS,
+    evaluation: str = "",
 ) -> None:
     """Writes predictions, metrics.json and report.html into a folder; the first process does.
 
@@ -208,19 +208,19 @@ def write_report(
       run: the folder of a training run whose curves the report shows, if there is one.
       now: row of metrics.jsonl that is not written yet.
       predictions: name of the file of rows.
-      suffix: of the other two names, before their endings.
+      evaluation: in the other two names, where a run has several.
     """
     if jax.process_index():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = run / run_log.METRICS if run else None
+    metrics = run / run_folder.METRICS if run else None
     history = run_log.read_rows(metrics) if metrics and metrics.exists() else []
     history += [now] if now else []
     atomic.write_jsonl(folder / predictions, rows)
     numbers = {key: value for key, value in scores.items() if key != page.PR_CURVES}
-    atomic.write_json(folder / f"metrics{suffix}.json", numbers)
+    atomic.write_json(folder / run_folder.scores(evaluation), numbers)
     gallery.write(
-        folder / f"report{suffix}.html",
+        folder / run_folder.report(evaluation),
         rows,
         title=title,
         scores=scores,

@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.assembly import assembly, model_functions, run_weights, weights
+from paligemma_jax.assembly import model_functions, run_weights, weights
 from paligemma_jax.checkpoints import huggingface_files, merge, part_files, partial_weights, peft
 from paligemma_jax.data import wrong_file
+from paligemma_jax.files import run_folder
 from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.params import names
 from paligemma_jax.settings import load
@@ -74,7 +75,7 @@ def open_source(
 
 
 def _open_folder(path: pathlib.Path, base: pathlib.Path | None, suggestion: str) -> WeightsSource:
-    config, final = path / assembly.CONFIG, path / assembly.FINAL
+    config, final = path / run_folder.CONFIG, path / run_folder.FINAL
     if final.exists():
         return WeightsSource(
             final,
@@ -99,13 +100,13 @@ def _open_checkpoint(run: pathlib.Path, chosen: str, base: pathlib.Path | None) 
     return WeightsSource(
         path,
         run_weights.find(path, os.fspath(base) if base else None),
-        config=run / assembly.CONFIG,
+        config=run / run_folder.CONFIG,
         tokenizer=_tokenizer(run),
     )
 
 
 def _tokenizer(folder: pathlib.Path) -> pathlib.Path | None:
-    path = folder / assembly.TOKENIZER
+    path = folder / run_folder.TOKENIZER
     return path if path.exists() else None
 
 
@@ -136,7 +137,7 @@ def infer_model(
     if source.weights is None:
         if variant or config:
             raise ValueError(f"{source.path}: config.json says what --variant and --config would")
-        path = source.path / assembly.CONFIG
+        path = source.path / run_folder.CONFIG
         model = huggingface_files.model(_read_json(path), where=str(path))
     else:
         model = _infer_from_npz(source, source.weights, variant, config)

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from paligemma_jax.checkpoints import (
 )
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
+from paligemma_jax.files import atomic, disk_space
 from paligemma_jax.hub import published
 from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.params import names
@@ -65,19 +65,14 @@ def to_huggingface(
     }
     texts = {name: (json.dumps(x, indent=2) + "\n").encode() for name, x in files.items()}
     texts |= _tokenizer_files(tokenizer, model) if tokenizer else {}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    npz.check_space(folder, layout.num_bytes)
-    made = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
-    try:
+    disk_space.require(folder, layout.num_bytes, what=str(folder), remedy="nothing was written")
+    # Weights of another number of files must not stay: transformers might read these.
+    stale = ("model*.safetensors", tensor_files.INDEX)
+    with atomic.files_of_folder(folder, stale=stale) as made:
         for name, text in texts.items():
             (made / name).write_bytes(text)
         with say.progress(f"writing {folder}", unit="B", unit_scale=True) as report:
             huggingface.write(stored, made, layout, progress=report)
-        _put_in_place(made, folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return Written(len(arrays), layout.num_bytes)
 
 
@@ -133,18 +128,9 @@ def to_peft(
         )
     factors = stored.read(filter(names.is_factor, stored.arrays))
     source = stored.metadata.get(partial_weights.BASE, {}).get("source")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
-    try:
+    with atomic.files_of_folder(folder) as made:
         base = published.hugging_face_name(source)
         peft.write(made, factors, model.lora, stored.arrays, base=base)
-        folder.mkdir(exist_ok=True)
-        for file in made.iterdir():
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return Written(len(factors), (folder / peft.WEIGHTS).stat().st_size)
 
 
@@ -205,14 +191,3 @@ def _tokenizer_files(path: pathlib.Path, model: variants.PaliGemma) -> dict[str,
     )
     text = json.dumps(config, indent=2) + "\n"
     return {"tokenizer.model": tokenizer.model, "tokenizer_config.json": text.encode()}
-
-
-def _put_in_place(made: pathlib.Path, folder: pathlib.Path) -> None:
-    if not folder.exists():
-        os.replace(made, folder)
-        return
-    # Weights of another number of files must not stay: transformers might read these.
-    for old in (*folder.glob("model*.safetensors"), folder / tensor_files.INDEX):
-        old.unlink(missing_ok=True)
-    for file in made.iterdir():
-        os.replace(file, folder / file.name)

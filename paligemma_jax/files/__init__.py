@@ -1,1 +1,1 @@
-"""Files written whole or not at all, free space, locks: what any room may use."""
+"""Files on a disk: written whole or not at all, free space, locks, the names in a run's folder."""

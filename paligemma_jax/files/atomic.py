@@ -1,33 +1,115 @@
-"""Small files of a run that appear whole or not at all."""
+"""Files and folders that appear whole or not at all.
 
+What is written goes beside its place, under the same name with `SUFFIX`, and is renamed when it is
+complete. A process that is killed leaves at most that unfinished file, which the next one replaces.
+"""
+
+import contextlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+Path = str | os.PathLike[str]
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a UTF-8 file in its folder's place of the old one, if any; makes the folder."""
+SUFFIX = ".tmp"
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, temporary: Path | None = None) -> Iterator[pathlib.Path]:
+    """Yields where to write a file, which takes the place of `path` when the block is done.
+
+    If the block raises, what it wrote is removed and what was at `path` is unchanged.
+
+    Args:
+      path: the file to make or to replace; its folder exists.
+      temporary: where to write instead of `path` + ".tmp", on the same disk: a name of its own for
+        each process where several may write the same file at once.
+    """
+    path = pathlib.Path(path)
+    beside = pathlib.Path(temporary or path.with_name(path.name + SUFFIX))
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[pathlib.Path]:
+    """Yields a folder to fill, which takes the place of `folder` and all in it: as `new_file`."""
+    folder = pathlib.Path(folder)
+    with _folder_beside(folder) as made:
+        yield made
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(made, folder)
+
+
+@contextlib.contextmanager
+def files_of_folder(folder: Path, *, stale: Iterable[str] = ()) -> Iterator[pathlib.Path]:
+    """Yields a folder to fill, whose files are moved into `folder` when the block is done.
+
+    Files of the same name are replaced, others stay, except those that match a pattern of `stale`.
+    """
+    folder = pathlib.Path(folder)
+    with _folder_beside(folder) as made:
+        yield made
+        if not folder.exists():
+            os.replace(made, folder)
+            return
+        for pattern in stale:
+            for old in folder.glob(pattern):
+                old.unlink()
+        for file in made.iterdir():
+            os.replace(file, folder / file.name)
+
+
+@contextlib.contextmanager
+def _folder_beside(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The temporary folder is its owner's alone; the one inside gets the usual permissions.
+    with tempfile.TemporaryDirectory(
+        prefix=folder.name + ".", suffix=SUFFIX, dir=folder.parent, ignore_cleanup_errors=True
+    ) as unfinished:
+        made = pathlib.Path(unfinished) / "made"
+        made.mkdir()
+        yield made
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the renames in a folder are on the disk. Windows cannot do so and need not."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 file, in place of the old one if there is one; makes its folder."""
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """As `write_text`, of bytes."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    with new_file(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Writes nested dictionaries, lists and numbers as JSON; nan and infinities become null."""
     write_text(path, _dumps(value, indent=2) + "\n")
 
 
-def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes one line of JSON per row (predictions.jsonl); nan and infinities become null."""
     write_text(path, "".join(_dumps(row) + "\n" for row in rows))
 

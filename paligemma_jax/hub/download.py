@@ -8,14 +8,12 @@ import base64
 import binascii
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import http.client
 import json
 import os
 import pathlib
 import re
-import shutil
 import socket
 import ssl
 import time
@@ -24,7 +22,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 
-import filelock
+from paligemma_jax.files import disk_space, locks
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -33,7 +31,6 @@ TIMEOUT_S = 30
 ATTEMPTS = 4  # in a row that bring nothing new
 CONNECT_S = 10  # more than any server that is there takes to accept a connection
 PORTS = {"http": 80, "https": 443}
-LOOK_S = 1.0  # how often to look at what another process fetches
 WAIT_S = 1.0  # before the second attempt; twice as long before each further one
 RETRIED = {408, 416, 429, 500, 502, 503, 504}
 # What another attempt may mend. A full disk is not among these.
@@ -58,27 +55,25 @@ class DownloadError(OSError):
 def alone(path: pathlib.Path, progress: Progress | None = None) -> Iterator[None]:
     """Lets one process at a time fetch a file; the others wait and report how far that one is.
 
-    Two that wrote the same `.part` would spoil it. What a process that was killed leaves behind
-    holds up nobody.
+    Two that wrote the same `.part` would spoil it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
-    lock = filelock.FileLock(partial.with_name(partial.name + ".lock"))
-    while not lock.is_locked:
+    lock_file = partial.with_name(partial.name + ".lock")
+
+    def report() -> None:
+        known = _recall(partial)
+        if progress and known and known.size:
+            progress(_size(partial), known.size)
+
+    with locks.exclusive(lock_file, waiting=report):
         try:
-            lock.acquire(timeout=LOOK_S)
-        except filelock.Timeout:
-            known = _recall(partial)
-            if progress and known and known.size:
-                progress(_size(partial), known.size)
-    try:
-        yield
-    finally:
-        if path.exists():
-            # Whoever still waits for it finds the file.
-            with contextlib.suppress(OSError):
-                os.unlink(lock.lock_file)
-        lock.release()
+            yield
+        finally:
+            if path.exists():
+                # Whoever still waits for the lock finds the file.
+                with contextlib.suppress(OSError):
+                    lock_file.unlink()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,13 +251,9 @@ def _digest(path: pathlib.Path, algorithm: str) -> str:
 
 
 def _check_space(partial: pathlib.Path, size: int | None) -> None:
-    free = shutil.disk_usage(partial.parent).free + _size(partial)
-    if size and size > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"the download takes {size / 1e9:.2f} GB and {partial.parent} has {free / 1e9:.2f} GB "
-            f"free; choose another folder",
-        )
+    # What is there already will be overwritten.
+    needed = (size or 0) - _size(partial)
+    disk_space.require(partial.parent, needed, what="the download", remedy="choose another folder")
 
 
 def _size(path: pathlib.Path) -> int:

@@ -7,6 +7,7 @@ import urllib.parse
 import fsspec
 
 from paligemma_jax.checkpoints import part_files, zipped_arrays
+from paligemma_jax.files import atomic
 from paligemma_jax.hub import cached, download
 
 Progress = download.Progress
@@ -57,10 +58,10 @@ def _find_kept(place: pathlib.Path) -> pathlib.Path | None:
 
 def _fetch_private(name: str, place: pathlib.Path) -> None:
     """Fetches an object with the user's Google credentials, as gcsfs finds them."""
-    partial = place.with_name(place.name + ".part")
     login = "`gcloud auth application-default login`"
     try:
-        fsspec.filesystem("gs").get_file(name, os.fspath(partial))
+        with atomic.new_file(place) as unfinished:
+            fsspec.filesystem("gs").get_file(name, os.fspath(unfinished))
     except ImportError:
         problem, status = f"is not public: pip install gcsfs, then run {login}", 403
     except FileNotFoundError:
@@ -73,6 +74,5 @@ def _fetch_private(name: str, place: pathlib.Path) -> None:
             403,
         )
     else:
-        os.replace(partial, place)
         return
     raise download.DownloadError(f"gs://{name} {problem}", status=status)

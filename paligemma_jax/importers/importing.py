@@ -1,14 +1,12 @@
 """Imports a data set of another tool: reads, words, divides, writes, and reads back as training."""
 
 import collections
-import contextlib
 import dataclasses
 import os
 import pathlib
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.console import say
@@ -38,27 +36,15 @@ def import_data(chosen: options.ImportOptions) -> dict[str, Any]:
       ValueError: a source that cannot be read or gives no rows, or rows that do not read back.
     """
     start = time.monotonic()
-    with _made_beside(chosen.target) as made:
-        folder = made / "download" if roboflow.is_address(chosen.source) else None
-        source = _fetch(chosen, folder) if folder else chosen.source
-        out = made / "made"
-        out.mkdir()
+    # An old folder is empty, or an earlier import: `options` checked it.
+    with (
+        atomic.new_folder(chosen.target) as out,
+        tempfile.TemporaryDirectory(dir=chosen.target.parent) as fetched,
+    ):
+        is_remote = roboflow.is_address(chosen.source)
+        source = _fetch(chosen, pathlib.Path(fetched, "download")) if is_remote else chosen.source
         summary = _import(chosen, source, out)
-        if chosen.target.exists():
-            shutil.rmtree(chosen.target)  # empty, or an earlier import: `options` checked it
-        os.replace(out, chosen.target)
     return summary | {"seconds": time.monotonic() - start}
-
-
-@contextlib.contextmanager
-def _made_beside(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder on the target's disk, which is removed in the end."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    made = pathlib.Path(tempfile.mkdtemp(prefix=target.name + ".", dir=target.parent))
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _fetch(chosen: options.ImportOptions, folder: pathlib.Path) -> str:

@@ -18,6 +18,7 @@ import urllib.request
 import zipfile
 from typing import Any
 
+from paligemma_jax.files import disk_space
 from paligemma_jax.importers import example
 
 KEY = "ROBOFLOW_API_KEY"
@@ -89,9 +90,12 @@ def unpack(packed: str | os.PathLike[str], folder: str | os.PathLike[str]) -> No
     try:
         with zipfile.ZipFile(packed) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            needed, free = sum(m.file_size for m in members), shutil.disk_usage(root).free
-            if needed > free:
-                raise OSError(f"{packed}: unpacked it needs {needed} bytes; {free} are free")
+            disk_space.require(
+                root,
+                sum(member.file_size for member in members),
+                what=f"{packed}, unpacked,",
+                remedy="choose another folder, or make room",
+            )
             for member in members:
                 _check_member(member)
             for member in members:

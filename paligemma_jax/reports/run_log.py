@@ -15,8 +15,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-METRICS = "metrics.jsonl"
-TENSORBOARD = "tensorboard"
+from paligemma_jax.files import run_folder
 
 
 class RunLog:
@@ -32,7 +31,7 @@ class RunLog:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, resumed_step: int | None = None):
-        path = pathlib.Path(folder) / METRICS
+        path = pathlib.Path(folder) / run_folder.METRICS
         path.parent.mkdir(parents=True, exist_ok=True)
         if resumed_step is None and path.exists() and path.stat().st_size:
             raise ValueError(
@@ -44,7 +43,7 @@ class RunLog:
         import tensorboardX
 
         self._tensorboard = tensorboardX.SummaryWriter(
-            str(path.parent / TENSORBOARD), purge_step=purge_step
+            str(path.parent / run_folder.TENSORBOARD), purge_step=purge_step
         )
         if resumed_step is not None:
             self._write({"resumed_step": int(resumed_step)})

@@ -10,6 +10,7 @@ import ml_collections
 
 from paligemma_jax.assembly import assembly, model_functions
 from paligemma_jax.console import say
+from paligemma_jax.files import run_folder
 from paligemma_jax.settings import eval_keys, load, presets
 
 ANYWAY = "--resume_anyway"
@@ -20,10 +21,10 @@ def check(
 ) -> None:
     """Raises a ValueError if the folder holds a finished run, or one of other settings."""
     assembly.check_writable(workdir, option="--workdir")
-    if (workdir / assembly.FINAL).exists():
+    if (workdir / run_folder.FINAL).exists():
         raise ValueError(
-            f"{workdir} holds a finished run ({assembly.FINAL}): choose another --workdir. To make "
-            f"it longer, remove {workdir / assembly.FINAL} alone, raise total_steps (or "
+            f"{workdir} holds a finished run ({run_folder.FINAL}): choose another --workdir. "
+            f"To make it longer, remove {workdir / run_folder.FINAL} alone, raise total_steps (or "
             f"total_epochs) and give {ANYWAY}"
         )
     if _read(workdir) is None:
@@ -65,7 +66,7 @@ def keep_remat(
 
 def _read(workdir: pathlib.Path) -> dict[str, Any] | None:
     """Returns the settings of the folder's run, None where none has begun."""
-    path = workdir / assembly.CONFIG
+    path = workdir / run_folder.CONFIG
     if not path.exists():
         return None
     try:

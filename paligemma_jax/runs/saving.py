@@ -19,6 +19,7 @@ import ml_collections
 from paligemma_jax.assembly import assembly, datasets, quantization, run_weights
 from paligemma_jax.checkpoints import checksums, fingerprint, partial_weights, train_checkpoint
 from paligemma_jax.console import say
+from paligemma_jax.files import run_folder
 from paligemma_jax.runs import early_stopping, resume
 from paligemma_jax.settings import load
 from paligemma_jax.training import nan_checks, optimizer, step
@@ -115,7 +116,7 @@ class Saver:
 
     def __init__(self, chosen: Plan, about: Mapping[str, Any], workdir: pathlib.Path, total: int):
         self._plan, self._about, self._total = chosen, dict(about), total
-        self._folder = workdir / train_checkpoint.CHECKPOINTS
+        self._folder = workdir / run_folder.CHECKPOINTS
         self._writer: train_checkpoint.Writer | None = None
 
     def keep(self, state: step.TrainState, row: Mapping[str, float]) -> None:
@@ -183,7 +184,7 @@ def _read_newest(
 ) -> tuple[pathlib.Path | None, dict[str, dict[str, jax.Array]]]:
     """Returns (checkpoint, its groups) of the newest one that is whole; (None, {}) without any."""
     damaged = []
-    for path in train_checkpoint.steps(workdir / train_checkpoint.CHECKPOINTS):
+    for path in train_checkpoint.steps(workdir / run_folder.CHECKPOINTS):
         try:
             stored = train_checkpoint.read_metadata(path)
             if about["base"] and "path" in about["base"]:

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.assembly import assembly
 from paligemma_jax.checkpoints import train_checkpoint
-from paligemma_jax.files import atomic
+from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.reports import page, plots, run_log, sections
 from paligemma_jax.runs import early_stopping, resume
 from paligemma_jax.settings import load, sweeps
@@ -66,7 +65,7 @@ def is_done(run: sweeps.Run, workdir: pathlib.Path) -> bool:
       ValueError: it has, and with other settings.
     """
     folder = workdir / run.name
-    if not (folder / assembly.FINAL).exists():
+    if not (folder / run_folder.FINAL).exists():
         return False
     config = load.load(run.source, run.overrides)
     resume.check_same(resume.keep_remat(config, folder), folder)
@@ -81,11 +80,11 @@ def collect(
 
 
 def _read(run: sweeps.Run, folder: pathlib.Path, *, is_failed: bool) -> Outcome:
-    path = folder / run_log.METRICS
+    path = folder / run_folder.METRICS
     rows = run_log.read_rows(path) if path.exists() else []
     if is_failed:
         return Outcome(run, "failed", rows)
-    if (folder / assembly.FINAL).exists():
+    if (folder / run_folder.FINAL).exists():
         return Outcome(run, "done", rows)
     return Outcome(run, f"at step {rows[-1]['step']}" if rows else "not begun", rows)
 

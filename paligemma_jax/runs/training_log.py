@@ -7,6 +7,7 @@ import jax
 
 from paligemma_jax.assembly import training_data
 from paligemma_jax.console import say
+from paligemma_jax.files import run_folder
 from paligemma_jax.reports import run_log
 from paligemma_jax.tasks import score_docs
 from paligemma_jax.training import step
@@ -31,7 +32,7 @@ class Log:
         self._every, self._total, self._measure = every, total_steps, measure
         self._file = None
         if jax.process_index() == 0:
-            began = (workdir / run_log.METRICS).exists()
+            began = (workdir / run_folder.METRICS).exists()
             self._file = run_log.RunLog(workdir, resumed_step=done if began else None)
 
     def append(self, row: Mapping[str, float]) -> None:

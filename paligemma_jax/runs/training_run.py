@@ -14,6 +14,7 @@ from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import say, signals
 from paligemma_jax.data import pipeline
 from paligemma_jax.evaluation import evaluator
+from paligemma_jax.files import run_folder
 from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.runs import (
     early_stopping,
@@ -242,8 +243,8 @@ def _make_hook(
                 title=f"{workdir.name}: {one.name} after step {number}",
                 run=workdir,
                 now={"step": number, **numbers},
-                predictions=f"predictions-{one.name}-{number:06d}.jsonl",
-                suffix=f"-{one.name}" if len(built.config.evals) > 1 else "",
+                predictions=run_folder.predictions(one.name, number),
+                evaluation=one.name if len(built.config.evals) > 1 else "",
             )
         return numbers
 

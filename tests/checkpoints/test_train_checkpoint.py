@@ -1,15 +1,16 @@
 """Checkpoints: written beside the work, kept as asked, and never taken for good when damaged."""
 
-import errno
 import pathlib
 import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.checkpoints import npz, train_checkpoint
+from paligemma_jax.checkpoints import train_checkpoint
+from paligemma_jax.files import disk_space
 
 GROUPS = ("trainable", "optimizer")
 
@@ -179,18 +180,16 @@ def test_changed_metadata_is_damage(tmp_path):
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
     write(tmp_path, [1])
 
-    def refuse(path, needed):
-        raise OSError(errno.ENOSPC, f"{path} needs {needed} bytes")
-
-    monkeypatch.setattr(npz, "check_space", refuse)
-    with pytest.raises(OSError, match="000002 needs"):
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OSError, match=r"000002 needs .* has 0.00 GB free; nothing was written"):
         write(tmp_path, [2])
     assert names(tmp_path) == ["000001"]
 
 
 def test_disk_that_is_full_leaves_the_last_good_checkpoint_and_a_clear_error(tmp_path, monkeypatch):
     write(tmp_path, [1])
-    monkeypatch.setattr(npz, "check_space", lambda *_: None)  # it fills up meanwhile
+    monkeypatch.setattr(disk_space, "require", lambda *_, **__: None)  # it fills up meanwhile
     big = {"trainable": {"w": jnp.arange(100_000.0)}}
     writer = train_checkpoint.Writer(tmp_path, big, keep_last=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

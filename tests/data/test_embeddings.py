@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 from paligemma_jax.data import embeddings, records
+from paligemma_jax.files import atomic
 
 RES, SHAPE = 6, (2, 3)
 
@@ -132,7 +133,7 @@ def test_a_full_disk_is_said_with_what_is_needed(store, monkeypatch):
     store.folder.mkdir()
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 27 * 10**9}))
     embeddings.check_space(store, 900_000_000)
-    with pytest.raises(OSError, match=r"take 28.00 GB and .*store has 27.00 GB free: make room"):
+    with pytest.raises(OSError, match=r"needs 28.00 GB and .*store has 27.00 GB free; make room"):
         embeddings.check_space(store, 1_000_000_000)
 
 
@@ -140,7 +141,7 @@ def fill_slowly(store, paths, started):
     def slow(image):
         if any(store.folder.glob("*/*.bin")):
             (store.folder / "00").mkdir(exist_ok=True)
-            (store.folder / "00" / f"00{embeddings.UNFINISHED}").write_bytes(b"half")
+            (store.folder / "00" / f"00{atomic.SUFFIX}").write_bytes(b"half")
             started.set()
             time.sleep(60)
         return embed(image)
@@ -160,7 +161,7 @@ def test_a_killed_process_leaves_whole_entries_and_holds_up_nobody(store, paths)
     process.join()
     digests, missing, damaged = make(store, paths)
     assert len(missing) == 2 and not damaged
-    assert not list(store.folder.glob(f"*/*{embeddings.UNFINISHED}"))
+    assert not list(store.folder.glob(f"*/*{atomic.SUFFIX}"))
     assert {store.read(digest)[0, 0] for digest in digests.values()} == {0, 10, 20, 30}
 
 

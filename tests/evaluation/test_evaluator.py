@@ -15,7 +15,7 @@ ROW = dict(
 def test_evaluations_of_one_run_keep_their_own_files(tmp_path):
     for name, loss in (("one", 1.0), ("two", 2.0)):
         evaluator.write_report(
-            tmp_path, [ROW], {"loss": loss}, title=name, run=None, suffix=f"-{name}"
+            tmp_path, [ROW], {"loss": loss}, title=name, run=None, evaluation=name
         )
     found = [json.loads((tmp_path / f"metrics-{n}.json").read_text()) for n in ("one", "two")]
     assert found == [{"loss": 1.0}, {"loss": 2.0}]

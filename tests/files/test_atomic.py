@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from paligemma_jax.files import atomic
 
@@ -26,3 +27,56 @@ def test_a_file_is_replaced_whole(tmp_path):
     atomic.write_text(tmp_path / "a.txt", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def write_half(make, target):
+    with make(target) as unfinished:
+        (unfinished / "a" if unfinished.is_dir() else unfinished).write_text("half")
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("make", [atomic.new_file, atomic.new_folder, atomic.files_of_folder])
+def test_what_fails_halfway_changes_nothing_and_leaves_nothing(tmp_path, make):
+    for target in (tmp_path / "new", tmp_path / "old"):
+        if target.name == "old":
+            if make is atomic.new_file:
+                target.write_text("before")
+            else:
+                target.mkdir()
+                (target / "a").write_text("before")
+        before = contents(tmp_path)
+        with pytest.raises(ZeroDivisionError):
+            write_half(make, target)
+        assert contents(tmp_path) == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            {name.split("/")[0] for name in before}
+        )
+
+
+def test_a_file_can_be_written_under_a_name_of_the_process(tmp_path):
+    with atomic.new_file(tmp_path / "a", temporary=tmp_path / "a-17") as unfinished:
+        assert unfinished.name == "a-17"
+        unfinished.write_text("new")
+    assert contents(tmp_path) == {"a": "new"}
+
+
+def test_a_new_folder_replaces_all_of_the_old_one(tmp_path):
+    atomic.write_text(tmp_path / "out" / "old", "old")
+    with atomic.new_folder(tmp_path / "out") as made:
+        (made / "new").write_text("new")
+    assert contents(tmp_path) == {"out/new": "new"}
+    # Readable as any folder that was made here.
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_files_move_into_a_folder_where_others_stay_except_stale_ones(tmp_path):
+    for name in ("kept", "replaced", "shard-1"):
+        atomic.write_text(tmp_path / "out" / name, "old")
+    with atomic.files_of_folder(tmp_path / "out", stale=["shard-*", "index"]) as made:
+        (made / "replaced").write_text("new")
+    assert contents(tmp_path) == {"out/kept": "old", "out/replaced": "new"}

@@ -188,7 +188,7 @@ def test_a_proxy_alone_knows_whether_there_is_a_route(server, monkeypatch):
 def test_too_little_space_is_said_before_the_data_is_fetched(server, path, monkeypatch):
     free = shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    with pytest.raises(OSError, match=r"takes 0\.00 GB and .* has 0\.00 GB free") as error:
+    with pytest.raises(OSError, match=r"needs 0\.00 GB and .* has 0\.00 GB free") as error:
         download.fetch(server.serve("/a", DATA), path)
     assert error.value.errno == errno.ENOSPC
 
@@ -209,9 +209,9 @@ def test_keys_in_an_address_are_in_no_message(server, path):
 
 FETCH = """
 import pathlib, sys
-from paligemma_jax.checkpoints import hub
+from paligemma_jax.hub import addresses
 
-path = hub.resolve(sys.argv[1], cache_dir=sys.argv[2])
+path = addresses.resolve(sys.argv[1], cache_dir=sys.argv[2])
 print(path.read_bytes() == bytes(range(250)) * 4)
 """
 
@@ -229,8 +229,7 @@ def test_processes_that_want_the_same_file_fetch_it_once(server, tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.npz"]
 
 
-def test_who_waits_reports_how_far_the_other_process_is(server, path, monkeypatch):
-    monkeypatch.setattr(download, "LOOK_S", 0.01)
+def test_who_waits_reports_how_far_the_other_process_is(server, path):
     server.serve("/a", DATA, cuts=[300] + download.ATTEMPTS * [0])
     with pytest.raises(download.DownloadError):
         download.fetch(server.url + "/a", path)

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from paligemma_jax.files import run_folder
 from paligemma_jax.reports import run_log
 
 
 def lines(folder):
-    return (folder / run_log.METRICS).read_text().splitlines()
+    return (folder / run_folder.METRICS).read_text().splitlines()
 
 
 def test_a_row_is_on_disk_before_the_next_step(tmp_path):
@@ -17,11 +18,11 @@ def test_a_row_is_on_disk_before_the_next_step(tmp_path):
         log.append(1, {"loss": np.float32(0.1), "count": 3})
         assert lines(tmp_path) == ['{"step": 1, "loss": 0.100000001, "count": 3}']
         log.append(2, {"loss": jnp.float32(2.5)})
-        assert run_log.read_rows(tmp_path / run_log.METRICS) == [
+        assert run_log.read_rows(tmp_path / run_folder.METRICS) == [
             {"step": 1, "loss": 0.100000001, "count": 3},
             {"step": 2, "loss": 2.5},
         ]
-    assert list((tmp_path / run_log.TENSORBOARD).glob("events*"))
+    assert list((tmp_path / run_folder.TENSORBOARD).glob("events*"))
 
 
 def test_nine_digits_keep_every_float32(tmp_path):
@@ -29,7 +30,7 @@ def test_nine_digits_keep_every_float32(tmp_path):
     with run_log.RunLog(tmp_path) as log:
         for step, value in enumerate(values):
             log.append(step, {"x": value})
-    rows = run_log.read_rows(tmp_path / run_log.METRICS)
+    rows = run_log.read_rows(tmp_path / run_folder.METRICS)
     np.testing.assert_array_equal(np.float32([row["x"] for row in rows]), values)
 
 
@@ -42,7 +43,7 @@ def test_nan_is_null_and_named(tmp_path):
         **{"step": 7, "loss": None, "norm": None, "lr": 0.1},
         "nonfinite": nonfinite,
     }
-    (row,) = run_log.read_rows(tmp_path / run_log.METRICS)
+    (row,) = run_log.read_rows(tmp_path / run_folder.METRICS)
     assert math.isnan(row["loss"]) and row["norm"] == -math.inf and "nonfinite" not in row
 
 
@@ -50,7 +51,7 @@ def test_rows_of_one_step_are_joined_and_the_last_value_counts(tmp_path):
     with run_log.RunLog(tmp_path) as log:
         log.append(1, {"loss": 3.0})
         log.append(1, {"val/map50": 0.5, "loss": 2.0})
-    rows = run_log.read_rows(tmp_path / run_log.METRICS)
+    rows = run_log.read_rows(tmp_path / run_folder.METRICS)
     assert rows == [{"step": 1, "loss": 2.0, "val/map50": 0.5}]
 
 
@@ -60,19 +61,19 @@ def test_a_resumed_run_voids_what_came_after_its_checkpoint(tmp_path):
             log.append(step, {"loss": float(step)})
     with run_log.RunLog(tmp_path, resumed_step=2) as log:
         log.append(3, {"loss": 30.0})
-    rows = run_log.read_rows(tmp_path / run_log.METRICS)
+    rows = run_log.read_rows(tmp_path / run_folder.METRICS)
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
 def test_a_line_torn_by_a_crash_is_cut_at_resume(tmp_path):
     with run_log.RunLog(tmp_path) as log:
         log.append(1, {"loss": 1.0})
-    with open(tmp_path / run_log.METRICS, "a") as file:
+    with open(tmp_path / run_folder.METRICS, "a") as file:
         file.write('{"step": 2, "lo')
-    assert [row["step"] for row in run_log.read_rows(tmp_path / run_log.METRICS)] == [1]
+    assert [row["step"] for row in run_log.read_rows(tmp_path / run_folder.METRICS)] == [1]
     with run_log.RunLog(tmp_path, resumed_step=1) as log:
         log.append(2, {"loss": 2.0})
-    assert [row["step"] for row in run_log.read_rows(tmp_path / run_log.METRICS)] == [1, 2]
+    assert [row["step"] for row in run_log.read_rows(tmp_path / run_folder.METRICS)] == [1, 2]
 
 
 def test_a_new_run_does_not_mix_with_an_old_one(tmp_path):
@@ -84,7 +85,7 @@ def test_a_new_run_does_not_mix_with_an_old_one(tmp_path):
 
 @pytest.mark.parametrize("line", ["{broken", "[1]", '{"loss": 1}', '{"step": "x"}'])
 def test_a_line_that_is_no_row_is_named(tmp_path, line):
-    path = tmp_path / run_log.METRICS
+    path = tmp_path / run_folder.METRICS
     path.write_text(f'{{"step": 1}}\n{line}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl:2: not a row of metrics"):
         run_log.read_rows(path)

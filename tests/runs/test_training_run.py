@@ -8,6 +8,7 @@ import pytest
 
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checkpoints import npz
+from paligemma_jax.files import run_folder
 from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.reports import run_log
 from paligemma_jax.runs import optimization, saving, training_log, training_run
@@ -46,7 +47,7 @@ def test_passes_over_sources_and_norms_of_parts_make_no_row_of_an_evaluation(tmp
         for number in range(2, 12):
             parts = {"epochs/cats": number / 2, "update_norm/llm_attn": 0.1}
             log.append({"step": number, "loss": 1.0, **parts})
-    rows = run_log.read_rows(tmp_path / run_log.METRICS)
+    rows = run_log.read_rows(tmp_path / run_folder.METRICS)
     assert [(row["step"], row["epochs/cats"]) for row in rows] == [(10, 5.0)]
 
 
