@@ -76,20 +76,21 @@ def compare(
     theirs = _their_logits(folder, batch, model=model)[batch.is_valid]
     ours = _our_logits(stored, batch, model=model)[batch.is_valid]
     is_exact = all(dtype.itemsize >= 4 for dtype in _stored_dtypes(stored, folder))
-    found = Difference(
+    difference = Difference(
         largest=float(np.abs(ours - theirs).max()),
         largest_logit=float(np.abs(ours).max()),
         max_ratio=MAX_RATIO if is_exact else MAX_RATIO_16_BITS,
     )
-    if not found.is_allowed:
+    if not difference.is_allowed:
         precision = "float32" if is_exact else "16 bits"
         remedy = "" if is_exact else "convert with --dtype float32, and where that differs too, "
         raise ValueError(
-            f"{stored.path} and {folder} differ: logits by up to {found.largest:.3g}, which is "
-            f"{found.ratio:.2g} of the largest, {found.largest_logit:.3g}; {precision} may make "
-            f"{found.max_ratio:g}. Do not use what was written: {remedy}please report this"
+            f"{stored.path} and {folder} differ: logits by up to {difference.largest:.3g}, which "
+            f"is {difference.ratio:.2g} of the largest, {difference.largest_logit:.3g}; "
+            f"{precision} may make {difference.max_ratio:g}. Do not use what was "
+            f"written: {remedy}please report this"
         )
-    return found
+    return difference
 
 
 def _random_batch(model: variants.PaliGemma, *, seed: int) -> Batch:
@@ -143,10 +144,10 @@ def _their_logits(folder: pathlib.Path, batch: Batch, *, model: variants.PaliGem
     with torch.no_grad():
         tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
         logits = theirs.float().eval()(**tensors).logits
-    found = logits[:, model.num_image_tokens :, : model.vocab_size].numpy().copy()
+    text_logits = logits[:, model.num_image_tokens :, : model.vocab_size].numpy().copy()
     del theirs, logits
     gc.collect()
-    return found
+    return text_logits
 
 
 def _their_inputs(batch: Batch, model: variants.PaliGemma) -> dict[str, np.ndarray]:

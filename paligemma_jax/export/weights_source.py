@@ -54,7 +54,7 @@ def open_source(
       chosen: a checkpoint of the run's folder, as in `checkpoint.choose`; None: its final.npz.
 
     Raises:
-      ValueError: nothing there, or nothing that is known; the message says what is expected.
+      ValueError: no such path, or a path that holds no weights of these formats.
     """
     path, suggestion = pathlib.Path(source), wrong_file.suggest_import(source)
     if chosen is not None:
@@ -131,12 +131,14 @@ def infer_model(
       final_logits_softcap: instead of that one.
 
     Raises:
-      ValueError: no such model, arrays that are missing or of another, or nothing says what the
-        arrays cannot.
+      ValueError: no such model, arrays that are missing or of another shape, or no source for what
+        the arrays cannot tell.
     """
     if source.weights is None:
         if variant or config:
-            raise ValueError(f"{source.path}: config.json says what --variant and --config would")
+            raise ValueError(
+                f"{source.path}: config.json describes the model: leave out --variant, --config"
+            )
         path = source.path / run_folder.CONFIG
         model = huggingface_files.model(_read_json(path), where=str(path))
     else:
@@ -206,6 +208,6 @@ def _read_json(path: pathlib.Path) -> Mapping[str, Any]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path}: not found; it says which model the weights are of") from None
+        raise ValueError(f"{path}: not found; it describes the model of the weights") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error

@@ -80,9 +80,9 @@ def _examples(
                 picture = _picture(row[chosen["image"]], source, split, done, folder, tally)
                 if picture is None:
                     continue
-                found = columns.make(row, chosen, picture, source, split, tally, names=classes)
-                if found:
-                    yield found
+                made = columns.make(row, chosen, picture, source, split, tally, names=classes)
+                if made:
+                    yield made
 
 
 def _wanted(chosen: dict[str, str]) -> set[str]:
@@ -108,7 +108,7 @@ def _picture(
         ending = ".webp" if data[8:12] == b"WEBP" else ending
         return example.Picture(f"{split or 'rows'}-{number:07d}{ending}", data=data)
     if isinstance(path, str) and path:
-        return pictures.find(folder, path, source, tally)
+        return pictures.locate(folder, path, source, tally)
     tally.drop("row", "without an image", source, f"found {value!r:.60}")
     return None
 
@@ -133,17 +133,17 @@ def _files(path: str) -> list[tuple[str | None, str]]:
     if os.path.isfile(path):
         is_ours = path.lower().endswith((".parquet", ".arrow"))
         return [(columns.split_of(path), path)] if is_ours else []
-    found: dict[str, list[tuple[str | None, str]]] = {".parquet": [], ".arrow": []}
+    files: dict[str, list[tuple[str | None, str]]] = {".parquet": [], ".arrow": []}
     for folder, _, names in sorted(os.walk(path)):
         for name in sorted(names):
             ending = os.path.splitext(name)[1].lower()
             # What datasets computes beside the data is no data.
-            if ending in found and not name.startswith("cache-"):
+            if ending in files and not name.startswith("cache-"):
                 file = os.path.join(folder, name)
                 inside = "" if folder == path else os.path.relpath(folder, path)
                 split = columns.split_of(name) or example.split_name(inside)
-                found[ending].append((split, file))
-    return found[".parquet"] or found[".arrow"]
+                files[ending].append((split, file))
+    return files[".parquet"] or files[".arrow"]
 
 
 def _open(
@@ -163,8 +163,10 @@ def _open(
             schema, batches = opened.schema, _slices(opened)
     except (arrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file}: pyarrow cannot read it: {error}") from error
-    said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = said.get("info", {}).get("features", {}) if isinstance(said, dict) else {}
+    description = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = (
+        description.get("info", {}).get("features", {}) if isinstance(description, dict) else {}
+    )
     return schema.names, features, batches
 
 

@@ -18,7 +18,7 @@ from paligemma_jax.importers import example, pictures
 
 PATTERNS = ("*/_annotations.coco.json", "_annotations.coco.json", "annotations/*.json")
 LONE_PATTERNS = ("instances*.json", "captions*.json", "labels.json", "*coco*.json", "*/*coco*.json")
-# Files of these names must say by what they hold that they are COCO's.
+# Files of these names count only where their content is COCO's.
 OTHER_PATTERNS = ("*.json", "*/*.json")
 PROGRESS_IMAGES = 500
 
@@ -57,8 +57,8 @@ def read(
         raise ValueError(f"{files[0]}: no images are listed in it")
     examples: list[example.Example] = []
     for part in parts:
-        for found in _read_part(part, request, tally):
-            examples.append(found)
+        for read in _read_part(part, request, tally):
+            examples.append(read)
             if len(examples) % PROGRESS_IMAGES == 0:
                 progress(min(len(examples), total), total)
     return example.DataSet(classes, examples, len(examples))
@@ -158,20 +158,20 @@ def _open(
     if not isinstance(name, str) or not name:
         tally.drop("image", "without a file_name", where)
         return None, None
-    picture = pictures.find(part.folder, name.replace("\\", "/"), where, tally)
+    picture = pictures.locate(part.folder, name.replace("\\", "/"), where, tally)
     size = pictures.measure(picture, where, tally) if picture else None
     if picture is None or size is None:
         return None, None
     width, height = image.get("width"), image.get("height")
-    is_said = all(type(side) is int and side > 0 for side in (width, height))
-    said = (int(width), int(height)) if is_said and width and height else size
-    if not pictures.is_of_size(picture, size, said, where, tally):
+    has_size = all(type(side) is int and side > 0 for side in (width, height))
+    annotated = (int(width), int(height)) if has_size and width and height else size
+    if not pictures.is_of_size(picture, size, annotated, where, tally):
         return None, None
     return example.Picture(os.path.join(part.prefix, picture.name), picture.path), size
 
 
 def _objects(part: _Part, own: list, tally: example.Tally) -> list[example.Annotation]:
-    found = []
+    annotations = []
     for where, annotation in own:
         category = _key(annotation.get("category_id"))
         if annotation.get("iscrowd"):
@@ -184,8 +184,10 @@ def _objects(part: _Part, own: list, tally: example.Tally) -> list[example.Annot
         if isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box):
             box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
         label = part.names.get(category, "")
-        found.append(example.Annotation(label, where, box or None, annotation.get("segmentation")))
-    return found
+        annotations.append(
+            example.Annotation(label, where, box or None, annotation.get("segmentation"))
+        )
+    return annotations
 
 
 def _captions(part, picture, own, where: str, tally: example.Tally) -> Iterator[example.Example]:
@@ -204,8 +206,8 @@ def _captions(part, picture, own, where: str, tally: example.Tally) -> Iterator[
 def _annotation_files(root: str) -> list[str]:
     """Returns the JSON files of the first layout that fits."""
     for pattern in (*PATTERNS, *LONE_PATTERNS):
-        if found := sorted(glob.glob(os.path.join(glob.escape(root), pattern))):
-            return found
+        if files := sorted(glob.glob(os.path.join(glob.escape(root), pattern))):
+            return files
     others = [
         file
         for pattern in OTHER_PATTERNS
@@ -236,8 +238,8 @@ def _choose(files: list[str], request: example.Request) -> list[str]:
     names = {file: os.path.basename(file) for file in files}
     chosen = [file for file in files if names[file].startswith(wanted)]
     rest = [f for f in files if not names[f].startswith((others, "person_keypoints", "image_info"))]
-    if found := chosen or rest:
-        return found
+    if fitting := chosen or rest:
+        return fitting
     if not files:
         raise ValueError(
             f"{request.path}: no JSON file with 'images' and 'annotations' here or one folder below"
@@ -253,11 +255,11 @@ def _load(path: str) -> Mapping[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        found = "the file is empty" if not raw.strip() else f"broken JSON: {error}"
-        raise ValueError(f"{path}: {found}; expected COCO annotations") from error
+        problem = "the file is empty" if not raw.strip() else f"broken JSON: {error}"
+        raise ValueError(f"{path}: {problem}; expected COCO annotations") from error
     if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
-        found = sorted(content)[:8] if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path}: expected the keys images and annotations, found {found}")
+        keys = sorted(content)[:8] if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path}: expected the keys images and annotations, found {keys}")
     return content
 
 

@@ -28,12 +28,12 @@ NEEDED = {
 
 
 def choose(
-    found: Iterable[str], request: example.Request, where: str, *, columns: Mapping[str, str]
+    names: Iterable[str], request: example.Request, where: str, *, columns: Mapping[str, str]
 ) -> dict[str, str]:
     """Returns our name -> the source's, of the columns that make a row of the task.
 
     Args:
-      found: the source's columns.
+      names: the source's columns.
       request: its task says which are needed.
       where: the file, for errors.
       columns: what the user says; one that is not there is an error.
@@ -41,20 +41,20 @@ def choose(
     Raises:
       ValueError: a column that the task needs is missing.
     """
-    found = list(found)
+    names = list(names)
     chosen = {}
     for ours in column_names.ALIASES:
         if ours in columns:
-            if columns[ours] not in found:
-                raise ValueError(f"{where}: no column '{columns[ours]}'; found {found[:20]}")
+            if columns[ours] not in names:
+                raise ValueError(f"{where}: no column '{columns[ours]}'; found {names[:20]}")
             chosen[ours] = columns[ours]
-        elif name := column_names.find(ours, found):
+        elif name := column_names.find(ours, names):
             chosen[ours] = name
     is_ours = {"image", "suffix"} <= set(chosen)
     needed = OURS if is_ours else NEEDED[request.task]
     if not is_ours and (missing := [name for name in needed if name not in chosen]):
         raise ValueError(
-            f"{where}: no column for {', '.join(missing)}, nor suffix; found {found[:20]}. "
+            f"{where}: no column for {', '.join(missing)}, nor suffix; found {names[:20]}. "
             f"Name it: --columns {missing[0]}=..."
         )
     return {name: chosen[name] for name in (*needed, "split") if name in chosen}
@@ -147,7 +147,7 @@ def read_objects(value: Any, names: Sequence[str], source: str) -> list[example.
     Raises:
       ValueError: no such structure.
     """
-    found = []
+    annotations = []
     for number, (box, category) in enumerate(_pairs(value), 1):
         where = f"{source}: object {number}"
         label = example.clean_name(category)
@@ -156,8 +156,8 @@ def read_objects(value: Any, names: Sequence[str], source: str) -> list[example.
             where = where if label else f"{where}: category {category} of {len(names)} names"
         if isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box):
             box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-        found.append(example.Annotation(label, where, box))
-    return found
+        annotations.append(example.Annotation(label, where, box))
+    return annotations
 
 
 def class_names(values: Iterable[Any]) -> list[str]:

@@ -1,7 +1,7 @@
-"""What every importer returns, and the account of what it had to leave out.
+"""What every importer returns: examples and their objects, and the account of what was dropped.
 
-An importer never skips in silence: whatever it does not take over is dropped into a `Tally` with a
-reason and the place where it stood. What cannot be read at all is a ValueError.
+An importer never skips in silence: whatever it does not take over goes into a `Tally`, with the
+reason and the place. What cannot be read at all is a ValueError.
 """
 
 import collections
@@ -77,7 +77,7 @@ class DataSet:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to read, and what the files cannot say themselves.
+    """What to read, and what the files do not tell.
 
     Attributes:
       path: file or folder.
@@ -137,10 +137,10 @@ class Tally:
     def count_drops(self) -> dict[str, dict[str, int]]:
         """Returns {what: {reason: count}}, the most frequent first."""
         counts = collections.Counter((drop.what, drop.reason) for drop in self.drops)
-        found: dict[str, dict[str, int]] = {}
+        by_what: dict[str, dict[str, int]] = {}
         for (what, reason), count in counts.most_common():
-            found.setdefault(what, {})[reason] = count
-        return found
+            by_what.setdefault(what, {})[reason] = count
+        return by_what
 
 
 SPLITS = {"train": "train", "val": "valid", "test": "test"}
@@ -149,8 +149,8 @@ SPLITS = {"train": "train", "val": "valid", "test": "test"}
 def split_name(name: str) -> str | None:
     """Returns train, valid or test if a file's or folder's name holds one of them, else None."""
     lowered = name.lower()
-    found = {split for word, split in SPLITS.items() if word in lowered}
-    return found.pop() if len(found) == 1 else None
+    splits = {split for word, split in SPLITS.items() if word in lowered}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def is_split_name(name: str) -> bool:
@@ -165,8 +165,8 @@ def read_lines(path: str) -> list[str]:
         with open(path, encoding="utf-8-sig") as file:
             return file.read().splitlines()
     except UnicodeDecodeError as error:
-        found = f"byte {error.object[error.start]:#04x}"
-        raise ValueError(f"{path}: {found} is not UTF-8; save the file as UTF-8") from error
+        byte = f"byte {error.object[error.start]:#04x}"
+        raise ValueError(f"{path}: {byte} is not UTF-8; save the file as UTF-8") from error
 
 
 def clean_name(name: Any) -> str:

@@ -57,8 +57,8 @@ def read(
     examples = []
     for number, (image, mask) in enumerate(pairs, 1):
         name = os.path.relpath(image, request.path)
-        if found := _read_pair(name, mask, request, folder, tally):
-            examples.append(found)
+        if read := _read_pair(name, mask, request, folder, tally):
+            examples.append(read)
         if number % PROGRESS_IMAGES == 0 or number == len(pairs):
             progress(number, len(pairs))
     return example.DataSet(classes, examples, len(examples))
@@ -75,10 +75,10 @@ def _read_pair(
     if mask is None:
         tally.drop("image", "without a mask", name)
         return None
-    picture = pictures.find(folder, name, name, tally)
+    picture = pictures.locate(folder, name, name, tally)
     size = pictures.measure(picture, name, tally) if picture else None
     mask_name = os.path.relpath(mask, request.path)
-    mask_picture = pictures.find(folder, mask_name, name, tally) if size else None
+    mask_picture = pictures.locate(folder, mask_name, name, tally) if size else None
     mask_size = pictures.measure(mask_picture, name, tally) if mask_picture else None
     if picture is None or size is None or mask_size is None:
         return None
@@ -105,14 +105,14 @@ def _split_mask(path: str, request: example.Request) -> list[tuple[str, np.ndarr
     """
     from scipy import ndimage
 
-    found = []
+    parts = []
     for label, mask in _classes(path, request.classes):
         if request.components:
             pieces, count = ndimage.label(mask, structure=np.ones((3, 3)))
-            found += [(label, pieces == number) for number in range(1, count + 1)]
+            parts += [(label, pieces == number) for number in range(1, count + 1)]
         elif mask.any():
-            found.append((label, mask))
-    return found
+            parts.append((label, mask))
+    return parts
 
 
 def _classes(path: str, classes: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:

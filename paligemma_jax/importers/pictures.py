@@ -21,56 +21,62 @@ MAX_DEPTH = 4  # subfolders that are searched for images
 
 
 def measure(picture: example.Picture, source: str, tally: example.Tally) -> tuple[int, int] | None:
-    """Returns (width, height) of the pixels as they are stored, or drops the image and why."""
+    """Returns (width, height) of an image as it is stored, or drops it with the reason."""
     where = picture.path or io.BytesIO(picture.data or b"")
     if not example.is_text(picture.name):
         tally.drop("image", "file name is not UTF-8", ascii(source), ascii(picture.name))
         return None
-    if (size := _num_bytes(picture)) == 0:
+    if (num_bytes := _num_bytes(picture)) == 0:
         tally.drop("image", "image file is empty", source, f"{picture.name} has 0 bytes")
         return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(where) as image:
-                found, kind = image.size, image.format
+                size, kind = image.size, image.format
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        found = str(error).partition(", could be")[0]  # not an attack, as Pillow goes on to suspect
-        detail = f"{picture.name}: {found}; scale it down"
+        reason = str(error).partition(", could be")[
+            0
+        ]  # not an attack, as Pillow goes on to suspect
+        detail = f"{picture.name}: {reason}; scale it down"
         tally.drop("image", "image too large", source, detail)
         return None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
-        detail = f"{picture.name}, {size} byte{'s' * (size != 1)}: {error}"
+        detail = f"{picture.name}, {num_bytes} byte{'s' * (num_bytes != 1)}: {error}"
         tally.drop("image", "not an image", source, detail)
         return None
     if kind not in READABLE:
         detail = f"{picture.name} is {kind}; save it as one of {', '.join(READABLE)}"
         tally.drop("image", "image format that training cannot read", source, detail)
         return None
-    return found
+    return size
 
 
 def is_of_size(
     picture: example.Picture,
     size: tuple[int, int],
-    said: tuple[int, int],
+    annotated: tuple[int, int],
     source: str,
     tally: example.Tally,
 ) -> bool:
-    """Whether annotations speak of these pixels; if not, the image is dropped."""
-    if size == said:
+    """Whether an image has the size that its annotations give; if not, it is dropped."""
+    if size == annotated:
         return True
-    detail = f"{picture.name} has {size[0]}x{size[1]} pixels, its annotations {said[0]}x{said[1]}"
-    if size == said[::-1] and _orientation(picture) > 4:
+    (width, height), (annotated_width, annotated_height) = size, annotated
+    detail = (
+        f"{picture.name} has {width}x{height} pixels, its annotations "
+        f"{annotated_width}x{annotated_height}"
+    )
+    if size == annotated[::-1] and _orientation(picture) > 4:
         detail += " (turned by its EXIF orientation: rotate the file for good)"
     tally.drop("image", "image of another size than its annotations", source, detail)
     return False
 
 
-def find(
+def locate(
     folder: image_folder.ImageFolder, name: str, source: str, tally: example.Tally
 ) -> example.Picture | None:
-    """Returns the picture that a source names, or drops the image and why."""
+    """Returns the picture of this name, or drops the image with the reason."""
     path, problem = folder.locate(name)
     if problem:
         tally.drop("image", problem[0], source, problem[1])
@@ -79,7 +85,7 @@ def find(
 
 
 def open_folder(root: str) -> image_folder.ImageFolder:
-    """Returns what finds the images below a folder, and nothing outside it."""
+    """Returns a finder of the images below a folder; nothing outside it is opened."""
     return image_folder.ImageFolder(root, setting="--images")
 
 
@@ -104,7 +110,7 @@ def choose_folder(names: Sequence[str], root: str, given: str | None) -> str:
 
 
 def list_images(folder: str) -> list[str]:
-    """Returns the paths of image files in a folder, told by their names, in order."""
+    """Returns the paths of image files in a folder, by their endings, in order."""
     names = sorted(os.listdir(folder))
     return [os.path.join(folder, name) for name in names if name.lower().endswith(SUFFIXES)]
 

@@ -61,15 +61,15 @@ def download(
       ValueError: a wrong address, a missing or refused key, or an unsafe zip file.
       OSError: no network, or too little space.
     """
-    found = ADDRESS.fullmatch(address)
-    if not found:
+    match = ADDRESS.fullmatch(address)
+    if not match:
         raise ValueError(f"SRC {address}: expected roboflow://WORKSPACE/PROJECT/VERSION")
     if not key:
         raise ValueError(
             f"SRC {address} needs an API key: make one at {KEY_PAGE} and set it, export {KEY}=..."
         )
     form = "coco-segmentation" if with_outlines else "coco"
-    place = "/".join(found[part] for part in ("workspace", "project", "version"))
+    place = "/".join(match[part] for part in ("workspace", "project", "version"))
     link = _ask_for_link(f"{host}/{place}/{form}", key, address)
     target = pathlib.Path(folder)
     target.mkdir(parents=True)

@@ -1,7 +1,7 @@
 """JSONL with questions and answers, captions, boxes or suffixes; CSV with images and captions.
 
 One file, or a folder with one per split (metadata.jsonl of Hugging Face's ImageFolder too). Images
-are relative to the file, or to `--images`. Columns are told by usual names, or by `--columns
+are relative to the file, or to `--images`. Columns are recognized by usual names, or by `--columns
 question=q,answer=a`. JSONL rows with image, prefix and suffix (our own format) are taken as they
 are, with their objects.
 """
@@ -60,12 +60,12 @@ def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
                 chosen = columns.choose(row, request, where, columns=request.columns)
             source = f"{os.path.basename(path)}:{number}"
             split = columns.split_of(path)
-            if found := _example(row, chosen, folder, source, split, tally, request.classes):
-                examples.append(found)
+            if made := _example(row, chosen, folder, source, split, tally, request.classes):
+                examples.append(made)
             if number % PROGRESS_ROWS == 0:
                 progress(done + number, total)
         done += _count_lines(path)
-    made_here = (found.objects for found in examples if found.objects and found.suffix is None)
+    made_here = (one.objects for one in examples if one.objects and one.suffix is None)
     classes = dict.fromkeys(label for objects in made_here for label in objects.labels)
     return example.DataSet(request.classes or tuple(classes), examples, len(examples))
 
@@ -79,7 +79,7 @@ def _example(
         detail = f"column '{chosen['image']}': expected a path, found {name!r:.60}"
         tally.drop("row", "without an image", source, detail)
         return None
-    picture = pictures.find(folder, name, source, tally)
+    picture = pictures.locate(folder, name, source, tally)
     if picture is None:
         return None
     return columns.make(row, chosen, picture, source, split, tally, names=names)

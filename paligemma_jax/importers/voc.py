@@ -49,10 +49,10 @@ def read(
         name = os.path.relpath(path, root)
         split = splits.get(_stem(path))
         split = split or example.split_name(os.path.dirname(name))
-        if found := _read_file(path, name, split, images, tally):
-            examples.append(found)
-            assert found.objects is not None
-            classes |= dict.fromkeys(found.objects.labels)
+        if read := _read_file(path, name, split, images, tally):
+            examples.append(read)
+            assert read.objects is not None
+            classes |= dict.fromkeys(read.objects.labels)
         if number % PROGRESS_FILES == 0 or number == len(files):
             progress(number, len(files))
     return example.DataSet(request.classes or tuple(sorted(classes)), examples, len(examples))
@@ -76,15 +76,15 @@ class _Images:
         for stem in dict.fromkeys(
             os.path.splitext(p)[0] for p in (filename, os.path.basename(xml))
         ):
-            found = [p for p in self.by_stem.get(stem, []) if "Segmentation" not in p]
-            found = [p for p in found if os.path.dirname(p) == near] or found
-            if len(found) > 1:
-                detail = f"'{filename}' could be {', '.join(found[:3])}"
+            paths = [p for p in self.by_stem.get(stem, []) if "Segmentation" not in p]
+            paths = [p for p in paths if os.path.dirname(p) == near] or paths
+            if len(paths) > 1:
+                detail = f"'{filename}' could be {', '.join(paths[:3])}"
                 tally.drop("image", "several images of this name", source, detail)
                 return None
-            if found:
-                name = os.path.relpath(found[0], self.folder.root)
-                return pictures.find(self.folder, name, source, tally)
+            if paths:
+                name = os.path.relpath(paths[0], self.folder.root)
+                return pictures.locate(self.folder, name, source, tally)
         detail = f"'{filename}': no such file below {self.folder.root}"
         tally.drop("image", "image not found", source, detail)
         return None
@@ -104,9 +104,9 @@ def _read_file(
     size = pictures.measure(picture, name, tally) if picture else None
     if picture is None or size is None:
         return None
-    said = [(tree.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
-    if all(side.isdecimal() and int(side) for side in said):
-        width, height = map(int, said)
+    annotated = [(tree.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
+    if all(side.isdecimal() and int(side) for side in annotated):
+        width, height = map(int, annotated)
         if not pictures.is_of_size(picture, size, (width, height), name, tally):
             return None
     annotations = [_annotation(item, name) for item in tree.findall("object")]
@@ -175,12 +175,12 @@ def _xml_files(root: str) -> Iterator[str]:
 def _read_sets(root: str) -> dict[str, str]:
     """Returns stem -> split of VOCdevkit's lists; lists of one class ("cat_train") do not count."""
     folders = [folder for folder, _, _ in os.walk(root) if folder.endswith(SETS)]
-    found: dict[str, str] = {}
+    splits: dict[str, str] = {}
     for folder in folders:
         for name in sorted(os.listdir(folder)):
             stem, ending = os.path.splitext(name)
             if ending != ".txt" or stem in JOINT_SETS or stem not in example.SPLITS:
                 continue
             lines = example.read_lines(os.path.join(folder, name))
-            found |= {line.split()[0]: example.SPLITS[stem] for line in lines if line.strip()}
-    return found
+            splits |= {line.split()[0]: example.SPLITS[stem] for line in lines if line.strip()}
+    return splits

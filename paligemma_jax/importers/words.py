@@ -35,7 +35,7 @@ HALF_BIN = 0.5 + 1e-3  # float32 leaves a trace
 
 @dataclasses.dataclass(frozen=True)
 class MaskCodec:
-    """What turns masks into tokens and back.
+    """Functions from masks to tokens and back.
 
     Attributes:
       encode: float32[n, 64, 64] in 0..1, masks cut to their boxes -> int[n, 16] in 0..127.
@@ -67,7 +67,7 @@ class MaskCheck:
 
 @dataclasses.dataclass
 class RoundTrip:
-    """What reading the answers back showed.
+    """What a comparison of the answers, read back, with their sources gave.
 
     Attributes:
       num_boxes, worst_box: boxes compared, and the largest difference in bins.
@@ -81,7 +81,7 @@ class RoundTrip:
     masks: list[MaskCheck] = dataclasses.field(default_factory=list)
 
     def worst_masks(self) -> list[MaskCheck]:
-        """Returns the masks, those that tokens say worst first."""
+        """Returns the masks, those with the lowest IoU first."""
         return sorted(self.masks, key=lambda mask: mask.iou)
 
 
@@ -116,44 +116,44 @@ class Wording:
         if task_name in ("detection", "segmentation"):
             _check_classes(classes)
 
-    def make(self, found: example.Example, tally: example.Tally) -> WordedExample | None:
-        """Returns the row of an example, checked, or None where nothing is left to say."""
-        prefix = found.prefix
+    def make(self, item: example.Example, tally: example.Tally) -> WordedExample | None:
+        """Returns the texts of an example, checked, or None where none of its objects is left."""
+        prefix = item.prefix
         if prefix is None:
-            prefix = self.template.format(classes=self.classes, question=found.question or "")
-        if found.suffix is not None:
-            return self._texts(found, prefix, tally)
-        objects = found.objects
+            prefix = self.template.format(classes=self.classes, question=item.question or "")
+        if item.suffix is not None:
+            return self._texts(item, prefix, tally)
+        objects = item.objects
         assert objects is not None, "importers give objects or a suffix"
         if self.task_name == "counting":
             counts = dict(collections.Counter(objects.labels))
             suffix = json.dumps(counts, indent=2, ensure_ascii=False)
             if json.loads(suffix) != counts:
-                raise ValueError(f"{found.source}: '{suffix}' does not read back")
+                raise ValueError(f"{item.source}: '{suffix}' does not read back")
             self.round_trip.num_texts += 1
             return WordedExample(prefix, suffix, objects)
-        kept = self._large_enough(objects, found.source, tally)
+        kept = self._large_enough(objects, item.source, tally)
         if len(objects) and not len(kept):
-            name = found.picture.name
-            tally.drop("image", "none of its objects could be kept", found.source, name)
+            name = item.picture.name
+            tally.drop("image", "none of its objects could be kept", item.source, name)
             return None
         if self.task_name == "segmentation":
-            return self._segments(found, prefix, kept, tally)
+            return self._segments(item, prefix, kept, tally)
         suffix = box_text.format(data_objects.to_detections(kept), convention=self.coordinates)
         read = box_text.parse(suffix, convention=self.coordinates)
-        self._compare_boxes(read, suffix, kept, found.source)
+        self._compare_boxes(read, suffix, kept, item.source)
         return WordedExample(prefix, suffix, kept)
 
     def _texts(
-        self, found: example.Example, prefix: str, tally: example.Tally
+        self, item: example.Example, prefix: str, tally: example.Tally
     ) -> WordedExample | None:
         """Returns a row whose answer the source has itself."""
-        suffix = found.suffix or ""
+        suffix = item.suffix or ""
         if problem := choose_check(self.task_name)(suffix):
-            tally.drop("row", "bad suffix", found.source, f"'{suffix:.60}': {problem}")
+            tally.drop("row", "bad suffix", item.source, f"'{suffix:.60}': {problem}")
             return None
         self.round_trip.num_texts += 1
-        return WordedExample(prefix, suffix, found.objects)
+        return WordedExample(prefix, suffix, item.objects)
 
     def _large_enough(
         self, objects: data_objects.Objects, source: str, tally: example.Tally
@@ -189,7 +189,7 @@ class Wording:
 
     def _segments(
         self,
-        found: example.Example,
+        item: example.Example,
         prefix: str,
         objects: data_objects.Objects,
         tally: example.Tally,
@@ -201,16 +201,16 @@ class Wording:
                 cut[number] = _cut_mask(objects, number)
             except ValueError as error:
                 detail = f"{label} {objects.boxes_xyxy[number].tolist()}"
-                tally.drop("object", str(error), found.source, detail)
+                tally.drop("object", str(error), item.source, detail)
         kept = _select(objects, np.array(list(cut), int))
         if len(objects) and not len(kept):
-            tally.drop("image", "none of its objects could be kept", found.source)
+            tally.drop("image", "none of its objects could be kept", item.source)
             return None
         truth = data_objects.to_detections(kept)
         codes = self.codec.encode(np.stack(list(cut.values()))) if cut else np.zeros((0, 16))
-        said = mask_text.Segments(truth.boxes_yxyx, codes, truth.labels)
-        suffix = mask_text.format(said, convention=self.coordinates)
-        self._compare_masks(suffix, kept, found.source)
+        segments = mask_text.Segments(truth.boxes_yxyx, codes, truth.labels)
+        suffix = mask_text.format(segments, convention=self.coordinates)
+        self._compare_masks(suffix, kept, item.source)
         return WordedExample(prefix, suffix, kept)
 
     def _compare_masks(self, suffix: str, objects: data_objects.Objects, source: str) -> None:
@@ -228,7 +228,7 @@ class Wording:
 
 
 def choose_check(task_name: str) -> Callable[[str], str | None]:
-    """Returns what says what is wrong with a suffix, as training does."""
+    """Returns the check of a suffix that training applies: text -> what is wrong, or None."""
     return task.choose_check(TRAINED_AS[task_name])
 
 

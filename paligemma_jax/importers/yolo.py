@@ -27,8 +27,8 @@ def detect(path: str) -> str | None:
     """Returns the file that shows that a path is YOLO, or None."""
     if os.path.isfile(path):
         return path if path.lower().endswith((".yaml", ".yml")) else None
-    found = [os.path.join(path, name) for name in (*YAML_NAMES, *CLASS_FILES)]
-    return next((name for name in found if os.path.isfile(name)), None)
+    paths = [os.path.join(path, name) for name in (*YAML_NAMES, *CLASS_FILES)]
+    return next((name for name in paths if os.path.isfile(name)), None)
 
 
 def read(
@@ -50,8 +50,8 @@ def read(
         raise ValueError(f"{root}: no images found; YOLO has them in folders called images")
     examples = []
     for number, (split, path) in enumerate(images, 1):
-        if found := _read_image(path, split, folder, labels, tally):
-            examples.append(found)
+        if read := _read_image(path, split, folder, labels, tally):
+            examples.append(read)
         if number % PROGRESS_IMAGES == 0 or number == len(images):
             progress(number, len(images))
     for file in _labels_alone([path for _, path in images]):
@@ -153,7 +153,7 @@ def _read_image(
 ) -> example.Example | None:
     tally.read["images"] += 1
     name = os.path.relpath(path, labels.root)
-    picture = pictures.find(folder, name, name, tally)
+    picture = pictures.locate(folder, name, name, tally)
     size = pictures.measure(picture, name, tally) if picture else None
     if picture is None or size is None:
         return None
@@ -182,8 +182,8 @@ def _read_image(
 
 def _label_places(image: str) -> list[str]:
     """Returns where an image's label file may be: in "labels" instead of "images", beside it."""
-    head, found, tail = image.rpartition(f"{os.sep}images{os.sep}")
-    moved = f"{head}{os.sep}labels{os.sep}{tail}" if found else image
+    head, folder, tail = image.rpartition(f"{os.sep}images{os.sep}")
+    moved = f"{head}{os.sep}labels{os.sep}{tail}" if folder else image
     return [os.path.splitext(path)[0] + ".txt" for path in (moved, image)]
 
 
