@@ -197,6 +197,7 @@ def test_checkpoint_with_other_arrays_is_listed(run, folder):
     fails(folder, "j", f"--config.model_init={folder}/other.npz", match=both)
 
 
+@pytest.mark.slow
 def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_state(folder):
     (folder / "broken.png").write_bytes(b"no image")
     # The second batch is the first one that holds this row: see data/index_sampler.py.
@@ -212,6 +213,7 @@ def test_bad_image_stops_the_run_naming_its_line_and_keeps_the_state(folder):
         evaluate.main([f"--run={workdir}", f"--data={folder}/train.jsonl"])
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_losses_of_one(run, folder):
     process = start(*training(folder, folder / "four"), devices=4)
     _, stderr = process.communicate(timeout=600)

@@ -44,6 +44,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_metrics_say_how_often_each_source_was_read(folder):
     train.main([f"--config={folder}/config.py", f"--workdir={folder}/run", "--config.task=vqa"])
     rows = run_log.read_rows(folder / "run" / "metrics.jsonl")

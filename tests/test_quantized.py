@@ -21,6 +21,7 @@ from paligemma_jax.params import names
 from paligemma_jax.reports import run_log
 from paligemma_jax.settings import presets
 
+pytestmark = pytest.mark.slow
 TIMINGS = {"seconds", "examples_per_s", "input_wait", "programs_compiled"}
 
 
@@ -151,7 +152,6 @@ def test_convert_merges_into_the_dense_base(folder, capsys):
     np.testing.assert_array_equal(npz.read(merged, names=[frozen])[frozen], base[frozen])
 
 
-@pytest.mark.slow
 def test_attention_trains_beside_a_quantized_rest(folder, capsys):
     changes = {"lora.targets": None, "lora.rank": 8, "trainable": "llm/layers/attn/.*"}
     workdir = folder / "attention"
@@ -162,7 +162,6 @@ def test_attention_trains_beside_a_quantized_rest(folder, capsys):
     assert score(folder, capsys, f"--run={workdir}") == pytest.approx(last, rel=1e-5)
 
 
-@pytest.mark.slow
 def test_blocks_are_split_over_four_devices(folder):
     (folder / "config.py").write_text(
         f"""

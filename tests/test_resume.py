@@ -22,6 +22,7 @@ from paligemma_jax.console import arguments as console_arguments
 from paligemma_jax.data import tokens
 from paligemma_jax.reports import run_log
 
+pytestmark = pytest.mark.slow
 STEPS = 24
 TIMINGS = {"seconds", "examples_per_s", "input_wait", "programs_compiled"}
 # State of each kind: factored moments, momentum in 16 bits, a moving average.
@@ -174,7 +175,6 @@ def end(process: subprocess.Popen, status: int = 0) -> str:
     return errors
 
 
-@pytest.mark.slow
 def test_run_of_four_devices_goes_on_with_two(folder):
     end(start_on(4, folder, "four"))
     end(start_on(4, folder, "four_two", "--config.keep_last=9"))
@@ -190,7 +190,6 @@ def test_run_of_four_devices_goes_on_with_two(folder):
         assert row == pytest.approx(other, rel=1e-6), row["step"]
 
 
-@pytest.mark.slow
 def test_two_processes_stop_at_the_same_step_when_one_is_asked_to_and_go_on(folder):
     end(start_on(2, folder, "two_devices"))
 
