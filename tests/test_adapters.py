@@ -10,7 +10,7 @@ import pytest
 import paligemma_jax
 from paligemma_jax import convert, evaluate, train
 from paligemma_jax.assembly import model_functions, weights
-from paligemma_jax.checkpoints import fingerprint, npz
+from paligemma_jax.checkpoints import checksums, npz
 from paligemma_jax.data import tokens
 from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
@@ -68,7 +68,7 @@ def test_the_final_file_holds_the_factors_alone_and_names_its_base(folder):
     header = npz.read_header(folder / "run" / "final.npz")
     assert len(header.arrays) == 10 and all(map(names.is_factor, header.arrays))
     assert {x.dtype for x in header.arrays.values()} == {np.dtype("float32")}
-    assert header.metadata["base"]["fingerprint"] == fingerprint.of(folder / "base.npz")
+    assert header.metadata["base"]["fingerprint"] == checksums.of_file(folder / "base.npz")
     assert header.metadata["lora"].items() >= {"rank": 2, "alpha": 8.0}.items()
     factors = npz.read(folder / "run" / "final.npz")
     assert all(array.any() for array in factors.values()), "both factors of every weight learn"
@@ -165,7 +165,7 @@ def test_to_pefts_folder_and_back_keeps_every_bit(folder, capsys):
     run_convert(capsys, folder / "peft", folder / "back.npz", "--base", base)
     first, second = (npz.read_header(path) for path in (run / "final.npz", folder / "back.npz"))
     assert first.arrays == second.arrays
-    assert fingerprint.of(run / "final.npz") == fingerprint.of(folder / "back.npz")
+    assert checksums.of_file(run / "final.npz") == checksums.of_file(folder / "back.npz")
     back = score(folder, capsys, f"--run={run}", f"--weights={folder / 'back.npz'}")
     assert back == score(folder, capsys, f"--run={run}")
 
@@ -181,7 +181,7 @@ def test_merged_weights_score_as_the_adapter_without_lora(folder, capsys):
     assert found == pytest.approx(score(folder, capsys, f"--run={run}"), rel=1e-3)
     run_convert(capsys, run, folder / "hf", "--merge", "--tokenizer", "none")
     run_convert(capsys, folder / "hf", folder / "from_hf.npz")
-    assert fingerprint.of(folder / "from_hf.npz") == fingerprint.of(merged)
+    assert checksums.of_file(folder / "from_hf.npz") == checksums.of_file(merged)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import paligemma_jax
 from paligemma_jax import convert, evaluate, train
 from paligemma_jax.assembly import model_functions
-from paligemma_jax.checkpoints import fingerprint, npz, train_checkpoint
+from paligemma_jax.checkpoints import checksums, npz, train_checkpoint
 from paligemma_jax.data import tokens
 from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
@@ -111,7 +111,7 @@ def test_the_last_checkpoint_is_the_final_file_bit_for_bit(folder, run):
     converted, final = folder / f"{run}-last.npz", folder / f"{run}-final.npz"
     convert.main([str(folder / run), str(converted), "--checkpoint", "last"])
     convert.main([str(folder / run), str(final)])
-    assert fingerprint.of(converted) == fingerprint.of(final)
+    assert checksums.of_file(converted) == checksums.of_file(final)
     assert npz.read_header(converted).metadata == npz.read_header(final).metadata
 
 

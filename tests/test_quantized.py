@@ -13,7 +13,7 @@ import pytest
 import paligemma_jax
 from paligemma_jax import convert, evaluate, train
 from paligemma_jax.assembly import model_functions, weights
-from paligemma_jax.checkpoints import fingerprint, npz
+from paligemma_jax.checkpoints import checksums, npz
 from paligemma_jax.data import tokens
 from paligemma_jax.models.common import quantize
 from paligemma_jax.models.paligemma import paligemma
@@ -109,7 +109,7 @@ def test_training_is_that_on_what_is_stored(folder):
 def test_the_final_file_is_the_adapter_and_names_the_dense_base(folder):
     header = npz.read_header(folder / "run" / "final.npz")
     assert header.arrays and all(map(names.is_factor, header.arrays))
-    assert header.metadata["base"]["fingerprint"] == fingerprint.of(folder / "base.npz")
+    assert header.metadata["base"]["fingerprint"] == checksums.of_file(folder / "base.npz")
     assert header.metadata["quantize"] == "nf4"
 
 

@@ -9,7 +9,7 @@ import pytest
 import paligemma_jax
 from paligemma_jax import convert, evaluate, train
 from paligemma_jax.assembly import model_functions
-from paligemma_jax.checkpoints import fingerprint, npz
+from paligemma_jax.checkpoints import checksums, npz
 from paligemma_jax.data import tokens
 from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.settings import presets
@@ -83,7 +83,7 @@ def test_it_holds_what_the_base_lacks_and_says_what_that_is(folder):
     assert base == {
         "source": f"{folder}/base.npz",
         "path": f"{folder}/base.npz",
-        "fingerprint": fingerprint.of(folder / "base.npz"),
+        "fingerprint": checksums.of_file(folder / "base.npz"),
         "dtype": "bfloat16",
     }
     said = {"variant", "res", "coordinates", "attn_logits_softcap", "final_logits_softcap"}
@@ -93,7 +93,7 @@ def test_it_holds_what_the_base_lacks_and_says_what_that_is(folder):
 def test_merged_with_its_base_it_is_the_whole_file_bit_for_bit(folder):
     merged = folder / "merged.npz"
     convert.main([str(folder / "trainable"), str(merged)])
-    assert fingerprint.of(merged) == fingerprint.of(folder / "all" / "final.npz")
+    assert checksums.of_file(merged) == checksums.of_file(folder / "all" / "final.npz")
     assert "num_arrays_with_base" not in npz.read_header(merged).metadata
 
 
@@ -112,8 +112,8 @@ def test_a_run_starts_from_it_as_from_the_whole_file(folder):
         train.train(config, folder / f"again_{run}")
     # Its base is a file of trained arrays itself.
     convert.main([str(folder / "again_trainable"), str(folder / "again.npz")])
-    expected = fingerprint.of(folder / "again_all" / "final.npz")
-    assert fingerprint.of(folder / "again.npz") == expected
+    expected = checksums.of_file(folder / "again_all" / "final.npz")
+    assert checksums.of_file(folder / "again.npz") == expected
 
 
 def score(folder, run, capsys, *words):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from paligemma_jax.assembly import model_functions, weights
-from paligemma_jax.checkpoints import fingerprint, npz, partial_weights, train_checkpoint
+from paligemma_jax.checkpoints import checksums, npz, partial_weights, train_checkpoint
 from paligemma_jax.files import run_folder
 from paligemma_jax.settings import load
 
@@ -140,7 +140,7 @@ def _find_base(
             partial_weights.find_recorded(record, weights.fetch, f"{path}: trained arrays alone")
         )
     found = weights.find(asked, config.model_init_base)
-    if "+".join(fingerprint.of(file) for file in found.files) != recorded["fingerprint"]:
+    if "+".join(checksums.of_file(file) for file in found.files) != recorded["fingerprint"]:
         raise ValueError(
             f"{path} was trained from {config.model_init}; {asked} is another file: give the right "
             f"one as --base"

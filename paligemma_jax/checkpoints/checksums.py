@@ -1,16 +1,12 @@
-"""A digest of arrays on their devices: equal for equal bits, wherever the parts of an array live.
+"""Checksums of weights: of arrays where they live, and of files without reading their arrays.
 
-A checkpoint holds the digests that its arrays had when they were saved. What is read back is
-compared with them, so whatever changed on the way (a bit on the disk, a file cut off, memory that
-was used again too early) is noticed, and no array moves for it.
-
-The elements' bits are summed as integers modulo 2^32, each times an odd factor made from its
-place, twice with different factors. Such sums do not depend on their order, so each device sums the
-part that it has, and the parts' sums are added. One element that differs always changes both sums,
-because an odd factor has an inverse; several go unnoticed once in 2^63 or so. A guard against
-accidents, not against malice.
+Both guard against accidents (a bit on the disk, a file cut off, memory that was used again too
+early, another file under the same name), not against malice.
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping
 
 import jax
@@ -18,13 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from paligemma_jax.checkpoints import npz
+
 # Primes of xxHash, to spread consecutive numbers over all bits.
 FACTORS = ((0x9E3779B1, 0x85EBCA77), (0xC2B2AE3D, 0x27D4EB2F))
 WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
-def of(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
-    """Returns 16 hexadecimal digits for each array. All processes that hold parts of it call this.
+def of_arrays(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
+    """Returns 16 hexadecimal digits for each array: equal for equal bits, however it is sharded.
+
+    The elements' bits are summed as integers modulo 2^32, each times an odd factor made from its
+    index, twice with different factors. Such sums do not depend on their order, so each device sums
+    the part that it has, and no array moves. One element that differs always changes both sums,
+    because an odd factor has an inverse; several go unnoticed once in 2^63 or so.
+
+    All processes that hold parts of the arrays call this together.
 
     Raises:
       ValueError: elements of other than 1, 2 or 4 bytes.
@@ -69,3 +74,19 @@ def _spread(place: jax.Array, one: int, other: int) -> jax.Array:
     mixed = place * jnp.uint32(one)
     mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(other)
     return (mixed ^ (mixed >> 13)) | jnp.uint32(1)
+
+
+def of_file(path: str | os.PathLike[str]) -> str:
+    """Returns the fingerprint of an .npz file's arrays: 64 hexadecimal digits.
+
+    A zip keeps the CRC of every member's bytes in its table of contents. Names, sizes and CRCs
+    together cover shape, type and every byte of every array, and no array is read for it.
+    `npz.read` compares the CRCs with the data, so weights that were loaded have the fingerprint.
+    Compression, the order of the arrays, the file's name and its metadata do not change it.
+
+    Raises:
+      ValueError: not a zip, or one that is cut off or damaged at its end.
+    """
+    with npz.open_zip(path) as archive:
+        members = sorted((info.filename, info.file_size, info.CRC) for info in archive.infolist())
+    return hashlib.sha256(json.dumps(members).encode()).hexdigest()

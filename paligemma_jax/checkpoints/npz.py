@@ -1,48 +1,76 @@
 """npz files of parameters, streamed: one array at a time, in and out, with hardly any extra memory.
 
-The format is numpy's: a zip of `.npy` members. bfloat16 is written as two opaque bytes (`|V2`), as
-`np.savez` does, so that `np.load` and big_vision read our files. What numpy cannot say (which type
-opaque bytes are, the model, the resolution) is JSON in the zip's comment, which both ignore.
-Nothing is ever pickled.
+The format is numpy's: a zip of `.npy` members, each a short header (shape, dtype, order) and the
+array's bytes. bfloat16 is written as two opaque bytes (`|V2`), as `np.savez` does, so that
+`np.load` and big_vision read our files. What numpy cannot express (which type opaque bytes are, the
+model, the resolution) is JSON in the zip's comment, which both ignore. Nothing is ever pickled.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
 import math
 import os
 import pathlib
+import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoints import part_files, zipped_arrays
-from paligemma_jax.files import atomic, direct_file, disk_space
+from paligemma_jax.files import atomic, direct_file, disk_space, part_files
 from paligemma_jax.wording import near_misses
 
 Path = str | os.PathLike[str]
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
+Transform = Callable[[str, np.ndarray], Any]
+Place = Callable[[str, Any], Any]
 
 PREFIX = "params/"
 MAX_COMMENT_BYTES = 65_535  # by the zip format
 OVERHEAD_BYTES = 1024  # at most, for each array: headers, and its line in the table of contents
+# Small enough that a chunk is still in the cache when it is written after its CRC.
+CHUNK_BYTES = 2**20
+# XLA on CPU takes over a host buffer without a copy if it is aligned to this.
+ALIGNMENT = 64
+HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says of itself: shape and dtype of each array by name, and the metadata."""
+    """Shape and dtype of each array of a file by name, and its metadata, without the data."""
 
     arrays: dict[str, jax.ShapeDtypeStruct]
     metadata: dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """An entry of the zip, with the contents of its .npy header, which is `header_bytes` long."""
+
+    info: zipfile.ZipInfo
+    header_bytes: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    is_fortran: bool
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 def read_header(path: Path) -> Header:
     """Returns names, shapes, dtypes and metadata without reading any data. Raises as `read`."""
-    with zipped_arrays.open_zip(path) as archive:
+    with open_zip(path) as archive:
         members = _members(archive)
         arrays = {name: jax.ShapeDtypeStruct(m.shape, m.dtype) for name, m in members.items()}
         return Header(arrays, _metadata(archive))
@@ -52,8 +80,8 @@ def read(
     path: Path,
     *,
     names: Iterable[str] | None = None,
-    transform: Callable[[str, np.ndarray], Any] | None = None,
-    place: Callable[[str, Any], Any] | None = None,
+    transform: Transform | None = None,
+    place: Place | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Returns the arrays of a file by name; a `params/` that every name starts with is dropped.
@@ -74,7 +102,7 @@ def read(
       ValueError: not a zip, cut off or damaged, a type that is no number, names with and without
         `params/`, or arrays that are missing (counted and named).
     """
-    with zipped_arrays.open_zip(path) as archive, part_files.open_raw(path) as file:
+    with open_zip(path) as archive, part_files.open_raw(path) as file:
         chosen = _choose(_members(archive), names, path)
         total, done, params = sum(member.num_bytes for member in chosen.values()), 0, {}
         for name, member in chosen.items():
@@ -102,7 +130,7 @@ def write(
     Args:
       path: the file to write or replace; its folder exists.
       params: name -> jax or numpy array.
-      metadata: anything JSON can say; the key "dtypes" is ours.
+      metadata: anything that JSON can hold; the key "dtypes" is ours.
       dtypes: name -> dtype to cast to on the way; arrays that are not named keep theirs.
       progress: called after each array with the bytes written so far, and in all.
 
@@ -127,16 +155,58 @@ def write(
     atomic.sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a zip, also one in parts; a file that is not a complete zip is a ValueError."""
+    with io.BufferedReader(part_files.open_raw(path)) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+            # The last record is 22 bytes that end in the length of the comment, then the comment.
+            # zipfile would take a comment that is cut off for a shorter one.
+            file.seek(-22 - len(archive.comment), os.SEEK_END)
+            (length,) = struct.unpack("<20xH", file.read(22))
+            if length != len(archive.comment):
+                raise zipfile.BadZipFile("its end is damaged")
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{os.fspath(path)}: {_describe_broken(path)}") from error
+        with archive:
+            yield archive
+
+
+def is_whole(path: Path) -> bool:
+    """Returns whether a zip, or the parts of one, is complete to its end."""
+    try:
+        with open_zip(path):
+            return True
+    except ValueError:
+        return False
+
+
+def _describe_broken(path: Path) -> str:
+    with part_files.open_raw(path) as file:
+        start = file.read(6)
+    if not start:
+        return "the file is empty"
+    if start.startswith(b"PK\x03\x04"):
+        names = [part.name for part in part_files.find(path)]
+        if len(names) > 1 or names != [pathlib.Path(path).name]:
+            return f"cut off or damaged at its end; is a part missing? Found {', '.join(names)}"
+        return "a zip that is cut off or damaged at its end. Download or copy it again"
+    if start == b"\x93NUMPY":
+        return "a single .npy array; expected an .npz of parameters"
+    return f"not an .npz: it starts with {start!r}"
+
+
 def _metadata(archive: zipfile.ZipFile) -> dict[str, Any]:
     """Returns our JSON from the zip's comment, {} where there is none or someone else's."""
     try:
-        found = json.loads(archive.comment)
+        metadata = json.loads(archive.comment)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
-def _members(archive: zipfile.ZipFile) -> dict[str, zipped_arrays.Member]:
+def _members(archive: zipfile.ZipFile) -> dict[str, _Member]:
     recorded = _metadata(archive).get("dtypes")
     recorded = recorded if isinstance(recorded, dict) else {}
     members = {}
@@ -148,7 +218,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipped_arrays.Member]:
                 f"{archive.filename}: member '{info.filename}' {problem}; expected an .npz of "
                 f"parameters, as np.savez writes it"
             )
-        members[name] = zipped_arrays.describe(archive, info, recorded.get(name))
+        members[name] = _read_member(archive, info, recorded.get(name))
     prefixed = [name for name in members if name.startswith(PREFIX)]
     others = [name for name in members if not name.startswith(PREFIX)]
     if prefixed and others:
@@ -159,9 +229,51 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipped_arrays.Member]:
     return {name.removeprefix(PREFIX): member for name, member in members.items()}
 
 
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, recorded: str | None) -> _Member:
+    """Reads the header of a member. One that does not fit its data is a ValueError.
+
+    `recorded`: the dtype's name in the metadata, which tells the type of opaque bytes.
+    """
+    where = f"{archive.filename}: member '{info.filename}'"
+    try:
+        with archive.open(info) as stream:
+            read_header = HEADER_READERS[np.lib.format.read_magic(stream)]
+            shape, is_fortran, dtype = read_header(stream)
+            header_bytes = stream.tell()
+    except (KeyError, ValueError, *DAMAGE) as error:
+        raise ValueError(f"{where} is damaged or no array: no .npy header ({error})") from error
+    dtype = _number_type(dtype, recorded, where)
+    member = _Member(info, header_bytes, shape, dtype, is_fortran)
+    if header_bytes + member.num_bytes != info.file_size:
+        raise ValueError(
+            f"{where} is damaged: {shape} of {dtype} takes {member.num_bytes} bytes, found "
+            f"{info.file_size - header_bytes}"
+        )
+    return member
+
+
+def _number_type(dtype: np.dtype, recorded: str | None, where: str) -> np.dtype:
+    """Returns the type of the numbers; opaque bytes are what was recorded, else bfloat16."""
+    if dtype.hasobject:
+        raise ValueError(f"{where} holds pickled Python objects, which are never loaded")
+    if dtype.kind in "biuf" and dtype.isnative:
+        return dtype
+    if dtype.kind == "V" and dtype.names is None and (recorded or dtype.itemsize == 2):
+        try:
+            known = jnp.dtype(recorded or "bfloat16")
+        except TypeError:
+            known = None
+        if known is not None and known.itemsize == dtype.itemsize:
+            return known
+    raise ValueError(
+        f"{where} has the dtype {dtype.str}{f' recorded as {recorded}' if recorded else ''}; "
+        f"expected float32, float16, bfloat16 (|V2), integers or bool"
+    )
+
+
 def _choose(
-    members: Mapping[str, zipped_arrays.Member], names: Iterable[str] | None, path: Path
-) -> dict[str, zipped_arrays.Member]:
+    members: Mapping[str, _Member], names: Iterable[str] | None, path: Path
+) -> dict[str, _Member]:
     if names is None:
         return dict(members)
     names = list(names)
@@ -174,7 +286,10 @@ def _choose(
         )
     if missing:
         spare = members.keys() - set(names)
-        lines = [f"\n  {name}{_near(name, spare)}" for name in missing[:5]]
+        lines = []
+        for name in missing[:5]:
+            near = ", ".join(near_misses.nearest(name, spare))
+            lines.append(f"\n  {name}" + (f" (there is {near})" if near else ""))
         raise ValueError(
             f"{os.fspath(path)}: {len(missing)} of {len(names)} arrays missing. A file of trained "
             f"arrays only needs its base too. Missing:{''.join(lines)}"
@@ -183,28 +298,86 @@ def _choose(
     return {name: members[name] for name in names}
 
 
-def _near(name: str, candidates: Iterable[str]) -> str:
-    near = near_misses.nearest(name, candidates)
-    return f" (there is {', '.join(near)})" if near else ""
-
-
 def _load(
     archive: zipfile.ZipFile,
     file: io.RawIOBase,
     name: str,
-    member: zipped_arrays.Member,
-    transform: Callable[[str, np.ndarray], Any] | None,
-    place: Callable[[str, Any], Any] | None,
+    member: _Member,
+    transform: Transform | None,
+    place: Place | None,
 ) -> Any:
-    array = zipped_arrays.read_array(archive, file, member)
+    array = _read_array(archive, file, member)
     if transform:
         array = transform(name, array)
     # Waiting keeps the host's copy of this array from living on while the next one is read.
     return jax.block_until_ready(place(name, array)) if place else array
 
 
+def _read_array(archive: zipfile.ZipFile, file: io.RawIOBase, member: _Member) -> np.ndarray:
+    """Returns the array in memory of its own, its CRC verified.
+
+    `file`: the file of the archive, opened once more, unbuffered.
+    """
+    memory = np.empty(member.num_bytes + ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT
+    data = memory[first : first + member.num_bytes]
+    try:
+        if member.info.compress_type == zipfile.ZIP_STORED:
+            _read_stored(file, member, data.data)
+        else:
+            _read_compressed(archive, member, data.data)
+    except DAMAGE as error:
+        raise ValueError(
+            f"{archive.filename}: member '{member.info.filename}' is damaged ({error}). "
+            f"Download or copy the file again"
+        ) from error
+    if member.is_fortran:
+        return data.view(member.dtype).reshape(member.shape[::-1]).T
+    return data.view(member.dtype).reshape(member.shape)
+
+
+def _read_stored(file: io.RawIOBase, member: _Member, data: memoryview) -> None:
+    """Reads straight from the member's place in the file: zipfile would copy every byte twice.
+
+    A mapped file is hardly faster (the array must not share its memory, so it is copied there too:
+    experiments/benchmarks), and one that is cut off while it is read would kill the process.
+    """
+    file.seek(member.info.header_offset)
+    # A zip entry: 30 bytes that end in the lengths of the name and of the extra field, then these
+    # two, then the data.
+    name_length, extra_length = struct.unpack("<26xHH", _read_exactly(file, bytearray(30)))
+    file.seek(name_length + extra_length, os.SEEK_CUR)
+    crc = zlib.crc32(_read_exactly(file, bytearray(member.header_bytes)))
+    for at in range(0, len(data), CHUNK_BYTES):
+        crc = zlib.crc32(_read_exactly(file, data[at : at + CHUNK_BYTES]), crc)
+    if crc != member.info.CRC:
+        raise zipfile.BadZipFile("its CRC is wrong")
+
+
+def _read_exactly(file: io.RawIOBase, buffer: bytearray | memoryview) -> bytearray | memoryview:
+    """Fills a buffer from the file and returns it."""
+    view = memoryview(buffer)
+    while view:
+        if not (count := file.readinto(view)):
+            raise EOFError("the file ends too early")
+        view = view[count:]
+    return buffer
+
+
+def _read_compressed(archive: zipfile.ZipFile, member: _Member, data: memoryview) -> None:
+    with archive.open(member.info) as stream:
+        stream.read(member.header_bytes)
+        for at in range(0, len(data), CHUNK_BYTES):
+            # zipfile compares the CRC when the last byte is read.
+            part = data[at : at + CHUNK_BYTES]
+            chunk = stream.read(len(part))
+            if len(chunk) < len(part):
+                raise EOFError("the data ends too early")
+            part[:] = chunk
+
+
 def _stored_types(params: Mapping[str, Any], dtypes: Mapping[str, Any]) -> dict[str, np.dtype]:
-    """Returns the dtype that each array is written in; refuses what cannot be written."""
+    """Returns the dtype that each array is written in; one that cannot be is a ValueError."""
     if unknown := dtypes.keys() - params.keys():
         raise ValueError(f"dtypes for arrays that are not there: {sorted(unknown)}")
     types = {}
@@ -228,7 +401,7 @@ def _comment(metadata: Mapping[str, Any], types: Mapping[str, np.dtype]) -> byte
     try:
         text = json.dumps({**metadata, "dtypes": opaque}, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"metadata must be what JSON can say: {error}") from error
+        raise ValueError(f"metadata must be JSON: {error}") from error
     if len(text) > MAX_COMMENT_BYTES:
         raise ValueError(
             f"metadata takes {len(text)} bytes; a zip's comment holds {MAX_COMMENT_BYTES}"
@@ -248,10 +421,23 @@ def _write_zip(
     with zipfile.ZipFile(file, "w") as archive:  # pyright: ignore[reportArgumentType]
         archive.comment = comment
         for name, array in params.items():
-            zipped_arrays.write_array(archive, name, _fetch(array).astype(types[name], copy=False))
+            _write_array(archive, name, _fetch(array).astype(types[name], copy=False))
             done += math.prod(np.shape(array)) * types[name].itemsize
             if progress:
                 progress(done, total)
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    """Adds an array to a zip that is open for writing, as `np.savez` stores it."""
+    # Types that numpy has no name for, such as bfloat16, go as opaque bytes: what np.load expects.
+    descr = f"|V{array.dtype.itemsize}" if array.dtype.kind == "V" else array.dtype.str
+    header = {"descr": descr, "fortran_order": False, "shape": array.shape}
+    data = np.asarray(array, order="C").reshape(-1).view(np.uint8).data
+    # A ZipInfo without a date: equal arrays give equal files.
+    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for at in range(0, len(data), CHUNK_BYTES):
+            stream.write(data[at : at + CHUNK_BYTES])
 
 
 def _fetch(array: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoints import fingerprint, lazy_array, npz
+from paligemma_jax.checkpoints import checksums, lazy_array, npz
 
 # Metadata: what the weights were trained from, and (where arrays are left out) how many there are
 # with those of the base.
@@ -170,7 +170,7 @@ def describe_base(source: str, weights: Weights, *, dtype: str | None) -> dict[s
     return {
         "source": source,
         "path": os.path.abspath(weights.path),
-        "fingerprint": fingerprint.of(weights.path),
+        "fingerprint": checksums.of_file(weights.path),
         "dtype": dtype,
     }
 
@@ -189,7 +189,7 @@ def _check_same(
     path: pathlib.Path, base: str | os.PathLike[str], record: Mapping[str, Any]
 ) -> None:
     """Raises a ValueError if the weights were trained from another base than this file."""
-    expected, found = record.get("fingerprint"), fingerprint.of(base)
+    expected, found = record.get("fingerprint"), checksums.of_file(base)
     if expected and found != expected:
         raise ValueError(
             f"{path} was trained from {record.get('source')} (fingerprint "

@@ -81,7 +81,7 @@ def read(path: pathlib.Path, like: Groups) -> dict[str, dict[str, jax.Array]]:
     if not _all(problem is None):
         raise Damaged(problem or "another process found a damaged part")
     for group, arrays in found.items():
-        for name, digest in checksums.of(arrays).items():
+        for name, digest in checksums.of_arrays(arrays).items():
             if digest != described[f"{group}/{name}"][2]:
                 raise Damaged(f"{group}/{name} is not what was written")
     return found
@@ -100,8 +100,10 @@ def read_array(path: pathlib.Path, group: str, name: str) -> np.ndarray:
     if problem is None:
         place = {name: ocp.RestoreArgs(restore_type=np.ndarray)}
         found, problem = _try_restore(path / group, {name: 0}, place, partial_restore=True)
-        if problem is None and checksums.of({name: jnp.asarray(found[name])})[name] == described[2]:
-            return found[name]
+        if problem is None:
+            digests = checksums.of_arrays({name: jnp.asarray(found[name])})
+            if digests[name] == described[2]:
+                return found[name]
     raise Damaged(problem or f"{group}/{name} is not what was written")
 
 
@@ -289,7 +291,7 @@ class Writer:
             return
         self.wait()
         arrays = {f"{group}/{n}": x for group, named in groups.items() for n, x in named.items()}
-        found = checksums.of(arrays)
+        found = checksums.of_arrays(arrays)
         content = {
             **metadata,
             "step": step,

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.assembly import model_functions, run_weights, weights
-from paligemma_jax.checkpoints import huggingface_files, merge, part_files, partial_weights, peft
+from paligemma_jax.checkpoints import huggingface_files, merge, partial_weights, peft
 from paligemma_jax.data import wrong_file
-from paligemma_jax.files import run_folder
+from paligemma_jax.files import part_files, run_folder
 from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.params import names
 from paligemma_jax.settings import load

@@ -25,7 +25,8 @@ import huggingface_hub
 import huggingface_hub.constants
 import huggingface_hub.errors
 
-from paligemma_jax.checkpoints import part_files, zipped_arrays
+from paligemma_jax.checkpoints import npz
+from paligemma_jax.files import part_files
 from paligemma_jax.hub import cached, download, hub_web, published, sites
 from paligemma_jax.wording import near_misses
 
@@ -110,7 +111,7 @@ def _fetch_others(
 
     Nothing says how many there are; and what is here already needs no network.
     """
-    while not zipped_arrays.is_whole(first):
+    while not npz.is_whole(first):
         suffix = part_files.after(suffix)
         source = suffix.join(around)
         try:

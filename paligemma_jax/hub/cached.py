@@ -13,7 +13,8 @@ import urllib.parse
 import huggingface_hub
 import huggingface_hub.constants
 
-from paligemma_jax.checkpoints import part_files, zipped_arrays
+from paligemma_jax.checkpoints import npz
+from paligemma_jax.files import part_files
 from paligemma_jax.hub import download, published
 
 CACHE_ENV = "PALIGEMMA_JAX_CACHE"
@@ -41,7 +42,7 @@ def find(source: str) -> pathlib.Path | None:
     if whole := re.fullmatch(r"(.+\.npz)([@?].*)?", source):
         for suffix in part_files.FIRST:
             first = _find_one(f"{whole[1]}.part{suffix}{whole[2] or ''}")
-            if first and zipped_arrays.is_whole(first):
+            if first and npz.is_whole(first):
                 return first
     return None
 

@@ -6,8 +6,8 @@ import urllib.parse
 
 import fsspec
 
-from paligemma_jax.checkpoints import part_files, zipped_arrays
-from paligemma_jax.files import atomic
+from paligemma_jax.checkpoints import npz
+from paligemma_jax.files import atomic, part_files
 from paligemma_jax.hub import cached, download
 
 Progress = download.Progress
@@ -53,7 +53,7 @@ def _find_kept(place: pathlib.Path) -> pathlib.Path | None:
     if place.exists():
         return place
     first, *_ = part_files.find(place)
-    return first if first.exists() and zipped_arrays.is_whole(first) else None
+    return first if first.exists() and npz.is_whole(first) else None
 
 
 def _fetch_private(name: str, place: pathlib.Path) -> None:

@@ -194,7 +194,7 @@ def _name(built: assembly.Assembly, tower: Mapping[str, jax.Array]) -> str:
         "res": built.config.res,
         "img": dataclasses.asdict(built.model.img),
         "types": {name: str(array.dtype) for name, array in arrays.items()},
-        "weights": checksums.of(arrays),
+        "weights": checksums.of_arrays(arrays),
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 

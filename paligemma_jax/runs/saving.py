@@ -17,7 +17,7 @@ import jax
 import ml_collections
 
 from paligemma_jax.assembly import assembly, datasets, quantization, run_weights
-from paligemma_jax.checkpoints import checksums, fingerprint, partial_weights, train_checkpoint
+from paligemma_jax.checkpoints import checksums, partial_weights, train_checkpoint
 from paligemma_jax.console import say
 from paligemma_jax.files import run_folder
 from paligemma_jax.runs import early_stopping, resume
@@ -221,7 +221,7 @@ def _describe_base(
     return {
         "model_init": built.config.model_init,
         "path": str(layout.stored.path),
-        "fingerprint": "+".join(fingerprint.of(file) for file in layout.stored.files),
+        "fingerprint": "+".join(checksums.of_file(file) for file in layout.stored.files),
         **quantization.describe(layout.shapes),
     }
 
@@ -293,5 +293,5 @@ def _unflatten(
 
 
 def _digest(arrays: Mapping[str, Any]) -> str:
-    found = json.dumps(sorted(checksums.of(_flat(arrays)).items()))
+    found = json.dumps(sorted(checksums.of_arrays(_flat(arrays)).items()))
     return hashlib.sha256(found.encode()).hexdigest()[:16]

@@ -5,7 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from paligemma_jax.checkpoints import fingerprint, npz, part_files
+from paligemma_jax.checkpoints import checksums, npz
+from paligemma_jax.files import part_files
 
 PARAMS = {"a": np.arange(1000.0), "b": np.ones((3, 5), "float16"), "c": np.arange(7)}
 
@@ -35,13 +36,13 @@ LETTERS = [a + b for a in "abcdef" for b in "abcdefghijklmnopqrstuvwxyz"]
 def test_parts_are_read_as_the_file_they_were(tmp_path, savez, size, suffixes):
     path = tmp_path / "a.npz"
     savez(path, **PARAMS)
-    whole = fingerprint.of(path)
+    whole = checksums.of_file(path)
     parts = split(path, size, suffixes)
     for name in (path, parts[0], parts[-1]):
         assert part_files.find(name) == parts
         params = npz.read(name)
         assert all(np.array_equal(params[key], PARAMS[key]) for key in PARAMS)
-        assert fingerprint.of(name) == whole
+        assert checksums.of_file(name) == whole
     assert sorted(tmp_path.iterdir()) == sorted(parts)
 
 
