@@ -21,8 +21,8 @@ import work
 
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.console import host_memory, say
-from paligemma_jax.models.paligemma import paligemma
-from paligemma_jax.params import names, variants
+from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.params import names
 from paligemma_jax.training import optimizer, step, step_memory
 from paligemma_jax.wording import quantities
 

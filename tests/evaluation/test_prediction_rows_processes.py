@@ -21,7 +21,8 @@ process, address = int(sys.argv[1]), sys.argv[2]
 jax.distributed.initialize(address, num_processes=2, process_id=process)
 
 from paligemma_jax.data import records, tokens
-from paligemma_jax.decoding import constraint, evaluator, generate, grammars
+from paligemma_jax.decoding import constraint, generate, grammars
+from paligemma_jax.evaluation import prediction_rows
 from paligemma_jax.params import sharding
 from paligemma_jax.tasks import task
 
@@ -72,7 +73,7 @@ def batches():
 
 params = np.random.default_rng(0).normal(size=(11, tokenizer.vocab_size)).astype(np.float32)
 placed = (sharding.place_batch(batch, mesh) for batch in batches())
-found = evaluator.evaluate(decode, params, placed, examples, tokenizer, task.choose("vqa"))
+found = prediction_rows.evaluate(decode, params, placed, examples, tokenizer, task.choose("vqa"))
 print(json.dumps([[row["index"], row["prefix"], row["prediction"]] for row in found[0]]))
 """
 
