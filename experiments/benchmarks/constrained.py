@@ -53,7 +53,12 @@ def main() -> None:
     parser.add_argument("--what", required=True, choices=("valid", "cost"))
     parser.add_argument("--answers", type=int, default=1000, help="per grammar and sampler")
     parser.add_argument("--size", default="mid", choices=("tiny", "mid"), help="of `cost`")
-    parser.add_argument("--samplers", nargs="+", choices=SEARCHES, default=list(SEARCHES))
+    parser.add_argument(
+        "--grammars", nargs="+", choices=ROOM, default=list(ROOM), help="of `valid`"
+    )
+    parser.add_argument(
+        "--samplers", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="likewise"
+    )
     parser.add_argument("--vocab_size", type=int, default=work.MID.vocab_size)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--new_tokens", type=int, default=32)
@@ -116,9 +121,10 @@ def check_answers(tokenizer: tokens.Tokenizer, args: argparse.Namespace) -> list
     # Larger: the logits of fresh weights are so small that greedy answers would all be alike.
     params = {name: 4 * w if w.ndim > 1 else w for name, w in params.items()}
     rows = []
-    for name, grammar in make_grammars(tokenizer).items():
+    automata = make_grammars(tokenizer)
+    for name in args.grammars:
         made = constraint.compile_grammars(
-            [grammar], eos=tokenizer.eos, vocab_size=tokenizer.vocab_size
+            [automata[name]], eos=tokenizer.eos, vocab_size=tokenizer.vocab_size
         )
         for search in args.samplers:
             decode = make_decoder(model, ROOM[name], tokenizer.eos, SEARCHES[search])
