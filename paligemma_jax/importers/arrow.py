@@ -13,6 +13,7 @@ from typing import Any
 
 from paligemma_jax.data import image_folder
 from paligemma_jax.importers import columns, example, pictures
+from paligemma_jax.wording import quantities
 
 BATCH_ROWS = 64  # decoded at a time: images are large
 SUFFIX_OF = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp"}
@@ -39,7 +40,9 @@ def read(
     if not total:
         raise ValueError(f"{request.path}: the files hold no rows")
     classes = _classes(files, request)
-    return example.DataSet(classes, _examples(files, request, tally, classes), total)
+    chosen = columns.choose(_open(files[0][1])[0], request, files[0][1], columns=request.columns)
+    searched = columns.describe_search(chosen, quantities.count(len(files), "files"))
+    return example.DataSet(classes, _examples(files, request, tally, classes), total, searched)
 
 
 def _classes(files: list[tuple[str | None, str]], request: example.Request) -> tuple[str, ...]:

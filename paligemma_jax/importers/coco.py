@@ -61,7 +61,9 @@ def read(
             examples.append(read)
             if len(examples) % PROGRESS_IMAGES == 0:
                 progress(min(len(examples), total), total)
-    return example.DataSet(classes, examples, len(examples))
+    names = ", ".join(part.name for part in parts)
+    searched = f"the annotations of {names}: by image_id, and category_id in the categories"
+    return example.DataSet(classes, examples, len(examples), searched)
 
 
 class _Part:
@@ -179,7 +181,7 @@ def _objects(part: _Part, own: list, tally: example.Tally) -> list[example.Annot
             tally.drop("object", "crowd region", where)
             continue
         if category not in part.names:
-            where = f"{where}: category_id {category!r:.40} is in no category"
+            where = f"{where}: category_id {annotation.get('category_id')!r:.40} is in no category"
         box = annotation.get("bbox")
         if isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box):
             box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
@@ -263,9 +265,9 @@ def _load(path: str) -> Mapping[str, Any]:
     return content
 
 
-def _key(number: Any) -> int | str:
-    """Returns an id as it can be looked up; what is none is looked up as its text."""
-    return number if isinstance(number, int | str) else repr(number)
+def _key(number: Any) -> str:
+    """Returns an id as it can be looked up: 7 is "7", as tools write it that keep ids as text."""
+    return str(number) if isinstance(number, int | str) else repr(number)
 
 
 def _list(content: Mapping[str, Any], key: str, path: str) -> list[dict[str, Any]]:

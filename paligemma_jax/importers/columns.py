@@ -60,6 +60,13 @@ def choose(
     return {name: chosen[name] for name in (*needed, "split") if name in chosen}
 
 
+def describe_search(chosen: Mapping[str, str], files: str) -> str:
+    """Returns where labels or answers are looked for, for `example.DataSet`."""
+    names = ("objects",) if "objects" in chosen else ("suffix", "answer", "caption")
+    held = " and ".join(f"'{chosen[name]}'" for name in names if name in chosen)
+    return f"column {held} of {files}"
+
+
 def make(
     row: Mapping[str, Any],
     chosen: Mapping[str, str],

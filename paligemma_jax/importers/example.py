@@ -68,11 +68,13 @@ class DataSet:
       classes: names in the order of the source; () where there are none.
       examples: to go through once; images inside other files are read while going.
       total: how many examples there are at most.
+      searched: where labels or answers were looked for, for the error if there are none.
     """
 
     classes: tuple[str, ...]
     examples: Iterable[Example]
     total: int
+    searched: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +256,8 @@ def _outline(
 
 
 def _polygons(value: list, size: tuple[int, int]) -> data_objects.Polygons:
+    if all(type(number) in (int, float) for number in value):
+        value = [value]  # VIA writes the one polygon without the list around it
     polygons = []
     for flat in value:
         points = np.array(flat, np.float64)

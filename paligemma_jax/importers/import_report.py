@@ -51,8 +51,7 @@ def lines(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
         shown = ", ".join(classes[:NUM_CLASSES])
         more = f" and {len(classes) - NUM_CLASSES} more" if len(classes) > NUM_CLASSES else ""
         yield f"classes  {shown}{more}"
-    for what, count in summary["changed"].items():
-        yield f"changed  {quantities.count(count, what)}"
+    yield from change_lines(summary["changed"])
     yield from drop_lines(tally)
     yield f"wrote    {_counts(summary['rows'], 'rows of ')}; images {_counts(summary['images'])}"
     checked = summary["round_trip"]
@@ -69,6 +68,12 @@ def lines(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
             f"(lowest {checked['mask_iou_lowest']:.3f}: {checked['mask_lowest']})"
         )
     yield f"checked  read back: {'; '.join(parts) or 'images without objects'}"
+
+
+def change_lines(changed: Mapping[str, int]) -> Iterator[str]:
+    """Yields every change with its count."""
+    for what, count in changed.items():
+        yield f"changed  {quantities.count(count, what)}"
 
 
 def drop_lines(tally: example.Tally) -> Iterator[str]:

@@ -16,6 +16,7 @@ from paligemma_jax.importers import (
     example,
     formats,
     import_report,
+    label_check,
     options,
     pictures,
     roboflow,
@@ -73,10 +74,9 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
         codec=chosen.codec,
     )
     rows, ways = _make_rows(data, wording, tally, out)
-    if not rows:
-        dropped = "\n".join(import_report.drop_lines(tally))
-        raise ValueError(f"{chosen.source}: nothing is left to write\n{dropped}")
+    label_check.check(rows, tally, source=chosen.source, task=chosen.task, searched=data.searched)
     parts = splits.divide(rows, out, ratios=chosen.ratios, group=chosen.group, seed=chosen.seed)
+    label_check.warn_of_empty_splits(parts, task=chosen.task)
     _write(parts, tally, wording.round_trip, out, train_tokenizer=chosen.train_tokenizer)
     import_report.write_sheet(
         out / import_report.SHEET,

@@ -61,7 +61,12 @@ def read(
             examples.append(read)
         if number % PROGRESS_IMAGES == 0 or number == len(pairs):
             progress(number, len(pairs))
-    return example.DataSet(classes, examples, len(examples))
+    searched = (
+        f"masks of the images' names, in folders called {', '.join(MASK_FOLDERS)} or ending in "
+        f"{', '.join(MASK_ENDINGS)}; "
+        + ("pixels brighter than half" if len(classes) == 1 else f"pixels 1 to {len(classes)}")
+    )
+    return example.DataSet(classes, examples, len(examples), searched)
 
 
 def _read_pair(

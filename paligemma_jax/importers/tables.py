@@ -52,8 +52,9 @@ def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
     folder = pictures.open_folder(request.images or root)
     examples: list[example.Example] = []
     total, done = sum(map(_count_lines, files)), 0
+    chosen: dict[str, str] = {}
     for path in files:
-        chosen: dict[str, str] = {}
+        chosen = {}
         for number, row in read_rows(path, tally):
             if not chosen:
                 where = f"{path}:{number}"
@@ -67,7 +68,8 @@ def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
         done += _count_lines(path)
     made_here = (one.objects for one in examples if one.objects and one.suffix is None)
     classes = dict.fromkeys(label for objects in made_here for label in objects.labels)
-    return example.DataSet(request.classes or tuple(classes), examples, len(examples))
+    searched = columns.describe_search(chosen, ", ".join(map(os.path.basename, files)))
+    return example.DataSet(request.classes or tuple(classes), examples, len(examples), searched)
 
 
 def _example(

@@ -2,12 +2,16 @@
 
 A line is `class x_center y_center width height`, or `class x1 y1 x2 y2 x3 y3 ...` for an outline,
 all in 0..1 of the image. data.yaml names the classes and where the images of each split lie; their
-labels lie where "images" in the path is "labels". Without data.yaml: classes.txt (Label Studio,
-LabelImg) or the names given, all images below. An image without label file has no objects, as
-ultralytics reads it. The format: https://docs.ultralytics.com/datasets/detect/
+labels lie where "images" in the path is "labels", else beside the image, else anywhere below under
+the image's name. Without data.yaml: a list of class names (classes.txt of Label Studio, LabelImg;
+obj.names of CVAT; _darknet.labels of Roboflow) or the names given, all images below. An image
+without label file has no objects, as ultralytics reads it. The format:
+https://docs.ultralytics.com/datasets/detect/
 """
 
+import collections
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +22,9 @@ from paligemma_jax.data import image_folder
 from paligemma_jax.importers import example, pictures
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
-CLASS_FILES = ("classes.txt", "obj.names")
+CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 SPLITS = ("train", "val", "valid", "test")
+MAX_LINE = 10_000  # characters that are read to know a file
 PROGRESS_IMAGES = 500
 
 
@@ -27,8 +32,12 @@ def detect(path: str) -> str | None:
     """Returns the file that shows that a path is YOLO, or None."""
     if os.path.isfile(path):
         return path if path.lower().endswith((".yaml", ".yml")) else None
-    paths = [os.path.join(path, name) for name in (*YAML_NAMES, *CLASS_FILES)]
-    return next((name for name in paths if os.path.isfile(name)), None)
+    descriptions = [os.path.join(path, name) for name in YAML_NAMES]
+    if shown := next(filter(os.path.isfile, descriptions), None):
+        return shown
+    # Lists of class names lie beside annotations of other formats too.
+    has_labels = any(map(_is_label_file, _files_below(path, (".txt",))))
+    return next(iter(_class_files(path)), None) if has_labels else None
 
 
 def read(
@@ -48,16 +57,22 @@ def read(
     images = list(_images(description, root, request))
     if not images:
         raise ValueError(f"{root}: no images found; YOLO has them in folders called images")
+    paths = [path for _, path in images]
+    files = _find_label_files(paths, root, tally)
     examples = []
     for number, (split, path) in enumerate(images, 1):
-        if read := _read_image(path, split, folder, labels, tally):
+        if read := _read_image(path, files.get(path), split, folder, labels, tally):
             examples.append(read)
         if number % PROGRESS_IMAGES == 0 or number == len(images):
             progress(number, len(images))
-    for file in _labels_alone([path for _, path in images]):
-        tally.read["images"] += 1
-        tally.drop("image", "image not found", os.path.relpath(file, root), "a label file alone")
-    return example.DataSet(tuple(filter(None, labels.classes)), examples, len(examples))
+    for file in _labels_alone(paths, set(files.values()), root):
+        tally.read["label files without an image"] += 1
+        tally.drop("label file", "without an image", os.path.relpath(file, root))
+    searched = (
+        f"label files (.txt) of the images' names: in folders called labels beside those called "
+        f"images, beside the images, and anywhere below {root}"
+    )
+    return example.DataSet(tuple(filter(None, labels.classes)), examples, len(examples), searched)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +107,41 @@ def _class_names(description: dict[str, Any], root: str) -> tuple[str, ...]:
         return tuple(example.clean_name(str(name)) for name in names)
     if isinstance(names, dict) and names and all(type(n) is int and n >= 0 for n in names):
         return tuple(example.clean_name(str(names.get(n, ""))) for n in range(max(names) + 1))
-    for name in CLASS_FILES:
-        path = os.path.join(root, name)
-        if os.path.isfile(path):
-            return tuple(map(example.clean_name, example.read_lines(path)))
-    raise ValueError(
-        f"{root}: no class names: expected 'names' in data.yaml, or classes.txt with one a line; "
-        f"or give them: --classes first,second,..."
+    lists = {path: tuple(map(example.clean_name, lines)) for path, lines in _class_lists(root)}
+    if len(set(lists.values())) == 1:
+        return next(iter(lists.values()))
+    problem = (
+        f"class names differ between {', '.join(list(lists)[:3])}"
+        if lists
+        else "no class names: expected 'names' in data.yaml, or classes.txt with one a line"
     )
+    raise ValueError(f"{root}: {problem}; give them: --classes first,second,...")
+
+
+def _class_lists(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields the path and the names of the class list at the root, else of all below it."""
+    for path in _class_files(root):
+        lines = example.read_lines(path)
+        while lines and not lines[-1].strip():
+            lines.pop()
+        yield path, lines
+        if os.path.dirname(path) == root:
+            return
+
+
+def _class_files(root: str) -> Iterator[str]:
+    """Yields the paths of class lists, those nearest to the root first."""
+    paths = [path for path in _files_below(root, CLASS_FILES) if _is_class_file(path)]
+    yield from sorted(paths, key=lambda path: (path.count(os.sep), path))
+
+
+def _is_class_file(path: str) -> bool:
+    return os.path.basename(path) in CLASS_FILES
+
+
+def _files_below(root: str, endings: tuple[str, ...]) -> Iterator[str]:
+    for folder, _, names in sorted(os.walk(root)):
+        yield from (os.path.join(folder, name) for name in sorted(names) if name.endswith(endings))
 
 
 def _images(
@@ -146,6 +188,7 @@ def _list_place(place: str, description: dict[str, Any], root: str) -> list[str]
 
 def _read_image(
     path: str,
+    file: str | None,
     split: str | None,
     folder: image_folder.ImageFolder,
     labels: _Labels,
@@ -158,7 +201,7 @@ def _read_image(
     if picture is None or size is None:
         return None
     annotations: list[example.Annotation] = []
-    if (file := _label_file(path)) is None:
+    if file is None:
         tally.changed["images without label file taken as without objects"] += 1
     else:
         where = os.path.relpath(file, labels.root)
@@ -187,22 +230,65 @@ def _label_places(image: str) -> list[str]:
     return [os.path.splitext(path)[0] + ".txt" for path in (moved, image)]
 
 
-def _label_file(image: str) -> str | None:
-    return next((path for path in _label_places(image) if os.path.isfile(path)), None)
+def _find_label_files(images: list[str], root: str, tally: example.Tally) -> dict[str, str]:
+    """Returns {image: its label file}: where YOLO has it, else the one of its name below root."""
+    files: dict[str, str] = {}
+    for image in images:
+        if file := next(filter(os.path.isfile, _label_places(image)), None):
+            files[image] = file
+    missing = [image for image in images if image not in files]
+    if not missing:
+        return files
+    free: dict[str, list[str]] = {}
+    for path in set(_files_below(root, (".txt",))) - set(files.values()):
+        free.setdefault(_stem(path), []).append(path)
+    nearest = {image: _nearest(image, free.get(_stem(image), [])) for image in missing}
+    counts = collections.Counter(filter(None, nearest.values()))
+    for image, file in nearest.items():
+        if file and counts[file] == 1 and _is_label_file(file):
+            files[image] = file
+            tally.changed["label files found by name alone"] += 1
+    return files
 
 
-def _labels_alone(images: list[str]) -> list[str]:
-    """Returns the label files in folders called labels that no image belongs to."""
-    places = {_label_places(image)[0] for image in images}
-    folders = {os.path.dirname(place) for place in places}
-    return sorted(
-        path
-        for folder in folders
-        if "labels" in folder.split(os.sep) and os.path.isdir(folder)
-        for name in os.listdir(folder)
-        if name.endswith(".txt") and name not in CLASS_FILES
-        if (path := os.path.join(folder, name)) not in places
-    )
+def _nearest(image: str, files: list[str]) -> str | None:
+    """Returns the file that shares most folders with an image, None where several do."""
+    depths = {file: len(os.path.commonpath([image, file])) for file in files}
+    nearest = [file for file, depth in depths.items() if depth == max(depths.values())]
+    return nearest[0] if len(nearest) == 1 else None
+
+
+def _labels_alone(images: list[str], used: set[str], root: str) -> list[str]:
+    """Returns the label files of no image: in the folders of labels, else anywhere below root.
+
+    A folder called labels holds nothing else; elsewhere the first line must look like a label.
+    """
+    expected = {os.path.dirname(_label_places(image)[0]) for image in images}
+    expected = {folder for folder in expected if "labels" in folder.split(os.sep)}
+    paths: set[str] = set()
+    for folder in expected | {os.path.dirname(file) for file in used}:
+        names = os.listdir(folder) if os.path.isdir(folder) else ()
+        texts = {os.path.join(folder, name) for name in names if name.endswith(".txt")}
+        paths |= texts if folder in expected else set(filter(_is_label_file, texts))
+    if not used:
+        paths |= set(filter(_is_label_file, _files_below(root, (".txt",))))
+    return sorted(path for path in paths - used if not _is_class_file(path))
+
+
+def _is_label_file(path: str) -> bool:
+    """Whether the first line of a file that is no list of classes is a class number and a box."""
+    if _is_class_file(path):
+        return False
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            words = file.readline(MAX_LINE).split()
+            return len(words) >= 5 and all(math.isfinite(float(word)) for word in words[:5])
+    except ValueError:
+        return False
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _parse(line: str, where: str, size: tuple[int, int], labels: _Labels) -> example.Annotation:

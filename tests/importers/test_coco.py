@@ -111,7 +111,7 @@ def test_without_a_box_it_is_the_outlines(tmp_path, picture, read):
     ("changes", "what", "reason", "shown"),
     [
         ({"category_id": 9}, "object", "without a class name", "category_id 9 is in no category"),
-        ({"category_id": [3]}, "object", "without a class name", "category_id '[3]'"),
+        ({"category_id": [3]}, "object", "without a class name", "category_id [3]"),
         ({"image_id": {}}, "object", "of an image that is not listed", "image_id {}"),
         ({"image_id": 8}, "object", "of an image that is not listed", "image_id 8"),
         ({"iscrowd": 1}, "object", "crowd region", "annotation 2"),
@@ -265,3 +265,18 @@ def test_a_file_that_is_not_coco_is_an_error(tmp_path, read, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read("coco", tmp_path)
+
+
+def test_ids_as_text_name_the_same_images_as_numbers(tmp_path, picture, read):
+    picture("a.png")
+    outline = [10, 8, 40, 8, 40, 30, 10, 30]  # flat, as VIA writes it
+    annotation = {"image_id": "0", "category_id": "3", "segmentation": outline}
+    content = {
+        "images": [{"id": 0, "file_name": "a.png"}],
+        "categories": [{"id": 3, "name": "cat"}],
+        "annotations": [{"id": 1, "bbox": [10, 8, 30, 22], **annotation}],
+    }
+    (tmp_path / "via.json").write_text(json.dumps(content))
+    _, (one,), tally = read("coco", tmp_path)
+    assert one.objects.labels == ("cat",) and not tally.drops
+    assert one.objects.segmentations[0][0].reshape(-1).tolist() == outline

@@ -51,3 +51,11 @@ def test_nothing_known_and_wrong_tasks_are_errors(datasets, tmp_path):
         formats.choose(str(tmp_path), "vqa")
     with pytest.raises(ValueError, match="is yolo, which has no texts for --task vqa"):
         formats.choose(str(datasets / "yolo"), "vqa")
+
+
+def test_a_class_list_beside_xml_files_is_not_yolo(tmp_path):
+    (tmp_path / "classes.txt").write_text("cat\n")
+    (tmp_path / "1.xml").touch()
+    assert formats.choose(str(tmp_path), "detection") == ("voc", "1.xml")
+    (tmp_path / "2.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    assert formats.choose(str(tmp_path), "detection")[0] == "yolo"

@@ -61,9 +61,10 @@ def test_a_label_file_without_its_image_is_named(folder, read, drops):
     for name in ("gone.txt", "classes.txt"):
         (folder / "train" / "labels" / name).write_text("0 0.5 0.5 0.25 0.5\n")
     _, examples, tally = read("yolo", folder)
-    assert len(examples) == 1 and tally.read["images"] == 2
+    assert len(examples) == 1
+    assert tally.read == {"images": 1, "objects": 1, "label files without an image": 1}
     found = drops(tally)
-    assert found == {("image", "image not found"): ["train/labels/gone.txt: a label file alone"]}
+    assert found == {("label file", "without an image"): ["train/labels/gone.txt: "]}
 
 
 @pytest.mark.parametrize(
@@ -151,3 +152,46 @@ def test_a_listed_image_outside_the_folder_is_named(tmp_path, picture, read, dro
     (tmp_path / "data.yaml").write_text("train: train.txt\nnames: [a]\n")
     _, examples, tally = read("yolo", tmp_path)
     assert len(examples) == 1 and ("image", "image outside the folder") in drops(tally)
+
+
+def test_labels_in_a_folder_of_another_name_are_found_by_name(tmp_path, picture, read):
+    for split in ("train", "val"):
+        picture(f"{split}/JPEGImages/1.png")
+        (tmp_path / split / "Annotations").mkdir()
+    (tmp_path / "train" / "Annotations" / "1.txt").write_text("0 0.5 0.5 0.25 0.5")
+    (tmp_path / "val" / "Annotations" / "1.txt").write_text("1 0.5 0.5 0.25 0.5")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n\n")
+    classes, examples, tally = read("yolo", tmp_path)
+    assert classes == ("cat", "dog")
+    assert [(one.split, one.objects.labels) for one in examples] == [
+        ("train", ("cat",)),
+        ("valid", ("dog",)),
+    ]
+    assert tally.changed == {"label files found by name alone": 2}
+
+
+def test_the_label_of_another_image_is_not_taken(tmp_path, picture, read):
+    picture("train/images/1.png")  # a background image: no label
+    picture("valid/images/1.png")
+    (tmp_path / "valid" / "labels").mkdir()
+    (tmp_path / "valid" / "labels" / "1.txt").write_text("0 0.5 0.5 0.25 0.5")
+    (tmp_path / "1.txt").write_text("some notes on image 1, of five words")
+    _, examples, _ = read("yolo", tmp_path, classes=("cat",))
+    assert [len(one.objects) for one in examples] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["labels/classes.txt", "images/classes.txt"])
+def test_class_names_beside_labels_or_images_are_found(name, tmp_path, picture, read):
+    picture("images/1.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "1.txt").write_text("1 0.5 0.5 0.25 0.5")
+    (tmp_path / name).write_text("cat\ndog\n")
+    assert read("yolo", tmp_path)[1][0].objects.labels == ("dog",)
+
+
+def test_class_lists_that_differ_are_an_error(tmp_path, picture, read):
+    for split, names in {"train": "cat\n", "valid": "dog\n"}.items():
+        picture(f"{split}/1.png")
+        (tmp_path / split / "_darknet.labels").write_text(names)
+    with pytest.raises(ValueError, match=r"class names differ between .*train.*; give them"):
+        read("yolo", tmp_path)
