@@ -5,7 +5,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ("paligemma_jax", "configs", "experiments", "tests")
-MAX_FILE_LINES = 300
+MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 50
 # "file" or "file::function" that is longer -> why it is one thing.
 LONG = {}
@@ -42,4 +42,4 @@ def test_a_long_file_and_a_long_function_are_found():
     assert too_long("a.py", "def f():\n" + body) == {}
     assert too_long("a.py", "def f():\n" + body + "    y = 1\n") == {"a.py::f": 51}
     assert too_long("a.py", 'def f():\n    """One.\n\n    Two."""\n' + body) == {}
-    assert too_long("a.py", "x = 1\n" * 301) == {"a.py": 301}
+    assert too_long("a.py", "x = 1\n" * 451) == {"a.py": 451}
