@@ -33,10 +33,10 @@ def weights(tmp_path, load_reference):
 
 
 def run(capsys, *words) -> dict:
-    """Runs the door and returns what it prints, with what it says as `said`."""
+    """Runs the door and returns what it prints, with what it says as `printed`."""
     convert.main([str(word) for word in words])
-    out, said = capsys.readouterr()
-    return {**json.loads(out), "said": said}
+    out, printed = capsys.readouterr()
+    return {**json.loads(out), "printed": printed}
 
 
 def read_json(path):
@@ -47,14 +47,14 @@ def test_there_and_back_keeps_every_bit_and_the_metadata(weights, tmp_path, caps
     result = run(capsys, weights, tmp_path / "hf")
     size = (tmp_path / "hf" / "model.safetensors").stat().st_size
     assert (result["arrays"], result["bytes"]) == (34, size)
-    assert "soft-caps: attention 50, final 30" in result["said"]
+    assert "soft-caps: attention 50, final 30" in result["printed"]
     text = read_json(tmp_path / "hf" / "config.json")["text_config"]
     assert (text["attn_logit_softcapping"], text["final_logit_softcapping"]) == (50.0, 30.0)
     run(capsys, tmp_path / "hf", tmp_path / "back.npz")
-    expected, found = npz.read(weights), npz.read(tmp_path / "back.npz")
-    assert sorted(found) == sorted(expected)
+    expected, one = npz.read(weights), npz.read(tmp_path / "back.npz")
+    assert sorted(one) == sorted(expected)
     for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        np.testing.assert_array_equal(one[name], array, err_msg=name)
     metadata = npz.read_header(tmp_path / "back.npz").metadata
     assert metadata.items() >= {**SWITCHES, "task": "detection", "res": 56}.items()
 
@@ -62,8 +62,8 @@ def test_there_and_back_keeps_every_bit_and_the_metadata(weights, tmp_path, caps
 def test_weights_saved_by_transformers_become_an_npz(tmp_path, capsys, load_reference):
     run(capsys, REFERENCE / "hf_pg1", tmp_path / "a.npz", "--dtype", "bfloat16")
     for name, array in load_reference("forward_pg1")[0].items():
-        found = npz.read(tmp_path / "a.npz", names=[name])[name]
-        np.testing.assert_array_equal(found, array.astype(ml_dtypes.bfloat16), err_msg=name)
+        arrays = npz.read(tmp_path / "a.npz", names=[name])[name]
+        np.testing.assert_array_equal(arrays, array.astype(ml_dtypes.bfloat16), err_msg=name)
 
 
 def test_a_run_brings_its_tokenizer(tmp_path, capsys):
@@ -237,9 +237,9 @@ def test_several_files_are_read_through_their_index(weights, tmp_path, capsys, m
     run(capsys, weights, tmp_path / "hf")
     assert len(list((tmp_path / "hf").glob("model-*-of-*.safetensors"))) > 3
     run(capsys, tmp_path / "hf", tmp_path / "back.npz")
-    found = npz.read(tmp_path / "back.npz")
+    arrays = npz.read(tmp_path / "back.npz")
     for name, array in npz.read(weights).items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
 
 
 # (language model, max difference): as transformers is from big_vision with the same weights.

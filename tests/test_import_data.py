@@ -19,10 +19,10 @@ CODEC = pathlib.Path(__file__).parents[1] / "experiments" / "mask_codec" / "code
 
 
 def run(capsys, *words) -> dict:
-    """Runs the door and returns what it prints, with what it says as `said`."""
+    """Runs the door and returns what it prints, with what it says as `printed`."""
     import_data.main([str(word) for word in words])
-    out, said = capsys.readouterr()
-    return {**json.loads(out), "said": said}
+    out, printed = capsys.readouterr()
+    return {**json.loads(out), "printed": printed}
 
 
 def rows(path):
@@ -47,17 +47,17 @@ def photos(tmp_path):
 def test_boxes_become_rows_that_training_reads(name, tmp_path, capsys):
     out = tmp_path / "out"
     result = run(capsys, DATASETS / name, out, "--task", "detection")
-    assert f"is {name} (" in result["said"] and "6 boxes within 0." in result["said"]
+    assert f"is {name} (" in result["printed"] and "6 boxes within 0." in result["printed"]
     assert result["rows"] == {"train": 4} and result["read"] == {"images": 4, "objects": 6}
-    found = records.read_jsonl(out / "train.jsonl", check=box_text.check)
-    assert {record.prefix for record in found} == {"detect dime ; half dollar"}
-    assert [box_text.parse(record.suffix).labels for record in found] == [
+    written = records.read_jsonl(out / "train.jsonl", check=box_text.check)
+    assert {record.prefix for record in written} == {"detect dime ; half dollar"}
+    assert [box_text.parse(record.suffix).labels for record in written] == [
         ("dime",),
         ("half dollar", "dime"),
         ("dime", "dime", "half dollar"),
         (),
     ]
-    for record in found:
+    for record in written:
         assert box_text.format(objects.to_detections(record.objects)) == record.suffix
         assert pathlib.Path(record.images[0]).is_relative_to(out / "images")
     assert {path.name for path in out.iterdir()} == {
@@ -72,15 +72,17 @@ def test_boxes_become_rows_that_training_reads(name, tmp_path, capsys):
 def test_counts_of_a_coco_file(tmp_path, capsys):
     words = [tmp_path / "out", "--task", "counting", "--prompt", "how many?"]
     result = run(capsys, DATASETS / "coco", *words)
-    found = rows(tmp_path / "out" / "train.jsonl")
-    assert [json.loads(row["suffix"]) for row in found] == [
+    written = rows(tmp_path / "out" / "train.jsonl")
+    assert [json.loads(row["suffix"]) for row in written] == [
         {"dime": 1},
         {"half dollar": 1, "dime": 1},
         {"dime": 2, "half dollar": 1},
         {},
     ]
-    assert found[0]["prefix"] == "how many?"
-    assert "c.task = 'json'" in result["said"] and "('count_exact', 'json_f1')" in result["said"]
+    assert written[0]["prefix"] == "how many?"
+    assert (
+        "c.task = 'json'" in result["printed"] and "('count_exact', 'json_f1')" in result["printed"]
+    )
 
 
 @pytest.mark.parametrize("name", ["arrow", "parquet"])
@@ -143,11 +145,11 @@ def test_a_group_stays_in_one_split(photos, tmp_path, capsys):
     (photos / "captions.csv").write_text("\n".join(["image,caption", *lines]))
     words = ["--task", "caption", "--split", "train=0.5,valid=0.5", "--group", "^(.)-"]
     run(capsys, photos, tmp_path / "a", *words)
-    found = [
+    groups = [
         {row["image"].removeprefix("images/")[0] for row in rows(tmp_path / "a" / f"{name}.jsonl")}
         for name in ("train", "valid")
     ]
-    assert sorted(found, key=min) == [{"a"}, {"b"}]
+    assert sorted(groups, key=min) == [{"a"}, {"b"}]
 
 
 def test_the_sources_splits_are_kept_and_a_leak_is_told(photos, tmp_path, capsys):
@@ -159,7 +161,7 @@ def test_the_sources_splits_are_kept_and_a_leak_is_told(photos, tmp_path, capsys
     assert result["rows"] == {"train": 9, "valid": 1}
     assert (
         "in several splits of the source: 1 image: 0.png (train) = 1.png (valid)"
-        in (result["said"])
+        in (result["printed"])
     )
     with pytest.raises(ValueError, match=r"--split is for sources without splits; .* train, valid"):
         import_data.main([str(photos), str(tmp_path / "b"), "--task", "caption", "--split", "a=1"])
@@ -175,7 +177,9 @@ def test_what_was_dropped_is_counted_shown_and_listed(photos, tmp_path, capsys):
         "image": {"not an image": 1, "image not found": 1},
         "row": {"bad suffix": 1},
     }
-    assert "dropped  1 row, bad suffix: captions.csv:12: '': the answer is empty" in result["said"]
+    assert (
+        "dropped  1 row, bad suffix: captions.csv:12: '': the answer is empty" in result["printed"]
+    )
     listed = rows(tmp_path / "a" / "dropped.jsonl")
     assert {drop["source"] for drop in listed} == {f"captions.csv:{n}" for n in (5, 6, 12)}
     assert result["read"]["rows"] == 11 == sum(result["rows"].values()) + len(listed)
@@ -234,10 +238,10 @@ def test_roboflow_without_a_key_names_the_page(tmp_path, monkeypatch):
 def test_outlines_become_mask_tokens_that_read_back(tmp_path, capsys):
     out = tmp_path / "out"
     result = run(capsys, DATASETS / "coco", out, "--task", "segmentation", "--mask_codec", CODEC)
-    assert f"c.mask_codec = '{CODEC}'" in result["said"] and result["mask_codec"] == str(CODEC)
-    found = records.read_jsonl(out / "train.jsonl", check=mask_text.check)
-    parsed = [mask_text.parse(record.suffix) for record in found]
-    assert [len(one) for one in parsed] == [len(record.objects) for record in found]
+    assert f"c.mask_codec = '{CODEC}'" in result["printed"] and result["mask_codec"] == str(CODEC)
+    written = records.read_jsonl(out / "train.jsonl", check=mask_text.check)
+    parsed = [mask_text.parse(record.suffix) for record in written]
+    assert [len(one) for one in parsed] == [len(record.objects) for record in written]
     assert not any(one.dropped for one in parsed)
     checked = json.loads((out / "conversion.json").read_text())["round_trip"]
     assert checked["masks"] == sum(map(len, parsed)) == 6 and checked["mask_iou_mean"] > 0.85
@@ -298,4 +302,4 @@ def test_a_tokenizer_is_learnt_from_the_texts(tmp_path, capsys):
     learnt = tokens.load_tokenizer(target / "tokenizer.model")
     for row in rows(target / "train.jsonl"):
         assert learnt.decode(learnt.encode(row["suffix"])) == row["suffix"]
-    assert f"c.tokenizer = '{target / 'tokenizer.model'}'" in result["said"]
+    assert f"c.tokenizer = '{target / 'tokenizer.model'}'" in result["printed"]

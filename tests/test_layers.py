@@ -272,6 +272,26 @@ def test_every_file_is_a_door_or_stands_in_a_room():
     assert not [path for path in trees(PACKAGE) if pathlib.Path(path).stem == "utils"]
 
 
+def reachable(start: str) -> set[str]:
+    """Returns the files that importing one of them imports, directly or through others."""
+    files = trees(PACKAGE)
+    path_of = {f"{PACKAGE}.{path[:-3].replace('/', '.')}": path for path in files}
+    waiting, seen = [start], set()
+    while waiting:
+        path = waiting.pop()
+        if path not in seen:
+            seen.add(path)
+            targets = (f"{item.module}.{item.name}" for item in imports(files[path]))
+            waiting += [path_of[target] for target in targets if target in path_of]
+    return seen
+
+
+def test_whoever_trains_meets_no_importer_and_no_writer_of_other_formats():
+    met = {room_of(path) for path in reachable("train.py")}
+    assert met >= {"runs", "training", "data"}
+    assert not met & {"importers", "export", "checks", "prediction"}
+
+
 def test_configs_import_only_the_settings_room():
     found = [
         f"configs/{path}:{item.line}: imports {item.module}"

@@ -96,6 +96,26 @@ def make(
     if "objects" in chosen:
         value = row.get(chosen["objects"])
         return _with_objects(value, picture, size, source, split, tally, names)
+    if (texts := _texts(row, chosen, source, tally)) is None:
+        return None
+    if "suffix" not in chosen:
+        answer = texts.get("caption", texts.get("answer", ""))
+        return example.Example(picture, source, split, None, texts.get("question"), None, answer)
+    objects = None
+    if row.get("objects") is not None:
+        try:
+            objects = data_objects.from_row(row)
+        except ValueError as error:
+            tally.drop("row", "bad objects", source, error)
+            return None
+    texts.setdefault("prefix", "")
+    return example.Example(picture, source, split, objects, None, **texts)
+
+
+def _texts(
+    row: Mapping[str, Any], chosen: Mapping[str, str], source: str, tally: example.Tally
+) -> dict[str, str] | None:
+    """Returns {our name: text} of the columns that hold texts, or drops the row."""
     texts = {}
     for ours in ("prefix", "suffix", "question", "answer", "caption"):
         if ours not in chosen:
@@ -108,18 +128,7 @@ def make(
             tally.drop("row", "column without text", source, detail)
             return None
         texts[ours] = value
-    if "suffix" in chosen:
-        objects = None
-        if row.get("objects") is not None:
-            try:
-                objects = data_objects.from_row(row)
-            except ValueError as error:
-                tally.drop("row", "bad objects", source, error)
-                return None
-        texts.setdefault("prefix", "")
-        return example.Example(picture, source, split, objects, None, **texts)
-    answer = texts.get("caption", texts.get("answer", ""))
-    return example.Example(picture, source, split, None, texts.get("question"), None, answer)
+    return texts
 
 
 def _with_objects(

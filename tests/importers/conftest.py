@@ -49,9 +49,9 @@ def drops():
     """Returns a function that gives a tally's drops as {(what, reason): [source: detail]}."""
 
     def drops(tally):
-        found = {}
+        dropped = {}
         for drop in tally.drops:
-            found.setdefault((drop.what, drop.reason), []).append(f"{drop.source}: {drop.detail}")
-        return found
+            dropped.setdefault((drop.what, drop.reason), []).append(f"{drop.source}: {drop.detail}")
+        return dropped
 
     return drops

@@ -11,7 +11,7 @@ from pyarrow import parquet
 @pytest.mark.parametrize("folder", ["arrow", "parquet"])
 def test_what_datasets_writes_is_read_split_by_split(datasets, read, folder):
     _, examples, tally = read("parquet", datasets / folder, task="vqa")
-    assert [(found.split, found.suffix) for found in examples] == [
+    assert [(one.split, one.suffix) for one in examples] == [
         ("test", "0"),
         ("train", "1"),
         ("train", "2"),
@@ -19,14 +19,14 @@ def test_what_datasets_writes_is_read_split_by_split(datasets, read, folder):
     ]
     pixels = (datasets / "coco" / "images" / "0.png").read_bytes()
     assert examples[1].picture.data == pixels and examples[1].picture.name.endswith(".png")
-    assert len({found.picture.name for found in examples}) == 4
+    assert len({one.picture.name for one in examples}) == 4
     assert examples[0].question == "how many coins?" and not tally.drops
 
 
 def test_class_labels_are_words(datasets, read):
     columns = {"answer": "label"}
     examples = read("parquet", datasets / "arrow", task="vqa", columns=columns)[1]
-    assert [found.suffix for found in examples] == ["even", "odd", "even", "odd"]
+    assert [one.suffix for one in examples] == ["even", "odd", "even", "odd"]
 
 
 @pytest.mark.parametrize("as_lists", [True, False])
@@ -49,10 +49,10 @@ def test_objects_have_boxes_and_described_categories(tmp_path, picture, read, as
     else:
         with pyarrow.ipc.new_stream(path, table.schema) as stream:
             stream.write_table(table)
-    classes, (found,), tally = read("parquet", tmp_path)
-    assert classes == ("cat", "dog") and not tally.drops and found.split == "train"
-    assert found.objects.labels == ("dog", "cat")
-    assert found.objects.boxes_xyxy.tolist() == [[10, 5, 30, 35], [0, 0, 9, 9]]
+    classes, (one,), tally = read("parquet", tmp_path)
+    assert classes == ("cat", "dog") and not tally.drops and one.split == "train"
+    assert one.objects.labels == ("dog", "cat")
+    assert one.objects.boxes_xyxy.tolist() == [[10, 5, 30, 35], [0, 0, 9, 9]]
 
 
 def test_categories_in_words_are_the_classes(tmp_path, picture, read):
@@ -62,7 +62,7 @@ def test_categories_in_words_are_the_classes(tmp_path, picture, read):
     parquet.write_table(table, tmp_path / "a.parquet")
     classes, examples, _ = read("parquet", tmp_path)
     assert classes == ("dog", "cat")
-    assert [found.objects.labels for found in examples] == [("dog",), ("cat",), ("dog",)]
+    assert [one.objects.labels for one in examples] == [("dog",), ("cat",), ("dog",)]
 
 
 def test_images_may_be_bytes_or_paths_inside_the_folder(tmp_path, picture, read, drops):
@@ -74,7 +74,7 @@ def test_images_may_be_bytes_or_paths_inside_the_folder(tmp_path, picture, read,
     table = pyarrow.table({"image": images, "text": ["a"] * len(images)})
     parquet.write_table(table, tmp_path / "rows.parquet")
     _, examples, tally = read("parquet", tmp_path / "rows.parquet", task="caption")
-    assert [found.picture.path is None for found in examples] == [True, False]
+    assert [one.picture.path is None for one in examples] == [True, False]
     assert tally.read["rows"] == 6 == len(examples) + len(tally.drops)
     assert {reason for _, reason in drops(tally)} == {
         "image outside the folder",

@@ -100,7 +100,7 @@ def test_an_image_that_cannot_be_used_is_counted_and_named(folder, read, drops, 
             (folder / other).unlink()
     write(folder, ["good.png", fault])
     _, examples, tally = read(name, folder, **request)
-    assert [found.picture.name for found in examples] == ["good.png"]
+    assert [one.picture.name for one in examples] == ["good.png"]
     ((what, reason), messages), *rest = drops(tally).items()
     assert not rest and len(messages) == 1 and what in ("image", "mask")
     assert reason == OTHERS.get((name, fault), REASONS[fault])
@@ -148,20 +148,20 @@ def test_a_broken_polygon_of_voc_leaves_its_box(folder, read, drops):
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
     thing = f"<object><name>cat</name>{box}{polygon}</object>"
     (folder / "a.xml").write_text(f"<annotation><filename>good.png</filename>{thing}</annotation>")
-    _, (found,), tally = read("voc", folder)
+    _, (one,), tally = read("voc", folder)
     assert list(drops(tally)) == [("outline", "broken outline")]
-    assert found.objects.labels == ("cat",) and found.objects.segmentations == (None,)
+    assert one.objects.labels == ("cat",) and one.objects.segmentations == (None,)
 
 
 def test_a_broken_polygon_of_yolo_has_no_box_to_live_by(folder, read, drops):
     write_yolo(folder, ["good.png"])
     lines = "0 0.5 0.5 0.2 0.2\n0 0.1 0.1 0.5 0.1 nan 0.5\n"
     (folder / "good.txt").write_text(lines)
-    _, (found,), tally = read("yolo", folder)
+    _, (one,), tally = read("yolo", folder)
     dropped = drops(tally)
     assert dropped.keys() == {("outline", "broken outline"), ("object", "neither box nor outline")}
     assert all("good.txt:2" in message for (message,) in dropped.values())
-    assert len(found.objects) == 1
+    assert len(one.objects) == 1
 
 
 @pytest.mark.parametrize(
@@ -177,5 +177,5 @@ def test_a_bad_object_of_a_parquet_file_is_named(folder, picture, read, drops, c
     images = [{"bytes": None, "path": "good.png"}]
     table = pyarrow.table({"image": images, "objects": [objects]})
     parquet.write_table(table, folder / "rows.parquet")
-    _, (found,), tally = read("parquet", folder, classes=("cat", "dog"))
-    assert list(drops(tally)) == [key] and found.objects.labels == ("cat",)
+    _, (one,), tally = read("parquet", folder, classes=("cat", "dog"))
+    assert list(drops(tally)) == [key] and one.objects.labels == ("cat",)

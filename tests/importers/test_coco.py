@@ -30,13 +30,13 @@ def annotation(**changes):
 def test_supervisions_file_gives_boxes_and_polygons(datasets, read):
     classes, examples, tally = read("coco", datasets / "coco")
     assert classes == ("dime", "half dollar")
-    assert [len(found.objects) for found in examples] == [1, 2, 3, 0]
+    assert [len(one.objects) for one in examples] == [1, 2, 3, 0]
     second = examples[1].objects
     assert second.labels == ("half dollar", "dime")
     np.testing.assert_array_equal(second.boxes_xyxy, [[5, 16, 27, 39], [18, 10, 38, 33]])
     assert all(isinstance(outline, tuple) for outline in second.segmentations)
     assert not tally.drops and tally.read == {"images": 4, "objects": 6}
-    assert {found.split for found in examples} == {"train"}
+    assert {one.split for one in examples} == {"train"}
 
 
 def test_roboflows_splits_and_its_empty_category(tmp_path, picture, read):
@@ -51,8 +51,8 @@ def test_roboflows_splits_and_its_empty_category(tmp_path, picture, read):
         write(tmp_path, name, categories=categories, annotations=annotations)
     classes, examples, _ = read("coco", tmp_path)
     assert classes == ("dime", "penny")
-    assert [found.split for found in examples] == ["train", "valid"]
-    assert [found.picture.name for found in examples] == ["train/a.png", "valid/a.png"]
+    assert [one.split for one in examples] == ["train", "valid"]
+    assert [one.picture.name for one in examples] == ["train/a.png", "valid/a.png"]
 
 
 def test_images_are_found_beside_below_and_where_said(tmp_path, picture, read):
@@ -61,8 +61,8 @@ def test_images_are_found_beside_below_and_where_said(tmp_path, picture, read):
     assert read("coco", tmp_path)[1][0].picture.name == "train2017/a.png"
     assert read("coco", path)[1][0].picture.name == "train2017/a.png"
     picture("elsewhere/a.png")
-    (found,) = read("coco", path, images=str(tmp_path / "elsewhere"))[1]
-    assert found.picture.path == str(tmp_path / "elsewhere" / "a.png")
+    (one,) = read("coco", path, images=str(tmp_path / "elsewhere"))[1]
+    assert one.picture.path == str(tmp_path / "elsewhere" / "a.png")
     (tmp_path / "train2017" / "a.png").unlink()
     (tmp_path / "elsewhere" / "a.png").unlink()
     with pytest.raises(ValueError, match=r"looked for 'a\.png'.*--images FOLDER"):
@@ -93,9 +93,9 @@ def test_run_lengths_of_both_kinds_are_kept_compressed(tmp_path, picture, read):
     for counts in (plain, packed):
         outline = {"size": [48, 64], "counts": counts}
         write(tmp_path, annotations=[annotation(segmentation=outline)])
-        _, (found,), tally = read("coco", tmp_path)
-        assert not tally.drops and found.objects.segmentations == (packed,)
-        shown = objects.bitmap(found.objects.segmentations[0], width=64, height=48)
+        _, (one,), tally = read("coco", tmp_path)
+        assert not tally.drops and one.objects.segmentations == (packed,)
+        shown = objects.bitmap(one.objects.segmentations[0], width=64, height=48)
         np.testing.assert_array_equal(shown, mask)
 
 
@@ -103,8 +103,8 @@ def test_without_a_box_it_is_the_outlines(tmp_path, picture, read):
     picture("a.png")
     triangle = [annotation(bbox=None, segmentation=[[10, 5, 30, 5, 30, 35]])]
     write(tmp_path, annotations=triangle)
-    _, (found,), _ = read("coco", tmp_path)
-    assert found.objects.boxes_xyxy.tolist() == [[10, 5, 30, 35]]
+    _, (one,), _ = read("coco", tmp_path)
+    assert one.objects.boxes_xyxy.tolist() == [[10, 5, 30, 35]]
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,10 @@ def test_a_bad_annotation_is_named_and_the_others_stay(
 ):
     picture("a.png")
     write(tmp_path, annotations=[annotation(), annotation(id=2, **changes)])
-    _, (found,), tally = read("coco", tmp_path)
+    _, (one,), tally = read("coco", tmp_path)
     ((key, (message,)),) = drops(tally).items()
     assert key == (what, reason) and "annotation 2" in message and shown in message
-    assert len(found.objects) == (2 if what == "outline" else 1)
+    assert len(one.objects) == (2 if what == "outline" else 1)
 
 
 def test_an_image_that_lost_all_its_objects_is_not_taken_for_an_empty_one(
@@ -171,9 +171,9 @@ def test_bad_images_are_named_with_their_reason(tmp_path, picture, read, drops):
     ]
     write(tmp_path, images=[*images, images[0], {"id": 99}], annotations=[])
     _, examples, tally = read("coco", tmp_path)
-    assert [found.picture.name for found in examples] == ["good.png"]
-    found = {reason: message for (_, reason), (message,) in drops(tally).items()}
-    assert found.keys() == {
+    assert [dropped.picture.name for dropped in examples] == ["good.png"]
+    dropped = {reason: message for (_, reason), (message,) in drops(tally).items()}
+    assert dropped.keys() == {
         "image of another size than its annotations",
         "image format that training cannot read",
         "image file is empty",
@@ -186,10 +186,10 @@ def test_bad_images_are_named_with_their_reason(tmp_path, picture, read, drops):
     }
     assert (
         "turned.png has 48x64 pixels, its annotations 64x48"
-        in found["image of another size than its annotations"]
+        in dropped["image of another size than its annotations"]
     )
-    assert "tiff.png is TIFF" in found["image format that training cannot read"]
-    assert "--images" in found["image outside the folder"]
+    assert "tiff.png is TIFF" in dropped["image format that training cannot read"]
+    assert "--images" in dropped["image outside the folder"]
     assert tally.read["images"] == 10 == len(examples) + len(tally.drops)
 
 
@@ -199,9 +199,9 @@ def test_every_annotation_is_kept_or_dropped_by_name(tmp_path, picture, read):
     changes = [{}, {"image_id": 8}, {"image_id": 9}, {"category_id": 9}, {"iscrowd": 1}]
     annotations = [annotation(id=number, **change) for number, change in enumerate(changes)]
     write(tmp_path, images=images, annotations=annotations)
-    _, (found,), tally = read("coco", tmp_path)
+    _, (one,), tally = read("coco", tmp_path)
     dropped = [drop for drop in tally.drops if drop.what == "object"]
-    assert tally.read["objects"] == 5 == len(found.objects) + len(dropped)
+    assert tally.read["objects"] == 5 == len(one.objects) + len(dropped)
     assert [sum(f"annotation {n}" in drop.source for drop in dropped) for n in range(5)] == [
         *(0, 1, 1, 1, 1)
     ]
@@ -223,8 +223,8 @@ def test_boxes_are_clipped_to_the_image_and_counted(tmp_path, picture, read):
     picture("a.png")
     boxes = [[-10, 5, 20, 30], [40, 20, 24.01, 28.01]]
     write(tmp_path, annotations=[annotation(id=n, bbox=box) for n, box in enumerate(boxes)])
-    _, (found,), tally = read("coco", tmp_path)
-    assert found.objects.boxes_xyxy.tolist() == [[0, 5, 10, 35], [40, 20, 64, 48]]
+    _, (one,), tally = read("coco", tmp_path)
+    assert one.objects.boxes_xyxy.tolist() == [[0, 5, 10, 35], [40, 20, 64, 48]]
     assert tally.changed == {"boxes clipped to their image": 1}
 
 
@@ -243,7 +243,7 @@ def test_captions_are_an_example_each(tmp_path, picture, read, drops):
     write(tmp_path, "annotations/instances_val2017.json")
     write(tmp_path, "annotations/captions_val2017.json", annotations=captions)
     _, examples, tally = read("coco", tmp_path, task="caption")
-    assert [found.suffix for found in examples] == ["a cat", "a dog"]
+    assert [one.suffix for one in examples] == ["a cat", "a dog"]
     assert ("caption", "empty or missing") in drops(tally)
     assert len(read("coco", tmp_path)[1][0].objects) == 1
 

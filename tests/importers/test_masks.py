@@ -19,8 +19,8 @@ def water():
     return mask
 
 
-def shown(found, number=0):
-    outline = found.objects.segmentations[number]
+def shown(one, number=0):
+    outline = one.objects.segmentations[number]
     return objects.bitmap(outline, width=64, height=48)
 
 
@@ -37,18 +37,18 @@ def test_a_mask_is_found_and_its_pixels_are_one_object(tmp_path, picture, read, 
     picture(image)
     quality = {"quality": 95} if mask.endswith("jpg") else {}
     save(tmp_path / mask, water(), **quality)
-    classes, (found,), tally = read("masks", tmp_path, classes=("water",))
-    assert classes == ("water",) and found.picture.name == image and not tally.drops
-    np.testing.assert_array_equal(shown(found), water() > 0)
-    assert found.objects.boxes_xyxy.tolist() == [[10, 5, 60, 40]]
-    assert found.split == ("train" if "train" in image else None)
+    classes, (one,), tally = read("masks", tmp_path, classes=("water",))
+    assert classes == ("water",) and one.picture.name == image and not tally.drops
+    np.testing.assert_array_equal(shown(one), water() > 0)
+    assert one.objects.boxes_xyxy.tolist() == [[10, 5, 60, 40]]
+    assert one.split == ("train" if "train" in image else None)
 
 
 def test_the_source_itself_may_be_called_masks(tmp_path, picture, read):
     picture("masks/a.png")
     save(tmp_path / "masks" / "a_mask.png", water())
-    _, (found,), _ = read("masks", tmp_path / "masks", classes=("water",))
-    assert found.picture.name == "a.png"
+    _, (one,), _ = read("masks", tmp_path / "masks", classes=("water",))
+    assert one.picture.name == "a.png"
 
 
 def test_a_mask_without_its_image_is_named(tmp_path, picture, read, drops):
@@ -63,9 +63,9 @@ def test_a_mask_without_its_image_is_named(tmp_path, picture, read, drops):
 def test_connected_pieces_may_be_objects_of_their_own(tmp_path, picture, read):
     picture("a.png")
     save(tmp_path / "a_mask.png", water())
-    _, (found,), _ = read("masks", tmp_path, classes=("water",), components=True)
-    assert found.objects.boxes_xyxy.tolist() == [[10, 5, 30, 20], [40, 30, 60, 40]]
-    assert found.objects.labels == ("water", "water")
+    _, (one,), _ = read("masks", tmp_path, classes=("water",), components=True)
+    assert one.objects.boxes_xyxy.tolist() == [[10, 5, 30, 20], [40, 30, 60, 40]]
+    assert one.objects.labels == ("water", "water")
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1"])
@@ -76,8 +76,8 @@ def test_masks_of_zero_and_one_are_not_black(tmp_path, picture, read, mode):
         image.putpalette([0, 0, 0, 128, 0, 0])
     image = image.point(lambda v: v * 255).convert("1") if mode == "1" else image
     image.save(tmp_path / "a_mask.png")
-    _, (found,), _ = read("masks", tmp_path, classes=("water",))
-    np.testing.assert_array_equal(shown(found), water() > 0)
+    _, (one,), _ = read("masks", tmp_path, classes=("water",))
+    np.testing.assert_array_equal(shown(one), water() > 0)
 
 
 def test_values_are_classes_and_255_is_left_open(tmp_path, picture, read):
@@ -85,16 +85,16 @@ def test_values_are_classes_and_255_is_left_open(tmp_path, picture, read):
     values = np.zeros((48, 64), np.uint8)
     values[:10], values[20:30], values[40:] = 2, 1, 255
     save(tmp_path / "a_mask.png", values)
-    _, (found,), tally = read("masks", tmp_path, classes=("road", "house"))
-    assert found.objects.labels == ("road", "house") and not tally.drops
-    np.testing.assert_array_equal(shown(found, 1), values == 2)
+    _, (one,), tally = read("masks", tmp_path, classes=("road", "house"))
+    assert one.objects.labels == ("road", "house") and not tally.drops
+    np.testing.assert_array_equal(shown(one, 1), values == 2)
 
 
 def test_an_empty_mask_is_an_image_without_objects(tmp_path, picture, read):
     picture("a.png")
     save(tmp_path / "a_mask.png", np.zeros((48, 64), np.uint8))
-    _, (found,), tally = read("masks", tmp_path, classes=("water",))
-    assert len(found.objects) == 0 and not tally.drops
+    _, (one,), tally = read("masks", tmp_path, classes=("water",))
+    assert len(one.objects) == 0 and not tally.drops
 
 
 def test_what_cannot_be_used_is_named(tmp_path, picture, read, drops):
@@ -107,11 +107,11 @@ def test_what_cannot_be_used_is_named(tmp_path, picture, read, drops):
     (tmp_path / "e_mask.png").write_bytes((tmp_path / "a_mask.png").read_bytes()[:-30])
     _, examples, tally = read("masks", tmp_path, classes=("road", "house"))
     assert examples == []
-    found = drops(tally)
-    unusable = " ".join(found[("image", "mask cannot be used")])
+    dropped = drops(tally)
+    unusable = " ".join(dropped[("image", "mask cannot be used")])
     assert "a_mask.png: holds the values [7], but 2 classes are named" in unusable
     assert "b_mask.png: PNG of mode RGB" in unusable and "e_mask.png: " in unusable
-    assert found.keys() == {
+    assert dropped.keys() == {
         ("image", "mask cannot be used"),
         ("image", "image of another size than its annotations"),
         ("image", "image file is empty"),

@@ -85,8 +85,10 @@ def test_a_version_is_asked_for_waited_for_and_unpacked(server, tmp_path, addres
     assert roboflow.is_address(address)
     download(server, tmp_path / "d", address=address, progress=lambda *done: calls.append(done))
     assert server.asked == [f"/space/coins/3/coco?api_key={KEY}"] * 3 + ["/zip"]
-    found = {str(p.relative_to(tmp_path / "d")) for p in (tmp_path / "d").rglob("*") if p.is_file()}
-    assert found == {"train/_annotations.coco.json", "train/a.jpg"}
+    result = {
+        str(p.relative_to(tmp_path / "d")) for p in (tmp_path / "d").rglob("*") if p.is_file()
+    }
+    assert result == {"train/_annotations.coco.json", "train/a.jpg"}
     assert calls[-1] == (len(server.content),) * 2
 
 

@@ -15,17 +15,17 @@ def test_questions_and_answers(tmp_path, picture, read):
     row = {"image": "photos/a.png", "question": "how many?", "answer": 3, "note": "x"}
     jsonl(tmp_path / "labels.jsonl", row)
     for path in (tmp_path, tmp_path / "labels.jsonl"):
-        _, (found,), tally = read("jsonl", path, task="vqa")
-        assert (found.question, found.suffix, found.prefix) == ("how many?", "3", None)
-        assert found.source == "labels.jsonl:1" and not tally.drops
+        _, (one,), tally = read("jsonl", path, task="vqa")
+        assert (one.question, one.suffix, one.prefix) == ("how many?", "3", None)
+        assert one.source == "labels.jsonl:1" and not tally.drops
 
 
 def test_columns_are_named_by_the_user(tmp_path, picture, read):
     picture("a.png")
     jsonl(tmp_path / "x.jsonl", {"pic": "a.png", "q": "why?", "a": "so", "question": "no"})
     columns = {"image": "pic", "question": "q", "answer": "a"}
-    _, (found,), _ = read("jsonl", tmp_path, task="vqa", columns=columns)
-    assert (found.question, found.suffix) == ("why?", "so")
+    _, (one,), _ = read("jsonl", tmp_path, task="vqa", columns=columns)
+    assert (one.question, one.suffix) == ("why?", "so")
     with pytest.raises(ValueError, match=r"no column 'Q'; found \['pic', 'q'"):
         read("jsonl", tmp_path, task="vqa", columns={"question": "Q"})
     with pytest.raises(ValueError, match=r"no column for image, answer, .*--columns image="):
@@ -41,9 +41,9 @@ def test_our_own_rows_keep_prefix_suffix_and_objects(tmp_path, picture, read):
     }
     kept = {"width": 64, "height": 48, "objects": [{"label": "cat", "box": [0, 0, 9, 9]}]}
     jsonl(tmp_path / "_annotations.valid.jsonl", row | kept, row | {"objects": [3]})
-    _, (found,), tally = read("jsonl", tmp_path)
-    assert (found.prefix, found.suffix, found.split) == (row["prefix"], row["suffix"], "valid")
-    assert found.objects.labels == ("cat",)
+    _, (one,), tally = read("jsonl", tmp_path)
+    assert (one.prefix, one.suffix, one.split) == (row["prefix"], row["suffix"], "valid")
+    assert one.objects.labels == ("cat",)
     assert [(d.reason, d.source) for d in tally.drops] == [
         ("bad objects", "_annotations.valid.jsonl:2")
     ]
@@ -66,11 +66,11 @@ def test_bad_jsonl_rows_are_named(tmp_path, picture, read, drops):
     )
     _, examples, tally = read("jsonl", tmp_path, task="vqa")
     assert len(examples) == 1 and tally.read["rows"] == 8 == 1 + len(tally.drops)
-    found = drops(tally)
-    assert [message[:9] for message in found[("row", "broken JSON")]] == ["x.jsonl:2"]
-    assert [message[:9] for message in found[("row", "not an object")]] == ["x.jsonl:3"]
-    assert "found None" in found[("row", "column without text")][0]
-    assert {reason for _, reason in found} >= {
+    dropped = drops(tally)
+    assert [message[:9] for message in dropped[("row", "broken JSON")]] == ["x.jsonl:2"]
+    assert [message[:9] for message in dropped[("row", "not an object")]] == ["x.jsonl:3"]
+    assert "found None" in dropped[("row", "column without text")][0]
+    assert {reason for _, reason in dropped} >= {
         "without an image",
         "image not found",
         "image outside the folder",
@@ -86,16 +86,16 @@ def test_captions_in_csv(tmp_path, picture, read, delimiter):
         f'﻿Image{delimiter}Caption{delimiter}split\na.png{delimiter}"a{delimiter}\n""b"""'
         f"{delimiter}test\n"
     )
-    _, (found,), tally = read("csv", path, task="caption")
-    assert (found.suffix, found.split) == (f'a{delimiter}\n"b"', "test") and not tally.drops
+    _, (one,), tally = read("csv", path, task="caption")
+    assert (one.suffix, one.split) == (f'a{delimiter}\n"b"', "test") and not tally.drops
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "dropped", ".hidden"])
 def test_a_split_cannot_lead_outside(tmp_path, picture, read, drops, name):
     picture("a.png")
     (tmp_path / "a.csv").write_text(f"image,caption,split\na.png,x,{name}\na.png,y,fold-1\n")
-    _, (found,), tally = read("csv", tmp_path, task="caption")
-    assert found.split == "fold-1"
+    _, (one,), tally = read("csv", tmp_path, task="caption")
+    assert one.split == "fold-1"
     assert list(drops(tally)) == [("row", "split that is no name for a file")]
 
 
@@ -135,9 +135,9 @@ def test_hugging_faces_image_folder_has_objects(tmp_path, picture, read, drops):
     rows.append({"file_name": "a.png", "objects": {"bbox": [[1, 1, 2, 2]], "categories": []}})
     rows.append({"file_name": "a.png", "objects": {"bbox": [[1, 1, 2, 2]], "categories": [7]}})
     jsonl(tmp_path / "train" / "metadata.jsonl", *rows)
-    classes, (found,), tally = read("jsonl", tmp_path / "train", classes=("cat", "dog"))
-    assert classes == ("cat", "dog") == found.objects.labels[::-1]
-    assert found.objects.boxes_xyxy.tolist() == [[10, 5, 30, 35], [0, 0, 9, 9]]
+    classes, (one,), tally = read("jsonl", tmp_path / "train", classes=("cat", "dog"))
+    assert classes == ("cat", "dog") == one.objects.labels[::-1]
+    assert one.objects.boxes_xyxy.tolist() == [[10, 5, 30, 35], [0, 0, 9, 9]]
     dropped = drops(tally)
     assert len(dropped[("row", "bad objects")]) == 3
     assert "object 1: category 7 of 2 names" in dropped[("object", "without a class name")][0]

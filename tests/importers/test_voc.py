@@ -24,18 +24,18 @@ def test_supervisions_files_equal_its_coco(datasets, read):
     classes, examples, tally = read("voc", datasets / "voc")
     truth = read("coco", datasets / "coco")[1]
     assert classes == ("dime", "half dollar") and not tally.drops
-    for found, expected in zip(examples, truth, strict=True):
-        assert found.objects.labels == expected.objects.labels
-        np.testing.assert_array_equal(found.objects.boxes_xyxy, expected.objects.boxes_xyxy)
-    polygon, expected = (found[1].objects.segmentations[0][0] for found in (examples, truth))
+    for one, expected in zip(examples, truth, strict=True):
+        assert one.objects.labels == expected.objects.labels
+        np.testing.assert_array_equal(one.objects.boxes_xyxy, expected.objects.boxes_xyxy)
+    polygon, expected = (one[1].objects.segmentations[0][0] for one in (examples, truth))
     assert sorted(map(tuple, polygon)) == sorted(map(tuple, expected))
 
 
 def test_corners_count_from_one_and_lie_inside(tmp_path, picture, read):
     picture("a.png")
     write(tmp_path, ("cat", box(1, 1, 64, 48)), ("dog", box(11, 6, 30, 35)))
-    _, (found,), _ = read("voc", tmp_path)
-    assert found.objects.boxes_xyxy.tolist() == [[0, 0, 64, 48], [10, 5, 30, 35]]
+    _, (one,), _ = read("voc", tmp_path)
+    assert one.objects.boxes_xyxy.tolist() == [[0, 0, 64, 48], [10, 5, 30, 35]]
 
 
 def test_vocdevkits_folders_and_sets(tmp_path, picture, read, drops):
@@ -53,7 +53,7 @@ def test_vocdevkits_folders_and_sets(tmp_path, picture, read, drops):
     (sets / "trainval.txt").write_text("a\nb\n")
     (sets / "cat_train.txt").write_text("c 1\n")
     _, examples, tally = read("voc", tmp_path)
-    assert [found.split for found in examples] == ["train", "valid", None]
+    assert [one.split for one in examples] == ["train", "valid", None]
     assert drops(tally) == {
         ("image", "listed without an annotation file"): ["ImageSets/Main: gone: "]
     }
@@ -65,7 +65,7 @@ def test_roboflows_splits_are_folders(tmp_path, picture, read):
         picture(f"{split}/a.png")
         write(tmp_path, ("cat", box(1, 1, 9, 9)), name=f"{split}/a.xml")
     _, examples, _ = read("voc", tmp_path)
-    assert [(found.split, found.picture.name) for found in examples] == [
+    assert [(one.split, one.picture.name) for one in examples] == [
         ("train", "train/a.png"),
         ("valid", "valid/a.png"),
     ]
@@ -104,9 +104,9 @@ def test_a_broken_file_is_named_and_the_others_stay(tmp_path, picture, read, dro
 def test_a_bad_object_is_named_and_the_others_stay(tmp_path, picture, read, drops, item, reason):
     picture("a.png")
     write(tmp_path, ("dog", box(1, 1, 9, 9)), item)
-    _, (found,), tally = read("voc", tmp_path)
+    _, (one,), tally = read("voc", tmp_path)
     assert list(drops(tally)) == [("object", reason)]
-    assert found.objects.labels == ("dog",)
+    assert one.objects.labels == ("dog",)
 
 
 def test_bad_images_are_named(tmp_path, picture, read, drops):

@@ -17,10 +17,10 @@ def coins(boxes=((0, 0, 32, 24), (32, 24, 64, 48), (5, 5, 9, 9)), outlines=None)
     return example.Example(PICTURE, "x.json: image 1", None, made)
 
 
-def make(task, found, **options):
+def make(task, one, **options):
     tally = example.Tally()
     wording = words.Wording(task, ("dime", "penny", "half dollar"), **options)
-    return wording.make(found, tally), wording.round_trip, tally
+    return wording.make(one, tally), wording.round_trip, tally
 
 
 def test_detection_asks_for_all_classes_and_reads_back():
@@ -121,16 +121,16 @@ def square(x0, y0, x1, y1):
 
 def test_segments_are_boxes_and_tokens_of_the_mask_in_its_box():
     boxes = ((8, 12, 32, 24), (0, 0, 9, 9))
-    found = coins(boxes=boxes, outlines=(square(*boxes[0]), None))
+    item = coins(boxes=boxes, outlines=(square(*boxes[0]), None))
     seen = []
-    row, checked, tally = make("segmentation", found, codec=half_codec(seen))
+    row, checked, tally = make("segmentation", item, codec=half_codec(seen))
     codes = "".join(f"<seg{number:03d}>" for number in range(16))
     assert row.prefix == "segment dime ; penny ; half dollar"
     assert row.suffix == f"<loc0256><loc0128><loc0512><loc0512>{codes} dime"
     assert len(row.objects) == 1 and [drop.reason for drop in tally.drops] == ["without an outline"]
     (mask,) = seen
     assert mask.shape == (64, 64) and mask.min() == 1
-    assert checked.masks == [words.MaskCheck(found.source, 1, "dime", 0.5)]
+    assert checked.masks == [words.MaskCheck(item.source, 1, "dime", 0.5)]
     assert checked.num_boxes == 1
 
 
@@ -142,8 +142,8 @@ def test_segments_are_boxes_and_tokens_of_the_mask_in_its_box():
     ],
 )
 def test_objects_without_a_pixel_are_named(box, outline, reason):
-    found = coins(boxes=(box,), outlines=(square(*outline),))
-    row, checked, tally = make("segmentation", found, codec=half_codec([]))
+    item = coins(boxes=(box,), outlines=(square(*outline),))
+    row, checked, tally = make("segmentation", item, codec=half_codec([]))
     assert row is None and not checked.masks
     assert [(drop.what, drop.reason) for drop in tally.drops] == [
         ("object", reason),

@@ -22,37 +22,37 @@ def test_supervisions_files_equal_its_coco(datasets, read):
     classes, examples, tally = read("yolo", datasets / "yolo")
     truth = read("coco", datasets / "coco")[1]
     assert classes == ("dime", "half dollar") and not tally.drops
-    for found, expected in zip(examples, truth, strict=True):
-        assert found.objects.labels == expected.objects.labels
+    for one, expected in zip(examples, truth, strict=True):
+        assert one.objects.labels == expected.objects.labels
         # supervision writes outlines through the last pixels inside: one less at the far sides.
         written = expected.objects.boxes_xyxy - [0, 0, 1, 1]
-        np.testing.assert_allclose(found.objects.boxes_xyxy, written, atol=2e-3)
+        np.testing.assert_allclose(one.objects.boxes_xyxy, written, atol=2e-3)
 
 
 def test_boxes_and_outlines_are_in_pixels(folder, read):
     label(folder, "0 0.5 0.5 0.25 0.5\n1 0.25 0.25 0.75 0.25 0.5 1\n")
-    classes, (found,), tally = read("yolo", folder)
-    assert classes == ("cat", "big dog") and found.split == "train" and not tally.drops
-    assert found.objects.labels == ("cat", "big dog")
-    assert found.objects.boxes_xyxy.tolist() == [[24, 12, 40, 36], [16, 12, 48, 48]]
-    assert found.objects.segmentations[0] is None
-    assert found.objects.segmentations[1][0].tolist() == [[16, 12], [48, 12], [32, 48]]
+    classes, (one,), tally = read("yolo", folder)
+    assert classes == ("cat", "big dog") and one.split == "train" and not tally.drops
+    assert one.objects.labels == ("cat", "big dog")
+    assert one.objects.boxes_xyxy.tolist() == [[24, 12, 40, 36], [16, 12, 48, 48]]
+    assert one.objects.segmentations[0] is None
+    assert one.objects.segmentations[1][0].tolist() == [[16, 12], [48, 12], [32, 48]]
 
 
 def test_keypoints_leave_the_box(folder, read):
     with open(folder / "data.yaml", "a") as file:
         file.write("kpt_shape: [2, 3]\n")
     label(folder, "0 0.5 0.5 0.25 0.5 0.1 0.2 2 0.3 0.4 2\n")
-    _, (found,), _ = read("yolo", folder)
-    assert found.objects.boxes_xyxy.tolist() == [[24, 12, 40, 36]]
-    assert found.objects.segmentations == (None,)
+    _, (one,), _ = read("yolo", folder)
+    assert one.objects.boxes_xyxy.tolist() == [[24, 12, 40, 36]]
+    assert one.objects.segmentations == (None,)
 
 
 def test_an_empty_or_missing_label_file_is_an_image_without_objects(folder, picture, read):
     label(folder, "")
     picture("train/images/b.png")
     _, examples, tally = read("yolo", folder)
-    assert [len(found.objects) for found in examples] == [0, 0]
+    assert [len(one.objects) for one in examples] == [0, 0]
     assert tally.changed == {"images without label file taken as without objects": 1}
 
 
@@ -63,8 +63,8 @@ def test_a_label_file_without_its_image_is_named(folder, read, drops):
     _, examples, tally = read("yolo", folder)
     assert len(examples) == 1
     assert tally.read == {"images": 1, "objects": 1, "label files without an image": 1}
-    found = drops(tally)
-    assert found == {("label file", "without an image"): ["train/labels/gone.txt: "]}
+    dropped = drops(tally)
+    assert dropped == {("label file", "without an image"): ["train/labels/gone.txt: "]}
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_a_label_file_without_its_image_is_named(folder, read, drops):
 )
 def test_a_bad_line_is_named_and_the_others_stay(folder, read, drops, line, reason, shown):
     label(folder, f"1 0.5 0.5 0.25 0.5\n{line}\n")
-    _, (found,), tally = read("yolo", folder)
+    _, (one,), tally = read("yolo", folder)
     ((key, (message,)),) = drops(tally).items()
     assert key == ("object", reason) and shown in message
-    assert found.objects.labels == ("big dog",)
+    assert one.objects.labels == ("big dog",)
 
 
 def test_a_label_file_in_another_encoding_is_named(folder, read, drops):
@@ -111,7 +111,7 @@ def test_names_may_be_numbered_and_splits_listed_in_files(tmp_path, picture, rea
     )
     classes, examples, _ = read("yolo", tmp_path)
     assert classes == ("cat", "dog")
-    assert [(found.picture.name, found.split) for found in examples] == [
+    assert [(one.picture.name, one.split) for one in examples] == [
         ("images/all/a.png", "train"),
         ("images/all/b.png", "train"),  # train comes first and has it already
     ]
