@@ -14,7 +14,7 @@ import numpy as np
 
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.files import atomic
-from paligemma_jax.hub import cached
+from paligemma_jax.hub import sites
 
 # To be raised when a check becomes stricter or lengths are counted in another way.
 VERSION = 1
@@ -59,4 +59,4 @@ def store(entry: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _folder() -> pathlib.Path:
-    return cached.own_cache() / "starts"
+    return sites.own_cache() / "starts"

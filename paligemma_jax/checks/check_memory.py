@@ -6,7 +6,7 @@ import ml_collections
 
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checks import check_settings, findings
-from paligemma_jax.hub import cached
+from paligemma_jax.hub import addresses
 from paligemma_jax.reports import sections
 from paligemma_jax.runs import auto_remat, memory_plan, training_run
 from paligemma_jax.wording import quantities
@@ -48,7 +48,7 @@ def _section(facts: list[tuple[str, str]]) -> sections.Section:
 def _without_download(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns settings for random weights in the types of those that are not here yet."""
     sources = [source for source in (config.model_init, config.model_init_base) if source]
-    if all(cached.find(source) for source in sources):
+    if all(addresses.find(source) for source in sources):
         return config
     changed = copy.deepcopy(config)
     if changed.frozen_dtype is None and check_settings.stored_bytes(config.model_init) == 2:

@@ -21,7 +21,7 @@ from paligemma_jax.checks import findings
 from paligemma_jax.data import tokens
 from paligemma_jax.evaluation import answer_constraints, evaluator
 from paligemma_jax.files import disk_space
-from paligemma_jax.hub import cached, published
+from paligemma_jax.hub import addresses, published
 from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.reports import sections
 from paligemma_jax.runs import early_stopping, embedding_cache, optimization, training_run
@@ -176,7 +176,7 @@ def _weights(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> li
     source, base = config.model_init, config.model_init_base
     try:
         released.check_name(config, model)
-        if source is None or not all(cached.find(s) for s in (source, base) if s):
+        if source is None or not all(addresses.find(s) for s in (source, base) if s):
             return []
         weights.check(config, weights.find(source, base), model)
     except (ValueError, OSError) as error:
@@ -194,10 +194,10 @@ def _space(
     found = []
     source = config.model_init
     stored = stored_bytes(source)
-    if source in published.FILES and not cached.find(source):
+    if source in published.FILES and not addresses.find(source):
         size = sum(shape.size for shape in shapes.values()) * stored
         for address in published.FILES[source].sources[:1]:
-            found += _too_large(size, cached.cache_of(address), "the download")
+            found += _too_large(size, addresses.cache_of(address), "the download")
     try:
         saved = training_run.what_is_saved(config, model)
     except ValueError as error:

@@ -15,7 +15,7 @@ from paligemma_jax.assembly import weights
 from paligemma_jax.checks import findings
 from paligemma_jax.files import disk_space
 from paligemma_jax.hub import addresses as hub_addresses
-from paligemma_jax.hub import cached, published, sites
+from paligemma_jax.hub import published, sites
 from paligemma_jax.reports import sections
 from paligemma_jax.wording import quantities
 
@@ -181,7 +181,7 @@ def _keys(sources: Sequence[str]) -> tuple[list[tuple[str, str]], list[Finding]]
     facts, found = [], []
     for source in sources:
         try:
-            path = cached.find(source)
+            path = hub_addresses.find(source)
         except ValueError as error:
             found.append(Finding("error", "address", str(error), "correct it", source))
             continue
@@ -201,9 +201,8 @@ def _missing_key(source: str) -> list[Finding]:
         what = "neither a file nor a published name"
         remedy = "give a path, an address or a name of README's table"
         return [Finding("error", NO_FILE, what, remedy, source)]
-    known = {site.key: site for site in (sites.KAGGLE, sites.HUGGING_FACE)}
-    needed = [known[scheme] for scheme in schemes if scheme in known]
-    if any(hub_addresses.has_credentials()[site.key] for site in needed):
+    needed = {scheme: sites.LOGINS[scheme] for scheme in schemes if scheme in sites.LOGINS}
+    if any(sites.has_credentials()[scheme] for scheme in needed):
         return []
     if schemes[0] == "gs" and not source.startswith(PUBLIC_BUCKET) and not _has_google_login():
         what = "no Google credentials are found; public objects need none"
@@ -211,8 +210,11 @@ def _missing_key(source: str) -> list[Finding]:
         return [Finding("note", "key missing", what, remedy, source)]
     if not needed:
         return []
-    hosts = " or ".join(site.host for site in needed)
-    remedy = "; or ".join(site.how for site in needed) + "; then accept the model's licence there"
+    hosts = " or ".join(login.host for login in needed.values())
+    remedy = (
+        "; or ".join(login.how for login in needed.values())
+        + "; then accept the model's licence there"
+    )
     is_gated = source in published.FILES
     what = f"it needs a key for {hosts}" + ("" if is_gated else ", unless it is public")
     severity = "error" if is_gated else "warning"

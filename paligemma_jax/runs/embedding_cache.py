@@ -21,7 +21,7 @@ from paligemma_jax.assembly import assembly, model_functions
 from paligemma_jax.checkpoints import checksums
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, embeddings, image_batches, pipeline, records
-from paligemma_jax.hub import cached
+from paligemma_jax.hub import sites
 from paligemma_jax.models.paligemma import variants
 from paligemma_jax.params import sharding
 from paligemma_jax.wording import quantities
@@ -101,7 +101,7 @@ def prepare(
     num_workers = built.config.input.num_workers
     tower = {name: array for name, array in params.items() if name.startswith(TOWER)}
     dtype = jnp.dtype(built.config.input.embedding_cache)
-    folder = cached.own_cache() / "embeddings" / _name(built, tower)
+    folder = sites.own_cache() / "embeddings" / _name(built, tower)
     store = embeddings.Store(folder, _shape(built.model), dtype)
     with say.progress("hashing images", unit="images") as report:
         digests_of = embeddings.hash_images(examples, num_workers=num_workers, progress=report)

@@ -6,7 +6,7 @@ import pytest
 
 from paligemma_jax.assembly import weights
 from paligemma_jax.checks import environment
-from paligemma_jax.hub import addresses
+from paligemma_jax.hub import sites
 
 KEYS = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "GOOGLE_APPLICATION_CREDENTIALS", "BV_GEMMA_DIR")
 
@@ -19,7 +19,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PALIGEMMA_JAX_CACHE", str(tmp_path))
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(addresses, "has_credentials", lambda: {"kaggle": False, "hf": False})
+    monkeypatch.setattr(sites, "has_credentials", lambda: {"kaggle": False, "hf": False})
 
     def set_gpus(*names):
         script = tmp_path / "nvidia-smi"
@@ -109,7 +109,7 @@ def test_what_needs_no_key_asks_for_none(machine, source):
 
 
 def test_one_of_two_keys_is_enough(machine, monkeypatch):
-    monkeypatch.setattr(addresses, "has_credentials", lambda: {"kaggle": False, "hf": True})
+    monkeypatch.setattr(sites, "has_credentials", lambda: {"kaggle": False, "hf": True})
     assert "key missing" not in by_kind(environment.look(["pt_224.f16"])[1])
 
 
