@@ -22,15 +22,17 @@ INSTALLED := $(VENV)/installed
 # The oracles change no version of what is there, so they join the same environment. They come only
 # when they are asked for: where they are not, the default suite shows that nothing needs them.
 ORACLES := $(VENV)/installed-oracles
+# Compiling keeps one core busy, so a process per core runs the files of tests: each needs 1 to 2 GB.
+WORKERS := -n auto --maxprocesses=4 --dist=loadfile
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS)
 
 test-slow: $(ORACLES)
-	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m slow $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff format --check .

@@ -90,7 +90,7 @@ def test_scienceqa_gives_no_point_where_answer_and_truth_both_lack_a_letter(trut
     """big_vision reads both as "failed" and gives 1: third_party/README.md states it."""
     chosen = metrics.choose(["scienceqa_accuracy"])
     rows = [score({"prediction": "I do not know", "answer": truth}, chosen)]
-    scores = text_metrics.score(rows, metrics=chosen)
+    scores = text_metrics.aggregate(rows, metrics=chosen)
     assert (scores["scienceqa_accuracy"], scores["scienceqa_parse_failures"]) == (0.0, 1.0)
     assert score({"prediction": truth, "answer": truth}, chosen)["score"] == 0.0
 
