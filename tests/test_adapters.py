@@ -12,7 +12,7 @@ from paligemma_jax import convert, evaluate, train
 from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import checksums, npz
 from paligemma_jax.data import tokens
-from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.models.paligemma import as_family
 from paligemma_jax.params import names
 from paligemma_jax.reports import run_log
 from paligemma_jax.settings import presets
@@ -41,9 +41,10 @@ def make_config(folder, **changes):
 
 def write_base(path, config, *, seed=0):
     vocab_size = tokens.load_tokenizer(config.tokenizer).vocab_size
-    model = dataclasses.replace(model_functions.describe(config, vocab_size=vocab_size), lora=None)
+    adapted = model_functions.describe(config, vocab_size=vocab_size)
+    model = as_family.Model(dataclasses.replace(adapted.dims, lora=None))
     rng = np.random.default_rng(seed)
-    shapes = paligemma.shapes(model)
+    shapes = model.shapes()
     params = {name: rng.normal(size=x.shape, scale=0.1) for name, x in shapes.items()}
     half = {name: array.astype("float16") for name, array in params.items()}
     npz.write(path, half, metadata=weights.model_metadata(model))

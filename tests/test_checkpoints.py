@@ -11,7 +11,6 @@ from paligemma_jax import convert, evaluate, train
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.checkpoints import checksums, npz, train_checkpoint
 from paligemma_jax.data import tokens
-from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
 from paligemma_jax.reports import run_log
 from paligemma_jax.settings import load, presets
@@ -57,7 +56,7 @@ def folder(tmp_path_factory):
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
     config = make_config(folder)
     vocab_size = tokens.load_tokenizer(config.tokenizer).vocab_size
-    shapes = paligemma.shapes(model_functions.describe(config, vocab_size=vocab_size))
+    shapes = model_functions.describe(config, vocab_size=vocab_size).shapes()
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=x.shape, scale=0.3) for name, x in shapes.items()}
     npz.write(folder / "base.npz", {name: x.astype("float16") for name, x in arrays.items()})

@@ -6,7 +6,6 @@ import pytest
 
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.hub import published
-from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.runs import optimization
 from paligemma_jax.settings import load
 from paligemma_jax.tasks import task
@@ -26,10 +25,8 @@ def test_config_builds(path):
     config = load.load(str(path))
     vocab_size = config.model.llm.vocab_size or 1500
     model = model_functions.describe(config, vocab_size=vocab_size)
-    model_functions.make_functions(
-        model, model_functions.make_compute(config), cache_dtype=config.cache_dtype
-    )
-    shapes = paligemma.shapes(model)
+    model.functions(model_functions.make_compute(config), cache_dtype=config.cache_dtype)
+    shapes = model.shapes()
     steps = optimization.total_steps(config, data_size=1000)
     made = optimization.make(config, shapes, steps=steps, data_size=1000)
     assert made.trainable
@@ -72,7 +69,7 @@ def test_counting_recipe_is_the_guides():
 def optimizer_of(config: str):
     """Returns (shapes of the parameters, optimizer) of a config, for 100 steps."""
     loaded = load.load(f"{CONFIGS[0].parent}/{config}")
-    shapes = paligemma.shapes(model_functions.describe(loaded, vocab_size=257_152))
+    shapes = model_functions.describe(loaded, vocab_size=257_152).shapes()
     return shapes, optimization.make(loaded, shapes, steps=100, data_size=1000)
 
 
@@ -80,7 +77,7 @@ def test_colab_recipe_is_the_notebooks():
     config = load.load(str(CONFIGS[0].parent / "colab_longcap_224.py"))
     made = optimization.make(
         config,
-        paligemma.shapes(model_functions.describe(config, vocab_size=257_152)),
+        model_functions.describe(config, vocab_size=257_152).shapes(),
         steps=64,
         data_size=90,
     )

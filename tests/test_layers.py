@@ -45,7 +45,7 @@ ROOMS |= {
 }
 # Room -> what else it may import, of a room that it otherwise may not: dotted names.
 NARROW = {
-    "training": {"models.family", "models.paligemma.variants"},
+    "training": {"models.family"},
     "decoding": {"models.family"},
     # What config.json of transformers says is translated from and to dimensions.
     "checkpoints": {"models.paligemma.variants"},

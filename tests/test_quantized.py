@@ -16,7 +16,7 @@ from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import checksums, npz
 from paligemma_jax.data import tokens
 from paligemma_jax.models.common import quantize
-from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.models.paligemma import as_family
 from paligemma_jax.params import names
 from paligemma_jax.reports import run_log
 from paligemma_jax.settings import presets
@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     base = {
         name: rng.normal(size=x.shape, scale=0.1).astype("float16")
-        for name, x in paligemma.shapes(model).items()
+        for name, x in model.shapes().items()
     }
     npz.write(folder / "base.npz", base, metadata=weights.model_metadata(model))
     train.train(make_config(folder), folder / "run")
@@ -90,8 +90,9 @@ def score(folder, capsys, *words):
 def decoded(folder):
     """Returns the base with every quantized weight replaced by what it stands for, as float32."""
     base = npz.read(folder / "base.npz")
-    for name in quantize.candidates(base):
-        unit = quantize.unit_of(name, base[name].shape)
+    quantizable = as_family.NAMES.quantizable
+    for name in quantizable.candidates(base):
+        unit = quantizable.unit_of(name, base[name].shape)
         base[name] = quantize.quantize_on_host(base[name], "nf4", unit=unit).astype("float32")
     return base
 

@@ -11,7 +11,6 @@ from paligemma_jax import convert, evaluate, train
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.checkpoints import checksums, npz
 from paligemma_jax.data import tokens
-from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.settings import presets
 
 DIMS = dict(width=8, depth=1, mlp_dim=8, num_heads=1)
@@ -37,7 +36,7 @@ def make_config(folder, **changes):
 
 def write_base(path, config, *, seed=0):
     vocab_size = tokens.load_tokenizer(config.tokenizer).vocab_size
-    shapes = paligemma.shapes(model_functions.describe(config, vocab_size=vocab_size))
+    shapes = model_functions.describe(config, vocab_size=vocab_size).shapes()
     rng = np.random.default_rng(seed)
     params = {name: rng.normal(size=x.shape).astype("float32") for name, x in shapes.items()}
     npz.write(path, params)

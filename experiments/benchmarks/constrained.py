@@ -28,7 +28,7 @@ from paligemma_jax.assembly import model_functions
 from paligemma_jax.console import host_memory, say
 from paligemma_jax.data import tokens
 from paligemma_jax.decoding import beam, constraint, generate, grammars
-from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.tasks import box_text, mask_text
 
 LABELS = ["cat", "cat food", "dog", "street light"]
@@ -164,7 +164,7 @@ def make_batch(model: variants.PaliGemma, rng: np.random.Generator, index: np.nd
 
 
 def make_decoder(model: variants.PaliGemma, room: int, eos: int, search):
-    functions = model_functions.make_functions(model, paligemma.Compute(), cache_dtype="float32")
+    functions = as_family.Model(model).functions(paligemma.Compute(), cache_dtype="float32")
     prefill = functools.partial(functions.prefill, max_new_tokens=room)
 
     @jax.jit
@@ -191,8 +191,10 @@ def time_tokens(tokenizer: tokens.Tokenizer, args: argparse.Namespace) -> list[t
     No answer ends (eos is -1 for the loop), so that all have as many tokens.
     """
     model = dataclasses.replace(work.SIZES[args.size].model, vocab_size=args.vocab_size)
-    functions = model_functions.make_functions(model, paligemma.Compute(), cache_dtype="float32")
-    params = model_functions.for_decoding(paligemma.init(jax.random.key(args.seed), model))
+    functions = as_family.Model(model).functions(paligemma.Compute(), cache_dtype="float32")
+    params = model_functions.for_decoding(
+        functions, paligemma.init(jax.random.key(args.seed), model), blocks=paligemma.LAYERS
+    )
     batch = make_batch(model, np.random.default_rng(args.seed), np.arange(args.batch_size))
     room = args.new_tokens
     read = jax.jit(functools.partial(functions.prefill, max_new_tokens=room))(params, batch)

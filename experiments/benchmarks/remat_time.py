@@ -19,9 +19,9 @@ import numpy as np
 import report
 import work
 
-from paligemma_jax.assembly import model_functions
 from paligemma_jax.console import host_memory, say
-from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.models import family
+from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.params import names
 from paligemma_jax.training import optimizer, step, step_memory
 from paligemma_jax.wording import quantities
@@ -77,7 +77,7 @@ def make_batch(model: variants.PaliGemma, *, cached: bool) -> dict[str, jax.Arra
         shape = (BATCH_SIZE, 1, model.num_image_tokens, model.llm.width)
         return {
             **batch,
-            model_functions.IMAGE_TOKENS: jnp.asarray(rng.normal(size=shape), jnp.float32),
+            family.IMAGE_TOKENS: jnp.asarray(rng.normal(size=shape), jnp.float32),
         }
     pixels = rng.integers(0, 256, (BATCH_SIZE, 1, model.res, model.res, 3), dtype=np.uint8)
     return {**batch, "image": jnp.asarray(pixels)}
@@ -87,8 +87,8 @@ def make_step(policy: str, args: argparse.Namespace, batch: dict[str, jax.Array]
     """Returns (a function that does one update, its temporary bytes, those of trained arrays)."""
     model = work.SIZES[args.size].model
     params = paligemma.init(jax.random.key(0), model)
-    compute = paligemma.Compute(remat=policy)
-    functions = model_functions.make_functions(model, compute, cache_dtype="float32")
+    compute = family.Compute(remat=policy)
+    functions = as_family.Model(model).functions(compute, cache_dtype="float32")
     rest = [] if args.trainable == ".*" else [(".*", None)]
     tx = optimizer.make_optimizer(
         params,

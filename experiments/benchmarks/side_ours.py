@@ -15,7 +15,7 @@ import work as sizes
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.console import host_memory
 from paligemma_jax.decoding import generate
-from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.params import names
 from paligemma_jax.training import flops, optimizer, step
 
@@ -197,7 +197,7 @@ def flops_of_step(work, arrays, model: variants.PaliGemma) -> float:
     """Returns the model FLOPs of a step, by which the MFU of every side is measured."""
     shapes = paligemma.shapes(model)
     counted = flops.count(
-        model,
+        as_family.Model(model),
         shapes,
         text_len=arrays["text"].shape[1] - 1,
         trainable=names.select(TRAINED[work.trains], shapes, what="trained"),

@@ -23,7 +23,7 @@ from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.files import atomic, disk_space, run_folder
-from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.models import family
 from paligemma_jax.params import names, sharding
 from paligemma_jax.settings import load as settings_load
 from paligemma_jax.settings import presets
@@ -47,8 +47,8 @@ class Assembly:
     config: ml_collections.ConfigDict
     tokenizer: tokens.Tokenizer
     task: task.Task
-    model: variants.PaliGemma
-    functions: model_functions.Functions
+    model: family.Model
+    functions: family.Functions
     mesh: Mesh
 
 
@@ -84,15 +84,13 @@ def assemble(config: ml_collections.ConfigDict) -> Assembly:
 
 def make_functions(
     config: ml_collections.ConfigDict,
-    model: variants.PaliGemma,
-    compute: paligemma.Compute,
+    model: family.Model,
+    compute: family.Compute,
     mesh: Mesh,
-) -> model_functions.Functions:
+) -> family.Functions:
     """Returns the model's functions; each of several devices keeps the cache of its own rows."""
     rows = sharding.batch_sharding(mesh) if mesh.size > 1 else None
-    return model_functions.make_functions(
-        model, compute, cache_dtype=config.cache_dtype, cache_sharding=rows
-    )
+    return model.functions(compute, cache_dtype=config.cache_dtype, cache_sharding=rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +123,9 @@ def lay_out(
         weights.check(built.config, stored, built.model)
         arrays = stored.arrays
     shapes = weights.expected_shapes(built.config, built.model, trainable, arrays)
-    kinds = quantization.choose(built.config, shapes, trainable=trainable, stored=stored)
-    shapes = quantization.shrink(shapes, kinds)
+    possible = built.model.kind.names.quantizable
+    kinds = quantization.choose(built.config, shapes, possible, trainable=trainable, stored=stored)
+    shapes = quantization.shrink(shapes, kinds, possible)
     rules = [(str(regex), tactic) for regex, tactic in built.config.sharding_strategy]
     return Layout(stored, shapes, sharding.shardings(shapes, rules, built.mesh))
 
@@ -141,7 +140,7 @@ def load(
         # All of them are made: the program is then the same one, and so is every bit.
         made = weights.init_random(model, layout.shapes, layout.where, seed=seed)
         return {name: made[name] for name in chosen}
-    params = weights.load(layout.stored, chosen, layout.where, grid=model.grid)
+    params = weights.load(layout.stored, chosen, layout.where, model=model)
     if len(params) < len(chosen):
         say.info("LoRA: the weights have no factors: new ones, which change nothing yet")
         params |= weights.init_factors(model, layout.where, seed=seed)

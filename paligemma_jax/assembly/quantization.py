@@ -21,6 +21,7 @@ WRITTEN = "bfloat16"
 def choose(
     config: ml_collections.ConfigDict,
     shapes: Mapping[str, Any],
+    quantizable: quantize.Quantizable | None,
     *,
     trainable: Collection[str],
     stored: partial_weights.Weights | None,
@@ -33,6 +34,7 @@ def choose(
     Args:
       config: of the run.
       shapes: of all parameters.
+      quantizable: which of them can be quantized; None: none.
       trainable: their names.
       stored: the weights to be read; None: random ones.
 
@@ -43,7 +45,9 @@ def choose(
     asked = config.quantize
     if asked is None:
         return {}
-    possible = quantize.candidates(shapes)
+    if quantizable is None:
+        raise ValueError(f"{WHAT}: no weight of a {config.model.family} can be quantized")
+    possible = quantizable.candidates(shapes)
     if isinstance(asked, str):
         kept = {*trainable, *(stored.own if stored and stored.base else ())}
         kinds = dict.fromkeys((name for name in possible if name not in kept), asked)
@@ -65,13 +69,17 @@ def choose(
     return kinds
 
 
-def shrink(shapes: Mapping[str, jax.ShapeDtypeStruct], kinds: Mapping[str, str]) -> dict[str, Any]:
+def shrink(
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    kinds: Mapping[str, str],
+    quantizable: quantize.Quantizable | None,
+) -> dict[str, Any]:
     """Returns shapes and types in memory, of quantized weights as `quantize.Quantized` of these."""
 
     def one(name: str, x: jax.ShapeDtypeStruct) -> Any:
-        if name not in kinds:
+        if quantizable is None or name not in kinds:
             return x
-        unit = quantize.unit_of(name, x.shape)
+        unit = quantizable.unit_of(name, x.shape)
         return jax.eval_shape(functools.partial(quantize.quantize, kind=kinds[name], unit=unit), x)
 
     return {name: one(name, x) for name, x in shapes.items()}

@@ -1,15 +1,16 @@
 """Which released model a name or a file is, compared with the one that the settings ask for."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from paligemma_jax.hub import published
-from paligemma_jax.models.paligemma import variants
+from paligemma_jax.models import family
 
 
-def check_name(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> None:
+def check_name(config: ml_collections.ConfigDict, model: family.Model) -> None:
     """Raises a ValueError if `model_init` names a released file of another model or resolution.
 
     Looks at the name alone: before the file is fetched. `model` is that of the settings.
@@ -17,7 +18,12 @@ def check_name(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> 
     entry = published.FILES.get(config.model_init)
     if entry is None:
         return
-    wanted = {} if _fits(entry, model) else _towers(entry, config)
+    if entry.model not in model.kind.released:
+        raise ValueError(
+            f"model_init={config.model_init!r} is {entry.model}, which is not of the family "
+            f"'{model.kind.name}': set model.family, or model_init=None (random)"
+        )
+    wanted = {} if _fits(entry, model) else _towers(entry, config, model)
     if config.res != entry.res and not config.model.img.resample_posemb:
         wanted["res"] = (config.res, entry.res)
     differing = {key: pair for key, pair in wanted.items() if pair[0] != pair[1]}
@@ -27,7 +33,9 @@ def check_name(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> 
         fits = [
             name
             for name, other in published.FILES.items()
-            if _fits(other, model) and other.res == config.res
+            if other.model in model.kind.released
+            and _fits(other, model)
+            and other.res == config.res
         ]
         other = f", or model_init as one of {fits}" if fits else ", or model_init=None (random)"
         raise ValueError(
@@ -36,37 +44,39 @@ def check_name(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> 
         )
 
 
-def _fits(entry: published.Published, model: variants.PaliGemma) -> bool:
+def _fits(entry: published.Published, model: family.Model) -> bool:
     """Returns whether a released model's towers have the dimensions of `model`."""
-    released = variants.released(entry.model, res=entry.res)
-    return variants.visible(released.img, released.llm) == variants.visible(model.img, model.llm)
+    return model.is_released(entry.model)
 
 
 def _towers(
-    entry: published.Published, config: ml_collections.ConfigDict
+    entry: published.Published, config: ml_collections.ConfigDict, model: family.Model
 ) -> dict[str, tuple[Any, Any]]:
     """Returns {key: (value in the settings, value that the file needs)}."""
-    img, llm = variants.RELEASED[entry.model]
-    return {
-        "model.img.variant": (config.model.img.variant, img),
-        "model.img.dims": (config.model.img.dims and config.model.img.dims.to_dict(), None),
-        "model.llm.variant": (config.model.llm.variant, llm),
-        "model.llm.dims": (config.model.llm.dims and config.model.llm.dims.to_dict(), None),
-    }
+    needed = model.kind.released[entry.model]
+    return {key: (_value(config, key), value) for key, value in needed.items()}
+
+
+def _value(config: ml_collections.ConfigDict, key: str) -> Any:
+    found = functools.reduce(getattr, key.split("."), config)
+    return dict(found) if isinstance(found, Mapping | ml_collections.ConfigDict) else found
 
 
 def recognize(
-    shapes: Mapping[str, Sequence[int]], config: ml_collections.ConfigDict, *, where: str
+    shapes: Mapping[str, Sequence[int]],
+    config: ml_collections.ConfigDict,
+    model: family.Model,
+    *,
+    where: str,
 ) -> str:
     """Returns a line that says which released model a file holds, if the settings are another's."""
-    try:
-        name, _ = variants.infer(shapes)
-    except ValueError:
+    name = model.kind.recognize(shapes)
+    if name is None:
         return ""
-    img, llm = variants.RELEASED[name]
-    if (img, llm) == (config.model.img.variant, config.model.llm.variant):
+    needed = {key: value for key, value in model.kind.released[name].items() if value is not None}
+    asked = {key: _value(config, key) for key in needed}
+    if asked == needed:
         return ""
-    return (
-        f"{where} is {name}: set model.img.variant={img!r} and model.llm.variant={llm!r}, which "
-        f"are {config.model.img.variant!r} and {config.model.llm.variant!r}.\n"
-    )
+    remedy = " and ".join(f"{key}={value!r}" for key, value in needed.items())
+    settings = " and ".join(repr(value) for value in asked.values())
+    return f"{where} is {name}: set {remedy}, which are {settings}.\n"

@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from paligemma_jax.assembly import model_functions, weights
+from paligemma_jax.assembly import families, model_functions, weights
 from paligemma_jax.checkpoints import checksums, npz, partial_weights, train_checkpoint
 from paligemma_jax.files import run_folder
 from paligemma_jax.settings import load
 
 TRAINABLE, OPTIMIZER = "trainable", "optimizer"
 BEST, LAST = "best", "last"
-EMBEDDING = "llm/embedder/input_embedding"
 
 
 def choose(run: pathlib.Path, which: str) -> pathlib.Path:
@@ -74,7 +73,8 @@ def find(path: pathlib.Path, base: str | None = None) -> partial_weights.Weights
     own = {name: _describe(said["arrays"][f"{group}/{key}"]) for name, (group, key) in keys.items()}
     below = _find_base(path, config, said["base"], base)
     found = {**(below.arrays if below else {}), **own}
-    made = model_functions.describe(config, vocab_size=found[EMBEDDING].shape[0])
+    table = families.choose(config.model.family).names.embedding
+    made = model_functions.describe(config, vocab_size=found[table].shape[0])
     metadata = weights.metadata(config, made, step=said["step"], base=below)
     cast = config.frozen_dtype if below else None
     return partial_weights.Weights(path, own, metadata, below, cast, read_own=_reader(keys))

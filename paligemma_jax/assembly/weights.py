@@ -20,20 +20,16 @@ from paligemma_jax.assembly import quantization, released
 from paligemma_jax.checkpoints import merge, npz, partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.hub import addresses
-from paligemma_jax.models.paligemma import paligemma, siglip, variants
+from paligemma_jax.models import family
 from paligemma_jax.params import lora, names, sharding
 from paligemma_jax.wording import quantities
-
-POSITION_EMBEDDING = "img/pos_embedding"
-# What the shapes of a language model's arrays cannot tell.
-HIDDEN = ("attn_logits_softcap", "final_logits_softcap", "query_scale")
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 
 def expected_shapes(
     config: ml_collections.ConfigDict,
-    model: variants.PaliGemma,
+    model: family.Model,
     trainable: Collection[str],
     stored: Shapes | None,
 ) -> dict[str, jax.ShapeDtypeStruct]:
@@ -50,7 +46,7 @@ def expected_shapes(
 
     return {
         name: jax.ShapeDtypeStruct(shape.shape, dtype(name))
-        for name, shape in paligemma.shapes(model).items()
+        for name, shape in model.shapes().items()
     }
 
 
@@ -79,7 +75,7 @@ def find(source: str, base: str | None = None) -> partial_weights.Weights:
 
 
 def check(
-    config: ml_collections.ConfigDict, stored: partial_weights.Weights, model: variants.PaliGemma
+    config: ml_collections.ConfigDict, stored: partial_weights.Weights, model: family.Model
 ) -> None:
     """Makes sure that stored weights fit the model. Reads no array.
 
@@ -90,21 +86,17 @@ def check(
         Without any low-rank factor it fits: these are then made.
     """
     found, where = stored.arrays, os.fspath(stored.path)
-    expected = paligemma.shapes(model)
+    expected = model.shapes()
     if not any(map(names.is_factor, found)):
         expected = {name: shape for name, shape in expected.items() if not names.is_factor(name)}
-    if POSITION_EMBEDDING in found:
-        allowed = config.model.img.resample_posemb
-        siglip.check_position_embedding(
-            found[POSITION_EMBEDDING].shape, model, resample=allowed, where=where
-        )
     shapes = {name: array.shape for name, array in found.items()}
-    if POSITION_EMBEDDING in found:
-        shapes[POSITION_EMBEDDING] = (1, model.grid**2, shapes[POSITION_EMBEDDING][2])
+    shapes = model.fit_shapes(shapes, resample=config.model.img.resample_posemb, where=where)
     try:
         names.check_shapes(shapes, expected, where=where)
     except ValueError as error:
-        raise ValueError(f"{released.recognize(shapes, config, where=where)}{error}") from error
+        raise ValueError(
+            f"{released.recognize(shapes, config, model, where=where)}{error}"
+        ) from error
     _check_metadata(config, model, stored.metadata, where=where)
 
 
@@ -113,7 +105,7 @@ def load(
     expected: Mapping[str, Any],
     where: Mapping[str, Any],
     *,
-    grid: int,
+    model: family.Model,
 ) -> dict[str, Any]:
     """Returns stored parameters in the types of `expected`, or quantized, placed as `where` says.
 
@@ -121,9 +113,7 @@ def load(
     """
 
     def convert(name: str, array: np.ndarray) -> Any:
-        if name == POSITION_EMBEDDING:
-            array = siglip.resample_position_embedding(array, grid)
-        return quantization.fit_on_host(array, expected[name])
+        return quantization.fit_on_host(model.fit(name, array), expected[name])
 
     def place(name: str, array: Any) -> Any:
         return jax.tree.map(functools.partial(sharding.place, name), array, where[name])
@@ -134,17 +124,17 @@ def load(
 
 
 def init_factors(
-    model: variants.PaliGemma, where: Mapping[str, Any], *, seed: int
+    model: family.Model, where: Mapping[str, Any], *, seed: int
 ) -> dict[str, jax.Array]:
     """Returns low-rank factors that change nothing yet, each made where it lives."""
-    make = functools.partial(paligemma.init_factors, model=model)
+    make = model.init_factors
     shardings = {name: where[name] for name in jax.eval_shape(make, jax.random.key(seed))}
     with say.working("making new LoRA factors"):
         return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
 
 
 def init_random(
-    model: variants.PaliGemma,
+    model: family.Model,
     expected: Mapping[str, Any],
     where: Mapping[str, Any],
     *,
@@ -153,7 +143,7 @@ def init_random(
     """Returns random parameters, each made where it lives."""
 
     def make(rng: jax.Array) -> dict[str, Any]:
-        params = paligemma.init(rng, model)
+        params = model.init(rng)
         return {name: quantization.fit(params[name], expected[name]) for name in expected}
 
     shardings = {name: where[name] for name in expected}
@@ -178,7 +168,7 @@ def save(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, A
 
 def metadata(
     config: ml_collections.ConfigDict,
-    model: variants.PaliGemma,
+    model: family.Model,
     *,
     step: int,
     base: partial_weights.Weights | None,
@@ -208,19 +198,19 @@ def metadata(
     return said
 
 
-def model_metadata(model: variants.PaliGemma) -> dict[str, Any]:
+def model_metadata(model: family.Model) -> dict[str, Any]:
     """Returns what a file of weights says of its model, besides its arrays."""
     said = {
         "res": model.res,
         "vocab_size": model.vocab_size,
-        **{key: getattr(model.llm, key) for key in HIDDEN},
+        **model.metadata(),
     }
     return said | ({merge.LORA: dataclasses.asdict(model.lora)} if model.lora else {})
 
 
 def _check_metadata(
     config: ml_collections.ConfigDict,
-    model: variants.PaliGemma,
+    model: family.Model,
     stored: Mapping[str, Any],
     *,
     where: str,
@@ -230,7 +220,7 @@ def _check_metadata(
         expected = {"coordinates": config.coordinates}
     else:
         expected = {}
-    expected |= {key: getattr(model.llm, key) for key in HIDDEN}
+    expected |= model.metadata()
     if merge.LORA in stored and model.lora:
         _check_lora(lora.Lora(**stored[merge.LORA]), model.lora, where)
     differing = [

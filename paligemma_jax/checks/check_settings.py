@@ -22,7 +22,7 @@ from paligemma_jax.data import tokens
 from paligemma_jax.evaluation import answer_constraints, evaluator
 from paligemma_jax.files import disk_space
 from paligemma_jax.hub import addresses, published
-from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.models import family
 from paligemma_jax.reports import sections
 from paligemma_jax.runs import early_stopping, embedding_cache, optimization, training_run
 from paligemma_jax.settings import load, presets
@@ -46,7 +46,7 @@ def look(
     tokenizer: tokens.Tokenizer | None,
     *,
     examples: datasets.Records,
-) -> tuple[sections.Section, list[Finding], variants.PaliGemma | None]:
+) -> tuple[sections.Section, list[Finding], family.Model | None]:
     """Returns (what the run would do, what forbids it, the model's dimensions).
 
     Args:
@@ -64,8 +64,8 @@ def look(
     except ValueError as error:
         found.append(_refused("model", error))
     if model is not None:
-        shapes = paligemma.shapes(model)
-        made, more, problems = _plan(config, shapes, len(examples))
+        shapes = model.shapes()
+        made, more, problems = _plan(config, model, shapes, len(examples))
         found += problems
         if vocab_size:
             count = sum(shape.size for shape in shapes.values())
@@ -87,7 +87,10 @@ def left_out(config: ml_collections.ConfigDict) -> str:
 
 
 def _plan(
-    config: ml_collections.ConfigDict, shapes: dict[str, jax.ShapeDtypeStruct], data_size: int
+    config: ml_collections.ConfigDict,
+    model: family.Model,
+    shapes: dict[str, jax.ShapeDtypeStruct],
+    data_size: int,
 ) -> tuple[optimizer.Optimizer | None, list[tuple[str, str]], list[Finding]]:
     """Returns (optimizer, facts, findings) on steps, rules and the mesh."""
     found, facts = [], []
@@ -101,7 +104,8 @@ def _plan(
     try:
         steps = optimization.total_steps(config, data_size=size)
         made = optimization.make(config, shapes, steps=steps, data_size=size)
-        kinds = quantization.choose(config, shapes, trainable=made.trainable, stored=None)
+        possible = model.kind.names.quantizable
+        kinds = quantization.choose(config, shapes, possible, trainable=made.trainable, stored=None)
     except ValueError as error:
         return None, facts, [*found, _refused("optimizer", error)]
     passes = f"{steps * batch_size / size:.1f} passes"
@@ -119,7 +123,7 @@ def _plan(
 
 def _examples(
     config: ml_collections.ConfigDict,
-    model: variants.PaliGemma | None,
+    model: family.Model | None,
     made: optimizer.Optimizer | None,
     examples: datasets.Records,
 ) -> list[Finding]:
@@ -171,7 +175,7 @@ def _stopping(config: ml_collections.ConfigDict) -> list[Finding]:
     return []
 
 
-def _weights(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> list[Finding]:
+def _weights(config: ml_collections.ConfigDict, model: family.Model) -> list[Finding]:
     """Returns why the starting weights do not fit, where they are here already."""
     source, base = config.model_init, config.model_init_base
     try:
@@ -186,7 +190,7 @@ def _weights(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> li
 
 def _space(
     config: ml_collections.ConfigDict,
-    model: variants.PaliGemma,
+    model: family.Model,
     shapes: dict[str, jax.ShapeDtypeStruct],
     made: optimizer.Optimizer | None,
 ) -> list[Finding]:

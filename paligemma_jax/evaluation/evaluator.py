@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import ml_collections
 
-from paligemma_jax.assembly import assembly, datasets, model_functions, training_data
+from paligemma_jax.assembly import assembly, datasets, training_data
 from paligemma_jax.console import say
 from paligemma_jax.data import noise_boxes, pipeline
 from paligemma_jax.decoding import beam, generate
 from paligemma_jax.decoding import constraint as constraints
 from paligemma_jax.evaluation import answer_constraints, prediction_rows
 from paligemma_jax.files import atomic, run_folder
-from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.models import family
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import gallery, page, run_log
 from paligemma_jax.settings import eval_keys, presets
@@ -119,7 +119,7 @@ def make_constrain(
 
 
 def make_generate(
-    functions: model_functions.Functions,
+    functions: family.Functions,
     settings: Mapping[str, Any],
     *,
     eos: int,
@@ -128,7 +128,7 @@ def make_generate(
 ) -> Callable[..., generate.Generation]:
     """Returns the jitted (params, batch, constraint=None) -> Generation of the sampler."""
     prefill = functools.partial(functions.prefill, max_new_tokens=max_new_tokens)
-    parts = (prefill, functions.decode_step, paligemma.select_rows)
+    parts = (prefill, functions.decode_step, functions.select_rows)
     common = {"max_new_tokens": max_new_tokens, "eos": eos}
     if settings["sampler"] == "beam":
         search = functools.partial(beam.search, *parts, beam_size=settings["beam_size"], **common)
@@ -177,7 +177,7 @@ def run(
         with say.progress(label, unit="examples", first="compiling") as report:
             rows, found = prediction_rows.evaluate(
                 evaluation.generate,
-                {**params, **model_functions.unstack(params)},
+                {**params, **built.functions.unstack(params)},
                 datasets.on_mesh(batches, built.mesh),
                 evaluation.records,
                 built.tokenizer,

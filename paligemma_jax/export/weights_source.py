@@ -8,15 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.assembly import model_functions, run_weights, weights
+from paligemma_jax.assembly import model_functions, run_weights
 from paligemma_jax.checkpoints import huggingface_files, merge, partial_weights, peft
 from paligemma_jax.data import wrong_file
 from paligemma_jax.files import part_files, run_folder
-from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.models import family
+from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.params import names
 from paligemma_jax.settings import load
 
-EMBEDDING = "llm/embedder/input_embedding"
 EXPECTED = "expected an .npz file, a run's folder (final.npz), or one with *.safetensors"
 
 
@@ -163,14 +163,23 @@ def _infer_from_npz(
         raise ValueError("give one of --variant and --config, not both")
     if variant:
         return _from_table(shapes, variant)
-    if not config and set(weights.HIDDEN) <= set(stored.metadata):
-        return variants.measure(shapes, {key: stored.metadata[key] for key in weights.HIDDEN})
-    rows = shapes.get(EMBEDDING, (variants.VOCAB_SIZE,))[0]
+    if not config and set(as_family.HIDDEN) <= set(stored.metadata):
+        return variants.measure(shapes, {key: stored.metadata[key] for key in as_family.HIDDEN})
+    rows = shapes.get(as_family.NAMES.embedding, (variants.VOCAB_SIZE,))[0]
     if config:
-        return model_functions.describe(load.load(config), vocab_size=rows)
+        return _dims(model_functions.describe(load.load(config), vocab_size=rows))
     if source.config:
-        return model_functions.describe(load.from_json(source.config), vocab_size=rows)
+        return _dims(model_functions.describe(load.from_json(source.config), vocab_size=rows))
     return _infer_from_shapes(shapes, source.path)
+
+
+def _dims(model: family.Model) -> variants.PaliGemma:
+    if not isinstance(model, as_family.Model):
+        raise ValueError(
+            f"the weights are of the family '{model.kind.name}', and no other format of these is "
+            f"known; an npz file they are already"
+        )
+    return model.dims
 
 
 def _from_table(shapes: Mapping[str, Sequence[int]], variant: str) -> variants.PaliGemma:

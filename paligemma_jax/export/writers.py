@@ -26,7 +26,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.files import atomic, disk_space
 from paligemma_jax.hub import published
-from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.params import names
 
 
@@ -86,7 +86,8 @@ def from_huggingface(
 ) -> Written:
     """Writes the weights of a Hugging Face folder as an npz file, names starting with `prefix`."""
     arrays, metadata = huggingface.read(folder, paligemma.shapes(model), dtype=dtype)
-    metadata = {"format": "paligemma_jax", **metadata, **weights.model_metadata(model)}
+    described = weights.model_metadata(as_family.Model(model))
+    metadata = {"format": "paligemma_jax", **metadata, **described}
     return _write_npz(path, arrays, metadata, prefix)
 
 
@@ -151,7 +152,7 @@ def from_peft(
     lora, factors = peft.read(folder, paligemma.shapes(model))
     metadata = {
         "format": "paligemma_jax",
-        **weights.model_metadata(dataclasses.replace(model, lora=lora)),
+        **weights.model_metadata(as_family.Model(dataclasses.replace(model, lora=lora))),
         partial_weights.NUM_ARRAYS: len(base.arrays) + len(factors),
         partial_weights.BASE: partial_weights.describe_base(os.fspath(base.path), base, dtype=None),
     }

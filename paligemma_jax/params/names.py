@@ -18,18 +18,6 @@ Rules = Sequence[tuple[str, T]]
 # The low-rank factors (LoRA) that may stand beside a weight.
 FACTORS = ("lora_a", "lora_b")
 ANY_FACTOR = ".*lora_[ab]"
-# What a log can name shortly; the first that matches.
-PARTS = (
-    ("llm/layers/attn/.*", "llm_attn"),
-    ("llm/layers/mlp/.*", "llm_mlp"),
-    ("llm/embedder/.*", "llm_embedder"),
-    ("llm/.*norm/scale", "llm_norms"),
-    ("img/.*/MultiHeadDotProductAttention_0/.*", "img_attn"),
-    ("img/.*/MlpBlock_0/.*", "img_mlp"),
-    ("img/head/.*", "img_head"),
-    ("img/(pos_)?embedding.*", "img_embedding"),
-    ("img/.*[nN]orm.*", "img_norms"),
-)
 _NONE: Any = object()
 
 
@@ -83,13 +71,19 @@ def base_of(name: str) -> str:
     return stem.removesuffix("_") if stem.endswith("_") else f"{stem}w"
 
 
-def group(names: Iterable[str]) -> dict[str, list[str]]:
-    """Returns part of the model ("llm_attn", "img_mlp", ...) -> which of the names belong to it."""
-    parts: dict[str, list[str]] = {}
+def group(rules: Rules[str], names: Iterable[str]) -> dict[str, list[str]]:
+    """Returns group -> which of the names belong to it.
+
+    Args:
+      rules: (regex, group) pairs; the first that matches counts. What none of them matches is
+        grouped by the beginning of its name, up to the first "/".
+      names: parameter names.
+    """
+    groups: dict[str, list[str]] = {}
     for name in names:
-        found = [part for regex, part in PARTS if re.fullmatch(regex, name)]
-        parts.setdefault(found[0] if found else name.split("/")[0], []).append(name)
-    return parts
+        matching = [label for regex, label in rules if re.fullmatch(regex, name)]
+        groups.setdefault(matching[0] if matching else name.split("/")[0], []).append(name)
+    return groups
 
 
 def match(

@@ -160,7 +160,11 @@ def open_predictor(
     )
     return Predictor(
         built=built,
-        params=model_functions.for_decoding(assembly.load_weights(built, stored)),
+        params=model_functions.for_decoding(
+            built.functions,
+            assembly.load_weights(built, stored),
+            blocks=built.model.kind.names.blocks,
+        ),
         generate=decode,
         constrain=constrain,
         max_new_tokens=room,

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from collections.abc import Iterator
 
 import jax
@@ -9,8 +10,7 @@ import ml_collections
 
 from paligemma_jax.assembly import assembly, model_functions, quantization, weights
 from paligemma_jax.console import say
-from paligemma_jax.models.common import quantize
-from paligemma_jax.models.paligemma import paligemma
+from paligemma_jax.models import family
 from paligemma_jax.runs import memory_plan, optimization, training_run
 from paligemma_jax.settings import load
 from paligemma_jax.training import step_memory
@@ -20,7 +20,6 @@ NUM_CHANGES = 3
 # How much of a device's own memory, or of the host's, an automatic choice may take: an allocator
 # cannot join all that is free, and on a host there is the input and whatever else runs.
 DEVICE_SHARE, HOST_SHARE = 0.9, 0.5
-ATTENTION = "llm/layers/attn/.*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +136,12 @@ def _candidates(built: assembly.Assembly, planned: training_run.Plan) -> Iterato
         )
     for size in _halvings(batch_size, built.mesh.size * parts):
         yield Change((f"input.batch_size={size}",), "another recipe: fewer examples per step")
-    if _trains_more_than_attention(config, planned):
+    attention = built.model.kind.names.attention
+    if attention and _trains_more_than(attention, config, planned):
         recipe = "another recipe: trains attention only"
-        yield Change((f"trainable={ATTENTION}",), recipe)
+        yield Change((f"trainable={attention}",), recipe)
         if config.quantize is None:
-            overrides = f"trainable={ATTENTION}", "quantize=nf4"
+            overrides = f"trainable={attention}", "quantize=nf4"
             yield Change(overrides, f"{recipe}, beside frozen weights of 4 bits")
 
 
@@ -161,15 +161,16 @@ def _has_wide_frozen(built: assembly.Assembly, planned: training_run.Plan) -> bo
 
 
 def _can_quantize(built: assembly.Assembly, planned: training_run.Plan) -> bool:
-    possible = quantize.candidates(paligemma.shapes(built.model))
+    quantizable = built.model.kind.names.quantizable
+    possible = quantizable.candidates(built.model.shapes()) if quantizable else ()
     return not set(possible) <= set(planned.optimizer.trainable)
 
 
-def _trains_more_than_attention(
-    config: ml_collections.ConfigDict, planned: training_run.Plan
+def _trains_more_than(
+    part: str, config: ml_collections.ConfigDict, planned: training_run.Plan
 ) -> bool:
     is_plain = isinstance(config.schedule, ml_collections.ConfigDict)
-    outside = [n for n in planned.optimizer.trainable if not n.startswith("llm/layers/attn/")]
+    outside = [n for n in planned.optimizer.trainable if not re.fullmatch(part, n)]
     return is_plain and bool(outside)
 
 
@@ -185,7 +186,7 @@ def _settle(
     return chosen, dataclasses.replace(needed, remat=f"{remat} (auto: {why})")
 
 
-def _replace_compute(built: assembly.Assembly, compute: paligemma.Compute) -> assembly.Assembly:
+def _replace_compute(built: assembly.Assembly, compute: family.Compute) -> assembly.Assembly:
     functions = assembly.make_functions(built.config, built.model, compute, built.mesh)
     return dataclasses.replace(built, functions=functions)
 
@@ -210,7 +211,7 @@ def _try_out(
     )
     optimizer = optimization.make(
         config,
-        paligemma.shapes(built.model),
+        built.model.shapes(),
         steps=planned.total_steps,
         data_size=len(planned.data.records),
     )

@@ -5,7 +5,6 @@ embedding (weights, resolution, types, devices) is in the folder's name. A folde
 any more may be removed.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -17,23 +16,22 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from paligemma_jax.assembly import assembly, model_functions
+from paligemma_jax.assembly import assembly
 from paligemma_jax.checkpoints import checksums
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, embeddings, image_batches, pipeline, records
 from paligemma_jax.hub import sites
-from paligemma_jax.models.paligemma import variants
+from paligemma_jax.models import family
 from paligemma_jax.params import sharding
 from paligemma_jax.wording import quantities
 
 # To be raised when images are decoded, resized or embedded in another way.
 VERSION = 1
-TOWER = "img/"
 
 
 def check(
     config: ml_collections.ConfigDict,
-    model: variants.PaliGemma,
+    model: family.Model,
     *,
     trainable: Iterable[str],
     augmentation: augment.Augmenter | None,
@@ -43,13 +41,14 @@ def check(
     dtype = config.input.embedding_cache
     if dtype is None:
         return
-    trained = sorted(name for name in trainable if name.startswith(TOWER))
+    trained = sorted(name for name in trainable if name.startswith(model.kind.names.image))
     if trained:
-        raise _changing(f"{len(trained)} arrays of the vision tower are trained, as {trained[0]}")
+        arrays = f"{len(trained)} arrays of the vision tower"
+        raise _changing(model, f"{arrays} are trained, as {trained[0]}")
     if config.model.img.dropout:
-        raise _changing("model.img.dropout draws at random in the vision tower")
+        raise _changing(model, "model.img.dropout draws at random in the vision tower")
     if augmentation and augmentation.settings.changes_pixels:
-        raise _changing(f"images are augmented ({augmentation.settings.describe()})")
+        raise _changing(model, f"images are augmented ({augmentation.settings.describe()})")
     if jax.process_count() > 1:
         raise ValueError(
             f"input.embedding_cache: {jax.process_count()} processes train together, and each "
@@ -67,7 +66,7 @@ def check(
 
 
 def batch_arrays(
-    config: ml_collections.ConfigDict, model: variants.PaliGemma, spec: pipeline.BatchSpec
+    config: ml_collections.ConfigDict, model: family.Model, spec: pipeline.BatchSpec
 ) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Returns name -> (shape of one row, type) of a training batch, as `training_arrays` does."""
     arrays = pipeline.training_arrays(spec)
@@ -75,9 +74,7 @@ def batch_arrays(
     if dtype is None:
         return arrays
     del arrays["image"]
-    return {
-        model_functions.IMAGE_TOKENS: ((spec.max_images, *_shape(model)), jnp.dtype(dtype))
-    } | arrays
+    return {family.IMAGE_TOKENS: ((spec.max_images, *_shape(model)), jnp.dtype(dtype))} | arrays
 
 
 def prepare(
@@ -99,7 +96,8 @@ def prepare(
     if built.config.input.embedding_cache is None:
         return None
     num_workers = built.config.input.num_workers
-    tower = {name: array for name, array in params.items() if name.startswith(TOWER)}
+    start = built.model.kind.names.image
+    tower = {name: array for name, array in params.items() if name.startswith(start)}
     dtype = jnp.dtype(built.config.input.embedding_cache)
     folder = sites.own_cache() / "embeddings" / _name(built, tower)
     store = embeddings.Store(folder, _shape(built.model), dtype)
@@ -175,7 +173,7 @@ def _read(
         num_workers=spec.num_workers,
         prefetch=spec.prefetch,
     )
-    return ({model_functions.IMAGE_TOKENS: array} for array in found)
+    return ({family.IMAGE_TOKENS: array} for array in found)
 
 
 def _name(built: assembly.Assembly, tower: Mapping[str, jax.Array]) -> str:
@@ -192,19 +190,20 @@ def _name(built: assembly.Assembly, tower: Mapping[str, jax.Array]) -> str:
         "compute_dtype": built.functions.compute.dtype,
         "stored": built.config.input.embedding_cache,
         "res": built.config.res,
-        "img": dataclasses.asdict(built.model.img),
+        "img": built.model.image_metadata(),
         "types": {name: str(array.dtype) for name, array in arrays.items()},
         "weights": checksums.of_arrays(arrays),
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _shape(model: variants.PaliGemma) -> tuple[int, int]:
-    return model.num_image_tokens, model.llm.width
+def _shape(model: family.Model) -> tuple[int, int]:
+    return model.num_image_tokens, model.image_width
 
 
-def _changing(reason: str) -> ValueError:
+def _changing(model: family.Model, reason: str) -> ValueError:
     return ValueError(
         f"input.embedding_cache: {reason}, so embeddings would not stay the same. Set it to None, "
-        f"or train with trainable='llm/.*', without dropout there and without changes of images"
+        f"or train with trainable='{model.kind.names.text}', without dropout there and without "
+        f"changes of images"
     )

@@ -16,7 +16,6 @@ from paligemma_jax.assembly import assembly, datasets, model_functions
 from paligemma_jax.console import compilation, host_memory, say
 from paligemma_jax.evaluation import evaluator
 from paligemma_jax.models.common import quantize
-from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import sharding
 from paligemma_jax.runs import embedding_cache, optimization, training_run
 from paligemma_jax.training import flops, loss, step, step_memory
@@ -70,7 +69,10 @@ class Planned:
 def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
     """Compiles the step of these settings and adds up what it needs. Loads no weights."""
     state, batch = _shapes(built, planned)
-    jitted = optimization.make_train_step(built.config, built.functions, planned.optimizer, state)
+    groups = built.model.kind.names.groups
+    jitted = optimization.make_train_step(
+        built.config, built.functions, planned.optimizer, state, groups=groups
+    )
     with say.working("compiling the train step, which later runs find compiled"):
         compiled = jitted.lower(state, batch, 0).compile()
     text_len = built.config.input.text_len
@@ -123,7 +125,8 @@ def at_least(built: assembly.Assembly, planned: training_run.Plan) -> step_memor
     config = built.config
     rows = config.input.batch_size // (built.mesh.size * config.accumulation_steps)
     params = state.params
-    blocks = {name: x for name, x in params.items() if name.startswith(paligemma.LAYERS)}
+    start = built.model.kind.names.blocks
+    blocks = {name: x for name, x in params.items() if start and name.startswith(start)}
     evaluations = [
         _cache_bytes(built, one) + step_memory.bytes_of(blocks)
         for one, _ in planned.evaluations
@@ -245,10 +248,10 @@ def _shapes(
 
 def _cache_bytes(built: assembly.Assembly, one: evaluator.Evaluation) -> int:
     """Returns the bytes of keys and values, and of the logits of a token, on one device."""
-    llm, spec, chosen = built.model.llm, one.prompts, one.settings
+    spec, chosen = one.prompts, one.settings
     candidates = chosen["beam_size"] if chosen["sampler"] == "beam" else chosen["best_of"]
     slots = spec.max_images * built.model.num_image_tokens + spec.text_len + one.max_new_tokens
     itemsize = jnp.dtype(built.config.cache_dtype).itemsize
-    cache = 2 * llm.depth * llm.num_kv_heads * llm.head_dim * slots * itemsize
+    cache = built.model.cache_bytes(slots=slots, itemsize=itemsize)
     rows = spec.batch_size // built.mesh.size * candidates
     return rows * (cache + built.model.vocab_size * FLOAT32_BYTES)

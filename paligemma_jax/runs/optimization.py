@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import ml_collections
 
-from paligemma_jax.assembly import model_functions, quantization
+from paligemma_jax.assembly import quantization
 from paligemma_jax.console import say
+from paligemma_jax.models import family
 from paligemma_jax.params import lora, names
 from paligemma_jax.settings import load
 from paligemma_jax.training import optimizer, step
@@ -79,13 +80,20 @@ def gradient_groups(made: optimizer.Optimizer) -> dict[str, tuple[str, ...]]:
 
 def make_train_step(
     config: ml_collections.ConfigDict,
-    functions: model_functions.Functions,
+    functions: family.Functions,
     made: optimizer.Optimizer,
     state: step.TrainState,
+    *,
+    groups: names.Rules[str],
 ) -> Any:
     """Returns the jitted step; it takes over the memory of the state that it is given.
 
-    `state`: shapes and places, which the new state has too.
+    Args:
+      config: of the run.
+      functions: the model.
+      made: the optimizer.
+      state: shapes and places, which the new state has too.
+      groups: of parameters, for metrics; see `family.Names`.
     """
     where = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(
@@ -93,7 +101,7 @@ def make_train_step(
             functions.apply,
             functions.logits,
             made.tx,
-            parts=names.group(made.trainable),
+            parts=names.group(groups, made.trainable),
             seed=config.seed,
             label_smoothing=float(config.label_smoothing),
             accumulation_steps=config.accumulation_steps,

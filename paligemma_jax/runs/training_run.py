@@ -15,7 +15,7 @@ from paligemma_jax.console import say, signals
 from paligemma_jax.data import pipeline
 from paligemma_jax.evaluation import evaluator
 from paligemma_jax.files import run_folder
-from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.models import family
 from paligemma_jax.runs import (
     early_stopping,
     embedding_cache,
@@ -78,9 +78,7 @@ def plan(built: assembly.Assembly) -> Plan:
     say.info(read.describe(steps=steps, batch_size=config.input.batch_size))
     profiling.check(config.profile_steps, total_steps=steps)
     saving = runs_saving.plan(config, total_steps=steps, data_size=data_size)
-    made = optimization.make(
-        config, paligemma.shapes(built.model), steps=steps, data_size=data_size
-    )
+    made = optimization.make(config, built.model.shapes(), steps=steps, data_size=data_size)
     evaluations = tuple(
         _plan_evaluation(built, name, steps=steps, data_size=data_size) for name in config.evals
     )
@@ -176,7 +174,7 @@ def _make_batches(
     )
 
 
-def what_is_saved(config: ml_collections.ConfigDict, model: variants.PaliGemma) -> str:
+def what_is_saved(config: ml_collections.ConfigDict, model: family.Model) -> str:
     """Returns "all" or "trainable", as the key `save` says, or LoRA or a quantized base suggests.
 
     Raises:

@@ -51,6 +51,7 @@ KEYS = (
         "side of the square input image in pixels, a multiple of the patch",
         least=1,
     ),
+    Key("model.family", "paligemma", (str,), "kind of model: a name in assembly/families.py"),
     Key("model.img.variant", "So400m/14", (str,), "vision tower"),
     Key(
         "model.img.resample_posemb",

@@ -9,10 +9,10 @@ softmax. Low-rank factors count as the trained matrices that they are.
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.models.paligemma import variants
+from paligemma_jax.models import family
 
 # Dense bf16 FLOP/s (float16 for T4 and V100) of what jax counts as one device, by a part of its
 # device_kind; the first that is found. Sources: NVIDIA's data sheets, without sparsity, and
@@ -38,18 +38,6 @@ PEAK_BF16 = {
     "TPU v6": 918e12,
 }
 
-EMBEDDING = "llm/embedder/input_embedding"
-# In the order of the forward pass: a gradient reaches a part from what is trained in it or before.
-PARTS = (
-    ("img/embedding/", "img/pos_embedding"),
-    ("img/Transformer/encoderblock/",),
-    ("img/Transformer/encoder_norm/",),
-    ("img/head/",),
-    (EMBEDDING,),
-    ("llm/layers/",),
-    ("llm/final_norm/",),
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -71,7 +59,7 @@ class Work:
 
 
 def count(
-    model: variants.PaliGemma,
+    model: family.Model,
     shapes: Mapping[str, Any],
     *,
     text_len: int,
@@ -91,28 +79,33 @@ def count(
       embeds_images: False where the vision tower does not run, its results being read.
       repeats_layers: False where the backward pass keeps the layers' products.
     """
-    first = min((_part(name) for name in trainable), default=len(PARTS))
-    patches, img = model.num_image_tokens, model.img
-    sequence, llm = max_images * patches + text_len, model.llm
+    parts = model.parts()
+    of = {name: _part_of(name, parts) for name in (*shapes, *trainable)}
+    first = min((of[name] for name in trainable), default=len(parts))
+    tokens = {"images": max_images * model.num_image_tokens}
+    tokens["sequence"] = tokens["images"] + text_len
     once, again, vocabulary = 0.0, 0.0, 0.0
     for name, x in shapes.items():
-        if not _is_matrix(name, x) or (name.startswith("img/") and not embeds_images):
+        part = parts[of[name]]
+        if not _is_matrix(name, x, part) or (part.reads == "images" and not embeds_images):
             continue
         size, is_trained = math.prod(x.shape), name in trainable
-        tokens = max_images * patches if name.startswith("img/") else sequence
-        if name == EMBEDDING:
-            passes = 2 + 2 * bool(trainable) + 2 * is_trained
-            vocabulary += passes * size
+        if part.reads == "vocabulary":
+            vocabulary += (2 + 2 * bool(trainable) + 2 * is_trained) * size
             continue
-        passes = 6 if is_trained else 4 if first <= _part(name) else 2
-        once += passes * size * tokens
-        again += 2 * size * tokens * (passes > 2)
-    attention = {5: llm.depth * 4 * sequence**2 * llm.num_heads * llm.head_dim}
-    if embeds_images:
-        attention[1] = max_images * img.depth * 4 * patches**2 * img.width
-    for part, forward in attention.items():
-        once += forward * (3 if first <= part else 1)
-        again += forward * (first <= part)
+        passes = 6 if is_trained else 4 if first <= of[name] else 2
+        once += passes * size * tokens[part.reads]
+        again += 2 * size * tokens[part.reads] * (passes > 2)
+    squares = {
+        "images": max_images * model.num_image_tokens**2,
+        "sequence": tokens["sequence"] ** 2,
+    }
+    for number, part in enumerate(parts):
+        if not part.attention or (part.reads == "images" and not embeds_images):
+            continue
+        forward = part.attention * squares[part.reads]
+        once += forward * (3 if first <= number else 1)
+        again += forward * (first <= number)
     return Work(once, vocabulary, again if repeats_layers else 0.0)
 
 
@@ -121,12 +114,12 @@ def peak(device_kind: str) -> float | None:
     return next((value for name, value in PEAK_BF16.items() if name in device_kind), None)
 
 
-def _part(name: str) -> int:
-    for number, starts in enumerate(PARTS):
-        if name.startswith(starts):
+def _part_of(name: str, parts: Sequence[family.Part]) -> int:
+    for number, part in enumerate(parts):
+        if name.startswith(part.prefixes):
             return number
-    raise ValueError(f"{name} belongs to no part of the model: {PARTS}")
+    raise ValueError(f"{name} belongs to no part of the model: {[part.prefixes for part in parts]}")
 
 
-def _is_matrix(name: str, x: Any) -> bool:
-    return len(x.shape) >= 2 and not name.endswith(("/bias", "/scale", "img/pos_embedding"))
+def _is_matrix(name: str, x: Any, part: family.Part) -> bool:
+    return len(x.shape) >= 2 and not name.endswith(("/bias", "/scale", *part.added))

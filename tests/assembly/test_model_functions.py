@@ -25,7 +25,7 @@ def test_wrong_dimension_is_named(config, dims, message):
 
 def test_whole_number_does_for_a_soft_cap(config):
     config.model.llm.dims = dict(attn_logits_softcap=50)
-    assert model_functions.describe(config, vocab_size=1500).llm.attn_logits_softcap == 50
+    assert model_functions.describe(config, vocab_size=1500).heads()["llm"].softcap == 50
 
 
 def test_published_weights_need_a_tokenizer_of_their_size(config):

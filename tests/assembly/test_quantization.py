@@ -6,7 +6,6 @@ import pytest
 from paligemma_jax.assembly import assembly, quantization
 from paligemma_jax.checkpoints import npz, partial_weights
 from paligemma_jax.models.common import quantize
-from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.runs import auto_remat, memory_plan, training_run
 from paligemma_jax.settings import keys
 
@@ -15,8 +14,9 @@ ATTENTION_LEAVES = {f"llm/layers/attn/{w}/w" for w in ("qkv_einsum", "attn_vec_e
 
 
 def choose(config, *, trainable=(), stored=None):
-    shapes = paligemma.shapes(assembly.assemble(config).model)
-    return quantization.choose(config, shapes, trainable=trainable, stored=stored)
+    model = assembly.assemble(config).model
+    possible = model.kind.names.quantizable
+    return quantization.choose(config, model.shapes(), possible, trainable=trainable, stored=stored)
 
 
 def test_one_kind_is_meant_for_all_frozen_weights(config):
@@ -36,7 +36,7 @@ def test_rules_choose_by_name(config):
 
 def test_what_a_file_of_trained_arrays_holds_itself_stays_as_it_is(config, tmp_path):
     config.quantize = "nf4"
-    shapes = paligemma.shapes(assembly.assemble(config).model)
+    shapes = assembly.assemble(config).model.shapes()
     arrays = {name: np.zeros(x.shape, np.float16) for name, x in shapes.items()}
     npz.write(tmp_path / "base.npz", arrays)
     own = {name: arrays[name] for name in ATTENTION_LEAVES}
@@ -93,8 +93,12 @@ def test_the_plan_shows_what_a_quantized_base_takes(config):
     config.quantize = "int8"
     built = assembly.assemble(config)
     found = memory_plan.at_least(built, planned)
-    shapes = paligemma.shapes(built.model)
-    held = [shapes[name].size for name in quantize.candidates(shapes) if "/attn/" not in name]
+    shapes = built.model.shapes()
+    held = [
+        shapes[name].size
+        for name in built.model.kind.names.quantizable.candidates(shapes)
+        if "/attn/" not in name
+    ]
     assert found.quantized == sum(held) * 68 // 64
     assert dense.frozen - found.frozen == sum(held) * 4 - found.quantized
 

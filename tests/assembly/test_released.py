@@ -42,8 +42,9 @@ def test_name_of_a_released_model_is_refused_for_a_small_one():
 
 def test_file_of_another_model_is_recognized():
     config = presets.finetune("paligemma1-3b")
+    model = model_functions.describe(config, vocab_size=variants.VOCAB_SIZE)
     for name, expected in (("paligemma1-3b", ""), ("paligemma2-3b", "a.npz is paligemma2-3b: set")):
         shapes = paligemma.shapes(variants.released(name, res=224))
         found = {key: shape.shape for key, shape in shapes.items()}
-        assert released.recognize(found, config, where="a.npz").startswith(expected)
-    assert released.recognize({"a": (3,)}, config, where="a.npz") == ""
+        assert released.recognize(found, config, model, where="a.npz").startswith(expected)
+    assert released.recognize({"a": (3,)}, config, model, where="a.npz") == ""

@@ -3,6 +3,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from paligemma_jax.models.paligemma import as_family
 from paligemma_jax.params import names
 
 CONTRACT = pathlib.Path(__file__).parents[1] / "reference" / "param_contract"
@@ -120,10 +121,11 @@ def test_a_factor_without_a_rule_follows_its_weight():
 def test_parts_of_the_model_have_short_names():
     attention = "img/Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel"
     lines = (CONTRACT / "params_paligemma2_3b_224.txt").read_text().splitlines()[1:]
-    parts = names.group(line.split("\t")[0] for line in lines)
-    assert sorted(parts) == sorted(part for _, part in names.PARTS)
+    groups = as_family.NAMES.groups
+    parts = names.group(groups, (line.split("\t")[0] for line in lines))
+    assert sorted(parts) == sorted(part for _, part in groups)
     assert attention in parts["img_attn"] and len(parts["llm_attn"]) == 3
-    assert names.group(["other/x", f"{attention}_lora_a"]) == {
+    assert names.group(groups, ["other/x", f"{attention}_lora_a"]) == {
         "other": ["other/x"],
         "img_attn": [f"{attention}_lora_a"],
     }

@@ -60,13 +60,11 @@ def test_evaluation_has_its_cache_and_the_blocks_once_more(adam):
     found = memory_plan.at_least(built, planned)
     one, _ = planned.evaluations[0]
     blocks = sum(
-        x.size * 4
-        for name, x in memory_plan.paligemma.shapes(built.model).items()
-        if name.startswith("llm/layers/")
+        x.size * 4 for name, x in built.model.shapes().items() if name.startswith("llm/layers/")
     )
     _, cache = jax.eval_shape(
         lambda p, b: built.functions.prefill(p, b, max_new_tokens=one.max_new_tokens),
-        memory_plan.paligemma.shapes(built.model),
+        built.model.shapes(),
         {
             "image": jax.ShapeDtypeStruct((8, 1, 14, 14, 3), np.uint8),
             "mask_image": jax.ShapeDtypeStruct((8, 1), bool),

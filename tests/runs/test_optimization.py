@@ -3,7 +3,6 @@
 import pytest
 
 from paligemma_jax.assembly import model_functions
-from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.runs import optimization
 from paligemma_jax.settings import presets
 
@@ -15,7 +14,7 @@ def make(config):
     def make(**changes):
         config.update_from_flattened_dict(changes)
         presets.validate(config)
-        shapes = paligemma.shapes(model_functions.describe(config, vocab_size=1500))
+        shapes = model_functions.describe(config, vocab_size=1500).shapes()
         return optimization.make(config, shapes, steps=10, data_size=10)
 
     return make

@@ -9,7 +9,6 @@ import pytest
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.files import run_folder
-from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.reports import run_log
 from paligemma_jax.runs import optimization, saving, training_log, training_run
 from paligemma_jax.training import step
@@ -55,7 +54,7 @@ def test_the_average_is_saved_where_one_is_kept(config, tmp_path):
     config.ema_decay, config.trainable = 0.5, "llm/final_norm/.*"
     built = assembly.assemble(config)
     planned = training_run.plan(built)
-    zeros = {name: np.zeros(x.shape, x.dtype) for name, x in paligemma.shapes(built.model).items()}
+    zeros = {name: np.zeros(x.shape, x.dtype) for name, x in built.model.shapes().items()}
     state = step.init_state(zeros, planned.optimizer.trainable, planned.optimizer.tx)
     later = jax.tree.map(lambda x: x + 1, state.opt_state)  # the average among it
     state = dataclasses.replace(state, opt_state=later)
@@ -72,7 +71,9 @@ def test_nan_in_a_weight_stops_the_run_naming_it_with_the_last_good_state_on_dis
     planned = training_run.plan(built)
     begun = (built, planned.optimizer, planned.data.records, planned.base, tmp_path)
     state, about = saving.start(*begun, total_steps=2)
-    train_step = optimization.make_train_step(config, built.functions, planned.optimizer, state)
+    train_step = optimization.make_train_step(
+        config, built.functions, planned.optimizer, state, groups=()
+    )
 
     def run(state, stop):
         with (

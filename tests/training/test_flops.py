@@ -2,7 +2,7 @@
 
 import pytest
 
-from paligemma_jax.models.paligemma import variants
+from paligemma_jax.models.paligemma import as_family, variants
 from paligemma_jax.training import flops
 
 
@@ -11,12 +11,13 @@ class Array:
         self.shape = shape
 
 
-MODEL = variants.PaliGemma(
+DIMS = variants.PaliGemma(
     img=variants.Vit(width=4, depth=1, mlp_dim=8, num_heads=1, patch_size=2),
     llm=variants.Gemma(width=6, depth=1, mlp_dim=10, num_heads=1, num_kv_heads=1, head_dim=3),
     res=4,  # 4 patches
     vocab_size=7,
 )
+MODEL = as_family.Model(DIMS)
 IMG, HEAD, ATTN, MLP = (
     "img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel",
     "img/head/kernel",
@@ -28,7 +29,7 @@ SHAPES = {
     "img/Transformer/encoderblock/MlpBlock_0/Dense_0/bias": Array(1, 8),
     "img/pos_embedding": Array(1, 4, 4),
     HEAD: Array(4, 6),
-    flops.EMBEDDING: Array(7, 6),
+    as_family.NAMES.embedding: Array(7, 6),
     ATTN: Array(1, 1, 6, 3),
     MLP: Array(1, 10, 6),
     "llm/final_norm/scale": Array(6),

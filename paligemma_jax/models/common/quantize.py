@@ -22,14 +22,6 @@ from jax.typing import DTypeLike
 from paligemma_jax.params import names
 
 KINDS = ("int8", "nf4")
-# Weights that meet an activation in `weights.project`, and the embedding.
-CANDIDATES = (
-    "llm/layers/(attn|mlp)/.*|llm/embedder/input_embedding|img/Transformer/.*/kernel|"
-    "img/head/kernel"
-)
-TABLE = "llm/embedder/input_embedding"
-STACKED = ("llm/layers/", "img/Transformer/encoderblock/")
-
 BLOCK, SCALES_BLOCK = 64, 256
 # arXiv:2305.14314, appendix E.
 NF4 = (
@@ -39,6 +31,41 @@ NF4 = (
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
 _MANY = 2**18  # blocks that the host has quantized at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantizable:
+    """Which parameters of a family can be quantized.
+
+    Attributes:
+      weights: regex of those that meet an activation in `projections.project`, and of the table.
+      table: the embedding, of which single rows are read; None: there is none.
+      stacked: beginnings of the names of arrays with a weight per layer.
+    """
+
+    weights: str
+    table: str | None = None
+    stacked: tuple[str, ...] = ()
+
+    def unit_of(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of one weight of a parameter: without the axis of the layers."""
+        return tuple(shape[1:]) if name.startswith(self.stacked) else tuple(shape)
+
+    def candidates(self, shapes: Mapping[str, Any]) -> list[str]:
+        """Returns the names of the parameters that can be quantized, of anything with a shape.
+
+        Those are the large ones whose weights are whole blocks; of the embedding, whose rows are.
+        """
+        chosen = names.select(self.weights, shapes, what="Quantizable.weights")
+        return [
+            name
+            for name in chosen
+            if not names.is_factor(name) and self._unbroken(name, shapes[name].shape) % BLOCK == 0
+        ]
+
+    def _unbroken(self, name: str, shape: tuple[int, ...]) -> int:
+        """Returns how many numbers in a row must be whole blocks: a weight, of the table a row."""
+        return math.prod(shape[1:] if name == self.table else self.unit_of(name, shape))
 
 
 @jax.tree_util.register_dataclass
@@ -115,29 +142,6 @@ class Quantized:
         return _decode(codes, scales, kind=self.kind, dtype=dtype).reshape(
             *ids.shape, *self.unit[1:]
         )
-
-
-def unit_of(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape of one weight of the parameter `name`: without the axis of the layers."""
-    return tuple(shape[1:]) if name.startswith(STACKED) else tuple(shape)
-
-
-def candidates(shapes: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the parameters that can be quantized, of anything with a shape.
-
-    Those are the large ones whose weights are whole blocks; of the embedding, whose rows are.
-    """
-    chosen = names.select(CANDIDATES, shapes, what="quantize.CANDIDATES")
-    return [
-        name
-        for name in chosen
-        if not names.is_factor(name) and _unbroken(name, shapes[name].shape) % BLOCK == 0
-    ]
-
-
-def _unbroken(name: str, shape: tuple[int, ...]) -> int:
-    """Returns how many neighbouring numbers must be whole blocks: a weight, of the table a row."""
-    return math.prod(shape[1:] if name == TABLE else unit_of(name, shape))
 
 
 def quantize(w: jax.Array, kind: str, *, unit: tuple[int, ...]) -> Quantized:

@@ -17,58 +17,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from paligemma_jax.models.common import attention, cache, layers, precision, projections
+from paligemma_jax.models import family
+from paligemma_jax.models.common import attention, cache, projections
 from paligemma_jax.models.paligemma import gemma, siglip, variants
 from paligemma_jax.params import lora, names
 
 Params = Mapping[str, jax.Array]
 Cache = cache.Cache
+Compute = family.Compute
 select_rows = cache.select_rows
 LAYERS = "llm/layers/"
 _UNSTACKED = re.compile(r"llm/layers/\d+/")
 
 # Of so many tokens at most, embeddings are read one after the other on a device alone.
 ROWS_ONE_BY_ONE = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """How to run a model, not what it is.
-
-    Attributes:
-      dtype: of activations and matrix products, "float32", "bfloat16" or "float16"; weights are
-        cast to it where they are used. Norms, softmax, logits and the residual stream are float32
-        in any case; with float16 so is all but the operands of products (see `precision`).
-      remat: one of `layers.REMAT`, what the backward pass may keep of a layer. "none" keeps all,
-        the cast copies of 16-bit weights too.
-      dropout: rate in the language model, applied where an rng is given.
-      img_dropout: rate in the vision tower, likewise.
-      attention: what computes it in the language model, one of `attention.KERNELS`.
-      img_attention: likewise in the vision tower.
-    """
-
-    dtype: str = "float32"
-    remat: str = "nothing_saveable"
-    dropout: float = 0.0
-    img_dropout: float = 0.0
-    attention: str = "xla"
-    img_attention: str = "xla"
-
-    def __post_init__(self):
-        if self.dtype not in precision.DTYPES:
-            raise ValueError(f"compute dtype '{self.dtype}' is not one of {precision.DTYPES}")
-        layers.check_remat(self.remat)
-        for kernel in (self.attention, self.img_attention):
-            if kernel not in attention.KERNELS:
-                raise ValueError(f"attention '{kernel}' is not one of {attention.KERNELS}")
-        for rate in (self.dropout, self.img_dropout):
-            if not 0.0 <= rate < 1.0:
-                raise ValueError(f"dropout rate {rate} is not in [0, 1)")
-
-    @property
-    def loss_scale(self) -> float:
-        """What the loss is multiplied by while gradients are taken."""
-        return precision.LOSS_SCALES[self.dtype]
 
 
 def init(rng: jax.Array, model: variants.PaliGemma) -> dict[str, jax.Array]:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models.common import quantize
-from paligemma_jax.models.paligemma import paligemma, variants
+from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names
+
+QUANTIZABLE = as_family.NAMES.quantizable
 
 
 def test_nf4_is_that_of_bitsandbytes(reference_arrays):
@@ -89,7 +91,7 @@ def test_rows_are_those_of_the_whole(kind):
 def test_candidates_are_large_weights_that_are_whole_blocks():
     lora = lora_lib.Lora("llm/layers/.*", 4, 4.0)
     model = variants.make("tiny/14", "tiny2", res=56, vocab_size=9)
-    found = quantize.candidates(paligemma.shapes(dataclasses.replace(model, lora=lora)))
+    found = QUANTIZABLE.candidates(paligemma.shapes(dataclasses.replace(model, lora=lora)))
     assert "llm/embedder/input_embedding" in found
     assert {name.split("/")[-1] for name in found} >= {"w", "kernel", "linear", "gating_einsum"}
     excluded = ("scale", "bias", "pos_embedding", *names.FACTORS)
@@ -97,12 +99,12 @@ def test_candidates_are_large_weights_that_are_whole_blocks():
     assert "img/embedding/kernel" not in found
     # A row of 96 numbers is one and a half blocks.
     mini = variants.make("mini/14", "mini", res=56, vocab_size=64)
-    assert "llm/embedder/input_embedding" not in quantize.candidates(paligemma.shapes(mini))
+    assert "llm/embedder/input_embedding" not in QUANTIZABLE.candidates(paligemma.shapes(mini))
 
 
 def quantized(params, kind):
     """Returns parameters with all candidates quantized, and with what these stand for."""
-    units = {n: quantize.unit_of(n, params[n].shape) for n in quantize.candidates(params)}
+    units = {n: QUANTIZABLE.unit_of(n, params[n].shape) for n in QUANTIZABLE.candidates(params)}
 
     @jax.jit
     def run(chosen):
