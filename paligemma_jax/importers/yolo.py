@@ -13,6 +13,7 @@ import collections
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,7 @@ def read(
         root, request.classes or _class_names(description, root), "kpt_shape" in description
     )
     folder = pictures.open_folder(root)
-    images = list(_images(description, root, request))
+    images = list(_images(description, root, request, tally))
     if not images:
         raise ValueError(f"{root}: no images found; YOLO has them in folders called images")
     paths = [path for _, path in images]
@@ -93,7 +94,8 @@ def _describe(request: example.Request, root: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # Scalars such as `!!int ""` and deep nesting leave yaml as errors of Python's own.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected names: and train: ..., found {content!r:.60}")
@@ -145,17 +147,31 @@ def _files_below(root: str, endings: tuple[str, ...]) -> Iterator[str]:
 
 
 def _images(
-    description: dict[str, Any], root: str, request: example.Request
+    description: dict[str, Any], root: str, request: example.Request, tally: example.Tally
 ) -> Iterator[tuple[str | None, str]]:
-    """Yields (split, path) of every image."""
+    """Yields (split, path) of every image; a split that data.yaml names in vain is dropped.
+
+    Raises:
+      ValueError: the training images, or all splits, are not where data.yaml says.
+    """
     seen: set[str] = set()
+    missing: dict[str, str] = {}
     for key in SPLITS:
-        places = description.get(key) or []
-        for place in [places] if isinstance(places, str) else places:
-            for path in _list_place(str(place), description, root):
+        for place in _places(description, key, root):
+            if (paths := _list_place(place, description, root)) is None:
+                missing.setdefault(key, place)
+                continue
+            for path in paths:
                 if path not in seen:
                     seen.add(path)
                     yield example.split_name(key), path
+    if missing and (not seen or "train" in missing):
+        raise ValueError(
+            f"{root}: data.yaml names '{next(iter(missing.values()))}', which is no folder or list "
+            f"inside this folder; correct the entry (relative to data.yaml), or remove it"
+        )
+    for key, place in missing.items():
+        tally.drop("split", "not there", f"data.yaml: {key}", f"'{place}'")
     if seen:
         return
     for folder, _, _ in sorted(os.walk(request.images or root)):
@@ -163,27 +179,53 @@ def _images(
             yield example.split_name(os.path.relpath(folder, root)), path
 
 
-def _list_place(place: str, description: dict[str, Any], root: str) -> list[str]:
-    """Returns the images of one entry of data.yaml: a folder, or a text file of paths."""
-    inside = pictures.open_folder(root)
+def _places(description: dict[str, Any], key: str, root: str) -> list[str]:
+    """Returns the folders and lists that data.yaml names for a split."""
+    value = description.get(key) or []
+    places = value if isinstance(value, list) else [value]
+    if not all(isinstance(place, str) for place in places):
+        raise ValueError(
+            f"{root}: data.yaml: {key}: expected a path or a list, found {value!r:.60}"
+        )
+    return places
+
+
+def _list_place(place: str, description: dict[str, Any], root: str) -> list[str] | None:
+    """Returns the images of one entry of data.yaml, a folder or a text file of paths."""
     base = os.path.join(root, str(description.get("path") or ""))
-    # Roboflow writes ../train/images and means the folder of data.yaml.
-    tries = [os.path.join(base, place), os.path.join(root, place)]
-    tries.append(os.path.join(root, place.replace("../", "")))
+    inside = pictures.open_folder(root)
+    path = _resolve(place, (base, root), root, inside)
+    if path is None or not (os.path.isdir(path) or path.endswith(".txt")):
+        return None
+    if os.path.isdir(path):
+        return [p for folder, _, _ in sorted(os.walk(path)) for p in pictures.list_images(folder)]
+    lines = [line.strip() for line in example.read_lines(path) if line.strip()]
+    near = os.path.dirname(path)
+    return [
+        _resolve(line, (near,), root, inside) or os.path.normpath(os.path.join(near, line))
+        for line in lines
+    ]
+
+
+def _resolve(
+    place: str, bases: tuple[str, ...], root: str, inside: image_folder.ImageFolder
+) -> str | None:
+    """Returns the path inside root that an entry means, None if there is none.
+
+    An entry may be relative to another folder than data.yaml (Roboflow writes ../train/images, or
+    the project's folder before it), or a path of another machine: then the longest end of it that
+    exists below root is meant.
+    """
+    parts = [part for part in re.split(r"[\\/]", place) if part not in ("", ".", "..")]
+    tries = [os.path.join(base, place) for base in bases]
+    tries += [os.path.join(root, *parts[start:]) for start in range(len(parts))]
     for path in map(os.path.normpath, tries):
-        if not inside.contains(os.path.realpath(path)):
+        # "images" alone is the end of every split's path: it would give all splits one folder.
+        if path == os.path.join(root, "images") and len(parts) > 1:
             continue
-        if os.path.isdir(path):
-            return [
-                p for folder, _, _ in sorted(os.walk(path)) for p in pictures.list_images(folder)
-            ]
-        if os.path.isfile(path) and path.endswith(".txt"):
-            lines = [line.strip() for line in example.read_lines(path) if line.strip()]
-            return [os.path.normpath(os.path.join(os.path.dirname(path), line)) for line in lines]
-    raise ValueError(
-        f"{root}: data.yaml names '{place}', which is no folder or list inside this folder; "
-        f"correct the entry (relative to data.yaml), or remove it"
-    )
+        if inside.contains(os.path.realpath(path)) and os.path.exists(path):
+            return path
+    return None
 
 
 def _read_image(

@@ -135,6 +135,9 @@ def test_without_yaml_the_names_are_in_classes_txt_or_given(tmp_path, picture, r
         ("names: [a]\ntrain: nowhere", "names 'nowhere'"),
         ("train: [", "cannot be read"),
         ("- a", "expected names:"),
+        ("names: [a]\ntrain: 5", "data.yaml: train: expected a path or a list, found 5"),
+        ("train: " + "[" * 2000, "cannot be read"),
+        ("nc: !!int ''", "cannot be read"),
         ("!!python/object/apply:os.getcwd []", "cannot be read"),
     ],
 )
@@ -195,3 +198,36 @@ def test_class_lists_that_differ_are_an_error(tmp_path, picture, read):
         (tmp_path / split / "_darknet.labels").write_text(names)
     with pytest.raises(ValueError, match=r"class names differ between .*train.*; give them"):
         read("yolo", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        "Fruit-3/train/images",  # from the folder above
+        "/content/Fruit-3/train/images",
+        "C:\\Users\\me\\Fruit-3\\train\\images",
+        "../train/images",
+        "train.txt",  # holds a path of another machine
+    ],
+)
+def test_paths_of_another_folder_or_machine_are_found_by_their_end(folder, picture, read, train):
+    picture("valid/images/b.png")
+    (folder / "train.txt").write_text("/content/Fruit-3/train/images/a.png\n")
+    (folder / "data.yaml").write_text(
+        f"train: {train}\nval: {train}/../../valid/images\nnames: [a]"
+    )
+    if train == "train.txt":
+        (folder / "data.yaml").write_text("train: train.txt\nval: /data/valid/images\nnames: [a]")
+    _, examples, _ = read("yolo", folder)
+    assert [(one.split, one.picture.name) for one in examples] == [
+        ("train", "train/images/a.png"),
+        ("valid", "valid/images/b.png"),
+    ]
+
+
+def test_a_split_that_was_not_exported_is_named_and_the_others_stay(folder, read, drops):
+    with open(folder / "data.yaml", "a") as file:
+        file.write("test: ../test/images\n")
+    _, examples, tally = read("yolo", folder)
+    assert [one.split for one in examples] == ["train"]
+    assert drops(tally) == {("split", "not there"): ["data.yaml: test: '../test/images'"]}
