@@ -45,7 +45,7 @@ def plan(
     Args:
       shapes: our names -> shape and dtype.
       dtype: what all tensors are cast to; None: each keeps its own.
-      metadata: anything JSON can say; travels with the tensors, and comes back with `read`.
+      metadata: anything that JSON can hold; travels with the tensors, and comes back with `read`.
       shard_bytes: a file's size at most, unless one tensor is larger.
 
     Raises:
@@ -58,8 +58,8 @@ def plan(
             shape[0] += huggingface_names.EXTRA_ROWS
         kind = jnp.dtype(dtype or shapes[piece.ours].dtype)
         tensors[piece.theirs] = jax.ShapeDtypeStruct(tuple(shape), kind)
-    said = {"format": "pt", METADATA: json.dumps(dict(metadata or {}))}
-    return tensor_files.lay_out(tensors, metadata=said, shard_bytes=shard_bytes)
+    file_metadata = {"format": "pt", METADATA: json.dumps(dict(metadata or {}))}
+    return tensor_files.lay_out(tensors, metadata=file_metadata, shard_bytes=shard_bytes)
 
 
 def write(
@@ -80,12 +80,12 @@ def write(
     Raises:
       ValueError: a damaged file, or numbers that the dtype to cast to cannot hold.
     """
-    found: dict[str, list[huggingface_names.Piece]] = {}
+    pieces_of: dict[str, list[huggingface_names.Piece]] = {}
     for piece in huggingface_names.pieces(stored.arrays):
-        found.setdefault(piece.ours, []).append(piece)
+        pieces_of.setdefault(piece.ours, []).append(piece)
 
     def write_array(name: str, array: np.ndarray) -> None:
-        for piece in found[name]:
+        for piece in pieces_of[name]:
             place = layout.places[piece.theirs]
             tensor = lazy_array.cast(piece.to_theirs(array), place.dtype, name=name)
             parts = [tensor]
@@ -94,7 +94,7 @@ def write(
             tensor_files.put(folder, place, *parts)
 
     tensor_files.create(folder, layout)
-    stored.read(found, transform=write_array, progress=progress)
+    stored.read(pieces_of, transform=write_array, progress=progress)
     tensor_files.sync(folder, layout)
 
 
@@ -113,7 +113,7 @@ def read(
         or a head that is not the embedding.
     """
     pieces = huggingface_names.pieces(expected)
-    stored, said = tensor_files.read_headers(folder)
+    stored, file_metadata = tensor_files.read_headers(folder)
     by_hub_name: dict[str, str] = {}
     for name in stored:
         hub = huggingface_names.hub_name(name)
@@ -122,12 +122,12 @@ def read(
         by_hub_name[hub] = name
     heads = [by_hub_name.pop(head) for head in huggingface_names.HEADS if head in by_hub_name]
     shapes = plan(expected).places
-    found = {hub: stored[name][1].shape for hub, name in by_hub_name.items()}
-    names.check_shapes(found, shapes, where=str(folder))
+    stored_shapes = {hub: stored[name][1].shape for hub, name in by_hub_name.items()}
+    names.check_shapes(stored_shapes, shapes, where=str(folder))
     tensors = {hub: (stored[name][0], name) for hub, name in by_hub_name.items()}
     for head in heads:
         embedding = next(p.theirs for p in pieces if p.ours == huggingface_names.EMBEDDING)
-        _check_tied((stored[head][0], head), tensors[embedding], found[embedding][0])
+        _check_tied((stored[head][0], head), tensors[embedding], stored_shapes[embedding][0])
     arrays = {}
     for ours, shape in expected.items():
         mine = [piece for piece in pieces if piece.ours == ours]
@@ -135,7 +135,7 @@ def read(
         kind = jnp.dtype(dtype or jnp.result_type(*kinds))
         sources = [(piece, tensors[piece.theirs]) for piece in mine]
         arrays[ours] = lazy_array.Deferred(shape.shape, kind, _stacker(sources, shape.shape, kind))
-    return arrays, _metadata(said)
+    return arrays, _metadata(file_metadata)
 
 
 def _stacker(
@@ -179,9 +179,9 @@ def _check_tied(
             )
 
 
-def _metadata(said: Mapping[str, str]) -> dict[str, Any]:
+def _metadata(file_metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        found = json.loads(said.get(METADATA, "{}"))
+        metadata = json.loads(file_metadata.get(METADATA, "{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}

@@ -25,10 +25,10 @@ def pieces(arrays: Mapping[str, Any]) -> dict[str, list[Piece]]:
     Args:
       arrays: factors and at least the weights that they stand beside, or their shapes.
     """
-    found: dict[str, list[Piece]] = {base: [] for base in lora.pairs(arrays)}
-    for piece in huggingface_names.pieces({base: arrays[base] for base in found}):
-        found[piece.ours].append(piece)
-    return found
+    pieces_of: dict[str, list[Piece]] = {base: [] for base in lora.pairs(arrays)}
+    for piece in huggingface_names.pieces({base: arrays[base] for base in pieces_of}):
+        pieces_of[piece.ours].append(piece)
+    return pieces_of
 
 
 def is_linear(piece: Piece) -> bool:

@@ -1,6 +1,6 @@
 """The small files beside the weights that transformers reads: model, processor, tokenizer.
 
-What these say is what transformers 4.57 and 5.23 read; where versions differ, both are said.
+Written for transformers 4.57 and 5.23; where these read different keys, both are written.
 """
 
 from collections.abc import Mapping

@@ -125,7 +125,7 @@ def pieces(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> list[Piece]:
 
     A name that it has no place for is a ValueError.
     """
-    found: list[Piece] = []
+    all_pieces: list[Piece] = []
     for (our_prefix, their_prefix, is_stacked), rows in TABLE.items():
         for name, index, their_name, pattern in rows:
             ours = our_prefix + name
@@ -141,10 +141,10 @@ def pieces(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> list[Piece]:
             for layer in range(shapes[ours].shape[0]) if is_stacked else [None]:
                 theirs = their_prefix.format(layer) + their_name
                 where = index if layer is None else (layer, *index)
-                found.append(Piece(ours, where, theirs, shape, pattern, axes))
-    if unknown := sorted(shapes.keys() - {piece.ours for piece in found}):
+                all_pieces.append(Piece(ours, where, theirs, shape, pattern, axes))
+    if unknown := sorted(shapes.keys() - {piece.ours for piece in all_pieces}):
         raise ValueError(f"transformers' PaliGemma has no place for {unknown}")
-    return found
+    return all_pieces
 
 
 def hub_name(name: str) -> str:

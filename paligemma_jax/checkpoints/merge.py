@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,12 +19,12 @@ LORA = "lora"
 
 @dataclasses.dataclass(frozen=True)
 class Merged:
-    """Weights that are read as w + scale A B; stands where `overlay.Weights` do.
+    """Weights that are read as w + scale A B; read and described as `partial_weights.Weights` are.
 
     Attributes:
       weights: with factors.
       factors: all of them, in memory.
-      lora: how they act.
+      lora: how they act: scale and targets.
     """
 
     weights: partial_weights.Weights
@@ -56,8 +56,8 @@ class Merged:
         self,
         names: Iterable[str] | None = None,
         *,
-        transform: Callable[[str, np.ndarray], Any] | None = None,
-        place: Callable[[str, Any], Any] | None = None,
+        transform: npz.Transform | None = None,
+        place: npz.Place | None = None,
         progress: npz.Progress | None = None,
     ) -> dict[str, Any]:
         """Returns arrays by name: as `npz.read`. The factors are added before `transform`."""

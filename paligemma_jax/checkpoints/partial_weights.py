@@ -65,8 +65,8 @@ class Weights:
         self,
         names: Iterable[str] | None = None,
         *,
-        transform: Callable[[str, np.ndarray], Any] | None = None,
-        place: Callable[[str, Any], Any] | None = None,
+        transform: npz.Transform | None = None,
+        place: npz.Place | None = None,
         progress: npz.Progress | None = None,
     ) -> dict[str, Any]:
         """Returns arrays by name: as `npz.read`, whichever of the files they are in."""
@@ -119,11 +119,11 @@ def find(
     """
     path = pathlib.Path(path)
     header = npz.read_header(path)
-    said = {key: value for key, value in header.metadata.items() if key != "dtypes"}
-    num_arrays = said.pop(NUM_ARRAYS, None)
+    metadata = {key: value for key, value in header.metadata.items() if key != "dtypes"}
+    num_arrays = metadata.pop(NUM_ARRAYS, None)
     if base is None and num_arrays is None:
-        return Weights(path, header.arrays, said)
-    record = said.get(BASE) or {}
+        return Weights(path, header.arrays, metadata)
+    record = metadata.get(BASE) or {}
     if base is None:
         missing = f"{path}: {num_arrays - len(header.arrays)} of {num_arrays} arrays missing"
         base = find_recorded(record, fetch, missing)
@@ -131,7 +131,7 @@ def find(
     below = find(base, fetch=fetch)
     if not below.arrays.keys() - header.arrays.keys():
         raise ValueError(f"{path} has all arrays of the base {base}: leave the base out")
-    return Weights(path, header.arrays, said, below, record.get("dtype"))
+    return Weights(path, header.arrays, metadata, below, record.get("dtype"))
 
 
 def find_recorded(
@@ -189,18 +189,16 @@ def _check_same(
     path: pathlib.Path, base: str | os.PathLike[str], record: Mapping[str, Any]
 ) -> None:
     """Raises a ValueError if the weights were trained from another base than this file."""
-    expected, found = record.get("fingerprint"), checksums.of_file(base)
-    if expected and found != expected:
+    expected, actual = record.get("fingerprint"), checksums.of_file(base)
+    if expected and actual != expected:
         raise ValueError(
             f"{path} was trained from {record.get('source')} (fingerprint "
             f"{expected[:SHOWN_DIGITS]}); {os.fspath(base)} is another file "
-            f"({found[:SHOWN_DIGITS]}): give the right one as --base"
+            f"({actual[:SHOWN_DIGITS]}): give the right one as --base"
         )
 
 
-def _cast_then(
-    transform: Callable[[str, np.ndarray], Any] | None, dtype: str | None
-) -> Callable[[str, np.ndarray], Any] | None:
+def _cast_then(transform: npz.Transform | None, dtype: str | None) -> npz.Transform | None:
     """Returns the transform that casts first."""
     if not dtype:
         return transform

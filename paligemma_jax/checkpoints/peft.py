@@ -64,27 +64,27 @@ def read(
         for piece in huggingface_names.pieces(shapes)
         if huggingface_factors.is_linear(piece)
     }
-    found: dict[str, dict[str, np.ndarray]] = {}
+    factors_of: dict[str, dict[str, np.ndarray]] = {}
     foreign = []
     for key, tensor in stored.items():
         theirs, which = linear_layer(key)
         if theirs not in layers or which not in ("A", "B"):
             foreign.append(key)
         else:
-            found.setdefault(theirs, {})[which] = tensor.astype(np.float32)
+            factors_of.setdefault(theirs, {})[which] = tensor.astype(np.float32)
     wrong = [f"{key}: no such linear layer in the base model" for key in foreign]
-    for theirs, pair in found.items():
+    for theirs, pair in factors_of.items():
         outputs, inputs = layers[theirs].shape
         expected = {"A": (lora.rank, inputs), "B": (outputs, lora.rank)}
         sizes = {which: tensor.shape for which, tensor in pair.items()}
         if sizes != expected:
             wrong.append(f"{theirs}: lora_A and lora_B are {sizes}, expected {expected}")
-    if wrong or not found:
+    if wrong or not factors_of:
         raise ValueError(
             f"{folder / WEIGHTS} does not fit the base model:\n  " + "\n  ".join(wrong or ["empty"])
         )
     factors: dict[str, np.ndarray] = {}
-    for theirs, pair in found.items():
+    for theirs, pair in factors_of.items():
         piece = layers[theirs]
         parts = huggingface_factors.to_ours(piece, pair["A"], pair["B"])
         for which, part in zip(names.FACTORS, parts, strict=True):

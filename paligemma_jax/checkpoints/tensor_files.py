@@ -81,7 +81,7 @@ def read_headers(
       ValueError: files that are missing, cut off or none of this format, a tensor that is there
         twice, or one that is not of float32, float16 or bfloat16 (quantized weights, say).
     """
-    found: dict[str, tuple[pathlib.Path, jax.ShapeDtypeStruct]] = {}
+    tensors: dict[str, tuple[pathlib.Path, jax.ShapeDtypeStruct]] = {}
     metadata: dict[str, str] = {}
     for path in files(folder):
         with _open(path) as file:
@@ -93,11 +93,11 @@ def read_headers(
                         f"{path}: '{name}' is {tensor.get_dtype()}, expected one of {list(DTYPES)}:"
                         f" if these weights are quantized, give the dense ones"
                     )
-                if name in found:
-                    raise ValueError(f"{path}: '{name}' is also in {found[name][0]}")
+                if name in tensors:
+                    raise ValueError(f"{path}: '{name}' is also in {tensors[name][0]}")
                 dtype = jnp.dtype(DTYPES[tensor.get_dtype()])
-                found[name] = path, jax.ShapeDtypeStruct(tuple(tensor.get_shape()), dtype)
-    return found, metadata
+                tensors[name] = path, jax.ShapeDtypeStruct(tuple(tensor.get_shape()), dtype)
+    return tensors, metadata
 
 
 def read_rows(path: pathlib.Path, name: str, rows: slice) -> np.ndarray:

@@ -39,8 +39,8 @@ class Damaged(Exception):
 
 def steps(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the checkpoints of a folder, newest first, damaged ones too."""
-    found = [path for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name), reverse=True)
+    folders = [path for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir()]
+    return sorted(folders, key=lambda path: int(path.name), reverse=True)
 
 
 def read_metadata(path: pathlib.Path) -> dict[str, Any]:
@@ -74,17 +74,17 @@ def read(path: pathlib.Path, like: Groups) -> dict[str, dict[str, jax.Array]]:
     """
     described = read_metadata(path)["arrays"]
     _check_same_arrays(path, described, like)
-    problem, found = _check_sizes(path), {}
+    problem, groups = _check_sizes(path), {}
     if problem is None:
-        found, problem = _try_read(path, like)
+        groups, problem = _try_read(path, like)
     # Processes read different parts: what one of them finds damaged is so for all.
     if not _all(problem is None):
         raise Damaged(problem or "another process found a damaged part")
-    for group, arrays in found.items():
+    for group, arrays in groups.items():
         for name, digest in checksums.of_arrays(arrays).items():
             if digest != described[f"{group}/{name}"][2]:
                 raise Damaged(f"{group}/{name} is not what was written")
-    return found
+    return groups
 
 
 def read_array(path: pathlib.Path, group: str, name: str) -> np.ndarray:
@@ -99,11 +99,11 @@ def read_array(path: pathlib.Path, group: str, name: str) -> np.ndarray:
     problem = _check_sizes(path) if described else "it holds no such array"
     if problem is None:
         place = {name: ocp.RestoreArgs(restore_type=np.ndarray)}
-        found, problem = _try_restore(path / group, {name: 0}, place, partial_restore=True)
+        arrays, problem = _try_restore(path / group, {name: 0}, place, partial_restore=True)
         if problem is None:
-            digests = checksums.of_arrays({name: jnp.asarray(found[name])})
+            digests = checksums.of_arrays({name: jnp.asarray(arrays[name])})
             if digests[name] == described[2]:
-                return found[name]
+                return arrays[name]
     raise Damaged(problem or f"{group}/{name} is not what was written")
 
 
@@ -129,13 +129,13 @@ def sizes(path: pathlib.Path) -> dict[str, int]:
 def _check_sizes(path: pathlib.Path) -> str | None:
     """Returns what is wrong with the files' sizes, which shows most damage without reading."""
     try:
-        expected, found = json.loads((path / SIZES).read_bytes()), sizes(path)
+        expected, actual = json.loads((path / SIZES).read_bytes()), sizes(path)
     except (OSError, ValueError) as error:
         return f"{SIZES}: {type(error).__name__}"
-    wrong = sorted(name for name in expected if found.get(name) != expected[name])
+    wrong = sorted(name for name in expected if actual.get(name) != expected[name])
     if not wrong:
         return None
-    return f"{wrong[0]} has {found.get(wrong[0], 0)} bytes, {expected[wrong[0]]} were written"
+    return f"{wrong[0]} has {actual.get(wrong[0], 0)} bytes, {expected[wrong[0]]} were written"
 
 
 def describe(array: Any) -> list[Any]:
@@ -176,13 +176,13 @@ def _try_read(
     """Returns (groups, None), or ({}, what is wrong)."""
     import orbax.checkpoint as ocp
 
-    found = {}
+    groups = {}
     for group, named in like.items():
         where = ocp.checkpoint_utils.construct_restore_args(dict(named))
-        found[group], problem = _try_restore(path / group, dict(named), where)
+        groups[group], problem = _try_restore(path / group, dict(named), where)
         if problem:
             return {}, problem
-    return found, None
+    return groups, None
 
 
 def _try_restore(
@@ -193,16 +193,16 @@ def _try_restore(
 
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            found = reader.restore(
+            arrays = reader.restore(
                 os.fspath(folder.absolute()),
                 args=ocp.args.PyTreeRestore(named, restore_args=where, **options),
             )
-        jax.block_until_ready(found)
+        jax.block_until_ready(arrays)
     except jax.errors.JaxRuntimeError:
         raise  # a device that is full says nothing of the disk
     except Exception as error:
         return {}, f"{folder.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return found, None
+    return arrays, None
 
 
 def _all(is_good: bool) -> bool:
@@ -279,7 +279,7 @@ class Writer:
         Args:
           step: updates done; the checkpoint's name.
           groups: arrays, none of them shared with frozen weights.
-          metadata: what JSON can say.
+          metadata: what JSON can hold.
           value: what `keep_best` compares.
 
         Raises:
@@ -291,12 +291,12 @@ class Writer:
             return
         self.wait()
         arrays = {f"{group}/{n}": x for group, named in groups.items() for n, x in named.items()}
-        found = checksums.of_arrays(arrays)
+        digests = checksums.of_arrays(arrays)
         content = {
             **metadata,
             "step": step,
             "value": value,
-            "arrays": {n: [*describe(x), found[n]] for n, x in arrays.items()},
+            "arrays": {n: [*describe(x), digests[n]] for n, x in arrays.items()},
         }
         needed = sum(x.nbytes for x in arrays.values()) + OVERHEAD_BYTES
         path = self._path(step)

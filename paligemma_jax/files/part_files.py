@@ -36,16 +36,16 @@ def find(path: Path) -> list[pathlib.Path]:
     if not match and path.exists():
         return [path]
     whole = match[1] if match else path.name
-    found = {}
+    parts = {}
     for other in path.parent.iterdir() if path.parent.is_dir() else ():
         if (part := PART.fullmatch(other.name)) and part[1] == whole:
-            found[len(part[2]), part[2]] = other
-    suffixes = [suffix for _, suffix in sorted(found)]
+            parts[len(part[2]), part[2]] = other
+    suffixes = [suffix for _, suffix in sorted(parts)]
     for one, following in itertools.pairwise(suffixes):
         if following != after(one):
-            names = ", ".join(found[key].name for key in sorted(found))
+            names = ", ".join(parts[key].name for key in sorted(parts))
             raise ValueError(f"{path.parent}: {whole}.part{after(one)} is missing; found {names}")
-    return [found[key] for key in sorted(found)] or [path]
+    return [parts[key] for key in sorted(parts)] or [path]
 
 
 def after(suffix: str) -> str:

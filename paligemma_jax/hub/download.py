@@ -78,11 +78,11 @@ def alone(path: pathlib.Path, progress: Progress | None = None) -> Iterator[None
 
 @dataclasses.dataclass(frozen=True)
 class _Remote:
-    """What the server said of the file when its first byte was sent.
+    """How the server described the file when its first byte was sent.
 
     validator: its ETag or date, which must be the same for the rest; None: it cannot be resumed.
-    size: in bytes, None if not said.
-    checksum: (algorithm, hexadecimal digest, where it was found), None if there is none.
+    size: in bytes, None if unknown.
+    checksum: (algorithm, hexadecimal digest, where it stands), None if there is none.
     """
 
     validator: str | None
@@ -112,10 +112,10 @@ def fetch(url: str, path: pathlib.Path, *, progress: Progress | None = None) -> 
     partial = _partial(path)
     remote = _fetch_all(url, partial, progress)
     checksum = _from_fragment(fragment) or remote.checksum
-    if checksum and (found := _digest(partial, checksum[0])) != checksum[1]:
+    if checksum and (actual := _digest(partial, checksum[0])) != checksum[1]:
         _forget(partial)
         raise DownloadError(
-            f"{public(url)}: its {checksum[0]} is {found}, but {checksum[2]} says {checksum[1]}. "
+            f"{public(url)}: its {checksum[0]} is {actual}, but {checksum[2]} says {checksum[1]}. "
             f"What arrived is deleted; download it again"
         )
     os.replace(partial, path)

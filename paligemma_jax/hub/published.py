@@ -72,9 +72,9 @@ def describe_repository(name: str) -> str:
     match = re.fullmatch(r"(google/paligemma2?-[^/@]+?)(-jax)?/?", name)
     if not match:
         return ""
-    found = [short for short in FILES if hugging_face_name(short) == match[1]]
+    names = [short for short in FILES if hugging_face_name(short) == match[1]]
     address = f"hf://{match[1]}-jax/FILE.npz"
-    where = " or ".join([*map(repr, found), f"'{address}'"])
+    where = " or ".join([*map(repr, names), f"'{address}'"])
     if match[2]:
         return f"its files are {where}"
     return (

@@ -153,23 +153,23 @@ def merge(*parts: Mapping[str, T]) -> dict[str, T]:
     return dict(sorted(merged.items()))
 
 
-def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], *, where: str) -> None:
+def check_shapes(actual: Mapping[str, Any], expected: Mapping[str, Any], *, where: str) -> None:
     """Checks that two sets of parameters have the same names and shapes.
 
     Args:
-      found: name -> array or shape.
+      actual: name -> array or shape.
       expected: name -> array or shape.
-      where: the file that `found` comes from, for the message.
+      where: the file that `actual` comes from, for the message.
 
     Raises:
       ValueError: lists every missing, extra and misshapen array, missing ones with near misses.
     """
-    missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
+    missing = [name for name in expected if name not in actual]
+    extra = [name for name in actual if name not in expected]
     misshapen = [
         name
         for name in expected
-        if name in found and _shape_of(found[name]) != _shape_of(expected[name])
+        if name in actual and _shape_of(actual[name]) != _shape_of(expected[name])
     ]
     if not missing and not extra and not misshapen:
         return
@@ -181,9 +181,9 @@ def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], *, where
         near = near_misses.nearest(name, extra, count=1)
         lines.append(f"missing: {name}" + (f" (is it '{near[0]}'?)" if near else ""))
     for name in misshapen:
-        shapes = _shape_of(found[name]), _shape_of(expected[name])
+        shapes = _shape_of(actual[name]), _shape_of(expected[name])
         lines.append(f"shape: {name} is {shapes[0]}, the model has {shapes[1]}")
-    lines += [f"extra: {name} {_shape_of(found[name])}" for name in extra]
+    lines += [f"extra: {name} {_shape_of(actual[name])}" for name in extra]
     if missing and not extra and not misshapen:
         lines.append("trained arrays only? Then give the base that has the others: --base")
     raise ValueError("\n  ".join(lines))
