@@ -12,6 +12,7 @@ state saved and exit status 75; a second signal ends it at once.
 """
 
 import argparse
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from paligemma_jax.assembly import assembly, training_data
 from paligemma_jax.console import arguments, compilation, say, signals
 from paligemma_jax.files import run_folder
 from paligemma_jax.params import sharding
+from paligemma_jax.reports import trackers
 from paligemma_jax.runs import (
     auto_remat,
     embedding_cache,
@@ -57,14 +59,10 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     return arguments.parse(parser, argv, groups={"config": keys.names()})
 
 
-def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) -> None:
-    """Runs a config to its end. Everything that can be wrong is looked at before weights load.
-
-    Raises:
-      signals.Preempted: it was asked to stop before; the state is saved.
-    """
-    say.show_on_stderr()
-    compiled = compilation.start_counting()
+def prepare(
+    config: Any, workdir: pathlib.Path, *, resume_anyway: bool
+) -> tuple[assembly.Assembly, training_run.Plan, memory_plan.Planned]:
+    """Looks at everything that can be wrong before weights load."""
     config = resume.keep_remat(config, workdir)
     resume.check(config, workdir, resume_anyway=resume_anyway)
     built = assembly.assemble(config)
@@ -74,6 +72,30 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
     if not config.allow_over_memory:
         auto_remat.require_fit(built, planned, needed)
     say.info(memory_plan.describe(needed))
+    return built, planned, needed
+
+
+def train(
+    config: Any,
+    workdir: pathlib.Path,
+    *,
+    resume_anyway: bool = False,
+    more_trackers: Sequence[trackers.Tracker] = (),
+) -> None:
+    """Runs a config to its end. Everything that can be wrong is looked at before weights load.
+
+    Args:
+      config: as `load.load` returns it.
+      workdir: the run's folder.
+      resume_anyway: go on with the run of the folder although settings or data differ.
+      more_trackers: of the run's numbers, beside metrics.jsonl and TensorBoard.
+
+    Raises:
+      signals.Preempted: it was asked to stop before; the state is saved.
+    """
+    say.show_on_stderr()
+    compiled = compilation.start_counting()
+    built, planned, needed = prepare(config, workdir, resume_anyway=resume_anyway)
     state, about = saving.start(
         built,
         planned.optimizer,
@@ -87,11 +109,16 @@ def train(config: Any, workdir: pathlib.Path, *, resume_anyway: bool = False) ->
     assembly.write_run_files(built, workdir)
     examples = training_run.all_records(planned.data, planned.evaluations)
     read_images = embedding_cache.prepare(built, examples, state.params)
-    train_step = profiling.trace(needed.train_step, config.profile_steps, workdir / PROFILE)
-    total, every = planned.total_steps, config.log_training_steps
-    measure = memory_plan.meter(needed, compiled)
+    train_step = profiling.trace(needed.train_step, built.config.profile_steps, workdir / PROFILE)
+    total, measure = planned.total_steps, memory_plan.meter(needed, compiled)
     log = training_log.Log(
-        workdir, every=every, total_steps=total, done=int(state.step), measure=measure
+        workdir,
+        every=built.config.log_training_steps,
+        total_steps=total,
+        done=int(state.step),
+        settings=json.loads(load.to_json(built.config)),
+        more_trackers=more_trackers,
+        measure=measure,
     )
     with (
         log,

@@ -106,7 +106,7 @@ HOMES = {
     "pyarrow": {"importers/arrow.py"},
     "matplotlib": {"reports"},
     "av": {"prediction/video.py"},
-    "tensorboardX": {"reports/run_log.py"},
+    "tensorboardX": {"reports/trackers.py"},
     # What all doors show progress with.
     "tqdm": {"console/say.py"},
     # To compare a conversion with; tests and benchmarks use them too.

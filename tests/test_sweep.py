@@ -53,9 +53,11 @@ def training(monkeypatch):
         )
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(load.to_json(config))
-        with run_log.RunLog(workdir, resumed_step=0) as log:
-            for step, score in enumerate(SCORES[workdir.name], start=1):
-                log.append(step, {"loss": 1 - score, "valid/loss": 2.0, "valid/map50": score})
+        log = run_log.MetricsFile()
+        log.start(workdir, {}, 0)
+        for step, score in enumerate(SCORES[workdir.name], start=1):
+            log.log(step, {"loss": 1 - score, "valid/loss": 2.0, "valid/map50": score})
+        log.finish("finished")
         status = statuses.get(workdir.name, (0, False))
         if status == (0, False):
             (workdir / "final.npz").touch()

@@ -198,8 +198,10 @@ def write_report(
     now: Mapping[str, Any] | None = None,
     predictions: str = run_folder.PREDICTIONS,
     evaluation: str = "",
-) -> None:
-    """Writes predictions, metrics.json and report.html into a folder; the first process does.
+) -> list[pathlib.Path]:
+    """Writes predictions, metrics.json and report.html into a folder, and returns their paths.
+
+    The first process does, for all.
 
     Args:
       folder: made if need be.
@@ -211,16 +213,18 @@ def write_report(
       evaluation: in the other two names, where a run has several.
     """
     if jax.process_index():
-        return
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     metrics = run / run_folder.METRICS if run else None
     history = run_log.read_rows(metrics) if metrics and metrics.exists() else []
     history += [now] if now else []
-    atomic.write_jsonl(folder / predictions, rows)
+    names = (predictions, run_folder.scores(evaluation), run_folder.report(evaluation))
+    predicted, values, report = (folder / name for name in names)
+    atomic.write_jsonl(predicted, rows)
     numbers = {key: value for key, value in scores.items() if key != page.PR_CURVES}
-    atomic.write_json(folder / run_folder.scores(evaluation), numbers)
+    atomic.write_json(values, numbers)
     gallery.write(
-        folder / run_folder.report(evaluation),
+        report,
         rows,
         title=title,
         scores=scores,
@@ -228,6 +232,7 @@ def write_report(
         history=history,
         open_image=datasets.open_image,
     )
+    return [predicted, values, report]
 
 
 def round_up(number: int, multiple: int) -> int:

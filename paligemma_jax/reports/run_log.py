@@ -1,4 +1,4 @@
-"""The numbers of a run: appended to metrics.jsonl, and to TensorBoard's event file.
+"""metrics.jsonl: the numbers of a run, written as it goes, and read back.
 
 A row is one line of JSON, `{"step": 20, "train/loss": 2.31, ...}`: numbers by name. JSON has no
 nan, so such a value is written as null and named: `{"step": 21, "train/loss": null, "nonfinite":
@@ -12,77 +12,71 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.files import run_folder
 
+# Names that the format needs.
+RESERVED = {"step", "nonfinite", "resumed_step"}
 
-class RunLog:
-    """Appends rows to a run's folder. One process per folder writes; close it at the end.
 
-    Args:
-      folder: a local folder, made if need be.
-      resumed_step: the step of the checkpoint that the run goes on from; None for a new run, whose
-        folder must not hold metrics of another.
+class MetricsFile:
+    """The tracker (`trackers.Tracker`) that appends rows to metrics.jsonl of the run's folder."""
 
-    Raises:
-      ValueError: a new run, but the folder has metrics.
-    """
+    def __init__(self) -> None:
+        self._file: Any = None
 
-    def __init__(self, folder: str | os.PathLike[str], *, resumed_step: int | None = None):
-        path = pathlib.Path(folder) / run_folder.METRICS
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def start(
+        self, folder: pathlib.Path, settings: Mapping[str, Any], resumed_step: int | None
+    ) -> None:
+        """Opens the file.
+
+        Raises:
+          ValueError: a new run, but the folder has metrics.
+        """
+        del settings
+        path = folder / run_folder.METRICS
         if resumed_step is None and path.exists() and path.stat().st_size:
             raise ValueError(
                 f"{path} holds the metrics of another run: resume it, or change folder"
             )
         _cut_torn_line(path)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
-        purge_step = None if resumed_step is None else resumed_step + 1
-        import tensorboardX
-
-        self._tensorboard = tensorboardX.SummaryWriter(
-            str(path.parent / run_folder.TENSORBOARD), purge_step=purge_step
-        )
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by finish)
         if resumed_step is not None:
             self._write({"resumed_step": int(resumed_step)})
 
-    def append(self, step: int, values: Mapping[str, Any]) -> None:
-        """Writes one row at once, so that a run that is killed keeps what it has measured.
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one row at once, so that a run that is killed keeps what it has measured."""
+        nonfinite = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
+        shown = {name: None if name in nonfinite else value for name, value in values.items()}
+        self._write({"step": step, **shown} | ({"nonfinite": nonfinite} if nonfinite else {}))
 
-        Args:
-          step: how many updates were done.
-          values: numbers (also of numpy or jax, one each) by name; floats keep nine digits, which
-            is all of a float32.
+    def log_files(self, step: int, evaluation: str, files: Sequence[pathlib.Path]) -> None:
+        """Does nothing: the files are beside the rows."""
 
-        Raises:
-          ValueError: a value that is no number, or a name that the format needs.
-        """
-        numbers = {name: _number(name, value) for name, value in values.items()}
-        if reserved := {"step", "nonfinite", "resumed_step"} & set(numbers):
-            raise ValueError(f"metrics cannot be called {sorted(reserved)}")
-        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
-        row: dict[str, Any] = {"step": int(step)} | {name: finite.get(name) for name in numbers}
-        if nonfinite := {name: str(numbers[name]) for name in numbers if name not in finite}:
-            row["nonfinite"] = nonfinite
-        self._write(row)
-        for name, value in finite.items():
-            self._tensorboard.add_scalar(name, value, global_step=int(step))
-
-    def close(self) -> None:
+    def finish(self, status: str) -> None:
+        del status
         self._file.close()
-        self._tensorboard.close()
-
-    def __enter__(self) -> "RunLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _write(self, row: Mapping[str, Any]) -> None:
         # One write of one line: a reader beside the run sees whole lines.
         self._file.write(json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+
+
+def to_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Returns a row's values as Python numbers: floats keep nine digits, all of a float32.
+
+    Args:
+      values: numbers by name, also scalars of numpy or jax.
+
+    Raises:
+      ValueError: a value that is no number, or a name that the format needs.
+    """
+    numbers = {name: _number(name, value) for name, value in values.items()}
+    if reserved := RESERVED & set(numbers):
+        raise ValueError(f"metrics cannot be called {sorted(reserved)}")
+    return numbers
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -1,23 +1,33 @@
-"""The rows of a training run: lines on the terminal, and metrics.jsonl."""
+"""The rows of a training run: lines on the terminal, and what its trackers keep."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 
 from paligemma_jax.assembly import training_data
 from paligemma_jax.console import say
 from paligemma_jax.files import run_folder
-from paligemma_jax.reports import run_log
+from paligemma_jax.reports import trackers
 from paligemma_jax.tasks import score_docs
 from paligemma_jax.training import step
 
 
 class Log:
-    """The run's rows: a line on the terminal and one in metrics.jsonl every so many steps.
+    """The run's rows: a line on the terminal and a row for the trackers every so many steps.
 
-    `done` is the number of updates that the run goes on after: later rows of the file are void.
-    `measure` (values of a row) -> more values of it.
+    Within `with`, trackers follow the run: `status` is what they are finished with, unless an error
+    ends it. Only the first process has any.
+
+    Args:
+      workdir: the run's folder.
+      every: steps between two rows.
+      total_steps: of the run.
+      done: the number of updates that the run goes on after: later rows are void.
+      settings: of the run, for the trackers.
+      more_trackers: beside metrics.jsonl and TensorBoard.
+      measure: (values of a row) -> more values of it.
     """
 
     def __init__(
@@ -27,13 +37,15 @@ class Log:
         every: int,
         total_steps: int,
         done: int = 0,
+        settings: Mapping[str, Any] | None = None,
+        more_trackers: Sequence[trackers.Tracker] = (),
         measure: Callable[[Mapping[str, float]], dict[str, float]] = lambda _: {},
     ):
+        self._workdir, self._settings, self._done = workdir, settings or {}, done
         self._every, self._total, self._measure = every, total_steps, measure
-        self._file = None
-        if jax.process_index() == 0:
-            began = (workdir / run_folder.METRICS).exists()
-            self._file = run_log.RunLog(workdir, resumed_step=done if began else None)
+        is_first = jax.process_index() == 0
+        self._trackers = trackers.Trackers(more_trackers) if is_first else None
+        self.status: trackers.Status = "finished"
 
     def append(self, row: Mapping[str, float]) -> None:
         """Writes a row if its step is due, or if it holds an evaluation."""
@@ -42,19 +54,29 @@ class Log:
         every_row = (training_data.EPOCHS, step.UPDATE_NORM)
         has_evaluation = any("/" in n and not n.startswith(every_row) for n in values)
         due = number in (1, self._total) or number % self._every == 0
-        if self._file is None or not (due or has_evaluation):
+        if self._trackers is None or not (due or has_evaluation):
             return
         values |= _device_memory() | self._measure(values)
-        self._file.append(number, values)
+        self._trackers.log(number, values)
         shown = [f"{key} {values[key]:.4g}" for key in _shown(values)]
         say.info(f"step {number}/{self._total}  " + "  ".join(shown))
 
+    def append_files(self, number: int, evaluation: str, files: Sequence[pathlib.Path]) -> None:
+        """Hands the trackers what an evaluation wrote after so many updates."""
+        if self._trackers is not None:
+            self._trackers.log_files(number, evaluation, files)
+
     def __enter__(self) -> "Log":
+        if self._trackers is not None:
+            # A run that was killed before its first checkpoint has rows, too, that are void now.
+            is_resumed = self._done > 0 or (self._workdir / run_folder.METRICS).exists()
+            resumed_step = self._done if is_resumed else None
+            self._trackers.start(self._workdir, self._settings, resumed_step)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        if self._trackers is not None:
+            self._trackers.finish("failed" if error else self.status)
 
 
 def _device_memory() -> dict[str, float]:

@@ -122,7 +122,8 @@ def run(
         log.append({**row, **planned.data.epochs(num_examples)})
 
     hooks = [
-        _make_hook(built, one, every, workdir, read_images) for one, every in planned.evaluations
+        _make_hook(built, one, every, workdir, log, read_images)
+        for one, every in planned.evaluations
     ]
     with say.progress("training", unit="steps", first="reading the first images") as report:
         state = loop.run(
@@ -141,6 +142,7 @@ def run(
             rescue=lambda last: _rescue(saver, last),
         )
     if not is_finished(planned, state):
+        log.status = "stopped"
         saver.stop(state)
     elif goal := planned.goal.describe(step=int(state.step)):
         tell = say.info if planned.goal.is_reached else say.warning
@@ -226,6 +228,7 @@ def _make_hook(
     one: evaluator.Evaluation,
     every: int,
     workdir: pathlib.Path,
+    log: training_log.Log,
     read_images: pipeline.ReadImages | None,
 ) -> loop.Hook:
     """Returns the hook that evaluates and writes predictions, scores and the report."""
@@ -234,7 +237,7 @@ def _make_hook(
         rows, scores = evaluator.run(built, one, state.averaged, read_images=read_images)
         numbers = {f"{one.name}/{key}": value for key, value in task.scalars(scores).items()}
         if rows:
-            evaluator.write_report(
+            files = evaluator.write_report(
                 workdir,
                 rows,
                 {"evaluation": one.name, "step": number, **scores},
@@ -244,6 +247,7 @@ def _make_hook(
                 predictions=run_folder.predictions(one.name, number),
                 evaluation=one.name if len(built.config.evals) > 1 else "",
             )
+            log.append_files(number, one.name, files)
         return numbers
 
     return loop.Hook(every=every, fn=evaluate)

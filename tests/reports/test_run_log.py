@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 
@@ -6,7 +7,16 @@ import numpy as np
 import pytest
 
 from paligemma_jax.files import run_folder
-from paligemma_jax.reports import run_log
+from paligemma_jax.reports import run_log, trackers
+
+
+@contextlib.contextmanager
+def track(folder, resumed_step=None):
+    """The trackers of every run, as a run uses them."""
+    made = trackers.Trackers()
+    made.start(folder, {}, resumed_step)
+    yield made
+    made.finish("finished")
 
 
 def lines(folder):
@@ -14,10 +24,10 @@ def lines(folder):
 
 
 def test_a_row_is_on_disk_before_the_next_step(tmp_path):
-    with run_log.RunLog(tmp_path) as log:
-        log.append(1, {"loss": np.float32(0.1), "count": 3})
+    with track(tmp_path) as log:
+        log.log(1, {"loss": np.float32(0.1), "count": 3})
         assert lines(tmp_path) == ['{"step": 1, "loss": 0.100000001, "count": 3}']
-        log.append(2, {"loss": jnp.float32(2.5)})
+        log.log(2, {"loss": jnp.float32(2.5)})
         assert run_log.read_rows(tmp_path / run_folder.METRICS) == [
             {"step": 1, "loss": 0.100000001, "count": 3},
             {"step": 2, "loss": 2.5},
@@ -27,16 +37,16 @@ def test_a_row_is_on_disk_before_the_next_step(tmp_path):
 
 def test_nine_digits_keep_every_float32(tmp_path):
     values = np.random.default_rng(0).normal(size=50).astype(np.float32)
-    with run_log.RunLog(tmp_path) as log:
+    with track(tmp_path) as log:
         for step, value in enumerate(values):
-            log.append(step, {"x": value})
+            log.log(step, {"x": value})
     rows = run_log.read_rows(tmp_path / run_folder.METRICS)
     np.testing.assert_array_equal(np.float32([row["x"] for row in rows]), values)
 
 
 def test_nan_is_null_and_named(tmp_path):
-    with run_log.RunLog(tmp_path) as log:
-        log.append(7, {"loss": np.float32("nan"), "norm": float("-inf"), "lr": 0.1})
+    with track(tmp_path) as log:
+        log.log(7, {"loss": np.float32("nan"), "norm": float("-inf"), "lr": 0.1})
     (line,) = lines(tmp_path)
     nonfinite = {"loss": "nan", "norm": "-inf"}
     assert json.loads(line) == {
@@ -48,39 +58,39 @@ def test_nan_is_null_and_named(tmp_path):
 
 
 def test_rows_of_one_step_are_joined_and_the_last_value_counts(tmp_path):
-    with run_log.RunLog(tmp_path) as log:
-        log.append(1, {"loss": 3.0})
-        log.append(1, {"val/map50": 0.5, "loss": 2.0})
+    with track(tmp_path) as log:
+        log.log(1, {"loss": 3.0})
+        log.log(1, {"val/map50": 0.5, "loss": 2.0})
     rows = run_log.read_rows(tmp_path / run_folder.METRICS)
     assert rows == [{"step": 1, "loss": 2.0, "val/map50": 0.5}]
 
 
 def test_a_resumed_run_voids_what_came_after_its_checkpoint(tmp_path):
-    with run_log.RunLog(tmp_path) as log:
+    with track(tmp_path) as log:
         for step in (1, 2, 3, 4):
-            log.append(step, {"loss": float(step)})
-    with run_log.RunLog(tmp_path, resumed_step=2) as log:
-        log.append(3, {"loss": 30.0})
+            log.log(step, {"loss": float(step)})
+    with track(tmp_path, resumed_step=2) as log:
+        log.log(3, {"loss": 30.0})
     rows = run_log.read_rows(tmp_path / run_folder.METRICS)
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
 def test_a_line_torn_by_a_crash_is_cut_at_resume(tmp_path):
-    with run_log.RunLog(tmp_path) as log:
-        log.append(1, {"loss": 1.0})
+    with track(tmp_path) as log:
+        log.log(1, {"loss": 1.0})
     with open(tmp_path / run_folder.METRICS, "a") as file:
         file.write('{"step": 2, "lo')
     assert [row["step"] for row in run_log.read_rows(tmp_path / run_folder.METRICS)] == [1]
-    with run_log.RunLog(tmp_path, resumed_step=1) as log:
-        log.append(2, {"loss": 2.0})
+    with track(tmp_path, resumed_step=1) as log:
+        log.log(2, {"loss": 2.0})
     assert [row["step"] for row in run_log.read_rows(tmp_path / run_folder.METRICS)] == [1, 2]
 
 
 def test_a_new_run_does_not_mix_with_an_old_one(tmp_path):
-    with run_log.RunLog(tmp_path) as log:
-        log.append(1, {"loss": 1.0})
+    with track(tmp_path) as log:
+        log.log(1, {"loss": 1.0})
     with pytest.raises(ValueError, match="holds the metrics of another run"):
-        run_log.RunLog(tmp_path)
+        track(tmp_path).__enter__()
 
 
 @pytest.mark.parametrize("line", ["{broken", "[1]", '{"loss": 1}', '{"step": "x"}'])
@@ -100,6 +110,6 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line):
     ],
 )
 def test_what_is_no_metric_is_refused(tmp_path, values, message):
-    with run_log.RunLog(tmp_path) as log, pytest.raises(ValueError, match=message):
-        log.append(1, values)
+    with track(tmp_path) as log, pytest.raises(ValueError, match=message):
+        log.log(1, values)
     assert lines(tmp_path) == []
