@@ -1,13 +1,20 @@
 """Folders of images and masks: a mask has its image's stem, in another folder or with a suffix.
 
+Folders of masks are known by their names: masks, labels, GT, Masks_cleaned, train_masks,
+trainannot, Training_GroundTruth, ... What else is in the name, and the folders below, must be those
+of the images' folder: masks/train belongs to images/train, Training_GroundTruth to Training_Input.
+
 A mask is a picture of the image's size. With one class (the usual black and white) everything
 brighter than half is it, whatever the file's format. With several, a pixel of value i is the i-th
 class, 0 is nothing and 255 is left open; such masks must be stored without loss. All pixels of a
 class are one object, or with `components` every connected piece is one.
 """
 
+import dataclasses
 import os
-from collections.abc import Iterator
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -16,8 +23,22 @@ from paligemma_jax.data import image_folder
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.importers import example, pictures
 
-MASK_FOLDERS = ("masks", "mask", "labels", "annotations", "segmentationclass")
-MASK_ENDINGS = ("_mask", "-mask", "_seg", "_label", "_gt")
+# Words in the names of folders: of masks, and of images.
+MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "annot", "gt", "seg"}
+MASK_WORDS |= {"segmentation", "segmentations"}
+IMAGE_WORDS = {"image", "images", "img", "imgs", "input", "inputs", "jpeg", "photo", "photos"}
+IMAGE_WORDS |= {"picture", "pictures", "rgb", "sat"}
+SYNONYMS = (("ground[ _-]?truth", "gt"), ("segmentation[ _-]?class", "segmentation"))
+# Pascal VOC's masks of instances, beside those of classes.
+INSTANCES = {"segmentation", "object"}
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+GLUED = re.compile(r"(train|training|val|valid|validation|test)(annot|masks?|labels?|gt)")
+MASK_ENDINGS = ("_mask", "-mask", "_masks", "_seg", "_segmentation", "_label", "_labels", "_gt")
+IMAGE_ENDINGS = ("_sat", "_image", "_img", "_rgb")
+SEARCHED = (
+    f"files with the stems of the images, in folders with one of the words "
+    f"{', '.join(sorted(MASK_WORDS))} in their name, or ending in {', '.join(MASK_ENDINGS)}"
+)
 OPEN = 255  # "void" of Pascal VOC
 HALF = 127
 PROGRESS_IMAGES = 50
@@ -46,10 +67,7 @@ def read(
         )
     pairs, alone = _pair(request.path)
     if not any(mask for _, mask in pairs):
-        raise ValueError(
-            f"{request.path}: no masks found; expected a folder called masks with the stems of the "
-            f"images, or files ending in {MASK_ENDINGS} beside them"
-        )
+        raise ValueError(f"{request.path}: no masks found; expected {SEARCHED}")
     folder = pictures.open_folder(request.path)
     for mask in alone:
         tally.read["masks without an image"] += 1
@@ -61,12 +79,8 @@ def read(
             examples.append(read)
         if number % PROGRESS_IMAGES == 0 or number == len(pairs):
             progress(number, len(pairs))
-    searched = (
-        f"masks of the images' names, in folders called {', '.join(MASK_FOLDERS)} or ending in "
-        f"{', '.join(MASK_ENDINGS)}; "
-        + ("pixels brighter than half" if len(classes) == 1 else f"pixels 1 to {len(classes)}")
-    )
-    return example.DataSet(classes, examples, len(examples), searched)
+    pixels = "pixels brighter than half" if len(classes) == 1 else f"pixels 1 to {len(classes)}"
+    return example.DataSet(classes, examples, len(examples), f"{SEARCHED}; {pixels}")
 
 
 def _read_pair(
@@ -145,19 +159,82 @@ def _pair(root: str) -> tuple[list[tuple[str, str | None]], list[str]]:
     """Returns (image, its mask or None) of every image in order, and the masks of no image."""
     images, masks = [], {}
     for folder, _, _ in sorted(os.walk(root)):
-        is_masks = folder != root and os.path.basename(folder).lower() in MASK_FOLDERS
+        parts = pathlib.Path(os.path.relpath(folder, root)).parts
+        words = [_words(part) for part in parts]
+        if any(set(own) >= INSTANCES for own in words):
+            continue
+        depth = _mask_depth(words)
         for path in pictures.list_images(folder):
-            stem = os.path.splitext(os.path.basename(path))[0]
-            ending = next((e for e in MASK_ENDINGS if stem.lower().endswith(e)), "")
-            key = stem[: len(stem) - len(ending)] if ending else stem
-            if is_masks or ending:
-                # The folder beside the images': train/masks belongs to train/images.
-                place = os.path.dirname(folder) if is_masks else folder
-                masks[place, key] = path
+            stem = _stem(path)
+            key = _without(stem, MASK_ENDINGS)
+            if depth is not None:
+                masks[_place(parts, words, depth), key] = path
+            elif key != stem:
+                masks[_Place(parts), key] = path
             else:
-                images.append((folder, stem, path))
-    pairs = [
-        (path, masks.get((folder, stem)) or masks.get((os.path.dirname(folder), stem)))
-        for folder, stem, path in images
-    ]
+                images.append((path, _places(parts, words)))
+    pairs = [(path, _find_mask(path, places, masks)) for path, places in images]
     return pairs, sorted(set(masks.values()) - {mask for _, mask in pairs})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where masks lie, as their images' folder tells it too.
+
+    Attributes:
+      above: the folders above the one of masks.
+      name: the words of its name that say neither mask nor image.
+      below: the folders below it.
+    """
+
+    above: tuple[str, ...]
+    name: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
+
+
+def _mask_depth(words: Sequence[Sequence[str]]) -> int | None:
+    """Returns which folder of a path makes its files masks: the last that names either kind."""
+    known = [n for n, own in enumerate(words) if (MASK_WORDS | IMAGE_WORDS) & set(own)]
+    return known[-1] if known and MASK_WORDS & set(words[known[-1]]) else None
+
+
+def _place(parts: tuple[str, ...], words: Sequence[Sequence[str]], depth: int) -> _Place:
+    name = tuple(word for word in words[depth] if word not in MASK_WORDS | IMAGE_WORDS)
+    return _Place(parts[:depth], name, parts[depth + 1 :])
+
+
+def _places(parts: tuple[str, ...], words: Sequence[Sequence[str]]) -> list[_Place]:
+    """Returns where the masks of the images in a folder may lie, the nearest first."""
+    places = [_Place(parts)]
+    for depth in reversed(range(len(parts))):
+        near = _place(parts, words, depth)
+        places += [near, dataclasses.replace(near, name=())]
+    return places
+
+
+def _find_mask(
+    image: str, places: Sequence[_Place], masks: Mapping[tuple[_Place, str], str]
+) -> str | None:
+    stems = dict.fromkeys((_stem(image), _without(_stem(image), IMAGE_ENDINGS)))
+    tries = ((place, stem) for stem in stems for place in places)
+    return next((masks[key] for key in tries if key in masks), None)
+
+
+def _words(name: str) -> list[str]:
+    """Returns the words of a folder's name in lower case: "trainGroundTruth" -> ["train", "gt"]."""
+    for pattern, word in SYNONYMS:
+        name = re.sub(pattern, f" {word} ", name, flags=re.IGNORECASE)
+    lowered = [word.lower() for word in WORD.findall(name)]
+    glued = (GLUED.fullmatch(word) for word in lowered)
+    split = (m.groups() if m else (word,) for word, m in zip(lowered, glued, strict=True))
+    return [part for parts in split for part in parts]
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _without(stem: str, endings: Sequence[str]) -> str:
+    """Returns a stem without the first of the endings that it has, in any case."""
+    ending = next((e for e in endings if stem.lower().endswith(e)), "")
+    return stem[: len(stem) - len(ending)]

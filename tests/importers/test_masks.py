@@ -31,6 +31,16 @@ def shown(one, number=0):
         ("train/images/a.png", "train/masks/a.png"),
         ("images/a.png", "masks/a_mask.png"),
         ("a.png", "a_mask.png"),
+        ("images/train/a.png", "masks/train/a.png"),
+        ("train/a.png", "trainannot/a.png"),
+        ("train/a.jpg", "train_masks/a_mask.gif"),
+        ("Training_Input/a.png", "Training_GroundTruth/a_segmentation.png"),
+        ("Images_cleaned/a.png", "Masks_cleaned/a.png"),
+        ("image/a.png", "label/a.png"),
+        ("images/a.png", "GT/a.png"),
+        ("a_sat.png", "a_mask.png"),
+        ("label-studio/images/a.png", "label-studio/masks/a.png"),
+        ("JPEGImages/a.png", "SegmentationClass/a.png"),
     ],
 )
 def test_a_mask_is_found_and_its_pixels_are_one_object(tmp_path, picture, read, image, mask):
@@ -41,7 +51,28 @@ def test_a_mask_is_found_and_its_pixels_are_one_object(tmp_path, picture, read, 
     assert classes == ("water",) and one.picture.name == image and not tally.drops
     np.testing.assert_array_equal(shown(one), water() > 0)
     assert one.objects.boxes_xyxy.tolist() == [[10, 5, 60, 40]]
-    assert one.split == ("train" if "train" in image else None)
+    assert one.split == ("train" if "train" in image.lower() else None)
+
+
+def test_splits_with_the_same_stems_keep_their_own_masks(tmp_path, picture, read):
+    for split, top in {"train": 5, "val": 25}.items():
+        picture(f"{split}/1.png")
+        mask = np.zeros((48, 64), np.uint8)
+        mask[top : top + 5, :9] = 255
+        save(tmp_path / f"{split}_masks" / "1.png", mask)
+    _, examples, _ = read("masks", tmp_path, classes=("water",))
+    assert [(one.split, one.objects.boxes_xyxy[0, 1]) for one in examples] == [
+        ("train", 5),
+        ("valid", 25),
+    ]
+
+
+def test_instance_masks_of_voc_are_neither_images_nor_masks(tmp_path, picture, read):
+    picture("JPEGImages/a.png")
+    for name in ("SegmentationClass", "SegmentationObject"):
+        save(tmp_path / name / "a.png", water())
+    _, (one,), tally = read("masks", tmp_path, classes=("water",))
+    assert one.picture.name == "JPEGImages/a.png" and not tally.drops
 
 
 def test_the_source_itself_may_be_called_masks(tmp_path, picture, read):
