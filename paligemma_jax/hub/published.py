@@ -3,6 +3,10 @@
 import dataclasses
 import re
 
+from paligemma_jax.params import released_models
+
+PALIGEMMA_1 = "paligemma1-3b"  # released in three types, under names of their own
+
 
 @dataclasses.dataclass(frozen=True)
 class Published:
@@ -11,7 +15,7 @@ class Published:
     Attributes:
       file: what it is called in a BV_GEMMA_DIR folder.
       sources: its addresses.
-      model: the model in it, a key of `models.paligemma.variants.RELEASED`.
+      model: the model in it, a key of `params.released_models.MODELS`.
       res: side of the images that it is for, in pixels.
     """
 
@@ -27,30 +31,34 @@ def _files() -> dict[str, Published]:
     Names and folder: VANITY_NAMES in models/proj/paligemma/paligemma.py at 0127fb6. Addresses that
     public code, notebooks and model cards show: the Kaggle handles of PaliGemma 2 and of PaliGemma
     1 at 224 px, their files at 224 px (3B), the Hugging Face repositories of PaliGemma 1, its
-    revision `bfloat16`, and that of 28B at 224 px, which holds its file in parts (see `hub`). The
-    others follow the pattern of these; Kaggle's handles of PaliGemma 1 at 448 and 896 px among
-    them, which no public code was found to confirm. Kaggle's version 1 is spelled out, so that a
-    file fetched before is found without a network.
+    revision `bfloat16`, and that of 28B at 224 px, which holds its file in parts (see
+    `hub.addresses`). The others follow the pattern of these; Kaggle's handles of PaliGemma 1 at 448
+    and 896 px among them, which no public code confirms. Kaggle's version 1 is spelled out, so that
+    a file fetched before is found without a network.
     """
     table = {}
-    for res in (224, 448, 896):
-        model = f"paligemma-3b-pt-{res}"
-        for suffix, revision in (("", "main"), (".bf16", "bfloat16"), (".f16", "float16")):
-            name, file = f"pt_{res}{suffix}", f"{model}{suffix}.npz"
-            kaggle = f"kaggle://google/paligemma/jax/{model}/1/{file}"
-            hugging_face = f"hf://google/{model}-jax/{file}@{revision}"
-            table[name] = Published(
-                f"{name}.npz", (kaggle, hugging_face), model="paligemma1-3b", res=res
-            )
-        for size in ("3b", "10b", "28b"):
-            model = f"paligemma2-{size}-pt-{res}"
-            name, file = f"pt_{size}_{res}", f"{model}.b16.npz"
-            kaggle = f"kaggle://google/paligemma-2/jax/{model}/1/{file}"
-            hugging_face = f"hf://google/{model}-jax/{file}"
-            table[name] = Published(
-                f"{name}.bf16.npz", (kaggle, hugging_face), model=f"paligemma2-{size}", res=res
-            )
+    for res in released_models.RESOLUTIONS:
+        for name in released_models.MODELS:
+            table |= _paligemma_1(res) if name == PALIGEMMA_1 else _paligemma_2(name, res)
     return table
+
+
+def _paligemma_1(res: int) -> dict[str, Published]:
+    model, files = f"paligemma-3b-pt-{res}", {}
+    for suffix, revision in (("", "main"), (".bf16", "bfloat16"), (".f16", "float16")):
+        name, file = f"pt_{res}{suffix}", f"{model}{suffix}.npz"
+        kaggle = f"kaggle://google/paligemma/jax/{model}/1/{file}"
+        hugging_face = f"hf://google/{model}-jax/{file}@{revision}"
+        files[name] = Published(f"{name}.npz", (kaggle, hugging_face), PALIGEMMA_1, res)
+    return files
+
+
+def _paligemma_2(released: str, res: int) -> dict[str, Published]:
+    model, name = f"{released}-pt-{res}", released_models.MODELS[released].init.format(res=res)
+    file = f"{model}.b16.npz"
+    kaggle = f"kaggle://google/paligemma-2/jax/{model}/1/{file}"
+    hugging_face = f"hf://google/{model}-jax/{file}"
+    return {name: Published(f"{name}.bf16.npz", (kaggle, hugging_face), released, res)}
 
 
 FILES = _files()

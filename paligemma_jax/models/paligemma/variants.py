@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from paligemma_jax.params import lora as lora_lib
+from paligemma_jax.params import released_models
 from paligemma_jax.wording import near_misses
 
 T = TypeVar("T")
@@ -152,12 +153,7 @@ GEMMAS = {
 }
 
 # Published name -> (key of VITS, key of GEMMAS).
-RELEASED = {
-    "paligemma1-3b": ("So400m/14", "gemma_2b"),
-    "paligemma2-3b": ("So400m/14", "gemma2_2b"),
-    "paligemma2-10b": ("So400m/14", "gemma2_9b"),
-    "paligemma2-28b": ("So400m/14", "gemma2_27b"),
-}
+RELEASED = {name: (model.img, model.llm) for name, model in released_models.MODELS.items()}
 
 
 def make(
