@@ -30,7 +30,7 @@ def test_config_builds(path):
     steps = optimization.total_steps(config, data_size=1000)
     made = optimization.make(config, shapes, steps=steps, data_size=1000)
     assert made.trainable
-    assert task.choose_check(config.task)
+    assert task.look_up(config.task)
     assert config.model_init is None or config.model_init in published.FILES
     if path.stem in TRAINED:
         assert sum(shapes[name].size for name in made.trainable) == TRAINED[path.stem]

@@ -87,8 +87,15 @@ def make_grammars(tokenizer: tokens.Tokenizer, *, room: int | None = None) -> di
     """Returns name -> automaton."""
     size = {name: room or own for name, own in ROOM.items()}
     return {
-        "detection": grammars.detect(tokenizer, LABELS, room=size["detection"]),
-        "segmentation": grammars.segment(tokenizer, LABELS, room=size["segmentation"]),
+        **{
+            name: grammars.objects(
+                tokenizer, LABELS, num_segs=num_segs, check=text.check, room=size[name]
+            )
+            for name, num_segs, text in (
+                ("detection", 0, box_text),
+                ("segmentation", mask_text.NUM_TOKENS, mask_text),
+            )
+        },
         "answers": grammars.choose(tokenizer, ANSWERS, room=size["answers"]),
         "json": grammars.write_json(tokenizer, SCHEMA),
     }

@@ -38,7 +38,7 @@ from PIL import Image
 from sklearn import datasets
 
 from paligemma_jax.data import tokens
-from paligemma_jax.importers import words
+from paligemma_jax.tasks import task
 
 SIDE = 112  # pixels per side
 BACKGROUND = 128  # mid-grey is 0 once normalized: an empty patch says only where it is
@@ -52,7 +52,7 @@ MAX_DIGITS = {None: 3, "faint": 5, "counted": 4}
 GRAIN = 32  # standard deviation of a faint scene's grain, in grey levels
 FAINT_LABEL = "digit"
 MAX_COUNTED_CLASSES = 3
-COUNT_PROMPT = words.PROMPTS["counting"].format(classes=" ; ".join(map(str, range(10))))
+COUNT_PROMPT = task.rule("counting").prompt.format(classes=" ; ".join(map(str, range(10))))
 TEXTS = {  # what the tokenizer learns from
     None: [f"detect {c} ; {(c + 3) % 10}" for c in range(10)] + [f" {c} ; " for c in range(10)],
     "faint": [f"detect {FAINT_LABEL}", f" {FAINT_LABEL} ; "],

@@ -264,7 +264,7 @@ def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:
     if jax.process_index() == 0:
         atomic.write_text(workdir / run_folder.CONFIG, settings_load.to_json(built.config) + "\n")
         atomic.write_bytes(workdir / run_folder.TOKENIZER, built.tokenizer.model)
-        if built.config.task == "segmentation":
+        if built.task.needs_codec:
             codec = mask_codecs.load(built.config.mask_codec)
             atomic.write_bytes(workdir / run_folder.MASK_CODEC, codec.path.read_bytes())
 

@@ -16,7 +16,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import noise_boxes, pipeline, prefix_lm, records, remote, tokens
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing
-from paligemma_jax.tasks import mask_text, task, text_metrics, wrong_task
+from paligemma_jax.tasks import task, text_metrics, wrong_task
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
 PROMPT_MULTIPLE = 8
@@ -36,31 +36,21 @@ def make_task(config: ml_collections.ConfigDict, scores: Sequence[str] | None = 
     Raises:
       ValueError: settings that contradict each other. OSError: no mask codec, for segmentation.
     """
-    is_segmentation = config.task == "segmentation"
-    codec = mask_codecs.for_task(config.mask_codec).decode if is_segmentation else None
-    return _choose_task(config, scores, codec)
+    needs_codec = task.look_up(config.task).needs_codec
+    codec = mask_codecs.for_task(config.mask_codec).decode if needs_codec else None
+    options = dataclasses.replace(_task_options(config), scores=tuple(scores or ()), codec=codec)
+    return task.choose(config.task, options)
 
 
 def make_reader(config: ml_collections.ConfigDict) -> task.Task:
     """Returns the task to read and check texts with; it needs no mask codec, and cannot score."""
-    return _choose_task(config, None, _no_codec)
+    return task.look_up(config.task, _task_options(config))
 
 
-def _choose_task(
-    config: ml_collections.ConfigDict,
-    scores: Sequence[str] | None,
-    codec: mask_text.Decode | None,
-) -> task.Task:
-    chosen = task.choose(config.task, loc_convention=config.coordinates, scores=scores, codec=codec)
-    if config.input.noise_piece is None:
-        return chosen
-    if config.task != "detection":
-        raise ValueError(f"config: input.noise_piece: for detection, not the task '{config.task}'")
-    return task.with_noise_boxes(config.coordinates)
-
-
-def _no_codec(codes: np.ndarray) -> np.ndarray:
-    raise ValueError(f"{len(codes)} masks, and no mask codec is loaded")
+def _task_options(config: ml_collections.ConfigDict) -> task.Options:
+    return task.Options(
+        convention=config.coordinates, noise_boxes=config.input.noise_piece is not None
+    )
 
 
 def make_noise(
@@ -99,7 +89,7 @@ def read_records(
     if not fname:
         raise ValueError(f"{key} is not set: the path of a JSONL file")
     data = config.input.data
-    check = task.choose_check(config.task)
+    check = task.look_up(config.task).check
     keys = fields or data.fields.to_dict()
     passed = _checks_entry(config, fname, keys)
     is_known = passed is not None and start_cache.load(passed) is not None

@@ -8,7 +8,7 @@ from paligemma_jax.assembly import datasets
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, index_sampler, noise_boxes, pipeline, tokens
 from paligemma_jax.settings import presets
-from paligemma_jax.tasks import wrong_task
+from paligemma_jax.tasks import task, wrong_task
 from paligemma_jax.wording import quantities
 
 EPOCHS = "epochs/"  # before the name of a source, in metrics
@@ -122,5 +122,5 @@ def make_augmenter(config: ml_collections.ConfigDict) -> augment.Augmenter | Non
         raise ValueError(f"config: input.{error}") from error
     if settings == augment.Augmentation(min_visible=settings.min_visible):
         return None
-    convention = config.coordinates if config.task == "detection" else None
+    convention = config.coordinates if task.look_up(config.task).moves_boxes else None
     return augment.Augmenter(settings, config.seed, convention)

@@ -22,6 +22,7 @@ from paligemma_jax.console import say
 from paligemma_jax.hub import addresses
 from paligemma_jax.models import family
 from paligemma_jax.params import lora, names, sharding
+from paligemma_jax.tasks import task
 from paligemma_jax.wording import quantities
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -216,10 +217,9 @@ def _check_metadata(
     where: str,
 ) -> None:
     """Compares what shapes cannot show; published files say nothing of themselves."""
-    if config.task == "detection" and stored.get("task") == "detection":
-        expected = {"coordinates": config.coordinates}
-    else:
-        expected = {}
+    keeps_coordinates = task.look_up(config.task).keeps_coordinates
+    is_same_task = stored.get("task") == config.task
+    expected = {"coordinates": config.coordinates} if keeps_coordinates and is_same_task else {}
     expected |= model.metadata()
     if merge.LORA in stored and model.lora:
         _check_lora(lora.Lora(**stored[merge.LORA]), model.lora, where)

@@ -135,20 +135,20 @@ def classify(
 
     The classes of boxes and masks are their labels; short answers of few kinds are classes too.
     """
-    parse = datasets.make_reader(config).parse
+    chosen = datasets.make_reader(config)
     answers = {record.suffix for _, examples in sets for record in examples}
     is_closed = (
-        config.task == "vqa"
+        chosen.has_short_answers
         and len(answers) <= MAX_ANSWERS
-        and not wrong_task.find("vqa", [answer or "" for answer in answers])
+        and not wrong_task.find(config.task, [answer or "" for answer in answers])
     )
     found = []
     for source, examples in sets:
         if is_closed:
             answered = [(record.suffix,) if record.suffix else () for record in examples]
         else:
-            parsed = (parse(record.suffix or "") for record in examples)
-            answered = [tuple(filter(None, getattr(one, "labels", ()))) for one in parsed]
+            parsed = (chosen.parse(record.suffix or "") for record in examples)
+            answered = [tuple(filter(None, chosen.labels(one))) for one in parsed]
         asked = [tuple(box_text.prefix_classes(record.prefix)) for record in examples]
         found.append(lint.DataSet(source.name, examples, answered, asked, source.is_training))
     return found

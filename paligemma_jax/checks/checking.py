@@ -19,6 +19,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.files import atomic
 from paligemma_jax.reports import sections
+from paligemma_jax.tasks import task
 
 PAGE, VALUES = "check.html", "check.json"
 
@@ -58,12 +59,12 @@ def check(config: ml_collections.ConfigDict, *, example: int | None, full: bool)
     Raises:
       ValueError: no such example.
     """
-    is_segmentation = config.task == "segmentation"
-    codec = config.mask_codec if is_segmentation else None
+    needs_codec = task.look_up(config.task).needs_codec
+    codec = config.mask_codec if needs_codec else None
     sources = [s for s in (config.tokenizer, config.model_init, config.model_init_base, codec) if s]
     machine, found = environment.look(sources)
     tokenizer = _load_tokenizer(config, found)
-    if is_segmentation:
+    if needs_codec:
         found += _check_mask_codec(config)
     read, problems, examples = check_data.look(config, tokenizer, full=full)
     found += problems

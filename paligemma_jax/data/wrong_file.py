@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from paligemma_jax.data import column_names, image_folder, jsonl, remote
+from paligemma_jax.tasks import definition, task
 from paligemma_jax.wording import near_misses
 
 MAX_LISTED = 20
@@ -15,15 +16,6 @@ ENDING = ".jsonl"
 # Files beside imported data that are none themselves.
 NOT_DATA = (jsonl.DROPPED, jsonl.MASK_ROUND_TRIP)
 COCO_KEYS = {"images", "annotations"}
-# Endings of what `import_data` reads, with the task that is likely meant.
-OTHER_ENDINGS = {
-    ".csv": "vqa",
-    ".tsv": "vqa",
-    ".parquet": "vqa",
-    ".arrow": "vqa",
-    ".yaml": "detection",
-    ".yml": "detection",
-}
 # What a row's key may be for us: names of `column_names`.
 ROLES = {
     "image": ("image",),
@@ -44,8 +36,10 @@ def check(path: str) -> None:
         raise ValueError(f"{path} is a folder, {EXPECTED}; {_list_data(path)}{other}")
     if not os.path.isfile(path):
         raise ValueError(f"{path}: no such file{_near_miss(path)}")
-    if task := OTHER_ENDINGS.get(os.path.splitext(path)[1].lower()):
-        raise ValueError(f"{path}: {EXPECTED}. {suggest_import(path, task)}")
+    ending = os.path.splitext(path)[1].lower()
+    meant = [name for name, (_, rule) in task.imports().items() if ending in rule.endings]
+    if meant:
+        raise ValueError(f"{path}: {EXPECTED}. {suggest_import(path, meant[0])}")
     _check_is_lines(path)
 
 
@@ -76,10 +70,14 @@ def propose_names(
     return f"say which keys hold these: set {', '.join(settings)}"
 
 
-def suggest_import(path: str, task: str = "detection") -> str:
-    """Returns the command that makes JSONL of a data set in another format."""
+def suggest_import(path: str, task_name: str | None = None) -> str:
+    """Returns the command that makes JSONL of a data set in another format.
+
+    `task_name` None: the first one that objects are for.
+    """
+    task_name = task_name or _first_of(definition.OBJECTS)
     target = f"{os.path.splitext(path.rstrip(os.sep))[0]}_jsonl"
-    words = f"{shlex.quote(path)} {shlex.quote(target)} --task {task}"
+    words = f"{shlex.quote(path)} {shlex.quote(target)} --task {task_name}"
     return f"Import it: python -m paligemma_jax.import_data {words} (or another task)"
 
 
@@ -147,4 +145,10 @@ def _read_document(path: str) -> Any:
 def _task_of(annotations: Any) -> str:
     """Returns what COCO's annotations are for."""
     first = next(iter(annotations), None) if isinstance(annotations, list) else None
-    return "caption" if isinstance(first, dict) and "caption" in first else "detection"
+    has_captions = isinstance(first, dict) and "caption" in first
+    return _first_of(definition.CAPTIONS if has_captions else definition.OBJECTS)
+
+
+def _first_of(source: str) -> str:
+    """Returns the first value of --task whose rows are made of such a source."""
+    return next(name for name, (_, rule) in task.imports().items() if rule.source == source)

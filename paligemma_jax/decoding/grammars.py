@@ -10,40 +10,54 @@ from collections.abc import Callable, Sequence
 
 from paligemma_jax.data import tokens
 from paligemma_jax.decoding import automaton, json_grammar
-from paligemma_jax.tasks import box_text, mask_text
+from paligemma_jax.tasks import box_text
 
 BOX = "".join(tokens.LOC_PIECES[:4])
-MASK = "".join(tokens.SEG_PIECES[: mask_text.NUM_TOKENS])
 
 
-def detect(tokenizer: tokens.Tokenizer, labels: Sequence[str], *, room: int) -> automaton.Automaton:
-    """Returns the grammar of detection: boxes that have an area, each with one of the labels.
+def objects(
+    tokenizer: tokens.Tokenizer,
+    labels: Sequence[str],
+    *,
+    num_segs: int,
+    check: Callable[[str], str | None],
+    room: int,
+) -> automaton.Automaton:
+    """Returns the grammar of objects: boxes that have an area, each with one of the labels.
 
-    `<loc><loc><loc><loc> label` joined by ` ; `, or nothing, as `tasks.box_text.check` wants it.
+    `<loc><loc><loc><loc> label` joined by ` ; `, or nothing; with `num_segs` `<seg>` tokens behind
+    every box. The label "" stands for an object without label, as referring expressions have it.
+
+    Args:
+      tokenizer: of the model.
+      labels: that an object may have.
+      num_segs: 0 for boxes alone.
+      check: (text) -> what is wrong with it, of the task.
+      room: tokens that an answer may have, eos included.
 
     Raises:
-      ValueError: no label; one that would not read back, or of which no object fits into `room`
-        tokens, eos included.
+      ValueError: no label; one that would not read back, or of which no object fits into `room`.
     """
-    check = box_text.check
-    return _objects(tokenizer, labels, room, text=BOX, part=_box(tokenizer), check=check)
-
-
-def segment(
-    tokenizer: tokens.Tokenizer, labels: Sequence[str], *, room: int
-) -> automaton.Automaton:
-    """Returns the grammar of segmentation: as `detect`, with 16 `<seg>` behind every box.
-
-    The label "" stands for an object without label, as referring expressions have it.
-    """
-    mask = automaton.repeat(
-        automaton.symbols(tokenizer.seg_ids),
-        least=mask_text.NUM_TOKENS,
-        most=mask_text.NUM_TOKENS,
-    )
-    part = automaton.sequence(_box(tokenizer), mask)
-    check = mask_text.check
-    return _objects(tokenizer, labels, room, text=BOX + MASK, part=part, check=check)
+    if not labels:
+        raise ValueError("a grammar of objects without a label")
+    segs = automaton.repeat(automaton.symbols(tokenizer.seg_ids), least=num_segs, most=num_segs)
+    part = automaton.sequence(_box(tokenizer), segs) if num_segs else _box(tokenizer)
+    text = BOX + "".join(tokens.SEG_PIECES[:num_segs])
+    taken, loc = len(tokenizer.encode(text)), tokenizer.loc_ids[0]
+    inner, last = [], []
+    for label in labels:
+        named = f"{text} {label}" if label else text
+        if problem := check(named):
+            raise ValueError(f"label '{label}': {problem}")
+        ids = tokenizer.encode(named)
+        _check_room(f"an object with the label '{label}'", len(ids) + 1, room)
+        last.append(automaton.text(ids[taken:]))
+        # Where another object follows, what parts them may be one piece with the label.
+        ids = tokenizer.encode(f"{named}{box_text.SEPARATOR}{tokens.LOC_PIECES[0]}")
+        inner.append(automaton.text(ids[taken : ids.index(loc, taken)]))
+    more = automaton.repeat(automaton.sequence(part, automaton.either(*inner)))
+    written = automaton.sequence(more, part, automaton.either(*last))
+    return automaton.determinize(automaton.optional(written))
 
 
 def choose(
@@ -76,35 +90,6 @@ def _box(tokenizer: tokens.Tokenizer) -> automaton.Part:
     first = automaton.symbols(tokenizer.loc_ids[:-1])
     second = automaton.rising(tokenizer.loc_ids)
     return automaton.sequence(first, first, second, second)
-
-
-def _objects(
-    tokenizer: tokens.Tokenizer,
-    labels: Sequence[str],
-    room: int,
-    *,
-    text: str,
-    part: automaton.Part,
-    check: Callable[[str], str | None],
-) -> automaton.Automaton:
-    """Returns any number of objects; `text` is an example of what `part` writes of one."""
-    if not labels:
-        raise ValueError("a grammar of objects without a label")
-    taken, loc = len(tokenizer.encode(text)), tokenizer.loc_ids[0]
-    inner, last = [], []
-    for label in labels:
-        named = f"{text} {label}" if label else text
-        if problem := check(named):
-            raise ValueError(f"label '{label}': {problem}")
-        ids = tokenizer.encode(named)
-        _check_room(f"an object with the label '{label}'", len(ids) + 1, room)
-        last.append(automaton.text(ids[taken:]))
-        # Where another object follows, what parts them may be one piece with the label.
-        ids = tokenizer.encode(f"{named}{box_text.SEPARATOR}{tokens.LOC_PIECES[0]}")
-        inner.append(automaton.text(ids[taken : ids.index(loc, taken)]))
-    more = automaton.repeat(automaton.sequence(part, automaton.either(*inner)))
-    objects = automaton.sequence(more, part, automaton.either(*last))
-    return automaton.determinize(automaton.optional(objects))
 
 
 def _check_room(what: str, needed: int, room: int) -> None:

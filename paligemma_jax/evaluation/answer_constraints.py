@@ -9,7 +9,7 @@ import ml_collections
 
 from paligemma_jax.data import noise_boxes, prefix_lm, tokens
 from paligemma_jax.decoding import automaton, constraint, grammars
-from paligemma_jax.tasks import box_text
+from paligemma_jax.tasks import box_text, task
 
 # (prompts, one for each row of a data set or one for all; room for tokens) -> what may be said.
 Constrain = Callable[[Sequence[str], int], constraint.Constraint | None]
@@ -17,8 +17,6 @@ Constrain = Callable[[Sequence[str], int], constraint.Constraint | None]
 MakeGrammar = Callable[[Any, int], automaton.Automaton]
 
 OF_TASK = "task"
-# task -> (grammar of labels, verb of its prompts)
-OBJECTS = {"detection": (grammars.detect, "detect"), "segmentation": (grammars.segment, "segment")}
 
 
 def make(
@@ -78,23 +76,30 @@ def _choose(
 ) -> tuple[Callable[[str], Hashable], MakeGrammar]:
     """Returns what a prompt says of its grammar, and what makes the grammar of that."""
     listed = None if isinstance(chosen, str) else tuple(dict.fromkeys(map(str, chosen)))
-    if config.task in OBJECTS:
+    asked = task.look_up(config.task)
+    if grammar := asked.grammar:
         if listed is None and chosen != OF_TASK:
             raise ValueError(
-                f"constrain='{chosen}': for {config.task} '{OF_TASK}' (labels as the prompt asks "
+                f"constrain='{chosen}': for {asked.name} '{OF_TASK}' (labels as the prompt asks "
                 f"for) or a list of labels"
             )
-        grammar, verb = OBJECTS[config.task]
+        lowercase = config.input.lowercase
 
         def read_labels(prompt: str) -> Hashable:
-            return listed or _labels(prompt, verb, lowercase=config.input.lowercase)
+            return listed or _labels(prompt, grammar.verb, lowercase=lowercase)
 
-        return read_labels, lambda labels, room: grammar(tokenizer, labels, room=room)
+        def make_grammar(labels: Sequence[str], room: int) -> automaton.Automaton:
+            return grammars.objects(
+                tokenizer, labels, num_segs=grammar.num_segs, check=asked.check, room=room
+            )
+
+        return read_labels, make_grammar
     if listed is not None:
         return _nothing, lambda _, room: grammars.choose(tokenizer, listed, room=room)
     if chosen == OF_TASK:
+        fitting = " and ".join(one.name for one in task.every() if one.grammar)
         raise ValueError(
-            f"constrain='{OF_TASK}' is for {' and '.join(OBJECTS)}; for the task '{config.task}' "
+            f"constrain='{OF_TASK}' is for {fitting}; for the task '{asked.name}' "
             f"give a list of answers, or the path of a JSON schema"
         )
     written = grammars.write_json(tokenizer, _read_schema(str(chosen)))

@@ -228,7 +228,7 @@ def write_report(
         rows,
         title=title,
         scores=scores,
-        docs=score_docs.DOCS,
+        docs=score_docs.all_docs(),
         history=history,
         open_image=datasets.open_image,
     )

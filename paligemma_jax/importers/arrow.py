@@ -13,6 +13,7 @@ from typing import Any
 
 from paligemma_jax.data import image_folder
 from paligemma_jax.importers import columns, example, pictures
+from paligemma_jax.tasks import definition
 from paligemma_jax.wording import quantities
 
 BATCH_ROWS = 64  # decoded at a time: images are large
@@ -48,7 +49,7 @@ def read(
 def _classes(files: list[tuple[str | None, str]], request: example.Request) -> tuple[str, ...]:
     """Returns the classes of objects: those given, described, or found in the rows."""
     column = request.columns.get("objects", "objects")
-    if request.classes or request.task not in ("detection", "segmentation", "counting"):
+    if request.classes or request.rule.source != definition.OBJECTS:
         return request.classes
     values: list[Any] = []
     for _, file in files:

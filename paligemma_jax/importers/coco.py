@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from paligemma_jax.importers import example, pictures
+from paligemma_jax.tasks import definition
 
 PATTERNS = ("*/_annotations.coco.json", "_annotations.coco.json", "annotations/*.json")
 LONE_PATTERNS = ("instances*.json", "captions*.json", "labels.json", "*coco*.json", "*/*coco*.json")
@@ -80,7 +81,7 @@ class _Part:
     def __init__(self, path: str, root: str, content: Mapping[str, Any], request: example.Request):
         self.name = os.path.relpath(path, root)
         self.split = example.split_name(self.name)
-        self.what = "caption" if request.task == "caption" else "object"
+        self.what = request.rule.source.removesuffix("s")
         self.images = _list(content, "images", path)
         self.annotations = _list(content, "annotations", path)
         names = [i["file_name"] for i in self.images if isinstance(i.get("file_name"), str)]
@@ -143,7 +144,7 @@ def _read_part(
                 tally.read[f"{part.what}s"] += 1
                 tally.drop(part.what, "of an image that was dropped", source, where)
             continue
-        if request.task == "caption":
+        if request.rule.source == definition.CAPTIONS:
             yield from _captions(part, picture, own, where, tally)
             continue
         objects = example.collect_objects(_objects(part, own, tally), size, tally)
@@ -229,14 +230,9 @@ def _lists_annotations(path: str) -> bool:
 
 def _choose(files: list[str], request: example.Request) -> list[str]:
     """Returns those of COCO's own files that the task needs; of other names all."""
-    wanted, others = (
-        ("captions", "instances")
-        if request.task == "caption"
-        else (
-            "instances",
-            "captions",
-        )
-    )
+    names_of = {definition.OBJECTS: "instances", definition.CAPTIONS: "captions"}
+    wanted = names_of.pop(request.rule.source)
+    (others,) = names_of.values()
     names = {file: os.path.basename(file) for file in files}
     chosen = [file for file in files if names[file].startswith(wanted)]
     rest = [f for f in files if not names[f].startswith((others, "person_keypoints", "image_info"))]

@@ -17,14 +17,6 @@ from paligemma_jax.importers import example, pictures
 OURS = ("image", "prefix", "suffix")  # of rows that are taken as they are
 BOXES = ("bbox", "bboxes")
 CATEGORIES = ("category", "categories", "category_id", "label", "labels")
-# What a row must have, by task, where it has no suffix.
-NEEDED = {
-    "vqa": ("image", "question", "answer"),
-    "caption": ("image", "caption"),
-    "detection": ("image", "objects"),
-    "segmentation": ("image", "objects"),
-    "counting": ("image", "objects"),
-}
 
 
 def choose(
@@ -51,7 +43,7 @@ def choose(
         elif name := column_names.find(ours, names):
             chosen[ours] = name
     is_ours = {"image", "suffix"} <= set(chosen)
-    needed = OURS if is_ours else NEEDED[request.task]
+    needed = OURS if is_ours else request.rule.columns
     if not is_ours and (missing := [name for name in needed if name not in chosen]):
         raise ValueError(
             f"{where}: no column for {', '.join(missing)}, nor suffix; found {names[:20]}. "

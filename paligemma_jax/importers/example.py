@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from paligemma_jax.data import jsonl
 from paligemma_jax.data import objects as data_objects
+from paligemma_jax.tasks import definition, task
 
 # A box may stick out of its image by this share of the side before it is worth a count.
 ROUNDING = 1e-3
@@ -83,7 +84,8 @@ class Request:
 
     Attributes:
       path: file or folder.
-      task: what rows will be made for; a format with several kinds of files chooses by it.
+      task: what rows will be made for, as `--task` calls it; a format with several kinds of files
+        chooses by it.
       images: folder of the images where it is not found by looking.
       classes: class names where the source has numbers only.
       columns: our names for columns -> the source's: {"question": "q"}.
@@ -96,6 +98,11 @@ class Request:
     classes: tuple[str, ...] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     components: bool = False
+
+    @property
+    def rule(self) -> definition.Import:
+        """How rows are made for the task."""
+        return task.rule(self.task)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

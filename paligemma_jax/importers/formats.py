@@ -5,10 +5,10 @@ import os
 from collections.abc import Callable
 
 from paligemma_jax.importers import arrow, coco, example, masks, tables, voc, yolo
+from paligemma_jax.tasks import definition, task
 
-OBJECTS = ("detection", "segmentation", "counting")
-TEXTS = ("vqa", "caption")
-TASKS = (*OBJECTS, *TEXTS)
+OBJECTS, CAPTIONS = definition.OBJECTS, definition.CAPTIONS
+ANYTHING = (OBJECTS, definition.QUESTIONS, CAPTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,23 +18,27 @@ class Format:
     Attributes:
       detect: path -> the file that shows it, or None.
       read: (request, tally, progress) -> DataSet.
-      tasks: what its rows can be made for.
+      sources: what it may hold, see `definition.Import`.
     """
 
     detect: Callable[[str], str | None]
     read: Callable[[example.Request, example.Tally, example.Progress], example.DataSet]
-    tasks: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    def tasks(self) -> list[str]:
+        """Returns what its rows can be made for."""
+        return [name for name, (_, rule) in task.imports().items() if rule.source in self.sources]
 
 
 # The first one that fits wins: a VOC folder may hold masks, a folder of masks a CSV of notes.
 FORMATS = {
-    "coco": Format(coco.detect, coco.read, (*OBJECTS, "caption")),
-    "yolo": Format(yolo.detect, yolo.read, OBJECTS),
-    "jsonl": Format(tables.detect_jsonl, tables.read_jsonl, TASKS),
-    "voc": Format(voc.detect, voc.read, OBJECTS),
-    "parquet": Format(arrow.detect, arrow.read, TASKS),
-    "masks": Format(masks.detect, masks.read, OBJECTS),
-    "csv": Format(tables.detect_csv, tables.read_csv, TASKS),
+    "coco": Format(coco.detect, coco.read, (OBJECTS, CAPTIONS)),
+    "yolo": Format(yolo.detect, yolo.read, (OBJECTS,)),
+    "jsonl": Format(tables.detect_jsonl, tables.read_jsonl, ANYTHING),
+    "voc": Format(voc.detect, voc.read, (OBJECTS,)),
+    "parquet": Format(arrow.detect, arrow.read, ANYTHING),
+    "masks": Format(masks.detect, masks.read, (OBJECTS,)),
+    "csv": Format(tables.detect_csv, tables.read_csv, ANYTHING),
 }
 
 
@@ -43,12 +47,12 @@ def detect_all(path: str) -> dict[str, str]:
     return {key: shown for key, fmt in FORMATS.items() if (shown := fmt.detect(path))}
 
 
-def choose(path: str, task: str, given: str | None = None) -> tuple[str, str]:
+def choose(path: str, task_name: str, given: str | None = None) -> tuple[str, str]:
     """Returns (name of the format, why it is taken for it).
 
     Args:
       path: file or folder.
-      task: what rows will be made for.
+      task_name: what rows will be made for, as `--task` calls it.
       given: the format that the user says it is; None is to look.
 
     Raises:
@@ -57,9 +61,10 @@ def choose(path: str, task: str, given: str | None = None) -> tuple[str, str]:
     if not os.path.exists(path):
         raise ValueError(f"SRC {path}: no such file or folder")
     name, reason = given, "as --format says"
+    source = task.rule(task_name).source
     if name is None:
         seen = detect_all(path)
-        fitting = [key for key in seen if task in FORMATS[key].tasks]
+        fitting = [key for key in seen if source in FORMATS[key].sources]
         name = next(iter(fitting), next(iter(seen), None))
         if name is None:
             held = ", ".join(sorted(os.listdir(path))[:8]) if os.path.isdir(path) else "one file"
@@ -70,9 +75,10 @@ def choose(path: str, task: str, given: str | None = None) -> tuple[str, str]:
         reason = os.path.relpath(seen[name], path) if os.path.isdir(path) else "its ending"
         others = [f"{key} ({os.path.relpath(seen[key], path)})" for key in fitting if key != name]
         reason += f"; could also be {', '.join(others)}: --format chooses" if others else ""
-    if task not in FORMATS[name].tasks:
+    if source not in FORMATS[name].sources:
+        lacking = OBJECTS if source == OBJECTS else "texts"
         raise ValueError(
-            f"SRC {path} is {name}, which has no {'texts' if task in TEXTS else 'objects'} for "
-            f"--task {task}; it gives {', '.join(FORMATS[name].tasks)}"
+            f"SRC {path} is {name}, which has no {lacking} for --task {task_name}; it gives "
+            f"{', '.join(FORMATS[name].tasks())}"
         )
     return name, reason

@@ -9,7 +9,8 @@ import numpy as np
 from paligemma_jax.data import objects, records
 from paligemma_jax.importers import example, words
 from paligemma_jax.reports import contact_sheet
-from paligemma_jax.tasks import box_text, mask_text, masks
+from paligemma_jax.tasks import masks
+from paligemma_jax.tasks import task as tasks
 from paligemma_jax.wording import quantities
 
 SUMMARY, SHEET = "conversion.json", "contact_sheet.png"
@@ -87,20 +88,16 @@ def drop_lines(tally: example.Tally) -> Iterator[str]:
 
 
 def write_sheet(
-    path: str | os.PathLike[str],
-    shown: Sequence[records.Record],
-    *,
-    coordinates: str,
-    decode: mask_text.Decode | None = None,
+    path: str | os.PathLike[str], shown: Sequence[records.Record], *, task: tasks.Task
 ) -> None:
     """Writes a PNG with records from all over the data set.
 
-    Boxes are those that suffixes say. So are masks, if `decode` reads their tokens; else they are
-    the outlines that records keep.
+    Boxes and masks are those that the task reads in suffixes; where it reads none, boxes and
+    outlines that records keep.
     """
     count = min(NUM_CELLS, len(shown))
     chosen = np.linspace(0, len(shown) - 1, count).astype(int)
-    contact_sheet.write(path, [_cell(shown[i], coordinates, decode) for i in chosen])
+    contact_sheet.write(path, [_cell(shown[i], task) for i in chosen])
 
 
 def _counts(values: Mapping[str, int], between: str = "") -> str:
@@ -108,28 +105,23 @@ def _counts(values: Mapping[str, int], between: str = "") -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _cell(
-    record: records.Record, coordinates: str, decode: mask_text.Decode | None
-) -> contact_sheet.Cell:
+def _cell(record: records.Record, task: tasks.Task) -> contact_sheet.Cell:
     image, kept, suffix = record.images[0], record.objects, record.suffix or ""
-    if decode and kept:
-        read = mask_text.parse(suffix, convention=coordinates)
-        pasted = tuple(
+    read = task.draw(task.parse(suffix))
+    boxes, labels, outlined = read.boxes_yxyx, read.labels, ()
+    if kept is not None and read.masks is not None:
+        outlined = tuple(
             masks.paste(mask, box, kept.height, kept.width)
-            for mask, box in zip(decode(read.codes), read.boxes_yxyx, strict=True)
+            for mask, box in zip(read.masks, boxes, strict=True)
         )
-        return contact_sheet.Cell(
-            image, record.prefix, suffix, read.boxes_yxyx, read.labels, pasted
+    elif kept is not None:
+        if len(boxes) != len(kept):  # counts: their text has no boxes
+            exact = objects.to_detections(kept)
+            boxes, labels = exact.boxes_yxyx, exact.labels
+        outlined = tuple(
+            np.zeros((kept.height, kept.width), bool)
+            if outline is None
+            else objects.bitmap(outline, width=kept.width, height=kept.height)
+            for outline in kept.segmentations
         )
-    boxes = box_text.parse(suffix, convention=coordinates)
-    if kept is None:
-        return contact_sheet.Cell(image, record.prefix, suffix, boxes.boxes_yxyx, boxes.labels)
-    if len(boxes) != len(kept):  # counts: their text has no boxes
-        boxes = objects.to_detections(kept)
-    drawn = tuple(
-        np.zeros((kept.height, kept.width), bool)
-        if outline is None
-        else objects.bitmap(outline, width=kept.width, height=kept.height)
-        for outline in kept.segmentations
-    )
-    return contact_sheet.Cell(image, record.prefix, suffix, boxes.boxes_yxyx, boxes.labels, drawn)
+    return contact_sheet.Cell(image, record.prefix, suffix, boxes, labels, outlined)

@@ -23,6 +23,7 @@ from paligemma_jax.importers import (
     splits,
     words,
 )
+from paligemma_jax.tasks import task as tasks
 
 IMAGES = "images"
 TOKENIZER = "tokenizer.model"
@@ -54,7 +55,7 @@ def _fetch(chosen: options.ImportOptions, folder: pathlib.Path) -> str:
             chosen.source,
             folder,
             key=os.environ.get(roboflow.KEY),
-            with_outlines=chosen.task == "segmentation",
+            with_outlines=tasks.rule(chosen.task).answer == "masks",
             progress=report,
         )
     return str(folder)
@@ -78,12 +79,14 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
     parts = splits.divide(rows, out, ratios=chosen.ratios, group=chosen.group, seed=chosen.seed)
     label_check.warn_of_empty_splits(parts, task=chosen.task)
     _write(parts, tally, wording.round_trip, out, train_tokenizer=chosen.train_tokenizer)
-    import_report.write_sheet(
-        out / import_report.SHEET,
-        _read_back(chosen.task, parts, out),
-        coordinates=chosen.coordinates,
-        decode=chosen.codec and chosen.codec.decode,
+    reader = tasks.look_up(
+        tasks.trained_as(chosen.task).name,
+        tasks.Options(
+            convention=chosen.coordinates, codec=chosen.codec.decode if chosen.codec else None
+        ),
     )
+    read_back = _read_back(chosen.task, parts, out)
+    import_report.write_sheet(out / import_report.SHEET, read_back, task=reader)
     summary = {
         "source": chosen.source,
         "format": name,
@@ -156,7 +159,7 @@ def _read_back(
     task_name: str, parts: Mapping[str, Sequence[splits.Row]], out: pathlib.Path
 ) -> list[records.Record]:
     """Reads what was written as training will."""
-    check = words.choose_check(task_name)
+    check = tasks.trained_as(task_name).check
     read: list[records.Record] = []
     for split in parts:
         with say.progress(f"checking {split}", unit="B", unit_scale=True) as report:
@@ -167,11 +170,11 @@ def _read_back(
 def _say_what_next(chosen: options.ImportOptions, training: pathlib.Path) -> None:
     """Prints where to look, and which settings a config needs."""
     say.info(f"look at  {chosen.target / import_report.SHEET}")
-    task = words.TRAINED_AS[chosen.task]
-    say.info(f"train    c.task = '{task}', c.input.data.fname = '{training}'")
+    task = tasks.trained_as(chosen.task)
+    say.info(f"train    c.task = '{task.name}', c.input.data.fname = '{training}'")
     if chosen.train_tokenizer:
         say.info(f"         c.tokenizer = '{chosen.target / TOKENIZER}' (from scratch)")
     if chosen.mask_codec:
         say.info(f"         c.mask_codec = '{chosen.mask_codec}'")
-    if scores := words.SCORED_BY.get(chosen.task):
+    if scores := tasks.rule(chosen.task).scores:
         say.info(f"score    c.evals.NAME.scores = {scores}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from paligemma_jax.assembly import mask_codecs
 from paligemma_jax.data import column_names
 from paligemma_jax.importers import example, formats, import_report, words
-from paligemma_jax.tasks import geometry
+from paligemma_jax.tasks import geometry, task
 
 SEED = 0
 
@@ -20,7 +20,7 @@ class ImportOptions:
     Attributes:
       source: file, folder, or an address of Roboflow.
       target: the folder to write.
-      task: one of `formats.TASKS`.
+      task: what rows are made for, a key of `task.imports()`.
       format: a key of `formats.FORMATS`; None: detected.
       images, classes, columns, components: see `example.Request`.
       prompt: template of the prompts; None is the task's own.
@@ -61,7 +61,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", metavar="SRC", help="file, folder, or roboflow://WORKSPACE/PROJECT/VERSION")
     add("target", metavar="DST", type=pathlib.Path, help="the folder to write")
-    add("--task", choices=formats.TASKS, required=True, help="what rows are made for")
+    add("--task", choices=tuple(task.imports()), required=True, help="what rows are made for")
     add("--overwrite", action="store_true", help="replace DST")
     add("--format", choices=tuple(formats.FORMATS), help="default: detected")
     add("--images", metavar="FOLDER", help="of the images; default: detected")
@@ -89,9 +89,10 @@ def read(args: argparse.Namespace) -> ImportOptions:
     """
     if (args.group or args.seed is not None) and not args.split:
         raise ValueError("--group and --seed say how to divide: add --split train=0.8,valid=0.2")
-    is_segmentation = args.task == "segmentation"
-    if args.mask_codec and not is_segmentation:
-        raise ValueError(f"--mask_codec: for --task segmentation, not {args.task}")
+    writes_masks = task.rule(args.task).answer == "masks"
+    if args.mask_codec and not writes_masks:
+        fitting = (name for name, (_, rule) in task.imports().items() if rule.answer == "masks")
+        raise ValueError(f"--mask_codec: for --task {' or '.join(fitting)}, not {args.task}")
     source = args.mask_codec or mask_codecs.PUBLISHED
     check_target(args.target, args.source, overwrite=args.overwrite)
     return ImportOptions(
@@ -108,8 +109,8 @@ def read(args: argparse.Namespace) -> ImportOptions:
         ratios=_shares(args.split),
         group=args.group,
         seed=SEED if args.seed is None else args.seed,
-        codec=load_codec(source) if is_segmentation else None,
-        mask_codec=source if is_segmentation else None,
+        codec=load_codec(source) if writes_masks else None,
+        mask_codec=source if writes_masks else None,
         train_tokenizer=args.train_tokenizer,
     )
 

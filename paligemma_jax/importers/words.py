@@ -13,23 +13,14 @@ import collections
 import dataclasses
 import json
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.importers import example
-from paligemma_jax.tasks import box_text, geometry, mask_text, masks, task
+from paligemma_jax.tasks import box_text, definition, geometry, mask_text, masks, task
 
-PROMPTS = {
-    "detection": "detect {classes}",
-    "segmentation": "segment {classes}",
-    "counting": "count {classes} and answer in JSON",
-    "vqa": "answer en {question}",
-    "caption": "caption en",
-}
-TRAINED_AS = {name: name for name in PROMPTS} | {"counting": "json"}  # the task that a config names
-SCORED_BY = {"counting": ("count_exact", "json_f1")}  # where the task's usual scores do not fit
 HALF_BIN = 0.5 + 1e-3  # float32 leaves a trace
 
 
@@ -89,7 +80,7 @@ class Wording:
     """Makes rows for a task.
 
     Args:
-      task_name: a key of `PROMPTS`.
+      task_name: what rows are made for, a key of `task.imports()`.
       classes: what prompts ask for.
       prompt: template with {classes} or {question}; None is the task's own.
       coordinates: convention of `<loc>` tokens, see `geometry`.
@@ -108,12 +99,13 @@ class Wording:
         coordinates: str = geometry.DEFAULT_CONVENTION,
         codec: MaskCodec | None = None,
     ):
-        self.task_name, self.codec, self.coordinates = task_name, codec, coordinates
-        self.template = PROMPTS[task_name] if prompt is None else prompt
+        self.rule, self.check = task.rule(task_name), task.trained_as(task_name).check
+        self.codec, self.coordinates = codec, coordinates
+        self.template = self.rule.prompt if prompt is None else prompt
         self.classes = box_text.SEPARATOR.join(classes)
         self.round_trip = RoundTrip()
-        _check_template(self.template, task_name)
-        if task_name in ("detection", "segmentation"):
+        _check_template(self.template, self.rule)
+        if self.rule.answer in ("boxes", "masks"):
             _check_classes(classes)
 
     def make(self, item: example.Example, tally: example.Tally) -> WordedExample | None:
@@ -125,7 +117,7 @@ class Wording:
             return self._texts(item, prefix, tally)
         objects = item.objects
         assert objects is not None, "importers give objects or a suffix"
-        if self.task_name == "counting":
+        if self.rule.answer == "counts":
             counts = dict(collections.Counter(objects.labels))
             suffix = json.dumps(counts, indent=2, ensure_ascii=False)
             if json.loads(suffix) != counts:
@@ -137,7 +129,7 @@ class Wording:
             name = item.picture.name
             tally.drop("image", "none of its objects could be kept", item.source, name)
             return None
-        if self.task_name == "segmentation":
+        if self.rule.answer == "masks":
             return self._segments(item, prefix, kept, tally)
         suffix = box_text.format(data_objects.to_detections(kept), convention=self.coordinates)
         read = box_text.parse(suffix, convention=self.coordinates)
@@ -149,7 +141,7 @@ class Wording:
     ) -> WordedExample | None:
         """Returns a row whose answer the source has itself."""
         suffix = item.suffix or ""
-        if problem := choose_check(self.task_name)(suffix):
+        if problem := self.check(suffix):
             tally.drop("row", "bad suffix", item.source, f"'{suffix:.60}': {problem}")
             return None
         self.round_trip.num_texts += 1
@@ -227,11 +219,6 @@ class Wording:
             self.round_trip.masks.append(check)
 
 
-def choose_check(task_name: str) -> Callable[[str], str | None]:
-    """Returns the check of a suffix that training applies: text -> what is wrong, or None."""
-    return task.choose_check(TRAINED_AS[task_name])
-
-
 def _cut_mask(objects: data_objects.Objects, number: int) -> np.ndarray:
     """Returns float32[64, 64] in 0..1, the mask of an object in its box.
 
@@ -268,17 +255,16 @@ def _select(objects: data_objects.Objects, numbers: np.ndarray) -> data_objects.
     )
 
 
-def _check_template(template: str, task_name: str) -> None:
-    allowed = {"vqa": {"question"}, "caption": set()}.get(task_name, {"classes"})
+def _check_template(template: str, rule: definition.Import) -> None:
     try:
         fields = {
             field for _, field, _, _ in string.Formatter().parse(template) if field is not None
         }
     except ValueError as error:
         raise ValueError(f"--prompt '{template}': {error}") from error
-    if fields - allowed:
-        names = ", ".join(f"{{{name}}}" for name in sorted(allowed)) or "no field"
-        raise ValueError(f"--prompt '{template}': task {task_name} knows {names}")
+    if fields - set(rule.fields):
+        names = ", ".join(f"{{{name}}}" for name in rule.fields) or "no field"
+        raise ValueError(f"--prompt '{template}': task {rule.name} knows {names}")
 
 
 def _check_classes(classes: Sequence[str]) -> None:

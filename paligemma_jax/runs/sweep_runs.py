@@ -105,7 +105,7 @@ def choose_score(runs: Sequence[sweeps.Run], outcomes: Sequence[Outcome], asked:
     if config.keep_best or config.stop_at:
         return config.keep_best or config.stop_at[0][0]
     known = {name for outcome in outcomes for row in outcome.rows for name in row}
-    scores = [score for score in score_docs.FIRST if score != "loss"]
+    scores = [score for score in score_docs.first() if score != "loss"]
     names = [f"{evaluation}/{score}" for evaluation in config.evals for score in [*scores, "loss"]]
     return next((name for name in names if name in known), "loss")
 

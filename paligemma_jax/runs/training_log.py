@@ -89,7 +89,6 @@ def _device_memory() -> dict[str, float]:
 def _shown(values: Mapping[str, float]) -> list[str]:
     """Returns which values a line on the terminal has room for."""
     always = ("loss", "grad_norm", "examples_per_s", "input_wait", "mfu")
-    evaluated = [
-        n for n in values if n.count("/") == 1 and n.rpartition("/")[2] in score_docs.FIRST
-    ]
+    first = score_docs.first()
+    evaluated = [n for n in values if n.count("/") == 1 and n.rpartition("/")[2] in first]
     return [name for name in (*always, *evaluated) if name in values]

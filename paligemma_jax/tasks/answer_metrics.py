@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.tasks import text_metrics, vqa
+from paligemma_jax.tasks import answer_text, text_metrics
 
 ANLS_THRESHOLD = 0.5
 MAX_RELATIVE_ERROR = 0.05
@@ -27,7 +27,7 @@ WITHOUT_NUMBERS = (("comp", "presence", "rural_urban"), ("comp", "presence"))
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
     """Returns 1 if the answer is one of the true ones (big_vision's acc_any)."""
-    return float(vqa.parse(prediction) in map(vqa.parse, references))
+    return float(answer_text.parse(prediction) in map(answer_text.parse, references))
 
 
 def vqa_accuracy(prediction: str, references: Sequence[str]) -> float:
@@ -47,8 +47,8 @@ def anls(prediction: str, references: Sequence[str]) -> float:
 
     DocVQA, InfoVQA, ST-VQA: arXiv:1907.00490, equation 1.
     """
-    text = vqa.parse(prediction)
-    return max(_similarity(text, vqa.parse(reference)) for reference in references)
+    text = answer_text.parse(prediction)
+    return max(_similarity(text, answer_text.parse(reference)) for reference in references)
 
 
 def relaxed_accuracy(prediction: str, references: Sequence[str]) -> float:
@@ -57,7 +57,9 @@ def relaxed_accuracy(prediction: str, references: Sequence[str]) -> float:
     arXiv:2203.10244, 5.1. "12%" is 0.12. A true number of 0 asks for the same text, as in the
     authors' and big_vision's code: 5% of nothing is nothing, and scores stay comparable.
     """
-    return float(any(_is_near(vqa.parse(prediction), vqa.parse(text)) for text in references))
+    return float(
+        any(_is_near(answer_text.parse(prediction), answer_text.parse(text)) for text in references)
+    )
 
 
 def pope_accuracy(prediction: str, references: Sequence[str]) -> float:
@@ -67,7 +69,7 @@ def pope_accuracy(prediction: str, references: Sequence[str]) -> float:
 
 def summarize_pope(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
     """Returns how many answers were yes or no at all."""
-    valid = [vqa.parse(row["prediction"]) in YES_NO for row in rows]
+    valid = [answer_text.parse(row["prediction"]) in YES_NO for row in rows]
     return {"pope_valid": text_metrics.mean(valid)}
 
 
@@ -151,7 +153,7 @@ def _to_float(text: str) -> float | None:
 
 
 def _to_numeral(text: str) -> str:
-    return NUMBER_WORDS.get(vqa.parse(text), vqa.parse(text))
+    return NUMBER_WORDS.get(answer_text.parse(text), answer_text.parse(text))
 
 
 def _choice(text: str) -> str | None:

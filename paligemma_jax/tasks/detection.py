@@ -1,22 +1,78 @@
-"""How good predicted boxes are: per image (`score_example`) and over a data set (`aggregate`).
+"""Detection: boxes with labels. Their text is in `box_text`; here they are scored.
 
-Both speak in rows of predictions.jsonl (see `score_example`), so the scores of a run can be
-computed again from the file alone.
+`score_example` (of an image) and `aggregate` (of a data set) speak in rows of predictions.jsonl, so
+the scores of a run can be computed again from the file alone.
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from paligemma_jax.tasks import average_precision, box_text, geometry
+from paligemma_jax.tasks import average_precision, box_text, definition, geometry
 
 MATCH_IOU = 0.5
 DUPLICATE_IOU = 0.9
 SURE = 0.5  # a label this likely is likelier than noise
 NOTHING, OTHER = "(nothing)", "(other)"  # of the confusion matrix
+
+IMPORT = definition.Import(
+    name="detection",
+    prompt="detect {classes}",
+    fields=("classes",),
+    source=definition.OBJECTS,
+    answer="boxes",
+    columns=("image", "objects"),
+    endings=(".yaml", ".yml"),
+)
+SCORE_DOCS = {
+    "map": "COCO's AP: mean over classes and over IoU 0.5 to 0.95",
+    "map50": "AP where a box counts as found at IoU 0.5, mean over classes",
+    "map75": "AP at IoU 0.75, mean over classes",
+    "precision50": "share of predicted boxes that are a true one, IoU 0.5",
+    "recall50": "share of true boxes that are found, IoU 0.5",
+    "mean_iou": "mean IoU of the boxes that are found",
+    "duplicates": "boxes on an earlier one of their label, IoU 0.9",
+}
+
+
+def make(options: definition.Options) -> definition.Task:
+    """Returns the detection task that reads and writes `<loc>` tokens by the options' convention.
+
+    Raises:
+      ValueError: no such convention.
+    """
+    convention = options.convention
+    geometry.scale(convention)  # a wrong name is an error now, not at the first box
+    scored = score_with_noise if options.noise_boxes else score_example
+    return definition.Task(
+        name="detection",
+        parse=functools.partial(box_text.parse, convention=convention),
+        format=functools.partial(box_text.format, convention=convention),
+        check=box_text.check,
+        labels=lambda detections: detections.labels,
+        has_short_answers=False,
+        score_example=definition.of_text_alone(functools.partial(scored, convention=convention)),
+        aggregate=aggregate,
+        check_row=definition.every_row,
+        usual_scores=(),
+        metric="map50",
+        score_docs=SCORE_DOCS,
+        first_scores=("map50", "map", "precision50", "recall50"),
+        draw=lambda detections: definition.Drawing(detections.boxes_yxyx, detections.labels),
+        grammar=definition.ObjectGrammar("detect", num_segs=0),
+        looks=(definition.BOXES,),
+        form="<loc0390><loc0241><loc0472><loc0440> fracture",
+        remedy="set task='detection'",
+        imports=(IMPORT,),
+        needs_codec=False,
+        moves_boxes=True,
+        takes_noise_boxes=True,
+        keeps_coordinates=True,
+    )
 
 
 def score_example(

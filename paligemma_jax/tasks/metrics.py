@@ -28,6 +28,7 @@ METRICS = {
         "POPE: yes or no",
         answer_metrics.pope_accuracy,
         answer_metrics.summarize_pope,
+        further={"pope_valid": "share of answers that are yes or no"},
     ),
     "tallyqa_accuracy": Metric(
         "TallyQA: counts, also as words; per count, and by issimple",
@@ -39,6 +40,7 @@ METRICS = {
         "ScienceQA: the letter in 'the answer is a.'",
         answer_metrics.scienceqa_accuracy,
         answer_metrics.summarize_scienceqa,
+        further={"scienceqa_parse_failures": "share of answers without a letter"},
     ),
     "rsvqa_accuracy": Metric(
         "RSVQA: exact match, by question_type, and the mean over types",
@@ -46,11 +48,16 @@ METRICS = {
         answer_metrics.summarize_rsvqa,
         groups=("question_type",),
         needs=("question_type",),
+        further={
+            "rsvqa_average": "mean over question types",
+            "rsvqa_average_nonum": "the same without counts",
+        },
     ),
     "json_f1": Metric(
         "share of a JSON's fields, as F1",
         structure_metrics.json_f1,
         structure_metrics.summarize_json,
+        further={"json_valid": "share of answers that are JSON"},
     ),
     "json_exact": Metric("all fields of a JSON", structure_metrics.json_exact),
     "count_exact": Metric('{"dime": 2}: all counts, zeros left out', structure_metrics.count_exact),

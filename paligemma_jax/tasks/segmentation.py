@@ -1,4 +1,4 @@
-"""How good predicted masks are: per image (`score_example`) and over a data set (`aggregate`).
+"""Segmentation: masks in boxes. Their text is in `mask_text`; here they are scored.
 
 mIoU, box accuracy and the count of invalid answers are those of big_vision's evaluator (its
 evaluators/proj/paligemma/transfers/segmentation.py): masks are compared at the image's own size; an
@@ -8,19 +8,75 @@ first. Several are paired one to one, those of the same label first, then by IoU
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from paligemma_jax.tasks import detection, geometry, mask_text, masks
+from paligemma_jax.tasks import definition, detection, geometry, mask_text, masks
 
 MATCH_IOU = 0.5
 BOX_IOUS = {"box_accuracy50": 0.5, "box_accuracy75": 0.75}
 UNKNOWN_SIDE = 512  # px of the canvas where only tokens are known, and no image size
+IMPORT = definition.Import(
+    name="segmentation",
+    prompt="segment {classes}",
+    fields=("classes",),
+    source=definition.OBJECTS,
+    answer="masks",
+    columns=("image", "objects"),
+)
+SCORE_DOCS = {
+    "miou": "IoU of masks, mean over true objects; 0 for one without an answer",
+    "box_accuracy50": "share of true objects whose box has IoU 0.5 with the answer's",
+    "box_accuracy75": "the same at IoU 0.75",
+    "pixel_iou": "pixels of all intersections over those of all unions",
+    "invalid": "true objects without an answer that has a mask",
+}
 
 DrawTruth = Callable[[], masks.Regions]
+
+
+def make(options: definition.Options) -> definition.Task:
+    """Returns the segmentation task; the options' codec turns mask tokens into masks.
+
+    Raises:
+      ValueError: no such convention.
+    """
+    convention, codec = options.convention, options.codec or _no_codec
+    geometry.scale(convention)
+
+    def draw(segments: mask_text.Segments) -> definition.Drawing:
+        painted = mask_text.paint(segments, codec)
+        return definition.Drawing(segments.boxes_yxyx, segments.labels, painted)
+
+    return definition.Task(
+        name="segmentation",
+        parse=functools.partial(mask_text.parse, convention=convention),
+        format=functools.partial(mask_text.format, convention=convention),
+        check=mask_text.check,
+        labels=lambda segments: [label for label in segments.labels if label],
+        has_short_answers=False,
+        score_example=functools.partial(score_example, codec=codec, convention=convention),
+        aggregate=aggregate,
+        check_row=definition.every_row,
+        usual_scores=(),
+        metric="miou",
+        score_docs=SCORE_DOCS,
+        first_scores=("miou", "box_accuracy50"),
+        draw=draw,
+        grammar=definition.ObjectGrammar("segment", num_segs=mask_text.NUM_TOKENS),
+        looks=(definition.MASKS,),
+        form="<loc0390><loc0241><loc0472><loc0440><seg071>...<seg018> water",
+        remedy="set task='segmentation'",
+        imports=(IMPORT,),
+        needs_codec=True,
+        moves_boxes=False,
+        takes_noise_boxes=False,
+        keeps_coordinates=False,
+    )
 
 
 def score_example(
@@ -167,6 +223,10 @@ def _read_truth(
         )
     both = zip(drawn.masks, drawn.boxes_yxyx, strict=True)
     return drawn, np.array([_shrink(mask, box) for mask, box in both])
+
+
+def _no_codec(codes: np.ndarray) -> np.ndarray:
+    raise ValueError(f"{len(codes)} masks, and no mask codec is loaded")
 
 
 def _shrink(mask: np.ndarray, box: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.tasks import text_metrics, vqa
+from paligemma_jax.tasks import answer_text, text_metrics
 
 NUMBER = (int, float)
 
@@ -76,7 +76,7 @@ def _read(text: str) -> Any:
 def _fields(text: str) -> Counter[Hashable]:
     value = _read(text)
     if value is None:
-        return Counter({("no JSON", vqa.parse(text)): 1})
+        return Counter({("no JSON", answer_text.parse(text)): 1})
     found: Counter[Hashable] = Counter(_walk(value, ""))
     return found or Counter({("empty", type(value).__name__): 1})
 
@@ -84,7 +84,7 @@ def _fields(text: str) -> Counter[Hashable]:
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Hashable]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _walk(inner, f"{path}.{vqa.parse(key)}")
+            yield from _walk(inner, f"{path}.{answer_text.parse(key)}")
     elif isinstance(value, list):
         for inner in value:
             yield from _walk(inner, f"{path}[]")
@@ -93,7 +93,7 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, Hashable]]:
     elif isinstance(value, NUMBER):
         yield path, float(value)
     else:
-        yield path, vqa.parse(value)
+        yield path, answer_text.parse(value)
 
 
 def _counts(text: str) -> dict[str, float] | None:
@@ -102,7 +102,7 @@ def _counts(text: str) -> dict[str, float] | None:
         return None
     if not all(isinstance(n, NUMBER) and not isinstance(n, bool) for n in value.values()):
         return None
-    return {vqa.parse(label): float(count) for label, count in value.items() if count}
+    return {answer_text.parse(label): float(count) for label, count in value.items() if count}
 
 
 def _pairs(text: str) -> set[tuple[str, str]]:
@@ -117,7 +117,7 @@ def _pairs(text: str) -> set[tuple[str, str]]:
     found = set()
     for event, phases in listed:
         for phase in phases if isinstance(phases, list) else [phases]:
-            found.add((vqa.parse(str(event)), vqa.parse(str(phase))))
+            found.add((answer_text.parse(str(event)), answer_text.parse(str(phase))))
     return {pair for pair in found if pair[0]}
 
 

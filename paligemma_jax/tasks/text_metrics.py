@@ -32,6 +32,7 @@ class Metric:
         and groups. Without `value` this is where the score under the metric's own name comes from.
       groups: keys of a row of data by whose values means are reported too.
       needs: keys that every row of data must have.
+      further: {score: what it means, in a line} of what `summarize` adds.
     """
 
     doc: str
@@ -39,6 +40,7 @@ class Metric:
     summarize: Callable[[Sequence[Row]], dict[str, float]] | None = None
     groups: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    further: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 Metrics = Mapping[str, Metric]

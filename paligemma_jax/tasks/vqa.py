@@ -1,16 +1,27 @@
-"""Answers as text: their canonical form, and what may be trained on."""
+"""Short answers to questions about an image."""
+
+from paligemma_jax.tasks import answers, definition
+
+IMPORT = definition.Import(
+    name="vqa",
+    prompt="answer en {question}",
+    fields=("question",),
+    source=definition.QUESTIONS,
+    answer="text",
+    columns=("image", "question", "answer"),
+    endings=(".csv", ".tsv", ".parquet", ".arrow"),
+)
 
 
-def parse(text: str) -> str:
-    """Returns the canonical form of an answer: lower case, words one space apart."""
-    return " ".join(text.lower().split())
-
-
-def format(answer: str) -> str:  # the counterpart of parse
-    """Returns an answer as text to train on: itself, as its case may matter."""
-    return answer
-
-
-def check(suffix: str) -> str | None:
-    """Returns what is wrong with a training answer, or None."""
-    return None if suffix.strip() else "the answer is empty"
+def make(options: definition.Options) -> definition.Task:
+    """Returns the task of short answers."""
+    return answers.make(
+        "vqa",
+        options,
+        usual_scores=("exact_match",),
+        looks=(definition.WORDS, definition.JSON),
+        form="two dogs",
+        remedy="set task='vqa' (or 'caption': scored by its words)",
+        imports=(IMPORT,),
+        has_short_answers=True,
+    )

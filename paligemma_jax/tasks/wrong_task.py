@@ -5,7 +5,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from paligemma_jax.tasks import spacing, structure_metrics
+from paligemma_jax.tasks import definition, spacing, structure_metrics, task
 
 # Of fewer answers each is judged by itself.
 MIN_ANSWERS = 3
@@ -13,29 +13,6 @@ NEARLY_ALL = 0.9
 
 _SEG = re.compile(r"<seg[0-9]+>")
 _LOC = re.compile(r"<loc[0-9]+>")
-
-MASKS, BOXES, JSON, WORDS = "boxes with masks", "boxes", "JSON", "words without boxes"
-# What answers look like -> what to set.
-REMEDIES = {
-    MASKS: "set task='segmentation'",
-    BOXES: "set task='detection'",
-    JSON: "set task='json'",
-    WORDS: "set task='vqa' (or 'caption': scored by its words)",
-}
-# What the answers of a task may look like.
-FITTING = {
-    "segmentation": (MASKS,),
-    "detection": (BOXES,),
-    "json": (JSON,),
-    "vqa": (WORDS, JSON),
-    "caption": (WORDS, JSON),
-}
-# An answer of each task that cannot read others.
-OWN_FORM = {
-    "segmentation": "<loc0390><loc0241><loc0472><loc0440><seg071>...<seg018> water",
-    "detection": "<loc0390><loc0241><loc0472><loc0440> fracture",
-    "json": '{"dime": 2}',
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,22 +40,25 @@ def find(task_name: str, answers: Sequence[str]) -> Mismatch | None:
     answers = [answer for answer in answers if answer.strip()]
     if len(answers) < MIN_ANSWERS:
         return None
-    looks = [_look(answer, task_name) for answer in answers]
+    asked = task.look_up(task_name)
+    looks = [_look(answer, asked) for answer in answers]
     look, count = collections.Counter(looks).most_common(1)[0]
-    if look in FITTING[task_name] or count < NEARLY_ALL * len(answers):
+    if look in asked.looks or count < NEARLY_ALL * len(answers):
         return None
     many = "all" if count == len(answers) else f"{count} of"
     example = spacing.shorten(answers[looks.index(look)])
     what = f"{many} {len(answers)} answers are {look}, and the task is '{task_name}': '{example}'"
-    if own := OWN_FORM.get(task_name):
-        return Mismatch(f"{what} should be as '{own}'", REMEDIES[look], is_refused=True)
-    return Mismatch(f"{what} is learnt and scored as words", REMEDIES[look], is_refused=False)
+    remedy = next(one.remedy for one in task.every() if one.looks[0] == look and one.remedy)
+    if asked.looks[0] == definition.WORDS:  # words may be anything
+        return Mismatch(f"{what} is learnt and scored as words", remedy, is_refused=False)
+    return Mismatch(f"{what} should be as '{asked.form}'", remedy, is_refused=True)
 
 
-def _look(answer: str, task_name: str) -> str:
-    """Returns what an answer looks like, a key of `REMEDIES`."""
+def _look(answer: str, asked: definition.Task) -> str:
+    """Returns what an answer looks like, as `definition.Task.looks` has it."""
     if _LOC.search(answer):
-        return MASKS if _SEG.search(answer) else BOXES
+        return definition.MASKS if _SEG.search(answer) else definition.BOXES
     # A number alone is JSON too, but a word where JSON is not asked for.
-    is_structure = task_name == "json" or answer.lstrip().startswith(("{", "["))
-    return JSON if is_structure and structure_metrics.check_json(answer) is None else WORDS
+    is_structure = asked.looks[0] == definition.JSON or answer.lstrip().startswith(("{", "["))
+    is_json = is_structure and structure_metrics.check_json(answer) is None
+    return definition.JSON if is_json else definition.WORDS

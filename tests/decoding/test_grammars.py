@@ -30,6 +30,14 @@ SCHEMA = {
 }
 
 
+def detect(tokenizer, labels, *, room):
+    return grammars.objects(tokenizer, labels, num_segs=0, check=box_text.check, room=room)
+
+
+def segment(tokenizer, labels, *, room):
+    return grammars.objects(tokenizer, labels, num_segs=16, check=mask_text.check, room=room)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return tokens.load_tokenizer(MODEL)
@@ -84,7 +92,7 @@ def tables(tokenizer, *made, rows=(0,)):
 
 @pytest.mark.parametrize("search", SEARCHES)
 def test_boxes_have_an_area_and_a_label_of_the_list(tokenizer, search):
-    made = tables(tokenizer, grammars.detect(tokenizer, LABELS, room=24))
+    made = tables(tokenizer, detect(tokenizer, LABELS, room=24))
     texts, ids = answer(tokenizer, made, search, room=24)
     assert [box_text.check(text) for text in texts] == [None] * ROWS
     found = [label for text in texts for label in box_text.parse(text).labels]
@@ -94,7 +102,7 @@ def test_boxes_have_an_area_and_a_label_of_the_list(tokenizer, search):
 
 @pytest.mark.parametrize("search", ["temperature", "beam"])
 def test_masks_have_16_tokens_and_a_label_may_be_missing(tokenizer, search):
-    made = tables(tokenizer, grammars.segment(tokenizer, ("cat", ""), room=50))
+    made = tables(tokenizer, segment(tokenizer, ("cat", ""), room=50))
     texts, _ = answer(tokenizer, made, search, room=50)
     assert [mask_text.check(text) for text in texts] == [None] * ROWS
 
@@ -120,7 +128,7 @@ def test_json_can_be_loaded_and_has_the_fields(tokenizer, search, room):
 
 
 def test_rows_of_a_batch_have_their_own_labels(tokenizer):
-    two = [grammars.detect(tokenizer, [label], room=30) for label in ("cat", "dog")]
+    two = [detect(tokenizer, [label], room=30) for label in ("cat", "dog")]
     made = tables(tokenizer, *two, rows=[number % 2 for number in range(ROWS)])
     texts, _ = answer(tokenizer, made, "temperature", room=30)
     for number, text in enumerate(texts):
@@ -157,7 +165,7 @@ def test_what_parts_two_objects_may_be_one_piece_with_a_label():
             found = re.findall(r"<loc\d{4}>| b ; | b", text)
             return [100 + int(t[4:8]) if t[0] == "<" else names[t] for t in found]
 
-    made = grammars.detect(Joining(), ["b"], room=9)
+    made = detect(Joining(), ["b"], room=9)
     after_box = [state for state, (ids, _) in enumerate(made.moves) if 1 in ids]
     assert [made.moves[state][0].tolist() for state in after_box] == [[2, 1]]
 
@@ -165,15 +173,15 @@ def test_what_parts_two_objects_may_be_one_piece_with_a_label():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda t: grammars.detect(t, [], room=9), "without a label"),
-        (lambda t: grammars.detect(t, ["a;b"], room=99), "label 'a;b': object 2 has no <loc>"),
-        (lambda t: grammars.detect(t, ["a  b"], room=99), "label 'a  b': spacing or separators"),
-        (lambda t: grammars.detect(t, [""], room=99), "label '': object 1 has no label"),
+        (lambda t: detect(t, [], room=9), "without a label"),
+        (lambda t: detect(t, ["a;b"], room=99), "label 'a;b': object 2 has no <loc>"),
+        (lambda t: detect(t, ["a  b"], room=99), "label 'a  b': spacing or separators"),
+        (lambda t: detect(t, [""], room=99), "label '': object 1 has no label"),
         (
-            lambda t: grammars.detect(t, ["cat", "\u9aa8"], room=6),
+            lambda t: detect(t, ["cat", "\u9aa8"], room=6),
             "an object with the label '\u9aa8' takes 9 tokens, and there is room for 6: set max",
         ),
-        (lambda t: grammars.segment(t, ["cat"], room=20), "takes 22 tokens"),
+        (lambda t: segment(t, ["cat"], room=20), "takes 22 tokens"),
         (lambda t: grammars.choose(t, [], room=9), "without an answer"),
         (lambda t: grammars.choose(t, ["yes", "no"], room=1), "answer 'yes' takes 4 tokens"),
         (lambda t: grammars.write_json(t, {}), "JSON schema"),

@@ -73,7 +73,7 @@ def test_average_precision_alone_looks_at_unsure_boxes():
 
 
 def test_the_task_reads_its_own_convention():
-    made = task.with_noise_boxes("1024")
+    made = task.choose("detection", task.Options(convention="1024", noise_boxes=True))
     row = made.score_example(f"{SUFFIX} ; ", suffix=SUFFIX)
     assert row["detections"][0]["box_yxyx"][0] == round(100 / 1024, 6)
     assert made.metric == "map50"

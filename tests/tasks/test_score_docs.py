@@ -24,21 +24,21 @@ def numbers(chosen, suffix):
 
 @pytest.mark.parametrize("name", sorted(task.TASKS))
 def test_every_number_of_a_task_is_explained_and_its_metric_is_read_first(name):
-    chosen = task.choose(name, codec=lambda codes: np.ones((len(codes), 64, 64)))
+    chosen = task.choose(name, task.Options(codec=lambda codes: np.ones((len(codes), 64, 64))))
     found = numbers(chosen, SUFFIXES[name])
-    assert set(found) <= set(score_docs.DOCS)
+    assert set(found) <= set(score_docs.all_docs())
     assert chosen.metric in score_docs.choose_first(found)
 
 
 @pytest.mark.parametrize("name", sorted(metrics.METRICS))
 def test_every_number_of_a_metric_is_explained_and_the_metric_is_read_first(name):
-    found = numbers(task.choose("vqa", scores=[name]), "a cat")
-    assert set(found) <= set(score_docs.DOCS)
+    found = numbers(task.choose("vqa", task.Options(scores=(name,))), "a cat")
+    assert set(found) <= set(score_docs.all_docs())
     assert name in score_docs.choose_first(found)
 
 
 def test_what_is_read_first_is_explained():
-    assert set(score_docs.FIRST) <= set(score_docs.DOCS)
+    assert set(score_docs.first()) <= set(score_docs.all_docs())
     assert list(score_docs.choose_first({"verbatim": 0.0, "num_images": 3, "loss": 1.0})) == [
         "loss",
         "verbatim",

@@ -20,7 +20,7 @@ def fill(codes):
 
 @pytest.mark.parametrize("name", sorted(task.TASKS))
 def test_every_task_goes_from_text_to_scores(name):
-    chosen, suffix = task.choose(name, codec=fill), SUFFIXES[name]
+    chosen, suffix = task.choose(name, task.Options(codec=fill)), SUFFIXES[name]
     assert chosen.check(suffix) is None
     assert chosen.format(chosen.parse(suffix)) == suffix
     row = {"prefix": "", "prediction": suffix, **chosen.score_example(suffix, suffix=suffix)}
@@ -31,7 +31,7 @@ def test_every_task_goes_from_text_to_scores(name):
 
 
 def test_the_convention_reaches_every_function():
-    chosen = task.choose("detection", loc_convention="1024")
+    chosen = task.choose("detection", task.Options(convention="1024"))
     detections = chosen.parse("<loc0000><loc0000><loc0512><loc0512> cat")
     assert detections.boxes_yxyx.tolist() == [[0, 0, 0.5, 0.5]]
     assert chosen.format(detections) == "<loc0000><loc0000><loc0512><loc0512> cat"
@@ -43,17 +43,17 @@ def test_wrong_names_are_told_with_the_choices():
     with pytest.raises(ValueError, match=r"'detect' is unknown.*Did you mean 'detection'"):
         task.choose("detect")
     with pytest.raises(ValueError, match="'1000' is unknown"):
-        task.choose("detection", loc_convention="1000")
+        task.choose("detection", task.Options(convention="1000"))
     with pytest.raises(ValueError, match="'detection' has its own scores"):
-        task.choose("detection", scores=["anls"])
+        task.choose("detection", task.Options(scores=("anls",)))
     with pytest.raises(ValueError, match="Did you mean 'cider'"):
-        task.choose("caption", scores=["cidr"])
+        task.choose("caption", task.Options(scores=("cidr",)))
     with pytest.raises(ValueError, match="needs a mask codec"):
         task.choose("segmentation")
 
 
 def test_chosen_scores_replace_the_usual_ones():
-    chosen = task.choose("vqa", scores=("anls", "exact_match"))
+    chosen = task.choose("vqa", task.Options(scores=("anls", "exact_match")))
     assert chosen.metric == "anls"
     row = {"prediction": "cats", **chosen.score_example("cats", suffix="cat", tokens=[], extra={})}
     assert set(chosen.aggregate([row])) == {"anls", "exact_match", "num_examples", "empty"}

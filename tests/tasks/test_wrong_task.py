@@ -24,7 +24,7 @@ def test_answers_of_another_task_name_the_task_to_set(asked, given):
         return
     assert f"task='{given}'" in found.remedy
     assert found.what.startswith("all 3 answers are ") and LOOKS[given][0][:60] in found.what
-    refuses = [task.choose_check(asked)(answer) is not None for answer in LOOKS[given]]
+    refuses = [task.look_up(asked).check(answer) is not None for answer in LOOKS[given]]
     assert found.is_refused == all(refuses) == (not is_text)
 
 
