@@ -1,23 +1,29 @@
 """JSONL with questions and answers, captions, boxes or suffixes; CSV with images and captions.
 
 One file, or a folder with one per split (metadata.jsonl of Hugging Face's ImageFolder too). Images
-are relative to the file, or to `--images`. Columns are recognized by usual names, or by `--columns
-question=q,answer=a`. JSONL rows with image, prefix and suffix (our own format) are taken as they
-are, with their objects.
+are relative to the file, to a folder below it, or to `--images`. Columns are recognized by usual
+names, or by `--columns question=q,answer=a`. JSONL rows with image, prefix and suffix (our own
+format) are taken as they are, with their objects. CSV has commas, semicolons, tabs or bars; a .txt
+file is CSV if its first line names a column of images among others (Flickr8k's captions.txt).
 """
 
 import csv
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from paligemma_jax.data import jsonl
+from paligemma_jax.data import column_names, image_folder, jsonl
 from paligemma_jax.importers import columns, example, pictures
 
 JSONL = ".jsonl"
-CSV = (".csv", ".tsv")
-DELIMITERS = ",;\t"
+CSV = (".csv", ".tsv", ".txt")
+DELIMITERS = ",;\t|"
+MAX_HEADER = 10_000  # characters
+NUM_SAMPLED = 40  # rows that tell where images lie
 PROGRESS_ROWS = 1000
+
+RowReader = Callable[[str, example.Tally], Iterator[tuple[int, dict[str, Any]]]]
 
 
 def detect_jsonl(path: str) -> str | None:
@@ -49,7 +55,7 @@ def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
     if not files:
         raise ValueError(f"{request.path}: no file that ends in {' or '.join(endings)}")
     root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
-    folder = pictures.open_folder(request.images or root)
+    folder = _open_images(request, root, files, read_rows)
     examples: list[example.Example] = []
     total, done = sum(map(_count_lines, files)), 0
     chosen: dict[str, str] = {}
@@ -70,6 +76,34 @@ def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
     classes = dict.fromkeys(label for objects in made_here for label in objects.labels)
     searched = columns.describe_search(chosen, ", ".join(map(os.path.basename, files)))
     return example.DataSet(request.classes or tuple(classes), examples, len(examples), searched)
+
+
+def _open_images(
+    request: example.Request, root: str, files: Sequence[str], read_rows: RowReader
+) -> image_folder.ImageFolder:
+    """Returns a finder of the images: in the folder given, in root, or where most of them lie."""
+    if request.images:
+        return pictures.open_folder(request.images)
+    sample = itertools.islice(_image_names(request, files, read_rows), NUM_SAMPLED)
+    names = [name for name in sample if isinstance(name, str) and name]
+    if any(os.path.isfile(os.path.join(root, name)) for name in names):
+        return pictures.open_folder(root)
+    try:
+        return pictures.open_folder(pictures.choose_folder(names, root, None))
+    except ValueError:  # nowhere: each row is dropped, with the nearest name that there is
+        return pictures.open_folder(root)
+
+
+def _image_names(
+    request: example.Request, files: Sequence[str], read_rows: RowReader
+) -> Iterator[Any]:
+    for path in files:
+        chosen: dict[str, str] = {}
+        for number, row in read_rows(path, example.Tally()):
+            if not chosen:
+                where = f"{path}:{number}"
+                chosen = columns.choose(row, request, where, columns=request.columns)
+            yield row.get(chosen["image"])
 
 
 def _example(
@@ -106,7 +140,11 @@ def _csv_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, 
                 raise ValueError(f"{path}: the file is empty; expected a line of column names")
             file.seek(0)
             delimiter = max(DELIMITERS, key=header.count)
-            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            # Nobody quotes where bars divide, so a quotation mark there is text.
+            quoting = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
+            reader = csv.DictReader(
+                file, delimiter=delimiter, quoting=quoting, skipinitialspace=True, strict=True
+            )
             for row in reader:
                 if None in row or None in row.values():
                     tally.read["rows"] += 1
@@ -131,8 +169,19 @@ def _count_lines(path: str) -> int:
 
 
 def _files(path: str, endings: tuple[str, ...]) -> list[str]:
-    if os.path.isfile(path):
-        return [path] if path.lower().endswith(endings) else []
-    if not os.path.isdir(path):
-        return []
-    return [os.path.join(path, n) for n in sorted(os.listdir(path)) if n.lower().endswith(endings)]
+    paths = [path] if os.path.isfile(path) else []
+    if os.path.isdir(path):
+        paths = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+    paths = [one for one in paths if one.lower().endswith(endings)]
+    return [one for one in paths if not one.lower().endswith(".txt") or _has_header(one)]
+
+
+def _has_header(path: str) -> bool:
+    """Whether the first line of a file names columns, one of them of images."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            header = file.readline(MAX_HEADER)
+    except UnicodeDecodeError:
+        return False
+    names = header.split(max(DELIMITERS, key=header.count))
+    return len(names) > 1 and column_names.find("image", names) is not None

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from paligemma_jax.importers import formats
+
 
 def jsonl(path, *rows):
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
@@ -148,3 +150,36 @@ def test_boxes_cannot_be_made_of_questions(tmp_path, picture, read):
     jsonl(tmp_path / "x.jsonl", {"image": "a.png", "question": "q", "answer": "a"})
     with pytest.raises(ValueError, match="no column for objects, nor suffix"):
         read("jsonl", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("captions.txt", ["image,caption", '1.png,"A box , red"']),  # Flickr8k
+        ("results.csv", ["image_name| comment_number| comment", "1.png| 0| A box , red"]),  # 30k
+        ("a.csv", ["image; caption", "1.png; A box , red"]),
+        ("a.tsv", ["image\tcaption", "1.png\tA box , red"]),
+    ],
+)
+def test_captions_of_flickr_are_read_with_images_in_a_folder_below(
+    tmp_path, picture, read, name, lines
+):
+    picture("Images/1.png")
+    (tmp_path / name).write_text("\n".join(lines))
+    assert formats.choose(str(tmp_path), "caption")[0] == "csv"
+    _, (one,), tally = read("csv", tmp_path, task="caption")
+    assert (one.picture.name, one.suffix) == ("1.png", "A box , red") and not tally.drops
+
+
+def test_a_quotation_mark_between_bars_is_text(tmp_path, picture, read):
+    picture("1.png")
+    (tmp_path / "a.csv").write_text('image| caption\n1.png| "A" is a letter\n1.png| 5" wide\n')
+    _, examples, _ = read("csv", tmp_path, task="caption")
+    assert [one.suffix for one in examples] == ['"A" is a letter', '5" wide']
+
+
+def test_a_text_file_without_a_column_of_images_is_no_table(tmp_path):
+    (tmp_path / "README.txt").write_text("Captions, of images, by us\n")
+    (tmp_path / "binary.txt").write_bytes(b"image,\xff\xfe")
+    with pytest.raises(ValueError, match="no data set of a known format"):
+        formats.choose(str(tmp_path), "caption")
