@@ -45,7 +45,7 @@ def add_processes(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--distributed",
         action="store_true",
-        help="one of several processes: found by jax on TPU pods and under Slurm, else set "
+        help="one of several processes: jax finds the others on TPU pods and under Slurm; else set "
         "JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID",
     )
 

@@ -18,13 +18,13 @@ GROUP_LIMITS = (
 def total() -> int | None:
     """Returns the bytes of memory that this machine or container has; None where it cannot tell."""
     try:
-        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (AttributeError, ValueError, OSError):
         return None
     for path in map(pathlib.Path, GROUP_LIMITS):
         text = path.read_text().strip() if path.exists() else ""
-        found += [int(text)] if text.isdigit() else []
-    return min(found)
+        limits += [int(text)] if text.isdigit() else []
+    return min(limits)
 
 
 def keep_freed() -> bool:

@@ -27,7 +27,7 @@ class Preempted(Exception):
 
 
 class StopRequest:
-    """Within `with`, signals are noted instead of obeyed; called, it says whether to stop.
+    """Within `with`, signals are noted instead of obeyed; a call returns whether to stop.
 
     With several processes it is a question to all of them, asked once a step: they stop together,
     one step after the first that got a signal. The answer is reduced on the devices behind the step
@@ -88,7 +88,7 @@ def call(command: Sequence[str]) -> tuple[int, bool]:
 
 
 def _make_agree(by_device: NamedSharding) -> Callable[[bool], bool]:
-    """Returns the function mine -> whether any process had said True at the call before."""
+    """Returns the function (this process's flag) -> whether any process's was set, a call ago."""
     mesh = by_device.mesh
     any_of = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
     asked: jax.Array | None = None

@@ -58,8 +58,8 @@ def draw_boxes(
       ValueError: not one label and one score per box.
     """
     boxes = np.asarray(boxes_yxyx, np.float64).reshape(-1, 4)
-    found = {"labels": labels, "scores": scores, "masks": masks}
-    counts = {name: len(values) for name, values in found.items() if values is not None}
+    given = {"labels": labels, "scores": scores, "masks": masks}
+    counts = {name: len(values) for name, values in given.items() if values is not None}
     if set(counts.values()) - {len(boxes)}:
         raise ValueError(f"{len(boxes)} boxes need as many labels, scores, masks; found {counts}")
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -28,7 +28,7 @@ def curves(rows: Iterable[Mapping[str, Any]], keys: Sequence[str], *, title: str
     """Returns an SVG of values over steps, one curve per key, with a dot where a row has a value.
 
     Args:
-      rows: rows of metrics.jsonl (`runlog.read_rows`); those without a key are left out of its
+      rows: rows of metrics.jsonl (`run_log.read_rows`); those without a key are left out of its
         curve, nan breaks it.
       keys: the names to draw; one that no row has gets no curve.
       title: above the axes.
@@ -56,12 +56,12 @@ def precision_recall(
       colors: "#rrggbb" by label.
       title: above the axes.
     """
-    found = {label: np.asarray(values) for label, values in precisions.items() if len(values)}
-    worst = sorted(found, key=lambda label: (found[label].mean(), label))[:MAX_CURVES]
-    shown = [(label, found[label], colors.get(label, drawing.OTHER_COLOR), 1.4) for label in worst]
-    if len(found) > 1:
-        mean = np.mean(list(found.values()), axis=0)
-        shown.append((f"mean of {len(found)}", mean, drawing.INK, 2.4))
+    drawn = {label: np.asarray(values) for label, values in precisions.items() if len(values)}
+    worst = sorted(drawn, key=lambda label: (drawn[label].mean(), label))[:MAX_CURVES]
+    shown = [(label, drawn[label], colors.get(label, drawing.OTHER_COLOR), 1.4) for label in worst]
+    if len(drawn) > 1:
+        mean = np.mean(list(drawn.values()), axis=0)
+        shown.append((f"mean of {len(drawn)}", mean, drawing.INK, 2.4))
     with _axes(title, xlabel="recall") as (axes, buffer):
         for label, values, color, width in shown:
             recalls = np.linspace(0, 1, len(values))
