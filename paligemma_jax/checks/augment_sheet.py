@@ -11,7 +11,7 @@ import numpy as np
 from paligemma_jax.assembly import training_data
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, images, prefix_lm, records, warp
-from paligemma_jax.reports import augmentation
+from paligemma_jax.reports import sheets
 from paligemma_jax.tasks import box_text
 
 
@@ -41,7 +41,7 @@ def write(
     chosen = [record for record in found if record.images][:examples]
     if not chosen:
         raise ValueError("no record has an image to draw")
-    res = max(config.res, augmentation.SIDE)
+    res = max(config.res, sheets.ROW_SIDE)
     drawn = []
     with say.progress("drawing", unit="examples") as report:
         for number, record in enumerate(chosen, 1):
@@ -51,21 +51,21 @@ def write(
             title = f"{record.source}: {record.prefix}"
             drawn.append((title, [plain, *changed]))
             report(number, len(chosen))
-    augmentation.draw(path, drawn)
+    sheets.write_rows(path, drawn)
     say.info(f"{os.fspath(path)}: {augmenter.settings.describe()}")
 
 
 def _change(
     record: records.Record, position: int, augmenter: augment.Augmenter, *, res: int
-) -> augmentation.Picture:
+) -> sheets.Picture:
     """Returns an example as it is drawn at a position of the run."""
     numbers = augmenter.draw(record, position).to_array()
     pixels = warp.load_op(record.images[0], numbers, res=res, settings=augmenter.settings).numpy()
     return _picture(pixels, augmenter.answer(record, position), augmenter)
 
 
-def _picture(pixels, suffix: str, augmenter: augment.Augmenter) -> augmentation.Picture:
+def _picture(pixels, suffix: str, augmenter: augment.Augmenter) -> sheets.Picture:
     answer = box_text.Detections(np.zeros((0, 4)), ())
     if augmenter.convention:
         answer = box_text.parse(prefix_lm.clean("", suffix)[1], convention=augmenter.convention)
-    return augmentation.Picture(pixels, answer.boxes_yxyx, answer.labels)
+    return sheets.Picture(pixels, answer.boxes_yxyx, answer.labels)

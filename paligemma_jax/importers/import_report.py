@@ -8,7 +8,7 @@ import numpy as np
 
 from paligemma_jax.data import objects, records
 from paligemma_jax.importers import example, words
-from paligemma_jax.reports import contact_sheet
+from paligemma_jax.reports import sheets
 from paligemma_jax.tasks import masks
 from paligemma_jax.tasks import task as tasks
 from paligemma_jax.wording import quantities
@@ -97,7 +97,7 @@ def write_sheet(
     """
     count = min(NUM_CELLS, len(shown))
     chosen = np.linspace(0, len(shown) - 1, count).astype(int)
-    contact_sheet.write(path, [_cell(shown[i], task) for i in chosen])
+    sheets.write_contact_sheet(path, [_cell(shown[i], task) for i in chosen])
 
 
 def _counts(values: Mapping[str, int], between: str = "") -> str:
@@ -105,7 +105,7 @@ def _counts(values: Mapping[str, int], between: str = "") -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _cell(record: records.Record, task: tasks.Task) -> contact_sheet.Cell:
+def _cell(record: records.Record, task: tasks.Task) -> sheets.Cell:
     image, kept, suffix = record.images[0], record.objects, record.suffix or ""
     read = task.draw(task.parse(suffix))
     boxes, labels, outlined = read.boxes_yxyx, read.labels, ()
@@ -124,4 +124,4 @@ def _cell(record: records.Record, task: tasks.Task) -> contact_sheet.Cell:
             else objects.bitmap(outline, width=kept.width, height=kept.height)
             for outline in kept.segmentations
         )
-    return contact_sheet.Cell(image, record.prefix, suffix, boxes, labels, outlined)
+    return sheets.Cell(image, record.prefix, suffix, boxes, labels, outlined)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from paligemma_jax.checks import augment_sheet
-from paligemma_jax.reports import augmentation
+from paligemma_jax.reports import sheets
 
 
 def test_a_sheet_has_a_row_per_example_and_the_plain_picture_first(config, tmp_path):
@@ -14,18 +14,18 @@ def test_a_sheet_has_a_row_per_example_and_the_plain_picture_first(config, tmp_p
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet)
     width, height = (
-        augmentation.SIDE + augmentation.GAP,
-        augmentation.SIDE + augmentation.TITLE + augmentation.GAP,
+        sheets.ROW_SIDE + sheets.ROW_GAP,
+        sheets.ROW_SIDE + sheets.TITLE + sheets.ROW_GAP,
     )
-    assert pixels.shape == (2 * height + augmentation.GAP, 4 * width + augmentation.GAP, 3)
+    assert pixels.shape == (2 * height + sheets.ROW_GAP, 4 * width + sheets.ROW_GAP, 3)
     # The images are black; the box of the answer is drawn into every picture.
     for row in range(2):
         for column in range(4):
             y, x = (
-                augmentation.GAP + row * height + augmentation.TITLE,
-                augmentation.GAP + column * width,
+                sheets.ROW_GAP + row * height + sheets.TITLE,
+                sheets.ROW_GAP + column * width,
             )
-            picture = pixels[y : y + augmentation.SIDE, x : x + augmentation.SIDE]
+            picture = pixels[y : y + sheets.ROW_SIDE, x : x + sheets.ROW_SIDE]
             assert (picture == 0).all(axis=-1).any() and (picture == [214, 39, 40]).all(-1).any()
 
 

@@ -1,4 +1,4 @@
-"""Many small pictures on one: a look at a data set."""
+"""Many small pictures on one: a look at a data set, and at what an augmentation makes of it."""
 
 import dataclasses
 import os
@@ -10,18 +10,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from paligemma_jax.reports import drawing
 
-SIDE = 300  # px of a picture
+SIDE, ROW_SIDE = 300, 224  # px of a picture: of a contact sheet, of rows
 COLUMNS = 6
 LINE_HEIGHT, CHARACTERS = 14, 48
 PROMPT_LINES, ANSWER_LINES = 1, 4  # of the texts below it
-GAP = 8
+GAP, ROW_GAP = 8, 6  # px between two
+TITLE = 18  # px of the line above a row
 TINT = 0.45  # of a mask
 BACKGROUND = "#f6f7f9"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """One picture of the sheet.
+    """A picture of a contact sheet.
 
     Attributes:
       image: its path.
@@ -38,8 +39,23 @@ class Cell:
     masks: tuple[np.ndarray, ...] = ()
 
 
-def write(path: str | os.PathLike[str], cells: Sequence[Cell]) -> None:
-    """Writes the sheet as PNG. A picture that cannot be read leaves its reason in its place."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture of a row.
+
+    Attributes:
+      image: uint8[H, W, 3].
+      boxes_yxyx: float[n, 4] in 0..1 of the image.
+      labels: n texts.
+    """
+
+    image: np.ndarray
+    boxes_yxyx: np.ndarray
+    labels: tuple[str, ...]
+
+
+def write_contact_sheet(path: str | os.PathLike[str], cells: Sequence[Cell]) -> None:
+    """Writes pictures with their texts as PNG; of one that cannot be read there is the reason."""
     columns = min(COLUMNS, max(1, len(cells)))
     rows = max(1, -(-len(cells) // columns))
     width = SIDE + GAP
@@ -59,6 +75,26 @@ def write(path: str | os.PathLike[str], cells: Sequence[Cell]) -> None:
         lines = [*_wrap(cell.prompt, PROMPT_LINES), *_wrap(answer, ANSWER_LINES)]
         for line, words in enumerate(lines):
             draw.text((x, bottom + 2 + line * LINE_HEIGHT), words, fill=drawing.INK, font=font)
+    sheet.save(path, format="PNG")
+
+
+def write_rows(path: str | os.PathLike[str], rows: Sequence[tuple[str, Sequence[Picture]]]) -> None:
+    """Writes a PNG with a row of pictures, side by side, for each (title, pictures)."""
+    columns = max(len(pictures) for _, pictures in rows)
+    width, height = ROW_SIDE + ROW_GAP, ROW_SIDE + TITLE + ROW_GAP
+    size = columns * width + ROW_GAP, len(rows) * height + ROW_GAP
+    sheet = Image.new("RGB", size, BACKGROUND)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    colors = drawing.choose_colors(
+        label for _, pictures in rows for picture in pictures for label in picture.labels
+    )
+    for number, (title, pictures) in enumerate(rows):
+        y = ROW_GAP + number * height
+        pen.text((ROW_GAP, y), title, fill=drawing.INK, font=font)
+        for column, picture in enumerate(pictures):
+            image = Image.fromarray(picture.image).resize((ROW_SIDE, ROW_SIDE))
+            image = drawing.draw_boxes(image, picture.boxes_yxyx, picture.labels, colors=colors)
+            sheet.paste(image, (ROW_GAP + column * width, y + TITLE))
     sheet.save(path, format="PNG")
 
 

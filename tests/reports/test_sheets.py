@@ -3,18 +3,18 @@
 import numpy as np
 from PIL import Image
 
-from paligemma_jax.reports import contact_sheet, drawing
+from paligemma_jax.reports import drawing, sheets
 
 
 def cell(tmp_path, name="a.png", **changes):
     path = tmp_path / name
     Image.fromarray(np.full((60, 120, 3), 90, np.uint8)).save(path)
     fields = {"prompt": "detect cat", "answer": "", "boxes_yxyx": np.zeros((0, 4))}
-    return contact_sheet.Cell(str(path), **(fields | changes))
+    return sheets.Cell(str(path), **(fields | changes))
 
 
 def draw(tmp_path, *cells):
-    contact_sheet.write(tmp_path / "sheet.png", cells)
+    sheets.write_contact_sheet(tmp_path / "sheet.png", cells)
     return np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
 
 
@@ -28,19 +28,19 @@ def test_a_box_and_a_mask_are_drawn_where_they_are(tmp_path):
     box = np.array([[0.5, 0.5, 1, 1]])
     pixels = draw(tmp_path, cell(tmp_path, boxes_yxyx=box, labels=("cat",), masks=(mask,)))
     color = np.array(rgb(drawing.choose_colors(["cat"])["cat"]))
-    gap, side = contact_sheet.GAP, contact_sheet.SIDE
+    gap, side = sheets.GAP, sheets.SIDE
     assert pixels[gap + 20, gap + 20].tolist() == [90] * 3
     assert pixels[gap + side // 2 - 1, gap + side - 1].tolist() == color.tolist()
     inside = pixels[gap + 110, gap + 225]
-    expected = 90 + contact_sheet.TINT * (color - 90)
+    expected = 90 + sheets.TINT * (color - 90)
     np.testing.assert_allclose(inside, expected, atol=2)
 
 
 def test_the_sheet_grows_with_the_pictures(tmp_path):
     one = draw(tmp_path, cell(tmp_path))
-    many = draw(tmp_path, *[cell(tmp_path)] * (contact_sheet.COLUMNS + 1))
-    assert many.shape[0] > 1.9 * one.shape[0] - contact_sheet.GAP
-    assert many.shape[1] > (contact_sheet.COLUMNS - 0.5) * one.shape[1]
+    many = draw(tmp_path, *[cell(tmp_path)] * (sheets.COLUMNS + 1))
+    assert many.shape[0] > 1.9 * one.shape[0] - sheets.GAP
+    assert many.shape[1] > (sheets.COLUMNS - 0.5) * one.shape[1]
 
 
 def test_texts_are_below_the_picture(tmp_path):
@@ -48,13 +48,13 @@ def test_texts_are_below_the_picture(tmp_path):
         draw(tmp_path, cell(tmp_path, prompt=prompt)) for prompt in ("detect cat", "")
     )
     rows = np.flatnonzero((with_text != without).any(axis=(1, 2)))
-    assert rows.min() >= contact_sheet.GAP + contact_sheet.SIDE // 2
+    assert rows.min() >= sheets.GAP + sheets.SIDE // 2
 
 
 def test_a_picture_that_cannot_be_read_leaves_the_others(tmp_path):
     bad = cell(tmp_path, "bad.png")
     (tmp_path / "bad.png").write_text("no picture")
     pixels = draw(tmp_path, bad, cell(tmp_path))
-    gap, width = contact_sheet.GAP, contact_sheet.SIDE + contact_sheet.GAP
+    gap, width = sheets.GAP, sheets.SIDE + sheets.GAP
     assert pixels[gap + 50, gap + width + 50].tolist() == [90] * 3
-    assert pixels[gap + 100, gap + 50].tolist() == rgb(contact_sheet.BACKGROUND)
+    assert pixels[gap + 100, gap + 50].tolist() == rgb(sheets.BACKGROUND)
