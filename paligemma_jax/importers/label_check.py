@@ -8,7 +8,9 @@ than one label, answer or image in a hundred arrived.
 from collections.abc import Mapping, Sequence
 
 from paligemma_jax.console import say
-from paligemma_jax.importers import example, formats, import_report, splits
+from paligemma_jax.importers import example, import_report, splits
+from paligemma_jax.tasks import definition
+from paligemma_jax.tasks import task as tasks
 from paligemma_jax.wording import quantities
 
 MIN_SHARE = 0.01
@@ -26,17 +28,17 @@ def check(
       rows: that would be written.
       tally: what was read and dropped.
       source: for the error.
-      task: one of `formats.TASKS`.
+      task: what rows are made for, as `--task` calls it.
       searched: where the importer looked for labels or answers.
     """
     problem = None
     if not rows:
         problem = "nothing is left to write"
-    elif task in formats.OBJECTS:
+    elif _has_objects(task):
         problem = _check_objects(rows, tally)
     problem = problem or _check_rows(rows, tally)
     if problem:
-        what = "objects" if task in formats.OBJECTS else "texts"
+        what = "objects" if _has_objects(task) else "texts"
         lines = (
             f"{source}: {problem}",
             *import_report.change_lines(tally.changed),
@@ -50,9 +52,13 @@ def check(
 def warn_of_empty_splits(parts: Mapping[str, Sequence[splits.Row]], *, task: str) -> None:
     """Warns of splits without an object, where others have some."""
     empty = [split for split, rows in parts.items() if not sum(map(_count_objects, rows))]
-    if task in formats.OBJECTS and empty and len(empty) < len(parts):
+    if _has_objects(task) and empty and len(empty) < len(parts):
         names = ", ".join(f"{split} ({len(parts[split])} images)" for split in empty)
         say.warning(f"no object in any image of {names}: are its labels missing?")
+
+
+def _has_objects(task: str) -> bool:
+    return tasks.rule(task).source == definition.OBJECTS
 
 
 def _check_objects(rows: Sequence[splits.Row], tally: example.Tally) -> str | None:
