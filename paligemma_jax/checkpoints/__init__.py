@@ -1,1 +1,1 @@
-"""Weights and runs on disk, and where to fetch them."""
+"""Weights and training states on disk: formats, names, checksums."""

@@ -1,4 +1,4 @@
-"""Arrays that are made when their turn comes to be written, so that one at a time is in memory."""
+"""Arrays that are computed when they are written, so that only one at a time is in memory."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ CHUNK_ELEMENTS = 2**22
 
 @dataclasses.dataclass(frozen=True)
 class Deferred:
-    """Says its shape and dtype at once; `make` is called whenever numpy asks for the numbers.
+    """An array with known shape and dtype; `make` is called whenever numpy asks for the numbers.
 
     `npz.write` takes it in place of an array.
     """

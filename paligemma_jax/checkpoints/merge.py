@@ -49,7 +49,7 @@ class Merged:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the file says of itself, without its factors."""
+        """The file's metadata, without what describes its factors."""
         return {key: value for key, value in self.weights.metadata.items() if key != LORA}
 
     def read(

@@ -1,9 +1,9 @@
-"""A file of trained arrays only, laid over the base that has the others.
+"""Weights in a file of trained arrays only, and in the base that has the others.
 
-Fine-tuning changes some arrays and leaves the rest as they came. To write 0.7 GB instead of 5.8 is
-enough if the file says where the rest is. Its metadata does: what the base was called, where it
-lay, its fingerprint, by which a base that was exchanged is noticed, and the type that the run held
-the base's arrays in. Both together are bit for bit what the whole file would have been.
+Fine-tuning changes some arrays and leaves the others as they are, so it is enough to write 0.7 GB
+instead of 5.8. The file's metadata records the base: its name, its path, its fingerprint (another
+file in its place is an error), and the dtype that the run held its arrays in. Read together, both
+files give bit for bit what the whole file would hold.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Weights:
     Attributes:
       path: the file.
       own: shape and type of the arrays in the file itself, by name.
-      metadata: what the file says of itself.
+      metadata: of the file.
       base: has the other arrays; None: there are no others.
       base_dtype: what the base's arrays are cast to; None: they keep their types.
       read_own: reads arrays of the file itself, with the arguments of `npz.read`.

@@ -1,12 +1,12 @@
-"""Checkpoints of a run, in orbax's format: which there are, and read back, verified.
+"""Checkpoints of a run in orbax's format: lists, reads, verifies and writes them.
 
     checkpoints/000200/GROUP/      arrays by name, sharded as they were or otherwise when read
-    checkpoints/000200/metadata/   JSON: what the caller says of them; shape, type, digest of each
+    checkpoints/000200/metadata/   JSON: the caller's metadata; shape, dtype and checksum of each
     checkpoints/000200/sizes.json  of the files
 
-A checkpoint appears under its name when all of it is on the disk. What happens to it later is found
-by the sizes and the digests (see `checksums`): the storage format notices little of it by itself.
-`Writer` saves them on orbax while training goes on.
+A checkpoint appears under its name when all of it is on the disk. Damage that happens later is
+detected by the sizes and the checksums (see `checksums`): the storage format itself detects little
+of it. `Writer` saves checkpoints with orbax while training goes on.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ OVERHEAD_BYTES = 64 * 1024  # at most, of a small checkpoint's tables
 
 
 class Damaged(Exception):
-    """A checkpoint that is not what was written."""
+    """A checkpoint whose files are not what was written."""
 
 
 def steps(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -199,7 +199,7 @@ def _try_restore(
             )
         jax.block_until_ready(arrays)
     except jax.errors.JaxRuntimeError:
-        raise  # a device that is full says nothing of the disk
+        raise  # a full device is no sign of a damaged file
     except Exception as error:
         return {}, f"{folder.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return arrays, None

@@ -1,8 +1,8 @@
-"""A new file at the speed of its disk: past the page cache, while the next bytes are made ready.
+"""Writes a new file at the speed of its disk: without the page cache, from two buffers in turn.
 
-Written through the page cache, 6 GB of weights push out what others keep there, and wait twice: for
-the copy, and at the end for the disk. Here two blocks take turns: one is filled while a thread
-writes the other. Where the system or the disk cannot do so (O_DIRECT), blocks take the usual way.
+Through the page cache, 6 GB of weights would evict what other programs keep there, and wait twice:
+for the copy, and at the end for the disk. Here one buffer is filled while a thread writes the
+other. Where the system or the disk does not support O_DIRECT, the buffers go through the cache.
 """
 
 import concurrent.futures
@@ -13,25 +13,25 @@ import mmap
 import os
 import pathlib
 
-# A multiple of what any disk wants sizes and places to be a multiple of.
+# A multiple of the alignment that any disk requires of sizes and offsets.
 BLOCK_BYTES = 4 * 2**20
 FLAGS = os.O_WRONLY | getattr(os, "O_BINARY", 0)
 DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class DirectFile(io.RawIOBase):
-    """A file that is written from its beginning to its end; `sync` completes it.
+    """A file that is written from beginning to end; `sync` completes it.
 
-    What was written may be written over, as zip does with its headers; that reaches the file with
-    `sync`. Errors of the disk (OSError) come out of a later `write`, or of `sync`.
+    Bytes that were written may be overwritten, as zipfile does with its headers; the new ones reach
+    the file with `sync`. Errors of the disk (OSError) are raised by a later `write`, or by `sync`.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self._path = pathlib.Path(path)
         self._path.write_bytes(b"")
-        self._rooms = [mmap.mmap(-1, BLOCK_BYTES) for _ in range(2)]
-        self._used = 0  # bytes in the room that is being filled
-        self._handed = 0  # bytes before these
+        self._buffers = [mmap.mmap(-1, BLOCK_BYTES) for _ in range(2)]
+        self._used = 0  # bytes in the buffer that is being filled
+        self._submitted = 0  # bytes before these
         self._at = 0
         self._patches: list[tuple[int, bytes]] = []
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
@@ -61,20 +61,20 @@ class DirectFile(io.RawIOBase):
         done = 0
         while done < len(view):
             part = view[done : done + BLOCK_BYTES - self._used]
-            self._rooms[0][self._used : self._used + len(part)] = part
+            self._buffers[0][self._used : self._used + len(part)] = part
             self._used += len(part)
             done += len(part)
             if self._used == BLOCK_BYTES:
-                self._hand_over()
+                self._submit()
         self._at = self._size
         return done
 
     def sync(self) -> None:
-        """Writes what is left, and returns when all of it is on the disk."""
+        """Writes what is still in memory, and returns when the whole file is on the disk."""
         self._pending.result()
         with open(self._path, "r+b") as file:
-            file.seek(self._handed)
-            file.write(memoryview(self._rooms[0])[: self._used])
+            file.seek(self._submitted)
+            file.write(memoryview(self._buffers[0])[: self._used])
             for place, data in self._patches:
                 file.seek(place)
                 file.write(data)
@@ -89,25 +89,25 @@ class DirectFile(io.RawIOBase):
 
     @property
     def _size(self) -> int:
-        return self._handed + self._used
+        return self._submitted + self._used
 
-    def _hand_over(self) -> None:
-        """Has the full room written, when the other one is."""
+    def _submit(self) -> None:
+        """Starts writing the full buffer, once the other one is written."""
         self._pending.result()
-        self._pending = self._thread.submit(self._write_block, self._rooms[0], self._handed)
-        self._handed += BLOCK_BYTES
+        self._pending = self._thread.submit(self._write_block, self._buffers[0], self._submitted)
+        self._submitted += BLOCK_BYTES
         self._used = 0
-        self._rooms.reverse()
+        self._buffers.reverse()
 
-    def _write_block(self, room: mmap.mmap, place: int) -> None:
-        view, done = memoryview(room), 0
+    def _write_block(self, buffer: mmap.mmap, place: int) -> None:
+        view, done = memoryview(buffer), 0
         while done < BLOCK_BYTES:
             try:
                 done += os.write(self._descriptor, view[done:])
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                # The disk wants another alignment; if it is not that, this fails as well.
+                # The disk requires another alignment; any other problem raises again below.
                 os.close(self._descriptor)
                 self._descriptor = os.open(self._path, FLAGS)
                 os.lseek(self._descriptor, place + done, os.SEEK_SET)

@@ -1,4 +1,4 @@
-"""One file over http(s): resumed where it was cut, compared with the checksum the server gives.
+"""Downloads a file over http(s): resumes where it was cut, and verifies the server's checksum.
 
 What has arrived lies beside the file's place as `.part`, with what must not change between two
 attempts (`.part.json`). The file itself appears whole and checked, or not at all.

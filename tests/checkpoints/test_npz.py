@@ -409,7 +409,7 @@ def test_an_error_of_the_disk_comes_out_of_write(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
+def test_too_little_space_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     npz.write(tmp_path / "fits.npz", {"w": np.zeros(1000)})

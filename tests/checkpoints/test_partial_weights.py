@@ -21,13 +21,13 @@ def files(tmp_path):
     def write(*, dtype=None, trained=TRAINED, **changes):
         npz.write(tmp_path / "base.npz", BASE)
         base = partial_weights.find(tmp_path / "base.npz")
-        said = {
+        metadata = {
             "res": 28,
             partial_weights.NUM_ARRAYS: 3,
             partial_weights.BASE: partial_weights.describe_base("pt_224", base, dtype=dtype)
             | changes,
         }
-        npz.write(tmp_path / "trained.npz", trained, metadata=said)
+        npz.write(tmp_path / "trained.npz", trained, metadata=metadata)
         return tmp_path / "trained.npz"
 
     return write
@@ -70,11 +70,11 @@ def test_progress_counts_the_bytes_of_all_files(files):
 
 def test_a_base_may_have_a_base_itself(files, tmp_path):
     first = partial_weights.find(files(dtype="bfloat16"))
-    said = {
+    metadata = {
         partial_weights.BASE: partial_weights.describe_base("first", first, dtype=None),
         partial_weights.NUM_ARRAYS: 3,
     }
-    npz.write(tmp_path / "second.npz", {"llm/c": np.zeros(2, "float32")}, metadata=said)
+    npz.write(tmp_path / "second.npz", {"llm/c": np.zeros(2, "float32")}, metadata=metadata)
     params = partial_weights.find(tmp_path / "second.npz").read()
     np.testing.assert_array_equal(params["llm/c"], np.zeros(2))
     np.testing.assert_array_equal(params["llm/b"], TRAINED["llm/b"])

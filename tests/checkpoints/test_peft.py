@@ -132,8 +132,8 @@ def adapter(tmp_path):
     def change(tensors, **settings):
         stored = safetensors.numpy.load_file(folder / peft.WEIGHTS)
         safetensors.numpy.save_file(tensors(stored), folder / peft.WEIGHTS)
-        said = json.loads((folder / peft.CONFIG).read_text())
-        (folder / peft.CONFIG).write_text(json.dumps({**said, **settings}))
+        settings_file = json.loads((folder / peft.CONFIG).read_text())
+        (folder / peft.CONFIG).write_text(json.dumps({**settings_file, **settings}))
         return peft.read(folder, paligemma.shapes(read_base("pg1")[0]))
 
     return change

@@ -177,7 +177,7 @@ def test_changed_metadata_is_damage(tmp_path):
         train_checkpoint.read_metadata(tmp_path / "000006")
 
 
-def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
+def test_too_little_space_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
     write(tmp_path, [1])
 
     free = shutil.disk_usage(tmp_path)._replace(free=1000)

@@ -6,7 +6,7 @@ import pytest
 from paligemma_jax.files import locks
 
 
-def test_who_waits_is_told_at_once_and_goes_on_when_the_lock_is_free(tmp_path):
+def test_waiting_is_reported_at_once_and_ends_when_the_lock_is_free(tmp_path):
     other, calls = filelock.FileLock(tmp_path / "lock", thread_local=False), []
 
     def waiting():

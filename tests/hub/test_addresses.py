@@ -186,7 +186,7 @@ def test_kaggle_out_of_reach_asks_about_the_network(kaggle, message_of):
     assert "www.kaggle.com cannot be reached" in message_of(f"{KAGGLE}/a.npz")
 
 
-def test_hugging_face_out_of_reach_is_said_without_asking_its_client(
+def test_hugging_face_out_of_reach_is_an_error_without_asking_its_client(
     hugging_face, message_of, monkeypatch
 ):
     hugging_face(lambda *_, **__: pytest.fail("the client would try for half a minute"))
