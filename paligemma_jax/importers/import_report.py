@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.data import objects, records
-from paligemma_jax.importers import example, words
+from paligemma_jax.importers import example, formatting
 from paligemma_jax.reports import sheets
 from paligemma_jax.tasks import masks
 from paligemma_jax.tasks import task as tasks
@@ -22,7 +22,7 @@ NUM_CELLS = 24
 def summarize(
     classes: Sequence[str],
     tally: example.Tally,
-    round_trip: words.RoundTrip,
+    round_trip: formatting.RoundTrip,
     rows: Mapping[str, int],
 ) -> dict[str, Any]:
     """Returns the numbers: read, dropped {what: {reason: count}}, changed, rows, round_trip."""

@@ -1,4 +1,4 @@
-"""Imports a data set of another tool: reads, words, divides, writes, and reads back as training."""
+"""Imports a data set of another tool: reads, formats, divides, writes, and reads back."""
 
 import collections
 import dataclasses
@@ -15,13 +15,13 @@ from paligemma_jax.files import atomic
 from paligemma_jax.importers import (
     example,
     formats,
+    formatting,
     import_report,
     label_check,
     options,
     pictures,
     roboflow,
     splits,
-    words,
 )
 from paligemma_jax.tasks import task as tasks
 
@@ -67,18 +67,18 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
     tally = example.Tally()
     with say.progress(f"reading {name}", unit="images") as report:
         data = formats.FORMATS[name].read(chosen.request(source), tally, report)
-    wording = words.Wording(
+    formatter = formatting.Formatter(
         chosen.task,
         data.classes,
         prompt=chosen.prompt,
         coordinates=chosen.coordinates,
         codec=chosen.codec,
     )
-    rows, ways = _make_rows(data, wording, tally, out)
+    rows, ways = _make_rows(data, formatter, tally, out)
     label_check.check(rows, tally, source=chosen.source, task=chosen.task, searched=data.searched)
     parts = splits.divide(rows, out, ratios=chosen.ratios, group=chosen.group, seed=chosen.seed)
     label_check.warn_of_empty_splits(parts, task=chosen.task)
-    _write(parts, tally, wording.round_trip, out, train_tokenizer=chosen.train_tokenizer)
+    _write(parts, tally, formatter.round_trip, out, train_tokenizer=chosen.train_tokenizer)
     reader = tasks.look_up(
         tasks.trained_as(chosen.task).name,
         tasks.Options(
@@ -91,14 +91,14 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
         "source": chosen.source,
         "format": name,
         "task": chosen.task,
-        "prompt": wording.template,
+        "prompt": formatter.template,
         "coordinates": chosen.coordinates,
         "mask_codec": chosen.mask_codec,
         "seed": chosen.seed,
         **import_report.summarize(
             data.classes,
             tally,
-            wording.round_trip,
+            formatter.round_trip,
             {split: len(lines) for split, lines in parts.items()},
         ),
         "images": dict(ways),
@@ -111,7 +111,7 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
 
 
 def _make_rows(
-    data: example.DataSet, wording: words.Wording, tally: example.Tally, out: pathlib.Path
+    data: example.DataSet, formatter: formatting.Formatter, tally: example.Tally, out: pathlib.Path
 ) -> tuple[list[splits.Row], collections.Counter[str]]:
     """Puts images under the target and returns the rows, and how many images were put how."""
     images = pictures.PlacedImages(out / IMAGES)
@@ -120,17 +120,17 @@ def _make_rows(
         for number, read in enumerate(data.examples, 1):
             if number % PROGRESS_ROWS == 0:
                 report(number, max(number, data.total))
-            worded = wording.make(read, tally)
-            if worded is None:
+            formatted = formatter.make(read, tally)
+            if formatted is None:
                 continue
             image = f"{IMAGES}/{images.put(read.picture)}"
             line: dict[str, Any] = {
                 "image": image,
-                "prefix": worded.prefix,
-                "suffix": worded.suffix,
+                "prefix": formatted.prefix,
+                "suffix": formatted.suffix,
             }
-            if worded.objects is not None:
-                line |= objects.to_row(worded.objects)
+            if formatted.objects is not None:
+                line |= objects.to_row(formatted.objects)
             rows.append(splits.Row(line, image, read.picture.name, read.split))
     return rows, images.ways
 
@@ -138,7 +138,7 @@ def _make_rows(
 def _write(
     parts: Mapping[str, Sequence[splits.Row]],
     tally: example.Tally,
-    round_trip: words.RoundTrip,
+    round_trip: formatting.RoundTrip,
     out: pathlib.Path,
     *,
     train_tokenizer: bool,

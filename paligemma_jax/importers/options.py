@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from paligemma_jax.assembly import mask_codecs
 from paligemma_jax.data import column_names
-from paligemma_jax.importers import example, formats, import_report, words
+from paligemma_jax.importers import example, formats, formatting, import_report
 from paligemma_jax.tasks import geometry, task
 
 SEED = 0
@@ -45,7 +45,7 @@ class ImportOptions:
     ratios: Mapping[str, float] = dataclasses.field(default_factory=dict)
     group: str | None = None
     seed: int = 0
-    codec: words.MaskCodec | None = None
+    codec: formatting.MaskCodec | None = None
     mask_codec: str | None = None
     train_tokenizer: bool = False
 
@@ -115,14 +115,14 @@ def read(args: argparse.Namespace) -> ImportOptions:
     )
 
 
-def load_codec(source: str) -> words.MaskCodec:
+def load_codec(source: str) -> formatting.MaskCodec:
     """Returns the codec that writes the masks of examples; errors as of `mask_codecs.load`."""
     try:
         codec = mask_codecs.load(source)
     except OSError as error:
         error.add_note(f"--mask_codec FILE takes another one, as {mask_codecs.OWN}")
         raise
-    return words.MaskCodec(codec.encode, codec.decode)
+    return formatting.MaskCodec(codec.encode, codec.decode)
 
 
 def check_target(target: pathlib.Path, source: str, *, overwrite: bool) -> None:

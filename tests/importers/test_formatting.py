@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.data import objects
-from paligemma_jax.importers import example, words
+from paligemma_jax.importers import example, formatting
 
 PICTURE = example.Picture("a.png", "a.png")
 LABELS = ("dime", "dime", "half dollar")
@@ -19,15 +19,15 @@ def coins(boxes=((0, 0, 32, 24), (32, 24, 64, 48), (5, 5, 9, 9)), outlines=None)
 
 def make(task, one, **options):
     tally = example.Tally()
-    wording = words.Wording(task, ("dime", "penny", "half dollar"), **options)
-    return wording.make(one, tally), wording.round_trip, tally
+    formatter = formatting.Formatter(task, ("dime", "penny", "half dollar"), **options)
+    return formatter.make(one, tally), formatter.round_trip, tally
 
 
 def test_detection_asks_for_all_classes_and_reads_back():
     row, checked, _ = make("detection", coins())
     assert row.prefix == "detect dime ; penny ; half dollar"
     assert row.suffix.startswith("<loc0000><loc0000><loc0512><loc0512> dime ; <loc0512><loc0512>")
-    assert checked.num_boxes == 3 and 0 < checked.worst_box <= words.HALF_BIN
+    assert checked.num_boxes == 3 and 0 < checked.worst_box <= formatting.HALF_BIN
     assert len(row.objects) == 3
 
 
@@ -62,16 +62,16 @@ def test_a_box_smaller_than_a_bin_is_dropped_from_answer_and_objects_alike():
 
 def test_questions_and_captions_become_prompts():
     question = example.Example(PICTURE, "x:1", question="how many?", suffix="3")
-    assert make("vqa", question)[0] == words.WordedExample("answer en how many?", "3")
+    assert make("vqa", question)[0] == formatting.FormattedExample("answer en how many?", "3")
     assert make("vqa", question, prompt="{question}")[0].prefix == "how many?"
     caption = example.Example(PICTURE, "x:1", suffix="a coin")
-    assert make("caption", caption)[0] == words.WordedExample("caption en", "a coin")
+    assert make("caption", caption)[0] == formatting.FormattedExample("caption en", "a coin")
 
 
 def test_a_row_of_our_own_is_left_as_it_is_unless_its_suffix_is_bad():
     text = "<loc0000><loc0000><loc0512><loc0512> dime"
     ours = example.Example(PICTURE, "x:1", prefix="detect dime", suffix=text)
-    assert make("detection", ours)[0] == words.WordedExample("detect dime", text)
+    assert make("detection", ours)[0] == formatting.FormattedExample("detect dime", text)
     bad = example.Example(PICTURE, "x:1", prefix="detect dime", suffix="<loc0000> dime")
     row, _, tally = make("detection", bad)
     assert row is None and "does not have exactly four" in tally.drops[0].detail
@@ -91,14 +91,14 @@ def test_a_row_of_our_own_is_left_as_it_is_unless_its_suffix_is_bad():
 )
 def test_a_prompt_with_other_fields_is_an_error(task, prompt, message):
     with pytest.raises(ValueError, match=message):
-        words.Wording(task, ("a",), prompt=prompt)
+        formatting.Formatter(task, ("a",), prompt=prompt)
 
 
 @pytest.mark.parametrize("name", ["a;b", "<loc0001>", "a <seg001>"])
 def test_a_class_that_a_suffix_cannot_hold_is_an_error(name):
     with pytest.raises(ValueError, match=r"cannot be written in a suffix: .* Rename it"):
-        words.Wording("detection", ("cat", name))
-    words.Wording("counting", ("cat", name))
+        formatting.Formatter("detection", ("cat", name))
+    formatting.Formatter("counting", ("cat", name))
 
 
 def half_codec(seen):
@@ -112,7 +112,7 @@ def half_codec(seen):
         assert codes.tolist() == [list(range(16))] * len(codes)
         return np.tile(np.where(np.arange(64) < 32, 1.0, -1.0), (len(codes), 64, 1))
 
-    return words.MaskCodec(encode, decode)
+    return formatting.MaskCodec(encode, decode)
 
 
 def square(x0, y0, x1, y1):
@@ -130,7 +130,7 @@ def test_segments_are_boxes_and_tokens_of_the_mask_in_its_box():
     assert len(row.objects) == 1 and [drop.reason for drop in tally.drops] == ["without an outline"]
     (mask,) = seen
     assert mask.shape == (64, 64) and mask.min() == 1
-    assert checked.masks == [words.MaskCheck(item.source, 1, "dime", 0.5)]
+    assert checked.masks == [formatting.MaskCheck(item.source, 1, "dime", 0.5)]
     assert checked.num_boxes == 1
 
 
@@ -157,5 +157,7 @@ def test_an_image_without_objects_has_no_segments():
 
 
 def test_the_worst_mask_comes_first():
-    checked = words.RoundTrip(masks=[words.MaskCheck("a", n, "x", n / 4) for n in (3, 1, 2)])
+    checked = formatting.RoundTrip(
+        masks=[formatting.MaskCheck("a", n, "x", n / 4) for n in (3, 1, 2)]
+    )
     assert [mask.number for mask in checked.worst_masks()] == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Examples put into words: prompt and answer of each task, and the check that they read back.
+"""Formats examples: prompt and answer of each task, and the check that they read back.
 
     detection      detect a ; b        <loc....>x4 a ; <loc....>x4 b
     segmentation   segment a ; b       <loc....>x4<seg...>x16 a ; ...
@@ -38,7 +38,7 @@ class MaskCodec:
 
 
 @dataclasses.dataclass(frozen=True)
-class WordedExample:
+class FormattedExample:
     """Prompt, answer and the objects that the answer names, in its order."""
 
     prefix: str
@@ -76,7 +76,7 @@ class RoundTrip:
         return sorted(self.masks, key=lambda mask: mask.iou)
 
 
-class Wording:
+class Formatter:
     """Makes rows for a task.
 
     Args:
@@ -108,7 +108,7 @@ class Wording:
         if self.rule.answer in ("boxes", "masks"):
             _check_classes(classes)
 
-    def make(self, item: example.Example, tally: example.Tally) -> WordedExample | None:
+    def make(self, item: example.Example, tally: example.Tally) -> FormattedExample | None:
         """Returns the texts of an example, checked, or None where none of its objects is left."""
         prefix = item.prefix
         if prefix is None:
@@ -123,7 +123,7 @@ class Wording:
             if json.loads(suffix) != counts:
                 raise ValueError(f"{item.source}: '{suffix}' does not read back")
             self.round_trip.num_texts += 1
-            return WordedExample(prefix, suffix, objects)
+            return FormattedExample(prefix, suffix, objects)
         kept = self._large_enough(objects, item.source, tally)
         if len(objects) and not len(kept):
             name = item.picture.name
@@ -134,18 +134,18 @@ class Wording:
         suffix = box_text.format(data_objects.to_detections(kept), convention=self.coordinates)
         read = box_text.parse(suffix, convention=self.coordinates)
         self._compare_boxes(read, suffix, kept, item.source)
-        return WordedExample(prefix, suffix, kept)
+        return FormattedExample(prefix, suffix, kept)
 
     def _texts(
         self, item: example.Example, prefix: str, tally: example.Tally
-    ) -> WordedExample | None:
+    ) -> FormattedExample | None:
         """Returns a row whose answer the source has itself."""
         suffix = item.suffix or ""
         if problem := self.check(suffix):
             tally.drop("row", "bad suffix", item.source, f"'{suffix:.60}': {problem}")
             return None
         self.round_trip.num_texts += 1
-        return WordedExample(prefix, suffix, item.objects)
+        return FormattedExample(prefix, suffix, item.objects)
 
     def _large_enough(
         self, objects: data_objects.Objects, source: str, tally: example.Tally
@@ -185,7 +185,7 @@ class Wording:
         prefix: str,
         objects: data_objects.Objects,
         tally: example.Tally,
-    ) -> WordedExample | None:
+    ) -> FormattedExample | None:
         assert self.codec is not None, "segmentation needs a codec"
         cut: dict[int, np.ndarray] = {}
         for number, label in enumerate(objects.labels):
@@ -203,7 +203,7 @@ class Wording:
         segments = mask_text.Segments(truth.boxes_yxyx, codes, truth.labels)
         suffix = mask_text.format(segments, convention=self.coordinates)
         self._compare_masks(suffix, kept, item.source)
-        return WordedExample(prefix, suffix, kept)
+        return FormattedExample(prefix, suffix, kept)
 
     def _compare_masks(self, suffix: str, objects: data_objects.Objects, source: str) -> None:
         """Measures what is left of every mask, in the image's own pixels, as evaluations do."""
