@@ -105,6 +105,7 @@ HOMES = {
     "yaml": {"importers"},
     "pyarrow": {"importers/arrow.py"},
     "matplotlib": {"reports"},
+    "jinja2": {"reports/page.py"},
     "av": {"prediction/video.py"},
     "tensorboardX": {"reports/trackers.py"},
     # What all doors show progress with.
@@ -125,6 +126,7 @@ LAZY = {
     "kagglehub",
     "scipy",
     "matplotlib",
+    "jinja2",
     "tensorboardX",
 }
 

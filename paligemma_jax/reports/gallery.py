@@ -1,5 +1,6 @@
 """A report on predictions: one HTML file that opens without network, worst examples first."""
 
+import io
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,9 +9,14 @@ from typing import Any
 from PIL import Image
 
 from paligemma_jax.files import atomic
-from paligemma_jax.reports import drawing, figures, page, plots
+from paligemma_jax.reports import drawing, page, plots
 
+TEMPLATE = "gallery.html"
 NUM_OPEN_PLOTS = 6  # the others are folded away
+MAX_LEGEND = 40  # labels
+MAX_SIDE = 480  # px of an embedded picture
+CARD_WIDTH, CARD_HEIGHT = 320, 420  # px that a picture fills on the page
+MAX_PICTURE_BYTES = 12 * 2**20  # of a page; examples beyond have no pictures
 ALWAYS_SHOWN = ("all", "wrong", "invalid")
 FILTERS = (*ALWAYS_SHOWN, "empty", "cut-off")
 ORDERS = {
@@ -59,22 +65,26 @@ def write(
     """
     history, scores = list(history), scores or {}
     shown = sorted(rows, key=_badness)[:limit]
-    known = {truth["label"] for row in rows for truth in row.get("truths") or ()}
-    colors = drawing.choose_colors(
-        known or {found["label"] for row in rows for found in row.get("detections", ())}
-    )
+    labels = {truth["label"] for row in rows for truth in row.get("truths") or ()}
+    labels = labels or {each["label"] for row in rows for each in row.get("detections", ())}
+    colors = drawing.choose_colors(labels)
     panels = plots.choose_panels(history) if panels is None else panels
-    made = figures.Figures(open_image)
-    body = [
-        page.scores_section(scores, docs),
-        _plots_section(history, panels, scores.get(page.PR_CURVES) or {}, colors),
-        f"<h2>{_count_line(len(shown), len(rows))}</h2>",
-        _toolbar(shown, colors),
-        '<div class="cards">',
-        *(_card(row, colors, made) for row in shown),
-        "</div>",
-    ]
-    atomic.write_text(path, page.layout(title, "\n".join(body), script=page.SCRIPT))
+    pictures = _Pictures(open_image)
+    cards = [_card(row, colors, pictures) for row in shown]
+    text = page.render(
+        TEMPLATE,
+        title=title,
+        **page.scores(scores, docs),
+        curves=_draw_curves(history, panels, scores.get(page.PR_CURVES) or {}, colors),
+        num_open_plots=NUM_OPEN_PLOTS,
+        heading=_heading(len(shown), len(rows)),
+        filters=_count_by_filter(cards),
+        orders=ORDERS,
+        layers=_layers(shown),
+        legend=_legend(shown, colors),
+        cards=cards,
+    )
+    atomic.write_text(path, text)
 
 
 def _badness(row: Mapping[str, Any]) -> tuple[float, int]:
@@ -84,135 +94,146 @@ def _badness(row: Mapping[str, Any]) -> tuple[float, int]:
 
 def _flags(row: Mapping[str, Any]) -> list[str]:
     """Returns which filters show this row, beside "all"."""
-    found = row["detections"] if "detections" in row else row["prediction"].strip()
+    answer = row["detections"] if "detections" in row else row["prediction"].strip()
     flags = {
         "wrong": row.get("correct") is False,
         "invalid": row.get("dropped"),
-        "empty": not found,
+        "empty": not answer,
         "cut-off": row.get("stopped") is False,
     }
     return [name for name, holds in flags.items() if holds]
 
 
-def _count_line(num_shown: int, num_rows: int) -> str:
+def _heading(num_shown: int, num_rows: int) -> str:
     if num_shown < num_rows:
         return f"The {num_shown:,} worst of {num_rows:,} examples"
     return f"All {num_rows:,} examples" if num_rows != 1 else "The one example"
 
 
-def _plots_section(
+def _draw_curves(
     history: Sequence[Mapping[str, Any]],
     panels: Mapping[str, Sequence[str]],
     pr_curves: Mapping[str, Sequence[float]],
     colors: Mapping[str, str],
-) -> str:
+) -> list[tuple[str, str]]:
+    """Returns (title, URL) of each plot."""
     drawn = {title: plots.curves(history, keys, title=title) for title, keys in panels.items()}
     if pr_curves:
         title = "precision over recall, IoU 0.5"
         first = plots.precision_recall(pr_curves, colors=colors, title=title)
         drawn = {title: first, **drawn}
-    images = [
-        f'<img src="{page.embed(svg, "image/svg+xml")}" alt="curves of {page.escape(title)}">'
-        for title, svg in drawn.items()
-    ]
-    if not images:
-        return ""
-    first, more = "".join(images[:NUM_OPEN_PLOTS]), "".join(images[NUM_OPEN_PLOTS:])
-    section = f'<h2>Curves</h2>\n<div class="plots">{first}</div>'
-    if more:
-        section += f'<details><summary>more</summary><div class="plots">{more}</div></details>'
-    return section
+    return [(title, page.embed(svg, "image/svg+xml")) for title, svg in drawn.items()]
 
 
-def _toolbar(rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> str:
-    flags = [_flags(row) for row in rows]
-    counts = {name: sum(name in row for row in flags) for name in FILTERS} | {"all": len(rows)}
-    buttons = "".join(
-        f'<button type="button" data-filter="{name}" aria-pressed="{str(name == "all").lower()}">'
-        f"{name.replace('-', ' ')} ({count})</button>"
-        for name, count in counts.items()
-        if count or name in ALWAYS_SHOWN
-    )
-    options = "".join(f'<option value="{value}">{name}</option>' for name, value in ORDERS.items())
-    parts = [
-        f'<span role="group" aria-label="which examples">{buttons}</span>',
-        f'<select id="sort" aria-label="order">{options}</select>',
-        '<input type="search" id="search" placeholder="words in them" aria-label="search">',
-        *_layers(rows),
-        f'<span id="count" role="status">{len(rows)} shown</span>',
-    ]
-    if any("detections" in row for row in rows):
-        chips = [("truth", drawing.TRUTH_COLOR, "dashed")]
-        chips += [(label, color, "solid") for label, color in list(colors.items())[:40]]
-        chips += [("any other label", drawing.OTHER_COLOR, "solid")]
-        legend = "".join(
-            f'<span><i class="chip" style="border:2px {line} {color}"></i>'
-            f"{page.escape(label)}</span>"
-            for label, color, line in chips
-        )
-        parts.append(f'<span class="legend">{legend}</span>')
-    return f'<div class="bar">{"".join(parts)}</div>'
+def _count_by_filter(cards: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Returns how many cards each filter shows, without those that show none."""
+    counts = {name: sum(name in card["flags"] for card in cards) for name in FILTERS}
+    counts["all"] = len(cards)
+    return {name: count for name, count in counts.items() if count or name in ALWAYS_SHOWN}
 
 
 def _layers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns a switch for each thing that is drawn over pictures."""
-    found = [
-        one for row in rows for one in (*row.get("detections", ()), *(row.get("truths") or ()))
+    """Returns what is drawn over pictures, and can be switched off."""
+    objects = [
+        each for row in rows for each in (*row.get("detections", ()), *(row.get("truths") or ()))
     ]
     layers = ["truth", "prediction"] if any("detections" in row for row in rows) else []
-    layers += ["masks"] if any("mask" in one for one in found) else []
-    return [
-        f'<label><input type="checkbox" data-hides="no-{name}" checked> {name}</label>'
-        for name in layers
-    ]
+    return [*layers, *(["masks"] if any("mask" in each for each in objects) else [])]
+
+
+def _legend(
+    rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str]
+) -> list[tuple[str, str, str]]:
+    """Returns (name, colour, line) of the boxes, or nothing if rows have none."""
+    if not any("detections" in row for row in rows):
+        return []
+    labels = [(label, color, "solid") for label, color in list(colors.items())[:MAX_LEGEND]]
+    other = ("any other label", drawing.OTHER_COLOR, "solid")
+    return [("truth", drawing.TRUTH_COLOR, "dashed"), *labels, other]
 
 
 def _card(
-    row: Mapping[str, Any],
-    colors: Mapping[str, str],
-    made: figures.Figures,
-) -> str:
+    row: Mapping[str, Any], colors: Mapping[str, str], pictures: "_Pictures"
+) -> dict[str, Any]:
+    """Returns what the template shows of a row; boxes are drawn on its first picture."""
     correct = row.get("correct")
-    state = "unknown" if correct is None else "right" if correct else "wrong"
-    shown = "".join(
-        made.draw(image, row if number == 0 else {}, colors)
-        for number, image in enumerate(row["images"])
-    )
-    texts = [("prompt", row["prefix"]), ("truth", row["suffix"]), ("prediction", row["prediction"])]
-    return (
-        f'<article class="card {state}" data-flags="{" ".join(_flags(row))}"'
-        f' data-index="{int(row["index"])}" data-score="{_attribute(row.get("score"))}"'
-        f' data-logp="{_attribute(row.get("logp"))}">\n'
-        f'<div class="facts">{_facts(row)}</div>\n{shown}\n'
-        f'<dl class="text">{"".join(_text(name, text) for name, text in texts)}</dl>\n</article>'
-    )
+    drawn = [_overlay(row, colors)] + [{"truths": [], "predictions": []}] * len(row["images"])
+    return {
+        "row": row,
+        "state": "unknown" if correct is None else "right" if correct else "wrong",
+        "flags": _flags(row),
+        "score": _as_key(row.get("score")),
+        "logp": _as_key(row.get("logp")),
+        "pictures": [
+            pictures.embed(path) | drawn[number] for number, path in enumerate(row["images"])
+        ],
+    }
 
 
-def _facts(row: Mapping[str, Any]) -> str:
-    facts = [f"<b>#{int(row['index'])}</b>", page.escape(row["source"])]
-    if row.get("score") is not None:
-        facts.append(f"score <b>{page.show(float(row['score']))}</b>")
-    if row.get("matched") is not None:
-        num_truths, num_found = len(row["truths"]), len(row["detections"])
-        facts.append(f"matched <b>{row['matched']}</b> of {num_truths} true, {num_found} predicted")
-    if row.get("mean_iou") is not None:
-        facts.append(f"IoU {float(row['mean_iou']):.2f}")
-    if row.get("logp") is not None:
-        facts.append(f"logp {float(row['logp']):.2f}")
-    if row.get("stopped") is False:
-        facts.append('<span class="invalid">cut off</span>')
-    for reason, count in (row.get("dropped") or {}).items():
-        facts.append(f'<span class="invalid">{page.escape(reason)} × {int(count)}</span>')
-    return "".join(f"<span>{fact}</span>" for fact in facts)
-
-
-def _text(name: str, text: str | None) -> str:
-    if text is None:
-        return ""
-    blank = not text.strip()
-    style = ' class="none"' if blank else ""
-    return f"<dt>{name}</dt><dd{style}>{'(empty)' if blank else page.escape(text)}</dd>"
-
-
-def _attribute(value: float | None) -> str:
+def _as_key(value: float | None) -> str:
+    """Returns a number that cards are ordered by."""
     return "" if value is None else f"{float(value):.6g}"
+
+
+class _Pictures:
+    """Makes pictures part of the page, as long as there is room."""
+
+    def __init__(self, open_image: Callable[[str], Image.Image]):
+        self._open, self._room = open_image, MAX_PICTURE_BYTES
+
+    def embed(self, path: str) -> dict[str, Any]:
+        """Returns a picture's URL and width, or the reason why there is none."""
+        missing = {"url": "", "path": path}
+        if self._room <= 0:
+            room = MAX_PICTURE_BYTES // 2**20
+            reason = f"{path}: the pictures above fill the {room} MB of a page"
+            return missing | {"reason": reason}
+        try:
+            image = self._open(path).convert("RGB")  # a copy
+            image.thumbnail((MAX_SIDE, MAX_SIDE))
+            buffer = io.BytesIO()
+            image.save(buffer, format="JPEG", quality=85)
+        except Exception as error:  # a report is worth having without one of its pictures
+            reason = f"{path} cannot be read: {type(error).__name__}: {error}"
+            return missing | {"reason": reason}
+        self._room -= buffer.tell()
+        width = min(CARD_WIDTH, round(CARD_HEIGHT * image.width / image.height))
+        url = page.embed(buffer.getvalue(), "image/jpeg")
+        return {"url": url, "path": path, "width": width}
+
+
+def _overlay(row: Mapping[str, Any], colors: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the boxes and masks to lay over a picture."""
+    return {
+        "truths": [
+            _place(truth, drawing.TRUTH_COLOR, truth["label"], is_below=True)
+            for truth in row.get("truths") or ()
+        ],
+        "predictions": [
+            _place(
+                detection,
+                colors.get(detection["label"], drawing.OTHER_COLOR),
+                f"{detection['label']} {detection['score']:.2f}",
+                is_below=False,
+            )
+            for detection in row.get("detections", ())
+        ],
+    }
+
+
+def _place(marked: Mapping[str, Any], color: str, text: str, *, is_below: bool) -> dict[str, Any]:
+    """Returns where a box goes, in percent of the picture, and its text: above it or below it.
+
+    Where the picture ends the text is inside the box, and near the right edge it ends at the box's
+    edge instead of starting there.
+    """
+    top, left, bottom, right = (100 * float(value) for value in marked["box_yxyx"])
+    y, dy = (bottom, 13 if bottom < 94 else -5) if is_below else (top, -4 if top > 6 else 13)
+    x, anchor = (left + 0.5, "start") if left < 65 else (right - 0.5, "end")
+    mask = drawing.mask_png(marked["mask"], color) if "mask" in marked else b""
+    return {
+        **{"left": left, "top": top, "width": right - left, "height": bottom - top},
+        **{"text": text, "text_x": x, "text_y": y, "text_dy": dy, "text_anchor": anchor},
+        "color": color,
+        "mask_url": page.embed(mask, "image/png") if mask else "",
+    }

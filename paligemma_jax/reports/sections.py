@@ -1,4 +1,4 @@
-"""What a check found, as sections: one list of parts that becomes text, HTML and JSON.
+"""What a check has to report, as sections: one list of parts that becomes text, HTML and JSON.
 
 A section is a title and parts; a new section needs no code here. Findings come as dictionaries
 (severity, kind, what, remedy, subject, count, places).
@@ -15,20 +15,8 @@ from PIL import Image
 from paligemma_jax.reports import page
 
 Row = tuple[str, ...]
-
-STYLE = """
-table.left td, table.left th { text-align: left; vertical-align: top; white-space: pre-wrap; }
-.finding { background: var(--card); border: 1px solid var(--line); border-left: 4px solid #9aa5b1;
-  border-radius: 6px; padding: 8px 12px; margin-bottom: 8px; overflow-wrap: anywhere;
-  white-space: pre-line; }
-.finding.error { border-left-color: #b42318; } .finding.warning { border-left-color: #d97706; }
-.findings { margin-top: 16px; } .finding b { margin-right: 8px; }
-.finding small { color: var(--faint); display: block; }
-.beside { display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start; }
-.beside img { max-width: 100%; border: 1px solid var(--line); }
-.prefix td { background: #3b82f61a; } .suffix td { background: #16a34a1a; }
-.padding td { color: var(--faint); }
-"""
+TEMPLATE = "sections.html"
+SEVERITIES = ("error", "warning", "note")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +47,18 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture, on the page only."""
+    """A picture, on the page only: of Pillow, or the bytes of an SVG."""
 
-    image: Image.Image
+    image: Image.Image | bytes
     caption: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the report: `name` is its key in JSON."""
+    """A part of the report: `name` is its key in JSON, `title` may be "".
+
+    On the page pictures are beside the tables, with captions, or in rows where there is none.
+    """
 
     name: str
     title: str
@@ -75,34 +66,37 @@ class Section:
 
 
 def to_text(sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the report for a terminal: the sections, then what was found, the worst first."""
+    """Returns the report for a terminal: the sections, then the findings, the worst first."""
     lines = []
     for section in sections:
         shown = [text for part in section.parts if (text := _part_text(part))]
         lines += [section.title, "=" * len(section.title)] if shown else []
         for text in shown:
             lines += [*text, ""]
-    for found in findings:
-        lines += _finding_text(found)
+    for finding in findings:
+        lines += _finding_text(finding)
     return "\n".join(lines)
 
 
-def to_html(title: str, sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the report as one HTML file that opens without network: what was found first."""
-    counts = dict.fromkeys(("error", "warning", "note"), 0)
-    for found in findings:
-        counts[found["severity"]] += 1
-    body = [f"<style>{STYLE}</style>", page.scores_section({f"{k}s": n for k, n in counts.items()})]
-    body.append(f'<div class="findings">{"".join(map(_finding_html, findings))}</div>')
-    for section in sections:
-        tables = [part for part in section.parts if not isinstance(part, Picture)]
-        pictures = [part for part in section.parts if isinstance(part, Picture)]
-        content = "".join(map(_part_html, tables))
-        if pictures:
-            shown = "".join(map(_picture_html, pictures))
-            content = f'<div class="beside"><div>{content}</div><div>{shown}</div></div>'
-        body.append(f"<section><h2>{page.escape(section.title)}</h2>{content}</section>")
-    return page.layout(title, "\n".join(body))
+def to_html(
+    title: str,
+    sections: Iterable[Section],
+    findings: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
+    """Returns the report as one HTML file that opens without network: the findings first.
+
+    `findings`: None where there is nothing to find, so that the page does not count them.
+    """
+    counts = {f"{name}s": 0 for name in SEVERITIES} if findings is not None else {}
+    for finding in findings or ():
+        counts[f"{finding['severity']}s"] += 1
+    return page.render(
+        TEMPLATE,
+        title=title,
+        counts=counts,
+        findings=[_finding_values(finding) for finding in findings or ()],
+        sections=[_section_values(section) for section in sections],
+    )
 
 
 def to_json(sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -143,22 +137,24 @@ def _table_text(table: Table) -> list[str]:
     return [*filter(None, [table.title]), *lines, *end]
 
 
-def _finding_text(found: Mapping[str, Any]) -> list[str]:
-    subject = f"{found['subject']}: " if found["subject"] else ""
-    times = f" ({found['count']})" if found["count"] > 1 else ""
-    title = f"{found['severity'].upper()}  {subject}{found['kind']}{times}"
-    inner = [*found["what"].splitlines(), _shown_places(found), f"-> {found['remedy']}"]
+def _finding_text(finding: Mapping[str, Any]) -> list[str]:
+    subject = f"{finding['subject']}: " if finding["subject"] else ""
+    times = f" ({finding['count']})" if finding["count"] > 1 else ""
+    title = f"{finding['severity'].upper()}  {subject}{finding['kind']}{times}"
+    inner = [*finding["what"].splitlines(), _shown_places(finding), f"-> {finding['remedy']}"]
     return [title, *(f"    {line}" for line in inner if line), ""]
 
 
-def _shown_places(found: Mapping[str, Any]) -> str:
-    """Returns the places in a line, what they share said once: "x.jsonl:1, 2 (needs 7); 5"."""
+def _shown_places(finding: Mapping[str, Any]) -> str:
+    """Returns the places in a line, what they share written once: "x.jsonl:1, 2 (needs 7); 5"."""
     parts, last = [], None
-    for (file, note), group in itertools.groupby(map(_cut_place, found["places"]), lambda p: p[:2]):
+    for (file, note), group in itertools.groupby(
+        map(_cut_place, finding["places"]), lambda p: p[:2]
+    ):
         lines = ", ".join(line for _, _, line in group)
         parts.append(f"{file if file != last else ''}{lines}{note}")
         last = file
-    more = found["count"] - len(found["places"])
+    more = finding["count"] - len(finding["places"])
     return "; ".join(parts) + (f", and {more:,} more" if parts and more > 0 else "")
 
 
@@ -169,44 +165,36 @@ def _cut_place(place: str) -> tuple[str, str, str]:
     return (file + colon, bracket + note, line) if line.isdigit() else ("", "", place)
 
 
-def _finding_html(found: Mapping[str, Any]) -> str:
-    times = f" × {found['count']:,}" if found["count"] > 1 else ""
-    places = page.escape(_shown_places(found))
-    subject = f"{found['subject']}: " if found["subject"] else ""
-    return (
-        f'<div class="finding {page.escape(found["severity"])}">'
-        f"<b>{page.escape(subject + found['kind'] + times)}</b>{page.escape(found['what'])}"
-        f"<small>{places}</small><small>→ {page.escape(found['remedy'])}</small></div>"
-    )
+def _finding_values(finding: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the texts of a finding for the template."""
+    subject = f"{finding['subject']}: " if finding["subject"] else ""
+    times = f" × {finding['count']:,}" if finding["count"] > 1 else ""
+    return {
+        **{key: finding[key] for key in ("severity", "what", "remedy")},
+        "title": f"{subject}{finding['kind']}{times}",
+        "places": _shown_places(finding),
+    }
 
 
-def _part_html(part: Facts | Table | Picture) -> str:
-    if isinstance(part, Picture):
-        return _picture_html(part)
-    if isinstance(part, Facts):
-        return table_html(Table("", (), part.pairs))
-    table = table_html(part)
-    title = page.escape(part.title)
-    if not part.num_shown:
-        return f"<details><summary>{title}</summary>{table}</details>"
-    return f"<p>{title}</p>{table}" if title else table
+def _section_values(section: Section) -> dict[str, Any]:
+    """Returns a section for the template: its tables, and its pictures as (URL, caption)."""
+    tables = [
+        Table("", (), part.pairs) if isinstance(part, Facts) else part for part in section.parts
+    ]
+    return {
+        "title": section.title,
+        "tables": [part for part in tables if isinstance(part, Table)],
+        "pictures": [
+            (_embed(part.image), part.caption)
+            for part in section.parts
+            if isinstance(part, Picture)
+        ],
+    }
 
 
-def table_html(table: Table) -> str:
-    """Returns all rows of a table, without its title."""
-    head = "".join(f"<th>{page.escape(name)}</th>" for name in table.header)
-    body = "".join(
-        f'<tr class="{page.escape(table.styles[number]) if table.styles else ""}">'
-        + "".join(f"<td>{page.escape(cell)}</td>" for cell in row)
-        + "</tr>"
-        for number, row in enumerate(table.rows)
-    )
-    head = f"<tr>{head}</tr>" if head else ""
-    return f'<div class="scroll"><table class="left">{head}{body}</table></div>'
-
-
-def _picture_html(picture: Picture) -> str:
+def _embed(image: Image.Image | bytes) -> str:
+    if isinstance(image, bytes):
+        return page.embed(image, "image/svg+xml")
     buffer = io.BytesIO()
-    picture.image.save(buffer, format="PNG")
-    url, caption = page.embed(buffer.getvalue(), "image/png"), page.escape(picture.caption)
-    return f'<p>{caption}</p><img src="{url}" alt="{caption}">'
+    image.save(buffer, format="PNG")
+    return page.embed(buffer.getvalue(), "image/png")

@@ -10,7 +10,7 @@ from typing import Any
 
 from paligemma_jax.checkpoints import train_checkpoint
 from paligemma_jax.files import atomic, run_folder
-from paligemma_jax.reports import page, plots, run_log, sections
+from paligemma_jax.reports import plots, run_log, sections
 from paligemma_jax.runs import early_stopping, resume
 from paligemma_jax.settings import load, sweeps
 from paligemma_jax.tasks import score_docs
@@ -156,7 +156,7 @@ def write(workdir: pathlib.Path, outcomes: Sequence[Outcome], score: str) -> Non
     """Writes sweep.json and sweep.html: the table, and curves of the score and of the loss."""
     runs = [_to_json(outcome, workdir, score) for outcome in outcomes]
     atomic.write_json(workdir / JSON, {"score": score, "runs": runs})
-    body = [f"<style>{sections.STYLE}</style>", sections.table_html(table(outcomes, score))]
+    curves = []
     for metric in dict.fromkeys((score, "loss")):
         rows = [
             {"step": row["step"], outcome.run.name: row[metric]}
@@ -166,12 +166,11 @@ def write(workdir: pathlib.Path, outcomes: Sequence[Outcome], score: str) -> Non
         ]
         if rows:
             names = [outcome.run.name for outcome in outcomes[:MAX_CURVES]]
-            svg = plots.curves(rows, names, title=metric)
-            body.append(
-                f'<img src="{page.embed(svg, "image/svg+xml")}" alt="{page.escape(metric)}">'
-            )
+            curves.append(sections.Picture(plots.curves(rows, names, title=metric), metric))
     title = f"{workdir}: {len(outcomes)} runs by {score}"
-    atomic.write_text(workdir / PAGE, page.layout(title, "\n".join(body)))
+    parts = [sections.Section("runs", "", (table(outcomes, score),))]
+    parts += [sections.Section("curves", "Curves", tuple(curves))] if curves else []
+    atomic.write_text(workdir / PAGE, sections.to_html(title, parts))
 
 
 def _to_json(outcome: Outcome, workdir: pathlib.Path, score: str) -> dict[str, Any]:

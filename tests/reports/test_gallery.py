@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_jax.reports import figures, gallery
+from paligemma_jax.reports import gallery
 from paligemma_jax.reports import page as page_lib
 
 EVIL = "<script>alert('x')</script> \"&"
@@ -190,7 +190,7 @@ def test_precision_recall_curves_are_drawn_and_are_no_table(tmp_path):
 
 
 def test_a_page_of_many_pictures_stays_light(tmp_path, picture, monkeypatch):
-    monkeypatch.setattr(figures, "MAX_PICTURE_BYTES", 1)
+    monkeypatch.setattr(gallery, "MAX_PICTURE_BYTES", 1)
     page = write(tmp_path, [box_row(0, picture), box_row(1, picture)])
     assert len(page.named("img")) == 1 and len(page.cards) == 2
     assert "picture.png: the pictures above fill the 0 MB of a page" in page.text
@@ -205,7 +205,9 @@ def test_answers_that_were_cut_off_can_be_found(tmp_path):
 
 def test_what_the_script_uses_is_on_the_page_and_has_a_name(tmp_path, picture):
     page = write(tmp_path, [box_row(0, picture)])
-    used = re.findall(r"querySelector\('#(\w+)'\)", page_lib.SCRIPT)
+    script = (page_lib.TEMPLATES / "gallery.js").read_text()
+    assert script.strip() in (tmp_path / "report.html").read_text()
+    used = re.findall(r"querySelector\('#(\w+)'\)", script)
     assert {"search", "count", "sort"} == set(used)
     for name in used:
         (found,) = [attrs for _, attrs in page.tags if attrs.get("id") == name]
