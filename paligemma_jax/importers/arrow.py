@@ -167,11 +167,22 @@ def _open(
             schema, batches = opened.schema, _slices(opened)
     except (arrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file}: pyarrow cannot read it: {error}") from error
-    description = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = (
-        description.get("info", {}).get("features", {}) if isinstance(description, dict) else {}
-    )
+    features = _features((schema.metadata or {}).get(b"huggingface", b"{}"), file)
     return schema.names, features, batches
+
+
+def _features(description: bytes, file: str) -> dict[str, Any]:
+    """Returns Hugging Face's description of the columns: {column: what it holds}."""
+    try:
+        value = json.loads(description)
+        for key in ("info", "features"):
+            value = value.get(key) or {}
+        return dict(value)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{file}: its entry 'huggingface' is no description of columns ({error}); write the "
+            f"file again without it, and name classes by --classes"
+        ) from error
 
 
 def _slices(batches: Any) -> Iterator[Any]:

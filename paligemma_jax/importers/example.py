@@ -224,7 +224,7 @@ def _box(annotation, outline, size: tuple[int, int], tally: Tally) -> np.ndarray
         return None
     try:
         box = np.array(given, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         box = np.zeros(0)
     if box.shape != (4,) or not np.isfinite(box).all():
         tally.drop("object", "box is not four numbers", annotation.source, f"{given!r:.80}")
@@ -257,7 +257,7 @@ def _outline(
         if isinstance(value, list):
             return _polygons(value, size)
         raise ValueError(f"expected polygons or run lengths, found {value!r:.80}")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         tally.drop("outline", "broken outline", annotation.source, error)
         return None
 

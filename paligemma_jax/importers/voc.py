@@ -98,7 +98,7 @@ def _read_file(
     tally.read["images"] += 1
     try:
         tree = _parse(path)
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: encodings
         tally.drop("image", "broken XML", name, error)
         return None
     filename = os.path.basename((tree.findtext("filename") or "").strip().replace("\\", "/"))

@@ -101,3 +101,15 @@ def test_without_pyarrow_the_extra_is_named(datasets, read, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"pip install 'paligemma-jax\[parquet\]'"):
         read("parquet", datasets / "arrow", task="vqa")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"info": [1]}', '{"info": {"features": [1]}}', "{", "[" * 100_000]
+)
+def test_a_broken_description_of_columns_names_the_file(tmp_path, read, text):
+    table = pyarrow.table({"image": ["a.png"], "text": ["a"]})
+    parquet.write_table(
+        table.replace_schema_metadata({"huggingface": text}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(ValueError, match=r"a\.parquet: its entry 'huggingface' is no description"):
+        read("parquet", tmp_path, task="caption")

@@ -119,6 +119,8 @@ def test_without_a_box_it_is_the_outlines(tmp_path, picture, read):
         ({"bbox": [70, 2, 9, 5]}, "object", "box outside its image", "[70.0, 2.0, 79.0, 7.0]"),
         ({"bbox": [1, 2, 5]}, "object", "box is not four numbers", "[1, 2, 5]"),
         ({"bbox": [1, 2, 5, "x"]}, "object", "box is not four numbers", "'x'"),
+        ({"bbox": [1, 2, 10**400, 5]}, "object", "box is not four numbers", "000"),
+        ({"segmentation": [[10**400] * 6]}, "outline", "broken outline", "too large"),
         ({"bbox": None}, "object", "neither box nor outline", "annotation 2"),
         ({"segmentation": [[1, 2, 3, 4]]}, "outline", "broken outline", "three points"),
         ({"segmentation": [["x"] * 6]}, "outline", "broken outline", "could not convert"),

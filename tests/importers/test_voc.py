@@ -79,6 +79,7 @@ def test_roboflows_splits_are_folders(tmp_path, picture, read):
         (b"<opencv_storage/>", "expected <annotation>, found <opencv_storage>"),
         (b'<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "declares a document type"),
         (b"<annotation>caf\xe9</annotation>", "not well-formed"),
+        (b"<?xml version='1.0' encoding='klingon'?><annotation/>", "unknown encoding: klingon"),
     ],
 )
 def test_a_broken_file_is_named_and_the_others_stay(tmp_path, picture, read, drops, content, shown):
