@@ -112,13 +112,13 @@ def summarize_rsvqa(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
         kind = row["groups"]["question_type"]
         by_type.setdefault(kind, []).append(row["values"]["rsvqa_accuracy"])
     means = {kind: text_metrics.mean(values) for kind, values in by_type.items()}
-    found = {"rsvqa_average": text_metrics.mean(list(means.values()))}
+    averages = {"rsvqa_average": text_metrics.mean(list(means.values()))}
     # big_vision reports both sets under one name, so that on low resolution rural_urban is lost.
     for kinds in WITHOUT_NUMBERS:
         if set(kinds) <= set(means):
             nonum = text_metrics.mean([means[kind] for kind in kinds])
-            return {**found, "rsvqa_average_nonum": nonum}
-    return found
+            return {**averages, "rsvqa_average_nonum": nonum}
+    return averages
 
 
 def _similarity(text: str, truth: str) -> float:
@@ -139,10 +139,10 @@ def _edit_distance(first: str, second: str) -> int:
 
 
 def _is_near(text: str, truth: str) -> bool:
-    found, true = _to_float(text), _to_float(truth)
-    if found is None or not true:  # no number, or 0
+    number, true = _to_float(text), _to_float(truth)
+    if number is None or not true:  # no number, or 0
         return text == truth
-    return abs(found - true) / abs(true) <= MAX_RELATIVE_ERROR
+    return abs(number - true) / abs(true) <= MAX_RELATIVE_ERROR
 
 
 def _to_float(text: str) -> float | None:
@@ -157,5 +157,5 @@ def _to_numeral(text: str) -> str:
 
 
 def _choice(text: str) -> str | None:
-    found = CHOICE.match(text.lower())
-    return found[1] if found else None
+    match = CHOICE.match(text.lower())
+    return match[1] if match else None

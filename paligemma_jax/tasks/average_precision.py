@@ -68,8 +68,8 @@ def _to_coco(
     """Returns COCO's structure. IoU does not see the scale of an axis, so boxes stay in 0..1."""
     category = {label: number for number, label in enumerate(labels)}
     annotations = []
-    for image_id, (found, image_scores) in enumerate(zip(images, scores, strict=True)):
-        for box, label, score in zip(found.boxes_yxyx, found.labels, image_scores, strict=True):
+    for image_id, (boxes, image_scores) in enumerate(zip(images, scores, strict=True)):
+        for box, label, score in zip(boxes.boxes_yxyx, boxes.labels, image_scores, strict=True):
             if label not in category:
                 continue
             y1, x1, y2, x2 = (float(value) for value in box)

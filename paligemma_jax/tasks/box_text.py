@@ -237,17 +237,17 @@ class TextObject:
 def cut_objects(text: str) -> Iterator[TextObject]:
     """Cuts a text at every ';' and before every run of loc tokens. Blank text has no objects."""
     expected = False  # a separator promises another object
-    for found in _OBJECT.finditer(text):
-        is_blank = not found["locs"] and not found["rest"].strip() and not found["separator"]
+    for match in _OBJECT.finditer(text):
+        is_blank = not match["locs"] and not match["rest"].strip() and not match["separator"]
         if is_blank and not expected:
             continue
-        expected = bool(found["separator"])
+        expected = bool(match["separator"])
         yield TextObject(
-            text=found[0].removesuffix(";").strip(),
-            locs=tuple(_LOC.findall(found["locs"])),
-            locs_start=found.start("locs"),
-            rest=found["rest"],
-            rest_start=found.start("rest"),
+            text=match[0].removesuffix(";").strip(),
+            locs=tuple(_LOC.findall(match["locs"])),
+            locs_start=match.start("locs"),
+            rest=match["rest"],
+            rest_start=match.start("rest"),
         )
 
 

@@ -35,11 +35,11 @@ def word_f1(prediction: str, references: Sequence[str]) -> float:
 
     As SQuAD's F1 (arXiv:1606.05250, 6.1), but words keep their articles and punctuation.
     """
-    found = Counter(answer_text.parse(prediction).split())
+    words = Counter(answer_text.parse(prediction).split())
     truths = [Counter(answer_text.parse(reference).split()) for reference in references]
-    totals = [found.total() + truth.total() for truth in truths]
+    totals = [words.total() + truth.total() for truth in truths]
     pairs = zip(truths, totals, strict=True)
-    return max(2 * (found & truth).total() / total if total else 1.0 for truth, total in pairs)
+    return max(2 * (words & truth).total() / total if total else 1.0 for truth, total in pairs)
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:

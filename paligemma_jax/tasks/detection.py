@@ -129,18 +129,18 @@ def score_with_noise(
     after the last separator was cut off and does not count.
     """
     if tokens is None:
-        found = box_text.parse(prediction.rpartition(";")[0], convention=convention)
-        scores = np.ones(len(found))
+        named = box_text.parse(prediction.rpartition(";")[0], convention=convention)
+        scores = np.ones(len(named))
     else:
         finished = box_text.drop_unfinished(tokens)
         text = box_text.join_pieces(piece for piece, _ in finished)
-        found = box_text.parse(text, convention=convention)
+        named = box_text.parse(text, convention=convention)
         scores = box_text.label_scores(finished)
-    sure = _choose(found, scores >= SURE)
+    sure = _choose(named, scores >= SURE)
     return {
         "detections": with_scores(sure, scores[scores >= SURE]),
-        "unsure": with_scores(_choose(found, scores < SURE), scores[scores < SURE]),
-        "dropped": dict(found.dropped),
+        "unsure": with_scores(_choose(named, scores < SURE), scores[scores < SURE]),
+        "dropped": dict(named.dropped),
         **compare(sure, suffix, convention),
     }
 
@@ -167,8 +167,8 @@ def compare(predicted: box_text.Detections, suffix: str | None, convention: str)
 def with_scores(detections: box_text.Detections, scores: np.ndarray) -> list[dict[str, Any]]:
     """Returns detections as the rows have them, with a confidence each."""
     return [
-        {**found, "score": round(float(score), 6)}
-        for found, score in zip(_to_rows(detections), scores, strict=True)
+        {**row, "score": round(float(score), 6)}
+        for row, score in zip(_to_rows(detections), scores, strict=True)
     ]
 
 
@@ -279,7 +279,7 @@ class _Image:
             truth=truth,
             predicted=predicted,
             ranked=_from_rows(ranked),
-            scores=[found["score"] for found in ranked],
+            scores=[row_of_box["score"] for row_of_box in ranked],
             pairs=match(truth, predicted, min_iou=MATCH_IOU),
             known={*truth.labels, *box_text.prefix_classes(row.get("prefix", ""))},
         )

@@ -66,9 +66,9 @@ def parse(text: str, *, convention: str = geometry.DEFAULT_CONVENTION) -> Segmen
 
     Never raises on text. White space and separators are read as in `box_text.parse`.
     """
-    found = [_Segment(part) for part in box_text.cut_objects(text)]
-    kept = [(place, segment) for place, segment in enumerate(found) if segment.problem is None]
-    dropped = Counter(segment.problem for segment in found if segment.problem)
+    segments = [_Segment(part) for part in box_text.cut_objects(text)]
+    kept = [(place, segment) for place, segment in enumerate(segments) if segment.problem is None]
+    dropped = Counter(segment.problem for segment in segments if segment.problem)
     dropped["extra_seg"] += sum(segment.num_extra > 0 for _, segment in kept)
     bins = np.array([segment.part.bins for _, segment in kept], np.int32)
     return Segments(
@@ -110,12 +110,12 @@ def check(suffix: str) -> str | None:
 
     The empty suffix is an image without objects and is allowed.
     """
-    found = [_Segment(part) for part in box_text.cut_objects(suffix)]
-    for number, segment in enumerate(found, start=1):
+    segments = [_Segment(part) for part in box_text.cut_objects(suffix)]
+    for number, segment in enumerate(segments, start=1):
         problem = segment.problem or ("extra_seg" if segment.num_extra else None)
         if problem:
             return f"object {number} {REASONS[problem]}: '{spacing.shorten(segment.part.text)}'"
-    parts = [(one.part.bins, one.codes, one.part.label) for one in found]
+    parts = [(one.part.bins, one.codes, one.part.label) for one in segments]
     if suffix != box_text.SEPARATOR.join(_write(*part) for part in parts):
         meant = (_write(bins, codes, spacing.without_comma(label)) for bins, codes, label in parts)
         return spacing.describe_difference(suffix, box_text.SEPARATOR.join(meant))
@@ -206,10 +206,10 @@ class _Segment:
 
 def _problem(text: str) -> str | None:
     """Returns what keeps the text of one object from being read back as it is."""
-    found = [_Segment(part) for part in box_text.cut_objects(text)]
-    if len(found) == 1 and found[0].problem:
-        return REASONS[found[0].problem]
-    return "has a label that does not read back" if check(text) or len(found) != 1 else None
+    segments = [_Segment(part) for part in box_text.cut_objects(text)]
+    if len(segments) == 1 and segments[0].problem:
+        return REASONS[segments[0].problem]
+    return "has a label that does not read back" if check(text) or len(segments) != 1 else None
 
 
 def _write(bins: Sequence[int] | np.ndarray, codes: Sequence[int] | np.ndarray, label: str) -> str:

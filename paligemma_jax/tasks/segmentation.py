@@ -118,8 +118,8 @@ def score_example(
     painted = mask_text.paint(predicted, codec)
     row = {
         "detections": [
-            {**found, "score": round(float(score), 6)}
-            for found, score in zip(_to_rows(predicted, painted), scores, strict=True)
+            {**row_of_object, "score": round(float(score), 6)}
+            for row_of_object, score in zip(_to_rows(predicted, painted), scores, strict=True)
         ],
         "dropped": dict(predicted.dropped),
     }
@@ -131,8 +131,8 @@ def score_example(
     matched = sum(pair.iou >= MATCH_IOU and pair.same_label for pair in pairs)
     return row | {
         "truths": [
-            {**found, **pair.to_row()}
-            for found, pair in zip(_to_rows(truth, true_masks), pairs, strict=True)
+            {**row_of_object, **pair.to_row()}
+            for row_of_object, pair in zip(_to_rows(truth, true_masks), pairs, strict=True)
         ],
         "matched": matched,
         "mean_iou": round(float(np.mean(ious)), 6) if ious else None,
@@ -256,7 +256,13 @@ def _pair(truth: masks.Regions, predicted: mask_text.Segments, painted: np.ndarr
                 union=union,
             )
             candidates.append((t, p, pair))
-    candidates.sort(key=lambda found: (not found[2].same_label, -found[2].iou, -found[2].box_iou))
+    candidates.sort(
+        key=lambda candidate: (
+            not candidate[2].same_label,
+            -candidate[2].iou,
+            -candidate[2].box_iou,
+        )
+    )
     chosen: dict[int, _Pair] = {}
     used = set()
     for t, p, pair in candidates:

@@ -6,13 +6,13 @@ MAX_SHOWN = 120
 BEFORE = 60  # characters shown before the first difference of long texts
 
 
-def describe_difference(found: str, meant: str) -> str:
+def describe_difference(text: str, meant: str) -> str:
     """Returns a message that shows both texts from shortly before where they begin to differ."""
-    pairs = zip(found, meant, strict=False)
+    pairs = zip(text, meant, strict=False)
     same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-    start = max(0, same - BEFORE) if max(len(found), len(meant)) > MAX_SHOWN else 0
+    start = max(0, same - BEFORE) if max(len(text), len(meant)) > MAX_SHOWN else 0
     return (
-        f"spacing or separators differ: '{_excerpt(found, start)}' should be "
+        f"spacing or separators differ: '{_excerpt(text, start)}' should be "
         f"'{_excerpt(meant, start)}'"
     )
 

@@ -44,15 +44,15 @@ def summarize_json(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
 
 def count_exact(prediction: str, references: Sequence[str]) -> float:
     """Returns 1 if all counts agree: {"dime": 2, "cent": 0} and {"dime": 2} are the same."""
-    found = _counts(prediction)
-    return float(found is not None and found in [_counts(reference) for reference in references])
+    counts = _counts(prediction)
+    return float(counts is not None and counts in [_counts(reference) for reference in references])
 
 
 def event_f1(prediction: str, references: Sequence[str]) -> float:
     """Returns the F1 of two sets of events, whatever their phases; see `event_phase_f1`."""
-    found = Counter({event for event, _ in _pairs(prediction)})
+    events = Counter({event for event, _ in _pairs(prediction)})
     truths = [Counter({event for event, _ in _pairs(reference)}) for reference in references]
-    return max(_f1(found, truth) for truth in truths)
+    return max(_f1(events, truth) for truth in truths)
 
 
 def event_phase_f1(prediction: str, references: Sequence[str]) -> float:
@@ -61,8 +61,8 @@ def event_phase_f1(prediction: str, references: Sequence[str]) -> float:
     Pairs are written "fall: start; cry: end" (or one on a line), as {"fall": "start"}, or as
     [{"event": "fall", "phase": "start"}]. An event may come alone, and may have several phases.
     """
-    found = Counter(_pairs(prediction))
-    return max(_f1(found, Counter(_pairs(reference))) for reference in references)
+    pairs = Counter(_pairs(prediction))
+    return max(_f1(pairs, Counter(_pairs(reference))) for reference in references)
 
 
 def _read(text: str) -> Any:
@@ -77,8 +77,8 @@ def _fields(text: str) -> Counter[Hashable]:
     value = _read(text)
     if value is None:
         return Counter({("no JSON", answer_text.parse(text)): 1})
-    found: Counter[Hashable] = Counter(_walk(value, ""))
-    return found or Counter({("empty", type(value).__name__): 1})
+    fields: Counter[Hashable] = Counter(_walk(value, ""))
+    return fields or Counter({("empty", type(value).__name__): 1})
 
 
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Hashable]]:
@@ -114,11 +114,11 @@ def _pairs(text: str) -> set[tuple[str, str]]:
     else:
         parts = [part.partition(":") for line in text.splitlines() for part in line.split(";")]
         listed = [(event, phase) for event, _, phase in parts]
-    found = set()
+    pairs = set()
     for event, phases in listed:
         for phase in phases if isinstance(phases, list) else [phases]:
-            found.add((answer_text.parse(str(event)), answer_text.parse(str(phase))))
-    return {pair for pair in found if pair[0]}
+            pairs.add((answer_text.parse(str(event)), answer_text.parse(str(phase))))
+    return {pair for pair in pairs if pair[0]}
 
 
 def _f1(first: Counter[Any], second: Counter[Any]) -> float:

@@ -147,14 +147,14 @@ def _confusion(rows: Sequence[Row]) -> dict[str, Any]:
     place = {label: number for number, label in enumerate([*labels, OTHER])}
     counts = np.zeros((len(place), len(place)), int)
     for row, truth in zip(rows, truths, strict=True):
-        said = row["prediction"].strip()
-        said = truth if said in {one.strip() for one in row["references"]} else said
-        counts[place[truth], place.get(said, place[OTHER])] += 1
+        answer = row["prediction"].strip()
+        answer = truth if answer in {one.strip() for one in row["references"]} else answer
+        counts[place[truth], place.get(answer, place[OTHER])] += 1
     return {"confusion": {"labels": list(place), "counts": counts.tolist()}}
 
 
 def _per_group(rows: Sequence[Row], metrics: Metrics) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = defaultdict(dict)
+    means: dict[str, dict[str, float]] = defaultdict(dict)
     for name, metric in metrics.items():
         for key in metric.groups:
             members = defaultdict(list)
@@ -162,5 +162,5 @@ def _per_group(rows: Sequence[Row], metrics: Metrics) -> dict[str, dict[str, flo
                 if key in row["groups"]:
                     members[row["groups"][key]].append(row["values"][name])
             for group, values in sorted(members.items()):
-                found[f"{key}: {group}"] |= {name: mean(values), "num_examples": len(values)}
-    return dict(found)
+                means[f"{key}: {group}"] |= {name: mean(values), "num_examples": len(values)}
+    return dict(means)

@@ -56,11 +56,11 @@ def normalize(text: str) -> str:
 
 
 def _spelling() -> dict[str, str]:
-    found = {number: str(value) for value, number in enumerate(NUMBERS)} | {"none": "0"}
+    spelling = {number: str(value) for value, number in enumerate(NUMBERS)} | {"none": "0"}
     for word in CONTRACTIONS.split():
         for place in [place for place, letter in enumerate(word) if letter == "'"]:
-            found[word[:place] + word[place + 1 :]] = word
-    return found | {"somebody'd": "somebodyd"}
+            spelling[word[:place] + word[place + 1 :]] = word
+    return spelling | {"somebody'd": "somebodyd"}
 
 
 SPELLING = _spelling()
