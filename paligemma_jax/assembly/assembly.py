@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from paligemma_jax.assembly import (
     attention_kernels,
     datasets,
+    families,
     mask_codecs,
     model_functions,
     quantization,
@@ -59,7 +60,7 @@ def assemble(config: ml_collections.ConfigDict) -> Assembly:
         "It may be a path; for a model from scratch import_data --train_tokenizer makes a small one"
     )
     with weights.named_by("tokenizer", config.tokenizer, hint):
-        tokenizer = tokens.load_tokenizer(weights.fetch(config.tokenizer))
+        tokenizer = families.load_tokenizer(config.model.family, weights.fetch(config.tokenizer))
     model = model_functions.describe(config, vocab_size=tokenizer.vocab_size)
     if model.vocab_size != tokenizer.vocab_size:
         say.warning(

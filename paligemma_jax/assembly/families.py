@@ -1,7 +1,9 @@
 """The families of models that there are, and which one settings or a file's arrays are of."""
 
+import pathlib
 from collections.abc import Collection
 
+from paligemma_jax.data import tokens
 from paligemma_jax.models import family
 from paligemma_jax.models.paligemma import as_family as paligemma
 from paligemma_jax.wording import near_misses
@@ -16,6 +18,11 @@ def choose(name: str) -> family.Family:
         hint = near_misses.did_you_mean(name, FAMILIES)
         raise ValueError(f"model.family='{name}' is not known. {hint}Known: {', '.join(FAMILIES)}")
     return FAMILIES[name]
+
+
+def load_tokenizer(name: str, path: pathlib.Path) -> tokens.Tokenizer:
+    """Returns the tokenizer in a file, of the kind that models of this family have."""
+    return tokens.load_tokenizer(path, kind=choose(name).tokenizer)
 
 
 def of_arrays(names: Collection[str]) -> family.Family | None:

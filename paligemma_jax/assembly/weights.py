@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from paligemma_jax.assembly import quantization, released
+from paligemma_jax.assembly import families, quantization, released
 from paligemma_jax.checkpoints import merge, npz, partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.hub import addresses
@@ -87,6 +87,12 @@ def check(
         Without any low-rank factor it fits: these are then made.
     """
     found, where = stored.arrays, os.fspath(stored.path)
+    stored_family = families.of_arrays(found)
+    if stored_family is not None and stored_family.name != model.kind.name:
+        raise ValueError(
+            f"{where} holds weights of the family '{stored_family.name}', and the settings say "
+            f"model.family='{model.kind.name}'"
+        )
     expected = model.shapes()
     if not any(map(names.is_factor, found)):
         expected = {name: shape for name, shape in expected.items() if not names.is_factor(name)}

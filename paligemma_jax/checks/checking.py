@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from paligemma_jax.assembly import mask_codecs, weights
+from paligemma_jax.assembly import families, mask_codecs, weights
 from paligemma_jax.checks import (
     check_data,
     check_example,
@@ -114,7 +114,7 @@ def _load_tokenizer(
 ) -> tokens.Tokenizer | None:
     """Returns the tokenizer, fetched if need be; what keeps it away is added to `found`."""
     try:
-        return tokens.load_tokenizer(weights.fetch(config.tokenizer))
+        return families.load_tokenizer(config.model.family, weights.fetch(config.tokenizer))
     except (ValueError, OSError) as error:
         what = f"{error}\nwithout it these are left out: {check_settings.left_out(config)}"
         remedy = (

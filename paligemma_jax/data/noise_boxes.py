@@ -115,6 +115,7 @@ def make(
     Raises:
       ValueError: not one piece, or one that text before or after it melts into.
     """
+    tokens.check_has_places(tokenizer, "input.noise_piece")
     first, separator = tokenizer.loc_ids[0], tokenizer.encode(box_text.SEPARATOR)
     ids = tokenizer.encode(piece)
     found = tokenizer.encode(f"{tokens.LOC_PIECES[0]}{piece}{box_text.SEPARATOR}")

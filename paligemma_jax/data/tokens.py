@@ -9,7 +9,8 @@ import os
 import pathlib
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import sentencepiece
 
@@ -30,18 +31,52 @@ PIECES, PIECE, SCORE, TYPE, USER_DEFINED = 1, 1, 2, 3, 4
 VARINT, BYTES, FIXED32 = 0, 2, 5
 
 
-class Tokenizer:
-    """A sentencepiece model with `<loc>` and `<seg>` pieces.
+class Tokenizer(Protocol):
+    """What data, tasks and decoding need of a tokenizer; `LOADERS` lists the kinds that there are.
 
     Attributes:
       pad, eos, bos: ids of the control pieces (0, 1, 2 in Gemma).
-      newline: id of "\\n".
+      newline: id of "\\n", which ends a prompt.
       vocab_size: number of pieces; ids are below it.
-      loc_ids, seg_ids: ranges of 1024 and 128 contiguous ids.
-      model: the serialized sentencepiece model, added pieces included; a run keeps it as its file.
+      loc_ids, seg_ids: ranges of 1024 and 128 contiguous ids, of what `<loc>` and `<seg>` are; both
+        empty where there are none, and answers that need them are then no single tokens.
+      model: the bytes that it is made of; a run keeps them as its file.
     """
 
-    def __init__(self, model: bytes, *, name: str = "tokenizer"):
+    pad: int
+    eos: int
+    bos: int
+    newline: int
+    vocab_size: int
+    loc_ids: range
+    seg_ids: range
+    model: bytes
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text, without bos and eos; a ValueError if it has none."""
+        ...
+
+    def decode(self, ids: Iterable[int], *, stop_at_eos: bool = True) -> str:
+        """Returns the text of ids, up to the first eos, without control pieces.
+
+        Never fails on what a model produced: ids outside the vocabulary (an embedding may have more
+        rows than there are pieces) are left out.
+        """
+        ...
+
+    def piece(self, token_id: int) -> str:
+        """Returns the piece of an id as the vocabulary spells it."""
+        ...
+
+    def spellings(self) -> list[bytes | None]:
+        """Returns what each id adds to a text, as UTF-8; None for control pieces, <loc>, <seg>."""
+        ...
+
+
+class SentencePiece:
+    """A `Tokenizer`: a sentencepiece model with `<loc>` and `<seg>` pieces."""
+
+    def __init__(self, model: bytes, name: str = "tokenizer"):
         """Takes the bytes of a sentencepiece model; `name` says where they are from, for errors."""
         processor = _load_processor(model, name)
         extra = (*LOC_PIECES, *SEG_PIECES)
@@ -59,29 +94,22 @@ class Tokenizer:
         self.seg_ids = range(first_seg, first_seg + len(SEG_PIECES))
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text, without bos and eos."""
         try:
             return self._processor.encode(text)
         except RuntimeError as error:
             raise ValueError(f"text {text!r:.80} cannot be encoded as UTF-8") from error
 
     def decode(self, ids: Iterable[int], *, stop_at_eos: bool = True) -> str:
-        """Returns the text of ids, up to the first eos, without control pieces.
-
-        Never fails on what a model produced: ids outside the vocabulary (an embedding may have more
-        rows than there are pieces) are left out.
-        """
         kept = [int(i) for i in ids]
         if stop_at_eos and self.eos in kept:
             kept = kept[: kept.index(self.eos)]
         return self._processor.decode([i for i in kept if 0 <= i < self.vocab_size])
 
     def piece(self, token_id: int) -> str:
-        """Returns the piece of an id as the vocabulary spells it: "▁" is a space."""
+        """As `Tokenizer` says; "▁" is a space."""
         return self._processor.id_to_piece(int(token_id))
 
     def spellings(self) -> list[bytes | None]:
-        """Returns what each id adds to a text, as UTF-8; None for control pieces, <loc>, <seg>."""
         processor = self._processor
         special = {*self.loc_ids, *self.seg_ids, processor.unk_id()}
 
@@ -126,20 +154,33 @@ class Tokenizer:
         return newline[0]
 
 
-def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Returns the tokenizer of a sentencepiece file: PaliGemma's own or plain Gemma's.
+# Kind, as a family of models names it -> (bytes of a file, where they are from) to its tokenizer.
+LOADERS: dict[str, Callable[[bytes, str], Tokenizer]] = {"sentencepiece": SentencePiece}
+
+
+def load_tokenizer(path: str | os.PathLike[str], *, kind: str = "sentencepiece") -> Tokenizer:
+    """Returns the tokenizer of a file; `kind`: a key of `LOADERS`.
 
     Raises:
-      ValueError: no such file, not a sentencepiece model, or one without pad, eos, bos, "\\n".
+      ValueError: no such file, or not a tokenizer of this kind that a model can be trained with.
     """
-    if not os.path.isfile(path):
-        raise ValueError(f"{os.fspath(path)}: no such tokenizer file")
-    return Tokenizer(pathlib.Path(path).read_bytes(), name=os.fspath(path))
+    return LOADERS[kind](_read(path), os.fspath(path))
+
+
+def load_sentencepiece(path: str | os.PathLike[str]) -> SentencePiece:
+    """As `load_tokenizer` of a sentencepiece file: PaliGemma's own or plain Gemma's."""
+    return SentencePiece(_read(path), os.fspath(path))
+
+
+def check_has_places(tokenizer: Tokenizer, what: str) -> None:
+    """Raises a ValueError if `<loc>` and `<seg>` are no tokens, and `what` needs them to be."""
+    if not tokenizer.loc_ids or not tokenizer.seg_ids:
+        raise ValueError(f"{what} needs a tokenizer with <loc> and <seg> pieces; this one has none")
 
 
 def train_tokenizer(
     texts: Iterable[str], path: str | os.PathLike[str], *, vocab_size: int = 2048
-) -> Tokenizer:
+) -> SentencePiece:
     """Trains a small tokenizer for a model from scratch, writes it to `path` and returns it.
 
     Byte-pair encoding with Gemma's settings: pad 0, eos 1, bos 2, unk 3, "\\n" one piece, digits
@@ -185,9 +226,15 @@ def train_tokenizer(
         )
     except RuntimeError as error:
         raise ValueError(f"cannot train a tokenizer of {vocab_size} pieces: {error}") from error
-    tokenizer = Tokenizer(model.getvalue(), name=os.fspath(path))
+    tokenizer = SentencePiece(model.getvalue(), os.fspath(path))
     pathlib.Path(path).write_bytes(tokenizer.model)
     return tokenizer
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    if not os.path.isfile(path):
+        raise ValueError(f"{os.fspath(path)}: no such tokenizer file")
+    return pathlib.Path(path).read_bytes()
 
 
 def _load_processor(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:

@@ -87,6 +87,7 @@ def write_json(tokenizer: tokens.Tokenizer, schema: json_grammar.Schema) -> auto
 
 def _box(tokenizer: tokens.Tokenizer) -> automaton.Part:
     """Four `<loc>`: y1 x1 y2 x2 with y2 > y1 and x2 > x1, so never the last place first."""
+    tokens.check_has_places(tokenizer, "a grammar of objects")
     first = automaton.symbols(tokenizer.loc_ids[:-1])
     second = automaton.rising(tokenizer.loc_ids)
     return automaton.sequence(first, first, second, second)

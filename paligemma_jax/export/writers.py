@@ -178,7 +178,7 @@ def _write_npz(
 
 def _tokenizer_files(path: pathlib.Path, model: variants.PaliGemma) -> dict[str, bytes]:
     """Returns name -> content of what transformers makes its tokenizer from."""
-    tokenizer = tokens.load_tokenizer(path)
+    tokenizer = tokens.load_sentencepiece(path)
     if tokenizer.vocab_size != model.vocab_size:
         raise ValueError(
             f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, the embedding "

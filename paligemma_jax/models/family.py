@@ -14,6 +14,7 @@ A prompt is image tokens, then text. Batches are as the data room makes them:
     mask_input   int32[B, T]             0: padding
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -208,26 +209,31 @@ class Model(Protocol):
     """
 
     @property
+    @abc.abstractmethod
     def kind(self) -> "Family":
         """The family that it is of."""
         ...
 
     @property
+    @abc.abstractmethod
     def res(self) -> int:
         """Side of the square image in pixels (R)."""
         ...
 
     @property
+    @abc.abstractmethod
     def vocab_size(self) -> int:
         """Rows of the table of the vocabulary (V)."""
         ...
 
     @property
+    @abc.abstractmethod
     def num_image_tokens(self) -> int:
         """Tokens that one image becomes (P)."""
         ...
 
     @property
+    @abc.abstractmethod
     def image_width(self) -> int:
         """Length of an image token (D)."""
         ...
@@ -237,10 +243,12 @@ class Model(Protocol):
         """The low-rank factors; None: there are none."""
         return None
 
+    @abc.abstractmethod
     def init(self, rng: jax.Array) -> dict[str, jax.Array]:
         """Returns random float32 parameters, factors among them if there are any."""
         ...
 
+    @abc.abstractmethod
     def functions(
         self,
         compute: Compute,
@@ -257,10 +265,12 @@ class Model(Protocol):
         """
         ...
 
+    @abc.abstractmethod
     def parts(self) -> Sequence[Part]:
         """Returns its parts in the order of the forward pass, every parameter in one of them."""
         ...
 
+    @abc.abstractmethod
     def cache_bytes(self, *, slots: int, itemsize: int) -> int:
         """Returns the bytes that decoding remembers of a row of so many tokens."""
         ...

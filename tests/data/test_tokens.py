@@ -126,7 +126,7 @@ def test_a_missing_file_is_an_error(tmp_path):
 )
 def test_another_models_tokenizer_is_refused(settings, reason):
     with pytest.raises(ValueError, match=reason):
-        tokens.Tokenizer(train(**settings))
+        tokens.SentencePiece(train(**settings))
 
 
 def test_the_released_vocabulary_has_its_loc_pieces_where_the_models_learnt_them(monkeypatch):
