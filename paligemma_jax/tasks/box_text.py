@@ -9,16 +9,21 @@ raises; text to train on is held to the grammar by `check`.
 
 import codecs
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from paligemma_jax.tasks import geometry, spacing
+from paligemma_jax.tasks import geometry
 
 SEPARATOR = " ; "
 EVERYTHING = "all classes"  # "detect all classes" asks for whatever is there
+
+# Of an answer in a message: what is shown, and how much of it before the first difference.
+MAX_SHOWN = 120
+BEFORE = 60
 
 # Why `parse` drops something, in the order in which it looks, and how `check` says it.
 REASONS = {
@@ -119,11 +124,11 @@ def check(suffix: str) -> str | None:
     for number, obj in enumerate(objects, start=1):
         problem = obj.problem or ("seg_token" if _SEG.search(obj.rest) else None)
         if problem:
-            return f"object {number} {REASONS[problem]}: '{spacing.shorten(obj.text)}'"
+            return f"object {number} {REASONS[problem]}: '{shorten(obj.text)}'"
     if suffix != SEPARATOR.join(_write(obj.bins, obj.label) for obj in objects):
-        labels = [spacing.without_comma(obj.label) for obj in objects]
+        labels = [without_comma(obj.label) for obj in objects]
         meant = (_write(obj.bins, label) for obj, label in zip(objects, labels, strict=True))
-        return spacing.describe_difference(suffix, SEPARATOR.join(meant))
+        return describe_difference(suffix, SEPARATOR.join(meant))
     return None
 
 
@@ -289,3 +294,29 @@ def piece_spans(pieces: Iterable[str]) -> tuple[str, list[tuple[int, int]]]:
         text += decoder.decode(raw)
         spans.append((start, max(len(text), start + 1) if byte else len(text)))
     return text + decoder.decode(b"", final=True), spans
+
+
+def describe_difference(text: str, meant: str) -> str:
+    """Returns a message that shows both texts from shortly before where they begin to differ."""
+    pairs = zip(text, meant, strict=False)
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    start = max(0, same - BEFORE) if max(len(text), len(meant)) > MAX_SHOWN else 0
+    return (
+        f"spacing or separators differ: '{_excerpt(text, start)}' should be "
+        f"'{_excerpt(meant, start)}'"
+    )
+
+
+def without_comma(label: str) -> str:
+    """Returns a label without a comma that was meant to part it from the next object."""
+    return label.rstrip(", ") or label
+
+
+def shorten(text: str) -> str:
+    """Returns the beginning of a text."""
+    return _excerpt(text, 0)
+
+
+def _excerpt(text: str, start: int) -> str:
+    shown = text[start : start + MAX_SHOWN]
+    return "..." * (start > 0) + shown + "..." * (start + MAX_SHOWN < len(text))

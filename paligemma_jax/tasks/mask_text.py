@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from paligemma_jax.tasks import box_text, geometry, masks, spacing
+from paligemma_jax.tasks import box_text, geometry, masks
 
 NUM_TOKENS = 16
 NUM_CODES = 128
@@ -114,11 +114,11 @@ def check(suffix: str) -> str | None:
     for number, segment in enumerate(segments, start=1):
         problem = segment.problem or ("extra_seg" if segment.num_extra else None)
         if problem:
-            return f"object {number} {REASONS[problem]}: '{spacing.shorten(segment.part.text)}'"
+            return f"object {number} {REASONS[problem]}: '{box_text.shorten(segment.part.text)}'"
     parts = [(one.part.bins, one.codes, one.part.label) for one in segments]
     if suffix != box_text.SEPARATOR.join(_write(*part) for part in parts):
-        meant = (_write(bins, codes, spacing.without_comma(label)) for bins, codes, label in parts)
-        return spacing.describe_difference(suffix, box_text.SEPARATOR.join(meant))
+        meant = (_write(bins, codes, box_text.without_comma(label)) for bins, codes, label in parts)
+        return box_text.describe_difference(suffix, box_text.SEPARATOR.join(meant))
     return None
 
 

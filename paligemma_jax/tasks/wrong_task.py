@@ -5,7 +5,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from paligemma_jax.tasks import definition, spacing, structure_metrics, task
+from paligemma_jax.tasks import box_text, definition, structure_metrics, task
 
 # Of fewer answers each is judged by itself.
 MIN_ANSWERS = 3
@@ -46,7 +46,7 @@ def find(task_name: str, answers: Sequence[str]) -> Mismatch | None:
     if look in asked.looks or count < NEARLY_ALL * len(answers):
         return None
     many = "all" if count == len(answers) else f"{count} of"
-    example = spacing.shorten(answers[looks.index(look)])
+    example = box_text.shorten(answers[looks.index(look)])
     what = f"{many} {len(answers)} answers are {look}, and the task is '{task_name}': '{example}'"
     remedy = next(one.remedy for one in task.every() if one.looks[0] == look and one.remedy)
     if asked.looks[0] == definition.WORDS:  # words may be anything

@@ -210,3 +210,18 @@ def test_dropped_objects_take_no_score():
 def test_a_token_without_text_takes_no_part_in_a_confidence():
     tokens = [("", -9.0), *[(f"<loc000{digit}>", 0.0) for digit in range(4)], (" dog", 0.0)]
     np.testing.assert_array_equal(box_text.box_scores(tokens), [1.0])
+
+
+def test_short_texts_are_shown_whole():
+    assert box_text.describe_difference("a,b", "a ; b").endswith("'a,b' should be 'a ; b'")
+
+
+def test_long_texts_are_shown_from_shortly_before_they_differ():
+    message = box_text.describe_difference("x" * 500 + "," + "y" * 500, "x" * 500 + ";" + "y" * 500)
+    x, y = "x" * box_text.BEFORE, "y" * (box_text.MAX_SHOWN - box_text.BEFORE - 1)
+    assert message.endswith(f"'...{x},{y}...' should be '...{x};{y}...'")
+
+
+def test_a_comma_behind_a_label_was_meant_to_part_it_from_the_next_one():
+    labels = ("cat,", "cat , ", "cat", "a, b", ",")
+    assert [box_text.without_comma(label) for label in labels] == ["cat", "cat", "cat", "a, b", ","]
