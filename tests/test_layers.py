@@ -47,6 +47,8 @@ ROOMS |= {
 NARROW = {
     "training": {"models.family"},
     "decoding": {"models.family"},
+    # What fine-tuning starts from: the presets name it.
+    "settings": {"params.released_models"},
     # What config.json of transformers says is translated from and to dimensions.
     "checkpoints": {"models.paligemma.variants"},
 }

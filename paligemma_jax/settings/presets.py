@@ -6,14 +6,8 @@ from typing import Any
 
 import ml_collections
 
+from paligemma_jax.params import released_models
 from paligemma_jax.settings import eval_keys, keys, source_keys, spec
-
-MODELS = {
-    "paligemma1-3b": ("gemma_2b", "pt_{res}.f16"),
-    "paligemma2-3b": ("gemma2_2b", "pt_3b_{res}"),
-    "paligemma2-10b": ("gemma2_9b", "pt_10b_{res}"),
-    "paligemma2-28b": ("gemma2_27b", "pt_28b_{res}"),
-}
 
 # Short forms of lora.targets. The projections of the language model; and what transformers and PEFT
 # adapt when told q_proj, k_proj, ..., down_proj: SigLIP has layers of the first three names.
@@ -74,14 +68,18 @@ def finetune(
       method: what is trained, with a fitting optimizer and learning rate: "full", "attention" (of
         the language model), "lora", or "qlora" (on an NF4 base).
     """
-    for what, name, table in (("model", model, MODELS), ("method", method, METHODS)):
+    for what, name, table in (
+        ("model", model, released_models.MODELS),
+        ("method", method, METHODS),
+    ):
         if name not in table:
             hint = spec.did_you_mean(name, table)
             raise ValueError(f"{what} '{name}' is not known. {hint}Known: {', '.join(table)}")
     config = defaults()
     config.update_from_flattened_dict(METHODS[method])
-    config.model.llm.variant, config.model_init = MODELS[model]
-    config.model_init = config.model_init.format(res=res)
+    released = released_models.MODELS[model]
+    config.model.img.variant, config.model.llm.variant = released.img, released.llm
+    config.model_init = released.init.format(res=res)
     config.res = res
     config.input.text_len = text_len
     return config
