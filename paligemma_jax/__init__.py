@@ -37,16 +37,15 @@ def load(
     from paligemma_jax.assembly import assembly
     from paligemma_jax.console import say
     from paligemma_jax.prediction import predictor
-    from paligemma_jax.settings import presets
+    from paligemma_jax.settings import load as settings_load
 
     say.show_on_stderr()
-    decoding = dict(decoding or {})
-    config, final = assembly.open_run(run, None, [])
-    presets.check_eval("load", {"fname": run, **decoding})
+    settings, final = assembly.open_run(run, None, [])
+    chosen = settings_load.eval_settings("load", {"fname": run, **(decoding or {})})
     return predictor.open_predictor(
-        assembly.assemble(config),
+        assembly.assemble(settings),
         assembly.choose_weights(weights, final, chosen=checkpoint),
+        chosen,
         base=base,
-        batch_size=decoding.get("batch_size") or 1,
-        settings=decoding,
+        batch_size=chosen.batch_size or 1,
     )

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checks import augment_sheet, checking
 from paligemma_jax.console import arguments
-from paligemma_jax.settings import keys, load
+from paligemma_jax.settings import load, schema
 
 # Another program may be training on this GPU: take no more of its memory than is used.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out:
         assembly.check_writable(pathlib.Path(args.out), option="--out")
     if args.config:
-        config = load.load(args.config, overrides["config"])
-        report = checking.check(config, example=args.example, full=args.full)
+        settings = load.load(args.config, overrides["config"])
+        report = checking.check(settings, example=args.example, full=args.full)
         if args.augment and not report.num_errors:
-            augment_sheet.write(config, args.augment)
+            augment_sheet.write(settings, args.augment)
     elif overrides["config"] or args.full or args.example is not None or args.augment:
         raise ValueError("--full, --example, --augment and --config.KEY belong to a --config FILE")
     else:
@@ -60,7 +60,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         metavar="LINE",
         help="of the first training set; default: has an answer",
     )
-    return arguments.parse(parser, argv, groups={"config": keys.names()})
+    return arguments.parse(parser, argv, groups={"config": schema.names()})
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from paligemma_jax.assembly import assembly
 from paligemma_jax.console import arguments, say
 from paligemma_jax.evaluation import evaluator
 from paligemma_jax.files import run_folder
-from paligemma_jax.settings import eval_keys, keys
+from paligemma_jax.settings import load, schema
 from paligemma_jax.tasks import score_docs, task
 from paligemma_jax.wording import quantities
 
@@ -37,15 +37,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
     if args.distributed:
         arguments.join_processes()
-    config, source = assembly.open_run(args.run, args.config, overrides["config"])
+    settings, source = assembly.open_run(args.run, args.config, overrides["config"])
     source = assembly.choose_weights(args.weights, source, chosen=args.checkpoint)
     name = args.name or name_of(args.data)
-    assembly.set_evaluation(config, name, args.data, overrides["eval"])
+    settings = load.with_evaluation(settings, name, args.data, overrides["eval"])
     out = pathlib.Path(args.out or pathlib.Path(args.run or "runs") / run_folder.evaluation(name))
     assembly.check_writable(out, option="--out")
     check_same_data(out, args.data)
     run = pathlib.Path(args.run) if args.run else None
-    built = assembly.assemble(config)
+    built = assembly.assemble(settings)
     scores = evaluate(built, source, base=args.base, name=name, out=out, run=run)
     if jax.process_index() == 0:
         sys.stdout.write(json.dumps(score_docs.choose_first(scores)) + "\n")
@@ -60,12 +60,14 @@ def parse_args(
         "--data",
         required=True,
         metavar="FILE",
-        help=f"a JSONL file with answers, or '{eval_keys.INPUT}': what the settings train on",
+        help=f"a JSONL file with answers, or '{schema.INPUT}': what the settings train on",
     )
     parser.add_argument("--out", metavar="FOLDER", help="default: evaluation-NAME in the run")
     parser.add_argument("--name", help="of this evaluation; default: as the file of --data")
     arguments.add_processes(parser)
-    return arguments.parse(parser, argv, groups={"config": keys.names(), "eval": eval_keys.names()})
+    return arguments.parse(
+        parser, argv, groups={"config": schema.names(), "eval": schema.eval_names()}
+    )
 
 
 def name_of(data: str) -> str:
@@ -114,11 +116,11 @@ def evaluate(
     """
     start = time.monotonic()
     one = evaluator.make(built, name)
-    stored = assembly.find_weights(built.config, source, base)
+    stored = assembly.find_weights(built.settings, source, base)
     params = assembly.load_weights(built, stored)
     say.info(f"weights: {source or 'random'}, {assembly.parameter_counts(params)}")
     rows, scores = evaluator.run(built, one, params)
-    summary = {"weights": source or "random", "data": one.settings["fname"], **scores}
+    summary = {"weights": source or "random", "data": one.settings.fname, **scores}
     evaluator.write_report(out, rows, summary, title=str(out), run=run)
     say.info(
         f"{quantities.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "

@@ -35,33 +35,35 @@ from typing import Any
 from paligemma_jax.assembly import assembly
 from paligemma_jax.console import arguments, say
 from paligemma_jax.prediction import annotated, predictor, queries
-from paligemma_jax.settings import eval_keys, keys
+from paligemma_jax.settings import load, schema
 from paligemma_jax.wording import quantities
 
 NOT_DECODING = ("fname", "image_dir", "num_examples", "decode", "scores")
 BATCH_SIZE = 8
+NAME = "predict"  # of the evaluation whose keys say how to answer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
-    config, source = assembly.open_run(args.run, args.config, overrides["config"])
+    settings, source = assembly.open_run(args.run, args.config, overrides["config"])
     source = assembly.choose_weights(args.weights, source, chosen=args.checkpoint)
     check_decoding(overrides["eval"])
-    settings = assembly.set_evaluation(config, "predict", "(command line)", overrides["eval"])
+    settings = load.with_evaluation(settings, NAME, "(command line)", overrides["eval"])
+    decoding = settings.evals[NAME]
     if args.pictures:
         assembly.check_writable(pathlib.Path(args.pictures), option="--pictures")
     chosen, rates = queries.find(
-        args.images, config, prompt=args.prompt, every=args.every, together=args.together
+        args.images, settings, prompt=args.prompt, every=args.every, together=args.together
     )
     most = max(query.num_images for query in chosen)
-    if most > config.input.max_images:
-        say.warning(f"{most} images at once: in training there were {config.input.max_images}")
+    if most > settings.input.max_images:
+        say.warning(f"{most} images at once: in training there were {settings.input.max_images}")
     opened = predictor.open_predictor(
-        assembly.assemble(config),
+        assembly.assemble(settings),
         source,
+        decoding,
         base=args.base,
-        batch_size=settings.get("batch_size") or min(BATCH_SIZE, len(chosen)),
-        settings=settings,
+        batch_size=decoding.batch_size or min(BATCH_SIZE, len(chosen)),
         prompts=[query.record.prefix for query in chosen],
     )
     with contextlib.ExitStack() as stack:
@@ -91,7 +93,7 @@ def parse_args(
     parser.add_argument("--json", action="store_true", help="JSON lines on a terminal too")
     parser.add_argument("images", nargs="+", help="files, folders, globs or addresses")
     args, overrides = arguments.parse(
-        parser, argv, groups={"config": keys.names(), "eval": eval_keys.names()}
+        parser, argv, groups={"config": schema.names(), "eval": schema.eval_names()}
     )
     if args.every is not None and args.every < 1:
         parser.error(f"--every {args.every}: expected 1 or more")

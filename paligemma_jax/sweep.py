@@ -26,7 +26,7 @@ from paligemma_jax.assembly import assembly
 from paligemma_jax.console import arguments, say, signals
 from paligemma_jax.reports import sections
 from paligemma_jax.runs import sweep_runs
-from paligemma_jax.settings import keys, sweeps
+from paligemma_jax.settings import schema, sweeps
 from paligemma_jax.wording import quantities
 
 
@@ -64,7 +64,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     what.add_argument("--only", type=int, metavar="N", help="train the N-th run alone, from 0")
     what.add_argument("--table", action="store_true", help="train nothing, compare what there is")
     what.add_argument("--commands", action="store_true", help="print each run's command alone")
-    return arguments.parse(parser, argv, groups={"config": keys.names()})
+    return arguments.parse(parser, argv, groups={"config": schema.names()})
 
 
 def choose(runs: Sequence[sweeps.Run], only: int | None) -> Sequence[sweeps.Run]:

@@ -15,7 +15,6 @@ import argparse
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from paligemma_jax.assembly import assembly, training_data
 from paligemma_jax.console import arguments, compilation, say, signals
@@ -33,7 +32,7 @@ from paligemma_jax.runs import (
     training_log,
     training_run,
 )
-from paligemma_jax.settings import keys, load
+from paligemma_jax.settings import load, schema
 
 PROFILE = "profile"
 
@@ -42,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
     if args.distributed:
         arguments.join_processes()
-    config = load.load(args.config, overrides["config"])
-    train(config, pathlib.Path(args.workdir), resume_anyway=args.resume_anyway)
+    settings = load.load(args.config, overrides["config"])
+    train(settings, pathlib.Path(args.workdir), resume_anyway=args.resume_anyway)
 
 
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, list[str]]]:
@@ -56,27 +55,27 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         help="go on with the run of the folder although settings or data differ from its own",
     )
     arguments.add_processes(parser)
-    return arguments.parse(parser, argv, groups={"config": keys.names()})
+    return arguments.parse(parser, argv, groups={"config": schema.names()})
 
 
 def prepare(
-    config: Any, workdir: pathlib.Path, *, resume_anyway: bool
+    settings: schema.Settings, workdir: pathlib.Path, *, resume_anyway: bool
 ) -> tuple[assembly.Assembly, training_run.Plan, memory_plan.Planned]:
     """Looks at everything that can be wrong before weights load."""
-    config = resume.keep_remat(config, workdir)
-    resume.check(config, workdir, resume_anyway=resume_anyway)
-    built = assembly.assemble(config)
+    settings = resume.keep_remat(settings, workdir)
+    resume.check(settings, workdir, resume_anyway=resume_anyway)
+    built = assembly.assemble(settings)
     planned = training_run.plan(built)
-    training_data.warn_of_task(config, planned.data.records)
+    training_data.warn_of_task(settings, planned.data.records)
     built, needed = auto_remat.plan_run(built, planned)
-    if not config.allow_over_memory:
+    if not settings.allow_over_memory:
         auto_remat.require_fit(built, planned, needed)
     say.info(memory_plan.describe(needed))
     return built, planned, needed
 
 
 def train(
-    config: Any,
+    settings: schema.Settings,
     workdir: pathlib.Path,
     *,
     resume_anyway: bool = False,
@@ -85,7 +84,7 @@ def train(
     """Runs a config to its end. Everything that can be wrong is looked at before weights load.
 
     Args:
-      config: as `load.load` returns it.
+      settings: as `load.load` returns them.
       workdir: the run's folder.
       resume_anyway: go on with the run of the folder although settings or data differ.
       more_trackers: of the run's numbers, beside metrics.jsonl and TensorBoard.
@@ -95,7 +94,7 @@ def train(
     """
     say.show_on_stderr()
     compiled = compilation.start_counting()
-    built, planned, needed = prepare(config, workdir, resume_anyway=resume_anyway)
+    built, planned, needed = prepare(settings, workdir, resume_anyway=resume_anyway)
     state, about = saving.start(
         built,
         planned.optimizer,
@@ -109,14 +108,14 @@ def train(
     assembly.write_run_files(built, workdir)
     examples = training_run.all_records(planned.data, planned.evaluations)
     read_images = embedding_cache.prepare(built, examples, state.params)
-    train_step = profiling.trace(needed.train_step, built.config.profile_steps, workdir / PROFILE)
+    train_step = profiling.trace(needed.train_step, built.settings.profile_steps, workdir / PROFILE)
     total, measure = planned.total_steps, memory_plan.meter(needed, compiled)
     log = training_log.Log(
         workdir,
-        every=built.config.log_training_steps,
+        every=built.settings.log_training_steps,
         total_steps=total,
         done=int(state.step),
-        settings=json.loads(load.to_json(built.config)),
+        settings=json.loads(load.to_json(built.settings)),
         more_trackers=more_trackers,
         measure=measure,
     )

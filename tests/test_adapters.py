@@ -15,7 +15,7 @@ from paligemma_jax.data import tokens
 from paligemma_jax.models.paligemma import as_family
 from paligemma_jax.params import names
 from paligemma_jax.reports import run_log
-from paligemma_jax.settings import presets
+from paligemma_jax.settings import load, presets
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 DIMS = dict(width=16, depth=2, mlp_dim=16, num_heads=2)
@@ -41,7 +41,7 @@ def make_config(folder, **changes):
 
 def write_base(path, config, *, seed=0):
     vocab_size = tokens.load_tokenizer(config.tokenizer).vocab_size
-    adapted = model_functions.describe(config, vocab_size=vocab_size)
+    adapted = model_functions.describe(load.typed(config), vocab_size=vocab_size)
     model = as_family.Model(dataclasses.replace(adapted.dims, lora=None))
     rng = np.random.default_rng(seed)
     shapes = model.shapes()
@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
     write_base(folder / "base.npz", make_config(folder))
-    train.train(make_config(folder), folder / "run")
+    train.train(load.typed(make_config(folder)), folder / "run")
     return folder
 
 
@@ -103,7 +103,7 @@ def test_a_run_with_lora_is_evaluated_and_loaded_as_any_other(folder, capsys):
 
 def test_training_goes_on_from_an_adapter_and_a_fresh_one_is_the_base(folder, capsys):
     final = folder / "run" / "final.npz"
-    train.train(make_config(folder, model_init=str(final)), folder / "again")
+    train.train(load.typed(make_config(folder, model_init=str(final))), folder / "again")
     first = run_log.read_rows(folder / "again" / "metrics.jsonl")[0]["loss"]
     learnt = [row["loss"] for row in run_log.read_rows(folder / "run" / "metrics.jsonl")]
     assert first < min(learnt)
@@ -127,7 +127,7 @@ def test_wrong_settings_are_said(folder, changes, message):
     config = make_config(folder, **changes)
     config.evals = {}
     with pytest.raises(ValueError, match=message):
-        train.train(config, folder / "wrong")
+        train.train(load.typed(config), folder / "wrong")
     assert not (folder / "wrong").exists()
 
 
@@ -143,7 +143,7 @@ def test_wrong_settings_are_said(folder, changes, message):
 def test_an_adapter_that_does_not_fit_the_settings_is_refused(folder, changes, message):
     changes = {"model_init": f"{folder}/run/final.npz", **changes}
     with pytest.raises(ValueError, match=message):
-        train.train(make_config(folder, **changes), folder / "unfit")
+        train.train(load.typed(make_config(folder, **changes)), folder / "unfit")
 
 
 def test_an_adapter_on_another_base_is_refused_naming_both(folder, capsys):

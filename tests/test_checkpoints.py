@@ -56,12 +56,12 @@ def folder(tmp_path_factory):
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
     config = make_config(folder)
     vocab_size = tokens.load_tokenizer(config.tokenizer).vocab_size
-    shapes = model_functions.describe(config, vocab_size=vocab_size).shapes()
+    shapes = model_functions.describe(load.typed(config), vocab_size=vocab_size).shapes()
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=x.shape, scale=0.3) for name, x in shapes.items()}
     npz.write(folder / "base.npz", {name: x.astype("float16") for name, x in arrays.items()})
     for name, changes in RUNS.items():
-        train.train(make_config(folder, **changes), folder / name)
+        train.train(load.typed(make_config(folder, **changes)), folder / name)
     return folder
 
 
@@ -72,7 +72,7 @@ def random(folder):
     kept = "checkpoints/000002"
     shutil.copytree(folder / "part" / kept, run / kept)
     config = make_config(folder, model_init=None, keep_best=None)
-    (run / "config.json").write_text(load.to_json(config))
+    (run / "config.json").write_text(load.to_json(load.typed(config)))
     (run / "final.npz").touch()
     path = run / kept / train_checkpoint.METADATA / train_checkpoint.METADATA
     content = json.loads(path.read_text())["content"] | {"base": {"seed": 0}, "value": None}
@@ -171,7 +171,7 @@ def test_training_begins_with_a_file_and_not_with_a_checkpoint(folder):
     with pytest.raises(
         ValueError, match=r"a run begins with a file; convert RUN FILE.npz --checkp"
     ):
-        train.train(make_config(folder, model_init=str(path)), folder / "not_made")
+        train.train(load.typed(make_config(folder, model_init=str(path))), folder / "not_made")
 
 
 def test_a_base_without_factors_does_not_pass_for_a_run_with_lora(folder, capsys):

@@ -6,7 +6,7 @@ import pytest
 
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.hub import published
-from paligemma_jax.runs import optimization
+from paligemma_jax.runs import optimization, run_length
 from paligemma_jax.settings import load
 from paligemma_jax.tasks import task
 
@@ -27,7 +27,7 @@ def test_config_builds(path):
     model = model_functions.describe(config, vocab_size=vocab_size)
     model.functions(model_functions.make_compute(config), cache_dtype=config.cache_dtype)
     shapes = model.shapes()
-    steps = optimization.total_steps(config, data_size=1000)
+    steps = run_length.total_steps(config, data_size=1000)
     made = optimization.make(config, shapes, steps=steps, data_size=1000)
     assert made.trainable
     assert task.look_up(config.task)

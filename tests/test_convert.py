@@ -135,7 +135,7 @@ def test_a_run_without_metadata_is_described_by_its_config(tmp_path, capsys, loa
     config = presets.finetune(model="paligemma2-3b", res=56)
     config.model.img.variant, config.model.llm.variant = "tiny/14", "tiny2"
     config.model.llm.vocab_size = 1400
-    (tmp_path / "config.json").write_text(load.to_json(config))
+    (tmp_path / "config.json").write_text(load.to_json(load.typed(config)))
     run(capsys, tmp_path, tmp_path / "hf")
     text = read_json(tmp_path / "hf" / "config.json")["text_config"]
     assert (text["attn_logit_softcapping"], text["final_logit_softcapping"]) == (50.0, None)

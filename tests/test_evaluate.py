@@ -5,7 +5,7 @@ import json
 import pytest
 
 from paligemma_jax import evaluate
-from paligemma_jax.settings import presets
+from paligemma_jax.settings import load
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from paligemma_jax.settings import presets
 )
 def test_an_evaluation_is_called_as_its_file(data, name):
     assert evaluate.name_of(data) == name
-    presets.check_eval(name, {"fname": data})
+    load.eval_settings(name, {"fname": data})
 
 
 def test_data_of_the_same_name_elsewhere_does_not_replace_an_evaluation(tmp_path, capsys):

@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
     config.total_steps = 1
     config.tokenizer = f"{folder}/tokenizer.model"
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
-    (folder / "config.json").write_text(load.to_json(config))
+    (folder / "config.json").write_text(load.to_json(load.typed(config)))
     rng = np.random.default_rng(0)
     (folder / "in").mkdir()
     for name in ("a", "c"):

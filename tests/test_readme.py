@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from paligemma_jax.hub import published
-from paligemma_jax.settings import keys, load
+from paligemma_jax.settings import load, schema
 from paligemma_jax.tasks import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -18,8 +18,8 @@ CONFIGS = (ROOT / "configs" / "README.md").read_text()
 def test_key_table_is_printed_from_the_code():
     table = re.search(r"<!-- keys -->\n(.*)<!-- /keys -->", CONFIGS, re.DOTALL)
     assert table, "configs/README.md has no <!-- keys --> ... <!-- /keys -->"
-    expected = keys.markdown() + "\n"
-    assert table[1] == expected, "paste the output of python -m paligemma_jax.settings.keys"
+    expected = schema.markdown() + "\n"
+    assert table[1] == expected, "paste the output of python -m paligemma_jax.settings.schema"
 
 
 def test_score_table_is_printed_from_the_code():

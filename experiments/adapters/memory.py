@@ -22,7 +22,7 @@ import tempfile
 from paligemma_jax.assembly import assembly
 from paligemma_jax.data import tokens
 from paligemma_jax.runs import memory_plan, training_run
-from paligemma_jax.settings import presets
+from paligemma_jax.settings import load, presets
 
 HERE = pathlib.Path(__file__).parent
 MODELS = ("paligemma2-3b", "paligemma2-10b", "paligemma2-28b")
@@ -81,7 +81,7 @@ def plan(model, method, devices, folder):
         c.frozen_dtype, c.compute_dtype = dtype, dtype
         c.input.data.fname, c.total_steps = f"{folder}/train.jsonl", 1
         c.input.batch_size = BATCH_PER_DEVICE * devices
-        built = assembly.assemble(c)
+        built = assembly.assemble(load.typed(c))
         return built, training_run.plan(built)
 
     memory = memory_plan.at_least(*prepare("bfloat16"))

@@ -21,7 +21,7 @@ from paligemma_jax import evaluate, train
 from paligemma_jax.assembly import assembly
 from paligemma_jax.reports import run_log
 from paligemma_jax.runs import memory_plan, training_run
-from paligemma_jax.settings import load
+from paligemma_jax.settings import load, schema
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -114,7 +114,7 @@ def adapt(args, arm, seed):
         "log_training_steps": 10,
         **ARMS[arm],
     }
-    config.update_from_flattened_dict(changes)
+    config = schema.replace(config, changes)
     workdir = args.out / f"{arm.replace(' ', '')}-{seed}"
     built = assembly.assemble(config)
     planned = training_run.plan(built)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from paligemma_jax.assembly import datasets
 from paligemma_jax.data import index_sampler, tokens
-from paligemma_jax.settings import presets
+from paligemma_jax.settings import load, presets
 
 NUM_IMAGES = 100
 CLASSES = [f"{size} {kind}" for size in ("small", "large") for kind in "abcdefghij"]
@@ -81,11 +81,12 @@ def start(path: pathlib.Path) -> dict[str, float]:
     """Does what a run does before its first batch; returns seconds and peak memory."""
     config = presets.finetune(model="paligemma1-3b", res=224, text_len=128)
     config.input.data.fname = str(path)
+    settings = load.typed(config)
     tokenizer = tokens.load_tokenizer(path.parent / "tokenizer.model")
     begin = time.monotonic()
-    records = datasets.read_records(config, str(path), key="input.data.fname")
+    records = datasets.read_records(settings, str(path), key="input.data.fname")
     read = time.monotonic()
-    datasets.check_lengths(config, records, tokenizer, name="training data")
+    datasets.check_lengths(settings, records, tokenizer, name="training data")
     measured = time.monotonic()
     index_sampler.Order(0, [index_sampler.Source("rows", len(records))], batch_size=8).records(0)
     end = time.monotonic()

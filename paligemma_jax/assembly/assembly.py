@@ -3,11 +3,10 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 from jax.sharding import Mesh
 
 from paligemma_jax.assembly import (
@@ -26,8 +25,8 @@ from paligemma_jax.data import tokens
 from paligemma_jax.files import atomic, disk_space, run_folder
 from paligemma_jax.models import family
 from paligemma_jax.params import names, sharding
-from paligemma_jax.settings import load as settings_load
-from paligemma_jax.settings import presets
+from paligemma_jax.settings import load as load_settings
+from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import quantities
 
@@ -37,7 +36,7 @@ class Assembly:
     """What training, evaluation and prediction share.
 
     Attributes:
-      config: resolved and locked.
+      settings: of the run.
       tokenizer: of the run.
       task: reads and scores answers.
       model: dimensions.
@@ -45,7 +44,7 @@ class Assembly:
       mesh: the devices.
     """
 
-    config: ml_collections.ConfigDict
+    settings: schema.Settings
     tokenizer: tokens.Tokenizer
     task: task.Task
     model: family.Model
@@ -53,45 +52,47 @@ class Assembly:
     mesh: Mesh
 
 
-def assemble(config: ml_collections.ConfigDict) -> Assembly:
+def assemble(settings: schema.Settings) -> Assembly:
     """Builds everything that needs neither data nor weights."""
     say.info(f"devices: {weights.describe_devices()}")
     hint = (
         "It may be a path; for a model from scratch import_data --train_tokenizer makes a small one"
     )
-    with weights.named_by("tokenizer", config.tokenizer, hint):
-        tokenizer = families.load_tokenizer(config.model.family, weights.fetch(config.tokenizer))
-    model = model_functions.describe(config, vocab_size=tokenizer.vocab_size)
+    with weights.named_by("tokenizer", settings.tokenizer, hint):
+        tokenizer = families.load_tokenizer(
+            settings.model.family, weights.fetch(settings.tokenizer)
+        )
+    model = model_functions.describe(settings, vocab_size=tokenizer.vocab_size)
     if model.vocab_size != tokenizer.vocab_size:
         say.warning(
             f"tokenizer: {tokenizer.vocab_size} pieces for {model.vocab_size} rows of the "
             f"embedding. Is it the tokenizer that the weights were trained with?"
         )
-    compute = model_functions.make_compute(config)
-    attention_kernels.check(config, model, compute)
-    if config.compute_dtype == model_functions.AUTO:
-        _, why = model_functions.choose_compute_dtype(config.compute_dtype)
+    compute = model_functions.make_compute(settings)
+    attention_kernels.check(settings, model, compute)
+    if settings.compute_dtype == model_functions.AUTO:
+        _, why = model_functions.choose_compute_dtype(settings.compute_dtype)
         say.info(f"compute_dtype: {compute.dtype} ({why})")
-    mesh = weights.make_mesh(config)
+    mesh = weights.make_mesh(settings)
     return Assembly(
-        config=config,
+        settings=settings,
         tokenizer=tokenizer,
-        task=datasets.make_task(config),
+        task=datasets.make_task(settings),
         model=model,
-        functions=make_functions(config, model, compute, mesh),
+        functions=make_functions(settings, model, compute, mesh),
         mesh=mesh,
     )
 
 
 def make_functions(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     model: family.Model,
     compute: family.Compute,
     mesh: Mesh,
 ) -> family.Functions:
     """Returns the model's functions; each of several devices keeps the cache of its own rows."""
     rows = sharding.batch_sharding(mesh) if mesh.size > 1 else None
-    return model.functions(compute, cache_dtype=config.cache_dtype, cache_sharding=rows)
+    return model.functions(compute, cache_dtype=settings.cache_dtype, cache_sharding=rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,13 +122,15 @@ def lay_out(
     """
     arrays = None
     if stored:
-        weights.check(built.config, stored, built.model)
+        weights.check(built.settings, stored, built.model)
         arrays = stored.arrays
-    shapes = weights.expected_shapes(built.config, built.model, trainable, arrays)
+    shapes = weights.expected_shapes(built.settings, built.model, trainable, arrays)
     possible = built.model.kind.names.quantizable
-    kinds = quantization.choose(built.config, shapes, possible, trainable=trainable, stored=stored)
+    kinds = quantization.choose(
+        built.settings, shapes, possible, trainable=trainable, stored=stored
+    )
     shapes = quantization.shrink(shapes, kinds, possible)
-    rules = [(str(regex), tactic) for regex, tactic in built.config.sharding_strategy]
+    rules = [(str(regex), tactic) for regex, tactic in built.settings.sharding_strategy]
     return Layout(stored, shapes, sharding.shardings(shapes, rules, built.mesh))
 
 
@@ -136,7 +139,7 @@ def load(
 ) -> dict[str, jax.Array]:
     """Returns parameters on their devices, those of `names` or all."""
     chosen = {n: shape for n, shape in layout.shapes.items() if names is None or n in names}
-    model, seed = built.model, built.config.seed
+    model, seed = built.model, built.settings.seed
     if layout.stored is None:
         # All of them are made: the program is then the same one, and so is every bit.
         made = weights.init_random(model, layout.shapes, layout.where, seed=seed)
@@ -159,51 +162,41 @@ def load_weights(built: Assembly, stored: partial_weights.Weights | None) -> dic
     if stored and built.model.lora and not any(map(names.is_factor, stored.arrays)):
         raise ValueError(
             f"{stored.path} has none of the LoRA factors that lora.targets='"
-            f"{built.config.lora.targets}' names: it is a model that they are not trained into. To "
-            f"use it as it is, add --config.lora.targets=None; else give the run's own weights"
+            f"{built.settings.lora.targets}' names: it is a model that they are not trained into. "
+            f"To use it as it is, add --config.lora.targets=None; else give the run's own weights"
         )
     return load(built, layout)
 
 
 def open_run(
     run: str | None, config: str | None, overrides: list[str]
-) -> tuple[ml_collections.ConfigDict, str | None]:
+) -> tuple[schema.Settings, str | None]:
     """Returns (settings, weights) of a finished run's folder, or of a config file.
 
     A run brings its own tokenizer and final weights, and these are in the types that they should
-    have: `frozen_dtype` would change trained ones too. A config names a tokenizer and `model_init`.
+    have: `frozen_dtype` would change trained ones too. A config names a tokenizer and
+    `model_init`.
     """
     if (run is None) == (config is None):
         raise ValueError("give one of --run FOLDER and --config FILE")
     if config is not None:
-        loaded = settings_load.load(config, overrides)
+        loaded = load_settings.load(config, overrides)
         return loaded, loaded.model_init
     folder = pathlib.Path(str(run))
     own = {"tokenizer": run_folder.TOKENIZER, "mask_codec": run_folder.MASK_CODEC}
     kept = [f"{key}={folder / file}" for key, file in own.items() if (folder / file).exists()]
     overrides = ["frozen_dtype=None", *kept, *overrides]
-    loaded = settings_load.from_json(folder / run_folder.CONFIG, overrides)
+    loaded = load_settings.from_json(folder / run_folder.CONFIG, overrides)
     return loaded, str(folder / run_folder.FINAL)
 
 
-def set_evaluation(
-    config: ml_collections.ConfigDict, name: str, fname: str, overrides: Sequence[str]
-) -> dict[str, Any]:
-    """Makes `name` the only evaluation of the settings, and returns its own settings, complete."""
-    with config.unlocked():
-        config.evals = {name: {"fname": fname}}
-        settings_load.override(config, [f"evals.{name}.{override}" for override in overrides])
-    presets.validate(config)
-    return presets.eval_settings(config.evals[name])
-
-
 def find_weights(
-    config: ml_collections.ConfigDict, source: str | None, base: str | None = None
+    settings: schema.Settings, source: str | None, base: str | None = None
 ) -> partial_weights.Weights | None:
     """Returns the weights of a name, an address or a path; None, for random ones, gives None.
 
     Args:
-      config: its `model_init_base` goes with its `model_init`.
+      settings: its `model_init_base` goes with its `model_init`.
       source: what to find.
       base: of weights that are trained arrays only; None: the one that they name.
     """
@@ -212,14 +205,14 @@ def find_weights(
             raise ValueError(f"the base {base} is given, but weights are random: they need none")
         return None
     if run_weights.is_checkpoint(source):
-        if source == config.model_init:
+        if source == settings.model_init:
             raise ValueError(
                 f"model_init={source}: a run begins with a file; convert RUN FILE.npz --checkpoint "
                 f"{pathlib.Path(source).name} writes it"
             )
         return run_weights.find(pathlib.Path(source), base)
-    if source == config.model_init:
-        base = base or config.model_init_base
+    if source == settings.model_init:
+        base = base or settings.model_init_base
     return weights.find(source, base)
 
 
@@ -263,10 +256,10 @@ def check_writable(folder: pathlib.Path, *, option: str) -> None:
 def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:
     """Writes what makes a run's folder complete without the files it was started from."""
     if jax.process_index() == 0:
-        atomic.write_text(workdir / run_folder.CONFIG, settings_load.to_json(built.config) + "\n")
+        atomic.write_text(workdir / run_folder.CONFIG, load_settings.to_json(built.settings) + "\n")
         atomic.write_bytes(workdir / run_folder.TOKENIZER, built.tokenizer.model)
         if built.task.needs_codec:
-            codec = mask_codecs.load(built.config.mask_codec)
+            codec = mask_codecs.load(built.settings.mask_codec)
             atomic.write_bytes(workdir / run_folder.MASK_CODEC, codec.path.read_bytes())
 
 

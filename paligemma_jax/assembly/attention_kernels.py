@@ -8,9 +8,9 @@ import re
 from typing import Any
 
 import jax
-import ml_collections
 
 from paligemma_jax.models import family
+from paligemma_jax.settings import schema
 
 CUDNN = "cudnn"  # a value of model.img.attention and model.llm.attention
 # Compute capabilities (of Ampere, of Hopper) and the longest head that each serves.
@@ -18,17 +18,17 @@ FIRST_CAPABILITY, LONG_CAPABILITY = 8.0, 9.0
 HEAD_DIM, LONG_HEAD_DIM = 128, 256
 
 
-def check(config: ml_collections.ConfigDict, model: family.Model, compute: family.Compute) -> None:
+def check(settings: schema.Settings, model: family.Model, compute: family.Compute) -> None:
     """Raises a ValueError if a tower is to use cuDNN's attention and cannot, with the reason."""
     towers = {"img": compute.img_attention, "llm": compute.attention}
     for tower in (tower for tower, kernel in towers.items() if kernel == CUDNN):
-        problem = _problem(config, model, model.heads().get(tower), compute.dtype)
+        problem = _problem(settings, model, model.heads().get(tower), compute.dtype)
         if problem:
             raise ValueError(f"model.{tower}.attention='{CUDNN}': {problem}; or use 'xla'")
 
 
 def _problem(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     model: family.Model,
     heads: family.Heads | None,
     dtype: str,
@@ -37,13 +37,13 @@ def _problem(
         return f"a model of the family '{model.kind.name}' has no attention there"
     if heads.softcap:
         return f"it has no soft-cap, and this model's is {heads.softcap:g} (attn_logits_softcap)"
-    problem = _problem_of_lengths(config, model) if heads.is_masked else None
+    problem = _problem_of_lengths(settings, model) if heads.is_masked else None
     return problem or _problem_of_device(heads.head_dim, dtype)
 
 
-def _problem_of_lengths(config: ml_collections.ConfigDict, model: family.Model) -> str | None:
-    num_image = config.input.max_images * model.num_image_tokens
-    for length in (config.input.text_len, *(config.input.text_lens or ())):
+def _problem_of_lengths(settings: schema.Settings, model: family.Model) -> str | None:
+    num_image = settings.input.max_images * model.num_image_tokens
+    for length in (settings.input.text_len, *(settings.input.text_lens or ())):
         if (num_image + length) % 2:
             return (
                 f"gradients through a mask need an even number of tokens, found {num_image} of "

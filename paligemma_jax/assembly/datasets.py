@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from paligemma_jax.assembly import mask_codecs, start_cache
@@ -16,6 +15,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import noise_boxes, pipeline, prefix_lm, records, remote, tokens
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing
+from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task, text_metrics, wrong_task
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
@@ -30,43 +30,43 @@ MAX_TEXT_LENS = 3
 Records = Sequence[records.Record]
 
 
-def make_task(config: ml_collections.ConfigDict, scores: Sequence[str] | None = None) -> task.Task:
+def make_task(settings: schema.Settings, scores: Sequence[str] | None = None) -> task.Task:
     """Returns the task that the settings name; `scores` replace its usual ones.
 
     Raises:
       ValueError: settings that contradict each other. OSError: no mask codec, for segmentation.
     """
-    needs_codec = task.look_up(config.task).needs_codec
-    codec = mask_codecs.for_task(config.mask_codec).decode if needs_codec else None
-    options = dataclasses.replace(_task_options(config), scores=tuple(scores or ()), codec=codec)
-    return task.choose(config.task, options)
+    needs_codec = task.look_up(settings.task).needs_codec
+    codec = mask_codecs.for_task(settings.mask_codec).decode if needs_codec else None
+    options = dataclasses.replace(_task_options(settings), scores=tuple(scores or ()), codec=codec)
+    return task.choose(settings.task, options)
 
 
-def make_reader(config: ml_collections.ConfigDict) -> task.Task:
+def make_reader(settings: schema.Settings) -> task.Task:
     """Returns the task to read and check texts with; it needs no mask codec, and cannot score."""
-    return task.look_up(config.task, _task_options(config))
+    return task.look_up(settings.task, _task_options(settings))
 
 
-def _task_options(config: ml_collections.ConfigDict) -> task.Options:
+def _task_options(settings: schema.Settings) -> task.Options:
     return task.Options(
-        convention=config.coordinates, noise_boxes=config.input.noise_piece is not None
+        convention=settings.coordinates, noise_boxes=settings.input.noise_piece is not None
     )
 
 
 def make_noise(
-    config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer, examples: Records = ()
+    settings: schema.Settings, tokenizer: tokens.Tokenizer, examples: Records = ()
 ) -> noise_boxes.NoiseBoxes | None:
     """Returns what fills answers up, in part with boxes of `examples`; None where nothing does."""
-    piece = config.input.noise_piece
+    piece = settings.input.noise_piece
     if piece is None:
         return None
     chosen = examples[:: max(1, len(examples) // NOISE_ROWS)]
     suffixes = [record.suffix or "" for record in chosen]
-    return noise_boxes.make(tokenizer, piece, seed=config.seed, suffixes=suffixes)
+    return noise_boxes.make(tokenizer, piece, seed=settings.seed, suffixes=suffixes)
 
 
 def read_records(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     fname: str | None,
     *,
     key: str,
@@ -77,7 +77,7 @@ def read_records(
     """Returns the records of a JSONL file.
 
     Args:
-      config: all settings.
+      settings: all settings.
       fname: the file.
       key: the config key that names it, for errors.
       image_dir: where its images are; None: beside it.
@@ -88,10 +88,10 @@ def read_records(
     """
     if not fname:
         raise ValueError(f"{key} is not set: the path of a JSONL file")
-    data = config.input.data
-    check = task.look_up(config.task).check
-    keys = fields or data.fields.to_dict()
-    passed = _checks_entry(config, fname, keys)
+    data = settings.input.data
+    check = task.look_up(settings.task).check
+    keys = fields or data.fields
+    passed = _checks_entry(settings, fname, keys)
     is_known = passed is not None and start_cache.load(passed) is not None
     checked: list[str] = []
 
@@ -110,7 +110,7 @@ def read_records(
                 progress=report,
             )
     except ValueError:
-        other = wrong_task.find(config.task, checked)
+        other = wrong_task.find(settings.task, checked)
         if other is None or not other.is_refused:
             raise
         raise ValueError(f"{fname}: {other.what}: {other.remedy}") from None
@@ -119,26 +119,24 @@ def read_records(
     return found
 
 
-def _checks_entry(
-    config: ml_collections.ConfigDict, fname: str, keys: Mapping[str, str]
-) -> str | None:
+def _checks_entry(settings: schema.Settings, fname: str, keys: Mapping[str, str]) -> str | None:
     """Returns the entry that says that a file's suffixes are good; None for a small file."""
     if not os.path.isfile(fname) or os.path.getsize(fname) < start_cache.MIN_BYTES:
         return None
-    said = json.dumps([config.task, config.coordinates, dict(keys)])
+    said = json.dumps([settings.task, settings.coordinates, dict(keys)])
     return start_cache.name("checks", [start_cache.hash_file(fname), said.encode()])
 
 
-def as_learnt(config: ml_collections.ConfigDict, examples: Records) -> Records:
+def as_learnt(settings: schema.Settings, examples: Records) -> Records:
     """Returns records with the texts that a model is taught, which are what it is scored by."""
     cleaned = []
     for record in examples:
         prefix, suffix, _ = prefix_lm.clean(
-            record.prefix, record.suffix or "", lowercase=config.input.lowercase
+            record.prefix, record.suffix or "", lowercase=settings.input.lowercase
         )
         suffix = None if record.suffix is None else suffix
         extra = record.extra
-        if config.input.lowercase and isinstance(extra.get(text_metrics.ANSWERS), list):
+        if settings.input.lowercase and isinstance(extra.get(text_metrics.ANSWERS), list):
             lowered = [str(answer).lower() for answer in extra[text_metrics.ANSWERS]]
             extra = {**extra, text_metrics.ANSWERS: lowered}
         cleaned.append(dataclasses.replace(record, prefix=prefix, suffix=suffix, extra=extra))
@@ -160,17 +158,17 @@ def check_rows(chosen: task.Task, examples: Records, *, name: str) -> None:
 
 
 def check_lengths(
-    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer, *, name: str
+    settings: schema.Settings, examples: Records, tokenizer: tokens.Tokenizer, *, name: str
 ) -> prefix_lm.LengthReport:
     """Says how long the texts are; records that would lose their eos are an error.
 
     Raises:
       ValueError: lists them, unless `input.allow_truncation` is set; then says how many.
     """
-    lengths = _measure(examples, tokenizer, lowercase=config.input.lowercase, name=name)
-    report = prefix_lm.report(examples, lengths, text_len=config.input.text_len)
+    lengths = _measure(examples, tokenizer, lowercase=settings.input.lowercase, name=name)
+    report = prefix_lm.report(examples, lengths, text_len=settings.input.text_len)
     say.info(f"{name}: {report.describe()}")
-    if not config.input.allow_truncation:
+    if not settings.input.allow_truncation:
         report.require_fit()
     return report
 
@@ -201,36 +199,36 @@ def open_image(path: str) -> Any:
     return drawing.open_rgb(io.BytesIO(remote.read(path)) if remote.is_address(path) else path)
 
 
-def spec(config: ml_collections.ConfigDict, **changes: Any) -> pipeline.BatchSpec:
+def spec(settings: schema.Settings, **changes: Any) -> pipeline.BatchSpec:
     """Returns the shape of training batches; `changes` replace fields, as for evaluation."""
     fields = {
-        "res": config.res,
-        "text_len": config.input.text_len,
-        "batch_size": config.input.batch_size,
-        "max_images": config.input.max_images,
-        "lowercase": config.input.lowercase,
-        "allow_truncation": config.input.allow_truncation,
+        "res": settings.res,
+        "text_len": settings.input.text_len,
+        "batch_size": settings.input.batch_size,
+        "max_images": settings.input.max_images,
+        "lowercase": settings.input.lowercase,
+        "allow_truncation": settings.input.allow_truncation,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
-        "num_workers": config.input.num_workers,
+        "num_workers": settings.input.num_workers,
     }
     return pipeline.BatchSpec(**{**fields, **changes})
 
 
-def text_lens(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+def text_lens(settings: schema.Settings) -> tuple[int, ...]:
     """Returns the lengths that a training batch may have besides `input.text_len`.
 
     Raises:
       ValueError: too many, no lengths below it, or answers that noise boxes fill up to it.
     """
-    found, longest = tuple(config.input.text_lens or ()), config.input.text_len
+    found, longest = tuple(settings.input.text_lens or ()), settings.input.text_len
     are_lengths = all(type(x) is int and 0 < x < longest for x in found)
     if not are_lengths or len(set(found)) < len(found) or len(found) > MAX_TEXT_LENS:
         raise ValueError(
             f"config: input.text_lens={list(found)}: expected up to {MAX_TEXT_LENS} different "
             f"lengths of 1 to {longest - 1}, below input.text_len"
         )
-    if found and config.input.noise_piece is not None:
+    if found and settings.input.noise_piece is not None:
         raise ValueError(
             "config: input.text_lens: with input.noise_piece every answer is filled up to "
             "input.text_len; leave out one of them"
@@ -238,35 +236,33 @@ def text_lens(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     return found
 
 
-def prompt_len(
-    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer
-) -> int:
+def prompt_len(settings: schema.Settings, examples: Records, tokenizer: tokens.Tokenizer) -> int:
     """Returns the length that all prompts fit in, a multiple of 8."""
-    longest = max(_prompt_lens(config, examples, tokenizer))
+    longest = max(_prompt_lens(settings, examples, tokenizer))
     return -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
 
 
-def answer_len(
-    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer
-) -> int:
+def answer_len(settings: schema.Settings, examples: Records, tokenizer: tokens.Tokenizer) -> int:
     """Returns how many tokens an answer may have: the longest true one with eos, and some more.
 
     With noise boxes, as many as training answers had.
     """
-    if config.input.noise_piece is not None:
-        return config.input.text_len + 1 - min(_prompt_lens(config, examples, tokenizer))
+    if settings.input.noise_piece is not None:
+        return settings.input.text_len + 1 - min(_prompt_lens(settings, examples, tokenizer))
     suffixes = [
-        prefix_lm.clean("", e.suffix or "", lowercase=config.input.lowercase)[1] for e in examples
+        prefix_lm.clean("", e.suffix or "", lowercase=settings.input.lowercase)[1] for e in examples
     ]
     longest = max((len(tokenizer.encode(suffix)) + 1 for suffix in suffixes), default=1)
     return longest + EXTRA_NEW_TOKENS
 
 
 def _prompt_lens(
-    config: ml_collections.ConfigDict, examples: Records, tokenizer: tokens.Tokenizer
+    settings: schema.Settings, examples: Records, tokenizer: tokens.Tokenizer
 ) -> list[int]:
     """Returns the lengths of prompts with bos and newline."""
-    cleaned = (prefix_lm.clean(e.prefix, "", lowercase=config.input.lowercase)[0] for e in examples)
+    cleaned = (
+        prefix_lm.clean(e.prefix, "", lowercase=settings.input.lowercase)[0] for e in examples
+    )
     return [len(tokenizer.encode(prefix)) + 2 for prefix in cleaned]
 
 

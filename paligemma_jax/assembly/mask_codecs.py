@@ -11,10 +11,10 @@ import numpy as np
 from paligemma_jax.assembly import weights
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.models import mask_codec
-from paligemma_jax.settings import keys
+from paligemma_jax.settings import schema
 
 OWN = "experiments/mask_codec/codec.npz"
-PUBLISHED = next(key.default for key in keys.KEYS if key.name == "mask_codec")
+PUBLISHED = schema.Settings().mask_codec
 
 
 @dataclasses.dataclass(frozen=True)

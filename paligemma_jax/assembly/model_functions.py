@@ -3,12 +3,12 @@
 from typing import Any
 
 import jax
-import ml_collections
 
 from paligemma_jax.assembly import families
 from paligemma_jax.hub import published
 from paligemma_jax.models import family
 from paligemma_jax.params import lora
+from paligemma_jax.settings import schema
 
 AUTO = "auto"  # a value of compute_dtype and remat_policy
 # What an automatic remat_policy chooses from. The first keeps the products with weights; those of
@@ -17,69 +17,70 @@ FASTER, SMALLER = "dots_with_no_batch_dims_saveable", "nothing_saveable"
 BFLOAT16_CAPABILITY = 8.0  # of the first NVIDIA GPUs with bfloat16: Ampere
 
 
-def describe(config: ml_collections.ConfigDict, *, vocab_size: int) -> family.Model:
+def describe(settings: schema.Settings, *, vocab_size: int) -> family.Model:
     """Returns the model's dimensions. `vocab_size`: the tokenizer's pieces.
 
     Raises:
       ValueError: an unknown variant or dimension, fewer embedding rows than pieces, or published
         weights with a tokenizer of another size than their own.
     """
-    rows = config.model.llm.vocab_size or vocab_size
-    if rows != vocab_size and config.model_init in published.FILES:
+    rows = settings.model.llm.vocab_size or vocab_size
+    if rows != vocab_size and settings.model_init in published.FILES:
         raise ValueError(
-            f"the tokenizer {config.tokenizer} has {vocab_size} pieces, {config.model_init} knows "
-            f"{rows}: it would read every piece as another one. Use PaliGemma's or Gemma's own"
+            f"the tokenizer {settings.tokenizer} has {vocab_size} pieces, {settings.model_init} "
+            f"knows {rows}: it would read every piece as another one. Use PaliGemma's or Gemma's "
+            f"own"
         )
     if rows < vocab_size:
         raise ValueError(
-            f"model.llm.vocab_size={rows}, but the tokenizer {config.tokenizer} has {vocab_size} "
+            f"model.llm.vocab_size={rows}, but the tokenizer {settings.tokenizer} has {vocab_size} "
             f"pieces: use the model's own tokenizer, or set model.llm.vocab_size=None"
         )
-    chosen = families.choose(config.model.family)
+    chosen = families.choose(settings.model.family)
     made = chosen.make(
         family.Spec(
-            img=_tower(config.model.img),
-            llm=_tower(config.model.llm),
-            res=config.res,
+            img=_tower(settings.model.img),
+            llm=_tower(settings.model.llm),
+            res=settings.res,
             vocab_size=rows,
-            final_logits_softcap=float(config.model.llm.final_logits_softcap),
-            lora=make_lora(config),
+            final_logits_softcap=float(settings.model.llm.final_logits_softcap),
+            lora=make_lora(settings),
         )
     )
-    if made.lora is None and config.lora.targets is not None:
+    if made.lora is None and settings.lora.targets is not None:
         raise ValueError(f"lora.targets: models of the family '{chosen.name}' have no factors")
     return made
 
 
-def _tower(settings: ml_collections.ConfigDict) -> family.TowerSpec:
-    return family.TowerSpec(settings.variant, dict(settings.dims) if settings.dims else None)
+def _tower(tower: schema.ImgSettings | schema.LlmSettings) -> family.TowerSpec:
+    return family.TowerSpec(tower.variant, dict(tower.dims) if tower.dims else None)
 
 
-def make_lora(config: ml_collections.ConfigDict) -> lora.Lora | None:
+def make_lora(settings: schema.Settings) -> lora.Lora | None:
     """Returns which low-rank factors the model has, None without `lora.targets`."""
-    targets = config.lora.targets
+    targets = settings.lora.targets
     if targets is None:
         return None
-    short_forms = families.choose(config.model.family).names.lora_targets
+    short_forms = families.choose(settings.model.family).names.lora_targets
     return lora.Lora(
         targets=str(short_forms.get(targets, targets)),
-        rank=config.lora.rank,
-        alpha=float(config.lora.alpha),
-        dropout=float(config.lora.dropout),
-        rank_stabilized=config.lora.rank_stabilized,
+        rank=settings.lora.rank,
+        alpha=float(settings.lora.alpha),
+        dropout=float(settings.lora.dropout),
+        rank_stabilized=settings.lora.rank_stabilized,
     )
 
 
-def make_compute(config: ml_collections.ConfigDict) -> family.Compute:
+def make_compute(settings: schema.Settings) -> family.Compute:
     """Returns how the model runs: types, remat, dropout. A value it does not know is an error."""
     try:
         return family.Compute(
-            dtype=choose_compute_dtype(config.compute_dtype)[0],
-            remat=SMALLER if config.remat_policy == AUTO else config.remat_policy,
-            dropout=float(config.model.llm.dropout),
-            img_dropout=float(config.model.img.dropout),
-            attention=config.model.llm.attention,
-            img_attention=config.model.img.attention,
+            dtype=choose_compute_dtype(settings.compute_dtype)[0],
+            remat=SMALLER if settings.remat_policy == AUTO else settings.remat_policy,
+            dropout=float(settings.model.llm.dropout),
+            img_dropout=float(settings.model.img.dropout),
+            attention=settings.model.llm.attention,
+            img_attention=settings.model.img.attention,
         )
     except ValueError as error:
         raise ValueError(f"compute_dtype, remat_policy or dropout: {error}") from error

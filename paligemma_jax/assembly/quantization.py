@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from paligemma_jax.checkpoints import lazy_array, partial_weights
 from paligemma_jax.models.common import quantize
 from paligemma_jax.params import names, sharding
+from paligemma_jax.settings import schema
 
 WHAT = "quantize"
 # Type in which quantized weights are written where a file is to hold all weights.
@@ -19,7 +19,7 @@ WRITTEN = "bfloat16"
 
 
 def choose(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     shapes: Mapping[str, Any],
     quantizable: quantize.Quantizable | None,
     *,
@@ -32,7 +32,7 @@ def choose(
     trained arrays holds itself, which was trained beside quantized ones.
 
     Args:
-      config: of the run.
+      settings: of the run.
       shapes: of all parameters.
       quantizable: which of them can be quantized; None: none.
       trainable: their names.
@@ -42,11 +42,11 @@ def choose(
       ValueError: a rule that names a trainable weight or none that can be quantized; nothing left
         to quantize; a weight whose place is given axis by axis, which blocks do not have.
     """
-    asked = config.quantize
+    asked = settings.quantize
     if asked is None:
         return {}
     if quantizable is None:
-        raise ValueError(f"{WHAT}: no weight of a {config.model.family} can be quantized")
+        raise ValueError(f"{WHAT}: no weight of a {settings.model.family} can be quantized")
     possible = quantizable.candidates(shapes)
     if isinstance(asked, str):
         kept = {*trainable, *(stored.own if stored and stored.base else ())}
@@ -65,7 +65,7 @@ def choose(
             f"{WHAT}: '{trained[0]}' is trained, and only frozen weights can be quantized "
             f"({len(trained)} such). Put ('{trained[0]}', None) before its rule, or freeze it"
         )
-    _check_places(config, shapes, kinds)
+    _check_places(settings, shapes, kinds)
     return kinds
 
 
@@ -127,9 +127,9 @@ def describe(arrays: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check_places(
-    config: ml_collections.ConfigDict, shapes: Mapping[str, Any], kinds: Mapping[str, str]
+    settings: schema.Settings, shapes: Mapping[str, Any], kinds: Mapping[str, str]
 ) -> None:
-    rules = [(str(regex), tactic) for regex, tactic in config.sharding_strategy]
+    rules = [(str(regex), tactic) for regex, tactic in settings.sharding_strategy]
     tactics = names.match(rules, shapes, what=sharding.WHAT)
     for name in kinds:
         if sharding.names_dimensions(tactics[name]):

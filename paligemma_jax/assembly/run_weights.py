@@ -10,12 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from paligemma_jax.assembly import families, model_functions, weights
 from paligemma_jax.checkpoints import checksums, npz, partial_weights, train_checkpoint
 from paligemma_jax.files import run_folder
-from paligemma_jax.settings import load
+from paligemma_jax.settings import load, schema
 
 TRAINABLE, OPTIMIZER = "trainable", "optimizer"
 BEST, LAST = "best", "last"
@@ -64,19 +63,19 @@ def find(path: pathlib.Path, base: str | None = None) -> partial_weights.Weights
     Raises:
       ValueError: it is damaged; or the frozen weights cannot be had, or are others.
     """
-    config = load.from_json(path.parents[1] / run_folder.CONFIG)
+    settings = load.from_json(path.parents[1] / run_folder.CONFIG)
     try:
         said = train_checkpoint.read_metadata(path)
     except train_checkpoint.Damaged as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    keys = _find_arrays(said["arrays"], averaged=config.ema_decay is not None)
+    keys = _find_arrays(said["arrays"], averaged=settings.ema_decay is not None)
     own = {name: _describe(said["arrays"][f"{group}/{key}"]) for name, (group, key) in keys.items()}
-    below = _find_base(path, config, said["base"], base)
+    below = _find_base(path, settings, said["base"], base)
     found = {**(below.arrays if below else {}), **own}
-    table = families.choose(config.model.family).names.embedding
-    made = model_functions.describe(config, vocab_size=found[table].shape[0])
-    metadata = weights.metadata(config, made, step=said["step"], base=below)
-    cast = config.frozen_dtype if below else None
+    table = families.choose(settings.model.family).names.embedding
+    made = model_functions.describe(settings, vocab_size=found[table].shape[0])
+    metadata = weights.metadata(settings, made, step=said["step"], base=below)
+    cast = settings.frozen_dtype if below else None
     return partial_weights.Weights(path, own, metadata, below, cast, read_own=_reader(keys))
 
 
@@ -120,7 +119,7 @@ def _find_arrays(stored: Iterable[str], *, averaged: bool) -> dict[str, tuple[st
 
 def _find_base(
     path: pathlib.Path,
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     recorded: Mapping[str, Any] | None,
     asked: str | None,
 ) -> partial_weights.Weights | None:
@@ -135,15 +134,15 @@ def _find_base(
             f"no file. The run's final.npz will have them"
         )
     if asked is None:
-        record = {**recorded, "source": config.model_init}
+        record = {**recorded, "source": settings.model_init}
         asked = str(
             partial_weights.find_recorded(record, weights.fetch, f"{path}: trained arrays alone")
         )
-    found = weights.find(asked, config.model_init_base)
+    found = weights.find(asked, settings.model_init_base)
     if "+".join(checksums.of_file(file) for file in found.files) != recorded["fingerprint"]:
         raise ValueError(
-            f"{path} was trained from {config.model_init}; {asked} is another file: give the right "
-            f"one as --base"
+            f"{path} was trained from {settings.model_init}; {asked} is another file: give the "
+            f"right one as --base"
         )
     return found
 

@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import ml_collections
-
 from paligemma_jax.assembly import datasets
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, index_sampler, noise_boxes, pipeline, tokens
-from paligemma_jax.settings import presets
+from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task, wrong_task
 from paligemma_jax.wording import quantities
 
@@ -53,34 +51,34 @@ class TrainingData:
         return {f"{EPOCHS}{name}": passes for name, passes in seen.items()}
 
 
-def read(config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer) -> TrainingData:
+def read(settings: schema.Settings, tokenizer: tokens.Tokenizer) -> TrainingData:
     """Reads and checks all records, and says how long they are and how they are changed."""
-    records, sources = read_sources(config)
-    datasets.check_lengths(config, records, tokenizer, name="training data")
-    pipeline.check_records(records, datasets.spec(config))
-    augmentation = make_augmenter(config)
+    records, sources = read_sources(settings)
+    datasets.check_lengths(settings, records, tokenizer, name="training data")
+    pipeline.check_records(records, datasets.spec(settings))
+    augmentation = make_augmenter(settings)
     if augmentation:
         augmentation.check(records)
         say.info(f"augmentation: {augmentation.settings.describe()}")
     return TrainingData(
-        records, sources, augmentation, datasets.make_noise(config, tokenizer, records)
+        records, sources, augmentation, datasets.make_noise(settings, tokenizer, records)
     )
 
 
-def warn_of_task(config: ml_collections.ConfigDict, examples: datasets.Records) -> None:
+def warn_of_task(settings: schema.Settings, examples: datasets.Records) -> None:
     """Warns if nearly all answers look like those of another task, though this one trains on them.
 
     All sources count together: a mixture may well have a source of each task.
     """
-    if other := wrong_task.find(config.task, [record.suffix or "" for record in examples]):
+    if other := wrong_task.find(settings.task, [record.suffix or "" for record in examples]):
         say.warning(f"training data: {other.what}: {other.remedy}")
 
 
 def read_sources(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
 ) -> tuple[datasets.Records, tuple[index_sampler.Source, ...]]:
     """Returns the records of all sources, one after the other, and the sources."""
-    parts = _read_mixture(config) if config.input.mixture else {"data": _read_single(config)}
+    parts = _read_mixture(settings) if settings.input.mixture else {"data": _read_single(settings)}
     records = [record for source_records, _ in parts.values() for record in source_records]
     sources = tuple(
         index_sampler.Source(name, len(source_records), weight)
@@ -89,38 +87,44 @@ def read_sources(
     return records, sources
 
 
-def _read_single(config: ml_collections.ConfigDict) -> tuple[datasets.Records, float]:
-    settings = config.input.data
+def _read_single(settings: schema.Settings) -> tuple[datasets.Records, float]:
+    data = settings.input.data
     records = datasets.read_records(
-        config, settings.fname, key="input.data.fname", image_dir=settings.image_dir
+        settings, data.fname, key="input.data.fname", image_dir=data.image_dir
     )
-    return records[: config.input.num_examples], 1.0
+    return records[: settings.input.num_examples], 1.0
 
 
-def _read_mixture(config: ml_collections.ConfigDict) -> dict[str, tuple[datasets.Records, float]]:
+def _read_mixture(settings: schema.Settings) -> dict[str, tuple[datasets.Records, float]]:
     """Returns {name: (records, weight)} of every source."""
-    found = {}
-    for name, settings in config.input.mixture.items():
-        chosen = presets.source_settings(settings)
-        key, weight = f"input.mixture.{name}", chosen.pop("weight")
-        if not weight > 0:
-            raise ValueError(f"config: {key}.weight={weight}: expected a number above 0")
-        records = datasets.read_records(config, **chosen, key=f"{key}.fname")
-        found[name] = records[: config.input.num_examples], weight
-    return found
+    parts = {}
+    for name, source in settings.input.mixture.items():
+        key = f"input.mixture.{name}"
+        if not source.weight > 0:
+            raise ValueError(f"config: {key}.weight={source.weight}: expected a number above 0")
+        records = datasets.read_records(
+            settings,
+            source.fname,
+            key=f"{key}.fname",
+            image_dir=source.image_dir,
+            fields=source.fields,
+            prefix_template=source.prefix_template,
+        )
+        parts[name] = records[: settings.input.num_examples], source.weight
+    return parts
 
 
-def make_augmenter(config: ml_collections.ConfigDict) -> augment.Augmenter | None:
+def make_augmenter(settings: schema.Settings) -> augment.Augmenter | None:
     """Returns what changes training examples, or None where nothing does.
 
     Raises:
       ValueError: a setting out of its range.
     """
     try:
-        settings = augment.Augmentation(**config.input.augment.to_dict())
+        chosen = augment.Augmentation(**dataclasses.asdict(settings.input.augment))
     except ValueError as error:
         raise ValueError(f"config: input.{error}") from error
-    if settings == augment.Augmentation(min_visible=settings.min_visible):
+    if chosen == augment.Augmentation(min_visible=chosen.min_visible):
         return None
-    convention = config.coordinates if task.look_up(config.task).moves_boxes else None
-    return augment.Augmenter(settings, config.seed, convention)
+    convention = settings.coordinates if task.look_up(settings.task).moves_boxes else None
+    return augment.Augmenter(chosen, settings.seed, convention)

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -22,6 +21,7 @@ from paligemma_jax.console import say
 from paligemma_jax.hub import addresses
 from paligemma_jax.models import family
 from paligemma_jax.params import lora, names, sharding
+from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import quantities
 
@@ -29,7 +29,7 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 
 def expected_shapes(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     model: family.Model,
     trainable: Collection[str],
     stored: Shapes | None,
@@ -43,7 +43,7 @@ def expected_shapes(
     def dtype(name: str) -> Any:
         if name in trainable or names.is_factor(name):
             return jnp.float32
-        return config.frozen_dtype or (stored[name].dtype if stored else jnp.float32)
+        return settings.frozen_dtype or (stored[name].dtype if stored else jnp.float32)
 
     return {
         name: jax.ShapeDtypeStruct(shape.shape, dtype(name))
@@ -75,9 +75,7 @@ def find(source: str, base: str | None = None) -> partial_weights.Weights:
     return partial_weights.find(fetch(source), base=fetch(base) if base else None, fetch=fetch)
 
 
-def check(
-    config: ml_collections.ConfigDict, stored: partial_weights.Weights, model: family.Model
-) -> None:
+def check(settings: schema.Settings, stored: partial_weights.Weights, model: family.Model) -> None:
     """Makes sure that stored weights fit the model. Reads no array.
 
     Raises:
@@ -97,14 +95,14 @@ def check(
     if not any(map(names.is_factor, found)):
         expected = {name: shape for name, shape in expected.items() if not names.is_factor(name)}
     shapes = {name: array.shape for name, array in found.items()}
-    shapes = model.fit_shapes(shapes, resample=config.model.img.resample_posemb, where=where)
+    shapes = model.fit_shapes(shapes, resample=settings.model.img.resample_posemb, where=where)
     try:
         names.check_shapes(shapes, expected, where=where)
     except ValueError as error:
         raise ValueError(
-            f"{released.recognize(shapes, config, model, where=where)}{error}"
+            f"{released.recognize(shapes, settings, model, where=where)}{error}"
         ) from error
-    _check_metadata(config, model, stored.metadata, where=where)
+    _check_metadata(settings, model, stored.metadata, where=where)
 
 
 def load(
@@ -174,7 +172,7 @@ def save(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, A
 
 
 def metadata(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     model: family.Model,
     *,
     step: int,
@@ -183,24 +181,25 @@ def metadata(
     """Returns what a file of weights should say of itself and shapes cannot.
 
     Args:
-      config, model: of the run.
+      settings, model: of the run.
       step: updates done.
       base: what `model_init` stands for.
     """
     said = {
         "format": "paligemma_jax",
-        "variant": {"img": config.model.img.variant, "llm": config.model.llm.variant},
+        "variant": {"img": settings.model.img.variant, "llm": settings.model.llm.variant},
         **model_metadata(model),
-        "coordinates": config.coordinates,
-        "task": config.task,
-        "model_init": config.model_init,
+        "coordinates": settings.coordinates,
+        "task": settings.task,
+        "model_init": settings.model_init,
         "step": step,
     }
-    if config.quantize is not None:
-        said["quantize"] = str(config.quantize)
+    if settings.quantize is not None:
+        is_kind = isinstance(settings.quantize, str)
+        said["quantize"] = settings.quantize if is_kind else str(list(settings.quantize))
     if base:
         said[partial_weights.BASE] = partial_weights.describe_base(
-            config.model_init, base, dtype=config.frozen_dtype
+            settings.model_init or str(base.path), base, dtype=settings.frozen_dtype
         )
     return said
 
@@ -216,16 +215,16 @@ def model_metadata(model: family.Model) -> dict[str, Any]:
 
 
 def _check_metadata(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     model: family.Model,
     stored: Mapping[str, Any],
     *,
     where: str,
 ) -> None:
     """Compares what shapes cannot show; published files say nothing of themselves."""
-    keeps_coordinates = task.look_up(config.task).keeps_coordinates
-    is_same_task = stored.get("task") == config.task
-    expected = {"coordinates": config.coordinates} if keeps_coordinates and is_same_task else {}
+    keeps_coordinates = task.look_up(settings.task).keeps_coordinates
+    is_same_task = stored.get("task") == settings.task
+    expected = {"coordinates": settings.coordinates} if keeps_coordinates and is_same_task else {}
     expected |= model.metadata()
     if merge.LORA in stored and model.lora:
         _check_lora(lora.Lora(**stored[merge.LORA]), model.lora, where)
@@ -262,9 +261,9 @@ def describe_devices() -> str:
     return text
 
 
-def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
+def make_mesh(settings: schema.Settings) -> Mesh:
     """Returns the mesh of the settings."""
-    return sharding.make_mesh([(axis, size) for axis, size in config.mesh])
+    return sharding.make_mesh([(axis, size) for axis, size in settings.mesh])
 
 
 def check_divisible(batch_size: int, mesh: Mesh, *, key: str, parts: int = 1) -> None:

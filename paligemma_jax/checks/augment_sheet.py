@@ -5,18 +5,18 @@ Boxes are those of the answers that would be learnt. No weights are read.
 
 import os
 
-import ml_collections
 import numpy as np
 
 from paligemma_jax.assembly import training_data
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, images, prefix_lm, records, warp
 from paligemma_jax.reports import sheets
+from paligemma_jax.settings import schema
 from paligemma_jax.tasks import box_text
 
 
 def write(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     path: str | os.PathLike[str],
     *,
     examples: int = 6,
@@ -25,7 +25,7 @@ def write(
     """Writes the sheet as PNG: the first `examples` of the run that have an image, in rows.
 
     Args:
-      config: all settings.
+      settings: all settings.
       path: of the sheet.
       examples: how many rows.
       changes: how many changed pictures each has, those of its first so many passes.
@@ -33,15 +33,15 @@ def write(
     Raises:
       ValueError: nothing is augmented, or no record has an image.
     """
-    augmenter = training_data.make_augmenter(config)
+    augmenter = training_data.make_augmenter(settings)
     if augmenter is None:
         raise ValueError("no augmentation is on: set keys under input.augment, as flip_lr=0.5")
-    found, _ = training_data.read_sources(config)
+    found, _ = training_data.read_sources(settings)
     augmenter.check(found)
     chosen = [record for record in found if record.images][:examples]
     if not chosen:
         raise ValueError("no record has an image to draw")
-    res = max(config.res, sheets.ROW_SIDE)
+    res = max(settings.res, sheets.ROW_SIDE)
     drawn = []
     with say.progress("drawing", unit="examples") as report:
         for number, record in enumerate(chosen, 1):

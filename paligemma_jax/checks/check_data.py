@@ -4,14 +4,12 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
-import ml_collections
-
 from paligemma_jax.assembly import datasets
 from paligemma_jax.checks import findings, lint, lint_images
 from paligemma_jax.console import say
 from paligemma_jax.data import image_files, jsonl, prefix_lm, records, tokens
 from paligemma_jax.reports import sections
-from paligemma_jax.settings import eval_keys, presets
+from paligemma_jax.settings import schema
 from paligemma_jax.tasks import box_text, wrong_task
 from paligemma_jax.wording import quantities
 
@@ -42,20 +40,20 @@ class Source:
 
 
 def look(
-    config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer | None, *, full: bool
+    settings: schema.Settings, tokenizer: tokens.Tokenizer | None, *, full: bool
 ) -> tuple[sections.Section, list[Finding], datasets.Records]:
     """Returns (what there is, what is wrong with it, the records to train on).
 
     Args:
-      config: of the run.
+      settings: of the run.
       tokenizer: to measure texts with; None where there is none.
       full: decode every image.
     """
     found: list[Finding] = []
     facts, sets, raw, training = [], [], {}, []
-    for source in list_sources(config):
+    for source in list_sources(settings):
         try:
-            examples, report = scan(config, source)
+            examples, report = scan(settings, source)
         except (ValueError, OSError) as error:
             remedy = f"set {source.key} to a JSONL file that is there"
             found.append(Finding("error", "cannot be read", str(error), remedy, source.name))
@@ -64,53 +62,60 @@ def look(
         training += examples if source.is_training else []
         facts.append((source.name, describe(source, examples, report)))
         found += lint.bad_lines(source.name, report)
-        sets.append((source, datasets.as_learnt(config, examples)))
-    linted = classify(config, sets)
-    found += lint_texts(config, linted)
-    lengths = {} if tokenizer is None else measure(config, tokenizer, raw)
-    allowed, suggested = config.input.allow_truncation, suggest_text_len(lengths)
+        sets.append((source, datasets.as_learnt(settings, examples)))
+    linted = classify(settings, sets)
+    found += lint_texts(settings, linted)
+    lengths = {} if tokenizer is None else measure(settings, tokenizer, raw)
+    allowed, suggested = settings.input.allow_truncation, suggest_text_len(lengths)
     for name, report in lengths.items():
         found += lint.lengths(name, report, suggested=suggested, allow_truncation=allowed)
-    found += lint.spare_length(config.input.text_len, lengths.values())
-    size_facts, image_findings = look_at_images(config, linted, full=full)
+    found += lint.spare_length(settings.input.text_len, lengths.values())
+    size_facts, image_findings = look_at_images(settings, linted, full=full)
     parts = (
         sections.Facts((*facts, *size_facts)),
         class_table(linted),
-        length_table(lengths, config.input.text_len),
+        length_table(lengths, settings.input.text_len),
     )
     section = sections.Section("data", "Data", parts)
     return section, found + image_findings, training
 
 
-def list_sources(config: ml_collections.ConfigDict) -> list[Source]:
+def list_sources(settings: schema.Settings) -> list[Source]:
     """Returns the training data, or every source of a mixture, and the data of every evaluation."""
-    given, found = config.input.data, []
-    limit = config.input.num_examples
-    for name, settings in config.input.mixture.items():
-        chosen, key = presets.source_settings(settings), f"input.mixture.{name}"
-        del chosen["weight"]
-        found.append(Source(key, f"{key}.fname", **chosen, is_training=True, num_examples=limit))
+    given, found = settings.input.data, []
+    limit = settings.input.num_examples
+    for name, part in settings.input.mixture.items():
+        key = f"input.mixture.{name}"
+        found.append(
+            Source(
+                key,
+                f"{key}.fname",
+                part.fname,
+                part.image_dir,
+                is_training=True,
+                num_examples=limit,
+                fields=part.fields,
+                prefix_template=part.prefix_template,
+            )
+        )
     if not found:
         found = [Source(TRAINING, "input.data.fname", given.fname, given.image_dir, True, limit)]
-    for name in config.evals:
-        chosen, key = presets.eval_settings(config.evals[name]), f"evals.{name}"
-        paths, limit = (chosen["fname"], chosen["image_dir"]), chosen["num_examples"]
-        if chosen["fname"] != eval_keys.INPUT:
-            found.append(Source(key, f"{key}.fname", *paths, num_examples=limit))
+    for name, chosen in settings.evals.items():
+        paths, key = (chosen.fname, chosen.image_dir), f"evals.{name}"
+        if chosen.fname != schema.INPUT:
+            found.append(Source(key, f"{key}.fname", *paths, num_examples=chosen.num_examples))
     return found
 
 
-def scan(
-    config: ml_collections.ConfigDict, source: Source
-) -> tuple[list[records.Record], jsonl.Report]:
+def scan(settings: schema.Settings, source: Source) -> tuple[list[records.Record], jsonl.Report]:
     """Returns the records of the good lines, and the bad ones. Suffixes are not looked at."""
     if not source.fname:
         raise ValueError(f"{source.key} is not set: the path of a JSONL file")
     with say.progress(f"reading {source.fname}", unit="B", unit_scale=True) as report:
         examples, bad = records.scan_jsonl(
             source.fname,
-            keys=source.fields or config.input.data.fields.to_dict(),
-            prefix_template=source.prefix_template or config.input.data.prefix_template,
+            keys=source.fields or settings.input.data.fields,
+            prefix_template=source.prefix_template or settings.input.data.prefix_template,
             image_dir=source.image_dir or None,
             progress=report,
         )
@@ -129,18 +134,18 @@ def describe(source: Source, examples: datasets.Records, report: jsonl.Report) -
 
 
 def classify(
-    config: ml_collections.ConfigDict, sets: Sequence[tuple[Source, datasets.Records]]
+    settings: schema.Settings, sets: Sequence[tuple[Source, datasets.Records]]
 ) -> list[lint.DataSet]:
     """Returns data sets with the class names of each row, where the task has classes.
 
     The classes of boxes and masks are their labels; short answers of few kinds are classes too.
     """
-    chosen = datasets.make_reader(config)
+    chosen = datasets.make_reader(settings)
     answers = {record.suffix for _, examples in sets for record in examples}
     is_closed = (
         chosen.has_short_answers
         and len(answers) <= MAX_ANSWERS
-        and not wrong_task.find(config.task, [answer or "" for answer in answers])
+        and not wrong_task.find(settings.task, [answer or "" for answer in answers])
     )
     found = []
     for source, examples in sets:
@@ -154,20 +159,20 @@ def classify(
     return found
 
 
-def lint_texts(config: ml_collections.ConfigDict, sets: Sequence[lint.DataSet]) -> list[Finding]:
+def lint_texts(settings: schema.Settings, sets: Sequence[lint.DataSet]) -> list[Finding]:
     """Returns what is wrong with answers, prompts and class names."""
-    task, found = datasets.make_reader(config), lint.other_task(sets, config.task)
+    task, found = datasets.make_reader(settings), lint.other_task(sets, settings.task)
     refused = {one.subject for one in found if one.severity == "error"}
     for one in sets:
         if one.name not in refused:
             found += lint.suffixes(one.name, one.records, parse=task.parse, check=task.check)
-        found += lint.image_slots(one.name, one.records, config.input.max_images)
+        found += lint.image_slots(one.name, one.records, settings.input.max_images)
         found += lint.prompts(one)
     return found + lint.spellings(sets) + lint.balance(sets)
 
 
 def measure(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     tokenizer: tokens.Tokenizer,
     examples: dict[str, list[records.Record]],
 ) -> dict[str, prefix_lm.LengthReport]:
@@ -180,8 +185,8 @@ def measure(
             found[name] = prefix_lm.length_report(
                 members,
                 tokenizer,
-                text_len=config.input.text_len,
-                lowercase=config.input.lowercase,
+                text_len=settings.input.text_len,
+                lowercase=settings.input.lowercase,
                 progress=progress,
             )
     return found
@@ -193,10 +198,10 @@ def suggest_text_len(reports: Mapping[str, prefix_lm.LengthReport]) -> int:
 
 
 def look_at_images(
-    config: ml_collections.ConfigDict, sets: Sequence[lint.DataSet], *, full: bool
+    settings: schema.Settings, sets: Sequence[lint.DataSet], *, full: bool
 ) -> tuple[list[tuple[str, str]], list[Finding]]:
     """Returns (sizes, what is wrong): equal files, empty ones, and with `full` broken ones."""
-    num_workers = config.input.num_workers or os.cpu_count() or 1
+    num_workers = settings.input.num_workers or os.cpu_count() or 1
     every = list(dict.fromkeys(p for one in sets for r in one.records for p in r.images))
     sizes = image_files.read_sizes(every)
     with say.progress("comparing images", unit="B", unit_scale=True) as progress:
@@ -211,7 +216,7 @@ def look_at_images(
         files = image_files.decode_all(paths, num_workers=num_workers, progress=progress)
     for one in sets:
         found += lint_images.decoded_files(one, files)
-    return [("image sizes", describe_sizes(list(files.values()), res=config.res))], found
+    return [("image sizes", describe_sizes(list(files.values()), res=settings.res))], found
 
 
 def describe_sizes(files: Sequence[image_files.ImageFile], *, res: int) -> str:

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import ml_collections
-
 from paligemma_jax.assembly import datasets
 from paligemma_jax.checks import explain
 from paligemma_jax.data import image_folder, images, records, tokens
 from paligemma_jax.reports import drawing, sections
+from paligemma_jax.settings import schema
 
 MIN_SIDE = 448  # px of the picture on the page
 NUM_SHOWN = 40  # tokens that a terminal shows
@@ -32,7 +31,7 @@ def choose(examples: datasets.Records, line: int | None) -> records.Record | Non
 
 
 def look(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     record: records.Record,
     tokenizer: tokens.Tokenizer,
     *,
@@ -50,10 +49,10 @@ def look(
     explained = explain.explain(
         record,
         tokenizer,
-        text_len=config.input.text_len,
-        lowercase=config.input.lowercase,
+        text_len=settings.input.text_len,
+        lowercase=settings.input.lowercase,
         num_image_tokens=num_image_tokens,
-        noise=datasets.make_noise(config, tokenizer, examples),
+        noise=datasets.make_noise(settings, tokenizer, examples),
     )
     answer = explain.answer(explained, tokenizer)
     facts = (
@@ -66,15 +65,15 @@ def look(
         ("mask_loss", "1: learnt, the suffix and eos only"),
     )
     parts: list[Any] = [sections.Facts(facts), token_table(explained)]
-    parsed = datasets.make_reader(config).parse(answer)
+    parsed = datasets.make_reader(settings).parse(answer)
     for number, path in enumerate(record.images):
         try:
-            pixels = images.load(path, res=config.res, source=record.source)
+            pixels = images.load(path, res=settings.res, source=record.source)
         except ValueError as error:
             parts.append(sections.Facts(((f"image {number + 1}", str(error)),)))
             continue
         picture = drawing.enlarge(pixels, at_least=MIN_SIDE)
-        caption = f"What the model sees: {config.res} x {config.res} px"
+        caption = f"What the model sees: {settings.res} x {settings.res} px"
         if number == 0 and len(getattr(parsed, "labels", ())):
             caption += ", and the boxes read back from the tokens"
             picture = drawing.draw_boxes(picture, parsed.boxes_yxyx, parsed.labels)

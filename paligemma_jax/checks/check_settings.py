@@ -6,7 +6,6 @@ The same functions are called that training calls before it loads weights.
 import pathlib
 
 import jax
-import ml_collections
 
 from paligemma_jax.assembly import (
     attention_kernels,
@@ -24,8 +23,14 @@ from paligemma_jax.files import disk_space
 from paligemma_jax.hub import addresses, published
 from paligemma_jax.models import family
 from paligemma_jax.reports import sections
-from paligemma_jax.runs import early_stopping, embedding_cache, optimization, training_run
-from paligemma_jax.settings import load, presets
+from paligemma_jax.runs import (
+    early_stopping,
+    embedding_cache,
+    optimization,
+    run_length,
+    training_run,
+)
+from paligemma_jax.settings import schema
 from paligemma_jax.training import optimizer
 from paligemma_jax.wording import quantities
 
@@ -42,7 +47,7 @@ ASSUMED_PIECES = 2048
 
 
 def look(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     tokenizer: tokens.Tokenizer | None,
     *,
     examples: datasets.Records,
@@ -50,62 +55,64 @@ def look(
     """Returns (what the run would do, what forbids it, the model's dimensions).
 
     Args:
-      config: of the run.
+      settings: of the run.
       tokenizer: of the run; None where it cannot be had: see `left_out`.
       examples: to train on.
     """
     found: list[Finding] = []
     facts: list[tuple[str, str]] = []
     model, made = None, None
-    vocab_size = tokenizer.vocab_size if tokenizer else config.model.llm.vocab_size
+    vocab_size = tokenizer.vocab_size if tokenizer else settings.model.llm.vocab_size
     try:
-        model = model_functions.describe(config, vocab_size=vocab_size or ASSUMED_PIECES)
-        attention_kernels.check(config, model, model_functions.make_compute(config))
+        model = model_functions.describe(settings, vocab_size=vocab_size or ASSUMED_PIECES)
+        attention_kernels.check(settings, model, model_functions.make_compute(settings))
     except ValueError as error:
         found.append(_refused("model", error))
     if model is not None:
         shapes = model.shapes()
-        made, more, problems = _plan(config, model, shapes, len(examples))
+        made, more, problems = _plan(settings, model, shapes, len(examples))
         found += problems
         if vocab_size:
             count = sum(shape.size for shape in shapes.values())
-            facts += [("model", f"{count:,} parameters, {config.res} px"), *more]
-            found += _weights(config, model) + _space(config, model, shapes, made)
-    found += _examples(config, model, made, examples)
-    for name in config.evals:
-        found += _evaluation(name, config, tokenizer)
-    found += _stopping(config)
+            facts += [("model", f"{count:,} parameters, {settings.res} px"), *more]
+            found += _weights(settings, model) + _space(settings, model, shapes, made)
+    found += _examples(settings, model, made, examples)
+    for name in settings.evals:
+        found += _evaluation(name, settings, tokenizer)
+    found += _stopping(settings)
     return sections.Section("run", "The run", (sections.Facts(tuple(facts)),)), found, model
 
 
-def left_out(config: ml_collections.ConfigDict) -> str:
+def left_out(settings: schema.Settings) -> str:
     """Returns what a check cannot look at without a tokenizer."""
     parts = ["token lengths", "one example", "how evaluations decode", "memory"]
-    if not config.model.llm.vocab_size:
+    if not settings.model.llm.vocab_size:
         parts.append("the model's size (model.llm.vocab_size is the tokenizer's)")
     return ", ".join(parts)
 
 
 def _plan(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     model: family.Model,
     shapes: dict[str, jax.ShapeDtypeStruct],
     data_size: int,
 ) -> tuple[optimizer.Optimizer | None, list[tuple[str, str]], list[Finding]]:
     """Returns (optimizer, facts, findings) on steps, rules and the mesh."""
     found, facts = [], []
-    batch_size = config.input.batch_size
+    batch_size = settings.input.batch_size
     try:
-        mesh, parts = weights.make_mesh(config), config.accumulation_steps
+        mesh, parts = weights.make_mesh(settings), settings.accumulation_steps
         weights.check_divisible(batch_size, mesh, key="input.batch_size", parts=parts)
     except (ValueError, RuntimeError) as error:
         found.append(_refused("mesh", error))
     size = data_size or ASSUMED_ROWS
     try:
-        steps = optimization.total_steps(config, data_size=size)
-        made = optimization.make(config, shapes, steps=steps, data_size=size)
+        steps = run_length.total_steps(settings, data_size=size)
+        made = optimization.make(settings, shapes, steps=steps, data_size=size)
         possible = model.kind.names.quantizable
-        kinds = quantization.choose(config, shapes, possible, trainable=made.trainable, stored=None)
+        kinds = quantization.choose(
+            settings, shapes, possible, trainable=made.trainable, stored=None
+        )
     except ValueError as error:
         return None, facts, [*found, _refused("optimizer", error)]
     passes = f"{steps * batch_size / size:.1f} passes"
@@ -122,7 +129,7 @@ def _plan(
 
 
 def _examples(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     model: family.Model | None,
     made: optimizer.Optimizer | None,
     examples: datasets.Records,
@@ -130,14 +137,14 @@ def _examples(
     """Returns why training examples could not be changed, cut or embedded as the settings say."""
     key = "input.augment"
     try:
-        if augmentation := training_data.make_augmenter(config):
+        if augmentation := training_data.make_augmenter(settings):
             augmentation.check(examples)
         key = "input.text_lens"
-        datasets.text_lens(config)
+        datasets.text_lens(settings)
         key = "input.embedding_cache"
         if model is not None and made is not None:
             embedding_cache.check(
-                config,
+                settings,
                 model,
                 trainable=made.trainable,
                 augmentation=augmentation,
@@ -149,61 +156,61 @@ def _examples(
 
 
 def _evaluation(
-    name: str, config: ml_collections.ConfigDict, tokenizer: tokens.Tokenizer | None
+    name: str, settings: schema.Settings, tokenizer: tokens.Tokenizer | None
 ) -> list[Finding]:
     """Returns what the settings of one evaluation contradict."""
     try:
-        chosen = presets.eval_settings(config.evals[name])
+        chosen = settings.evals[name]
         if tokenizer is not None:
-            noise, size = datasets.make_noise(config, tokenizer), tokenizer.vocab_size
+            noise, size = datasets.make_noise(settings, tokenizer), tokenizer.vocab_size
             evaluator.check_decoding(chosen, noise)
             answer_constraints.make(
-                config, chosen["constrain"], tokenizer=tokenizer, vocab_size=size, noise=noise
+                settings, chosen.constrain, tokenizer=tokenizer, vocab_size=size, noise=noise
             )
-        load.steps("log", chosen, data_size=1, batch_size=1, total_steps=1, default=0)
+        run_length.steps_between_evaluations(chosen, data_size=1, batch_size=1, total_steps=1)
     except ValueError as error:
         return [_refused(f"evals.{name}", error)]
     return []
 
 
-def _stopping(config: ml_collections.ConfigDict) -> list[Finding]:
+def _stopping(settings: schema.Settings) -> list[Finding]:
     """Returns why a run could not end where `stop_at` says."""
     try:
-        early_stopping.make(config)
+        early_stopping.make(settings)
     except ValueError as error:
         return [_refused("stop_at", error)]
     return []
 
 
-def _weights(config: ml_collections.ConfigDict, model: family.Model) -> list[Finding]:
+def _weights(settings: schema.Settings, model: family.Model) -> list[Finding]:
     """Returns why the starting weights do not fit, where they are here already."""
-    source, base = config.model_init, config.model_init_base
+    source, base = settings.model_init, settings.model_init_base
     try:
-        released.check_name(config, model)
+        released.check_name(settings, model)
         if source is None or not all(addresses.find(s) for s in (source, base) if s):
             return []
-        weights.check(config, weights.find(source, base), model)
+        weights.check(settings, weights.find(source, base), model)
     except (ValueError, OSError) as error:
         return [_refused("model_init", error)]
     return []
 
 
 def _space(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     model: family.Model,
     shapes: dict[str, jax.ShapeDtypeStruct],
     made: optimizer.Optimizer | None,
 ) -> list[Finding]:
     """Returns what would not fit on the disk: the download, and the weights that are written."""
     found = []
-    source = config.model_init
+    source = settings.model_init
     stored = stored_bytes(source)
     if source in published.FILES and not addresses.find(source):
         size = sum(shape.size for shape in shapes.values()) * stored
         for address in published.FILES[source].sources[:1]:
             found += _too_large(size, addresses.cache_of(address), "the download")
     try:
-        saved = training_run.what_is_saved(config, model)
+        saved = training_run.what_is_saved(settings, model)
     except ValueError as error:
         return [*found, _refused("save", error)]
     if made is not None:

@@ -4,8 +4,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import ml_collections
-
 from paligemma_jax.assembly import families, mask_codecs, weights
 from paligemma_jax.checks import (
     check_data,
@@ -19,6 +17,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.files import atomic
 from paligemma_jax.reports import sections
+from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task
 
 PAGE, VALUES = "check.html", "check.json"
@@ -48,39 +47,41 @@ def check_machine() -> Report:
     return Report((section,), tuple(findings.sort(found)))
 
 
-def check(config: ml_collections.ConfigDict, *, example: int | None, full: bool) -> Report:
+def check(settings: schema.Settings, *, example: int | None, full: bool) -> Report:
     """Returns what there is to say of a run that was not started. Loads no weights.
 
     Args:
-      config: of the run.
+      settings: of the run.
       example: line of the training data to explain; None: the first with an answer.
       full: decode every image.
 
     Raises:
       ValueError: no such example.
     """
-    needs_codec = task.look_up(config.task).needs_codec
-    codec = config.mask_codec if needs_codec else None
-    sources = [s for s in (config.tokenizer, config.model_init, config.model_init_base, codec) if s]
+    needs_codec = task.look_up(settings.task).needs_codec
+    codec = settings.mask_codec if needs_codec else None
+    sources = [
+        s for s in (settings.tokenizer, settings.model_init, settings.model_init_base, codec) if s
+    ]
     machine, found = environment.look(sources)
-    tokenizer = _load_tokenizer(config, found)
+    tokenizer = _load_tokenizer(settings, found)
     if needs_codec:
-        found += _check_mask_codec(config)
-    read, problems, examples = check_data.look(config, tokenizer, full=full)
+        found += _check_mask_codec(settings)
+    read, problems, examples = check_data.look(settings, tokenizer, full=full)
     found += problems
-    run, problems, model = check_settings.look(config, tokenizer, examples=examples)
+    run, problems, model = check_settings.look(settings, tokenizer, examples=examples)
     found += problems
     if any(one.severity == "error" for one in found):
         memory, problems = check_memory.left_out("mend the errors first"), []
     else:
-        memory, problems = check_memory.look(config)
+        memory, problems = check_memory.look(settings)
     found += problems
     parts = [read, run, memory, machine]
     record = check_example.choose(examples, example)
     if tokenizer is not None and model is not None and record is not None:
         number = model.num_image_tokens
         shown = check_example.look(
-            config, record, tokenizer, examples=examples, num_image_tokens=number
+            settings, record, tokenizer, examples=examples, num_image_tokens=number
         )
         parts.insert(1, shown)
     return Report(tuple(parts), tuple(findings.sort(found)))
@@ -110,13 +111,13 @@ def _as_rows(report: Report) -> list[dict[str, Any]]:
 
 
 def _load_tokenizer(
-    config: ml_collections.ConfigDict, found: list[findings.Finding]
+    settings: schema.Settings, found: list[findings.Finding]
 ) -> tokens.Tokenizer | None:
     """Returns the tokenizer, fetched if need be; what keeps it away is added to `found`."""
     try:
-        return families.load_tokenizer(config.model.family, weights.fetch(config.tokenizer))
+        return families.load_tokenizer(settings.model.family, weights.fetch(settings.tokenizer))
     except (ValueError, OSError) as error:
-        what = f"{error}\nwithout it these are left out: {check_settings.left_out(config)}"
+        what = f"{error}\nwithout it these are left out: {check_settings.left_out(settings)}"
         remedy = (
             "set tokenizer to a file, or mend what the message says; for a model from scratch, "
             "import_data --train_tokenizer makes one of your texts"
@@ -125,10 +126,10 @@ def _load_tokenizer(
         return None
 
 
-def _check_mask_codec(config: ml_collections.ConfigDict) -> list[findings.Finding]:
+def _check_mask_codec(settings: schema.Settings) -> list[findings.Finding]:
     """Returns why masks could not be drawn and scored."""
     try:
-        mask_codecs.for_task(config.mask_codec)
+        mask_codecs.for_task(settings.mask_codec)
     except (ValueError, OSError) as error:
         remedy = " ".join(error.__notes__)
         return [findings.Finding("error", "no mask codec", str(error), remedy, "mask_codec")]

@@ -5,10 +5,9 @@ import pathlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from paligemma_jax.data import noise_boxes, prefix_lm, tokens
 from paligemma_jax.decoding import automaton, constraint, grammars
+from paligemma_jax.settings import schema
 from paligemma_jax.tasks import box_text, task
 
 # (prompts, one for each row of a data set or one for all; room for tokens) -> what may be said.
@@ -20,7 +19,7 @@ OF_TASK = "task"
 
 
 def make(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     chosen: str | Sequence[Any] | None,
     *,
     tokenizer: tokens.Tokenizer,
@@ -33,7 +32,7 @@ def make(
     trained with noise boxes may not say.
 
     Args:
-      config: all settings.
+      settings: all settings.
       chosen: value of the key `constrain`.
       tokenizer: of the model.
       vocab_size: V, rows of the embedding.
@@ -50,7 +49,7 @@ def make(
         return lambda prompts, room: free  # noqa: ARG005 (a Constrain)
     if noise:
         raise ValueError("constrain ends answers, and with input.noise_piece they have no end")
-    read_prompt, make_grammar = _choose(config, chosen, tokenizer)
+    read_prompt, make_grammar = _choose(settings, chosen, tokenizer)
 
     def constrain(prompts: Sequence[str], room: int) -> constraint.Constraint:
         keys = [read_prompt(prompt) for prompt in prompts]
@@ -72,18 +71,18 @@ def make(
 
 
 def _choose(
-    config: ml_collections.ConfigDict, chosen: str | Sequence[Any], tokenizer: tokens.Tokenizer
+    settings: schema.Settings, chosen: str | Sequence[Any], tokenizer: tokens.Tokenizer
 ) -> tuple[Callable[[str], Hashable], MakeGrammar]:
     """Returns what a prompt says of its grammar, and what makes the grammar of that."""
     listed = None if isinstance(chosen, str) else tuple(dict.fromkeys(map(str, chosen)))
-    asked = task.look_up(config.task)
+    asked = task.look_up(settings.task)
     if grammar := asked.grammar:
         if listed is None and chosen != OF_TASK:
             raise ValueError(
                 f"constrain='{chosen}': for {asked.name} '{OF_TASK}' (labels as the prompt asks "
                 f"for) or a list of labels"
             )
-        lowercase = config.input.lowercase
+        lowercase = settings.input.lowercase
 
         def read_labels(prompt: str) -> Hashable:
             return listed or _labels(prompt, grammar.verb, lowercase=lowercase)

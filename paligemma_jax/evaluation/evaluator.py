@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 
 from paligemma_jax.assembly import assembly, datasets, training_data
 from paligemma_jax.console import say
@@ -20,7 +19,7 @@ from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.models import family
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import gallery, page, run_log
-from paligemma_jax.settings import eval_keys, presets
+from paligemma_jax.settings import schema
 from paligemma_jax.tasks import score_docs, task
 from paligemma_jax.training import step
 
@@ -47,7 +46,7 @@ class Evaluation:
     """
 
     name: str
-    settings: Mapping[str, Any]
+    settings: schema.EvalSettings
     records: datasets.Records
     task: task.Task
     max_new_tokens: int
@@ -68,50 +67,50 @@ class Evaluation:
 
 def make(built: assembly.Assembly, name: str) -> Evaluation:
     """Reads and checks the data and settings of `evals.{name}`; compiles nothing yet."""
-    config, tokenizer = built.config, built.tokenizer
-    settings = presets.eval_settings(config.evals[name])
-    if settings["scores"] and not settings["decode"]:
+    settings, tokenizer = built.settings, built.tokenizer
+    chosen = settings.evals[name]
+    if chosen.scores and not chosen.decode:
         raise ValueError(f"evals.{name}: scores need answers, and decode is False: leave out one")
-    chosen = datasets.make_task(config, settings["scores"]) if settings["scores"] else built.task
-    records = _read(config, settings, name)
-    if settings["num_examples"]:
-        records = records[: settings["num_examples"]]
-    datasets.check_rows(chosen, records, name=f"evals.{name}")
-    batch_size = round_up(settings["batch_size"] or config.input.batch_size, built.mesh.size)
-    text_len = datasets.prompt_len(config, records, tokenizer)
-    datasets.check_lengths(config, records, tokenizer, name=f"evals.{name}")
-    records = datasets.as_learnt(config, records)
-    examples = datasets.spec(config, batch_size=batch_size)
+    judge = datasets.make_task(settings, chosen.scores) if chosen.scores else built.task
+    records = _read(settings, chosen, name)
+    if chosen.num_examples:
+        records = records[: chosen.num_examples]
+    datasets.check_rows(judge, records, name=f"evals.{name}")
+    batch_size = round_up(chosen.batch_size or settings.input.batch_size, built.mesh.size)
+    text_len = datasets.prompt_len(settings, records, tokenizer)
+    datasets.check_lengths(settings, records, tokenizer, name=f"evals.{name}")
+    records = datasets.as_learnt(settings, records)
+    examples = datasets.spec(settings, batch_size=batch_size)
     pipeline.check_records(records, examples)
-    room = settings["max_new_tokens"] or datasets.answer_len(config, records, tokenizer)
-    noise = datasets.make_noise(config, tokenizer, records)
-    check_decoding(settings, noise)
-    constrain = make_constrain(built, settings, noise)
+    room = chosen.max_new_tokens or datasets.answer_len(settings, records, tokenizer)
+    noise = datasets.make_noise(settings, tokenizer, records)
+    check_decoding(chosen, noise)
+    constrain = make_constrain(built, chosen, noise)
     decode = make_generate(
-        built.functions, settings, eos=tokenizer.eos, max_new_tokens=room, seed=config.seed
+        built.functions, chosen, eos=tokenizer.eos, max_new_tokens=room, seed=settings.seed
     )
     allowed = constrain([record.prefix for record in records], room)
     return Evaluation(
         name=name,
-        settings=settings,
+        settings=chosen,
         records=records,
-        task=chosen,
+        task=judge,
         max_new_tokens=room,
-        prompts=datasets.spec(config, batch_size=batch_size, text_len=text_len),
+        prompts=datasets.spec(settings, batch_size=batch_size, text_len=text_len),
         examples=examples,
-        generate=functools.partial(decode, constraint=allowed) if settings["decode"] else None,
+        generate=functools.partial(decode, constraint=allowed) if chosen.decode else None,
         noise=noise,
         eval_loss=jax.jit(step.make_eval_loss(built.functions.apply, built.functions.logits)),
     )
 
 
 def make_constrain(
-    built: assembly.Assembly, settings: Mapping[str, Any], noise: noise_boxes.NoiseBoxes | None
+    built: assembly.Assembly, chosen: schema.EvalSettings, noise: noise_boxes.NoiseBoxes | None
 ) -> answer_constraints.Constrain:
     """Returns what makes the constraint on answers to prompts; see `grammars.make`."""
     return answer_constraints.make(
-        built.config,
-        settings["constrain"],
+        built.settings,
+        chosen.constrain,
         tokenizer=built.tokenizer,
         vocab_size=built.functions.vocab_size,
         noise=noise,
@@ -120,7 +119,7 @@ def make_constrain(
 
 def make_generate(
     functions: family.Functions,
-    settings: Mapping[str, Any],
+    chosen: schema.EvalSettings,
     *,
     eos: int,
     max_new_tokens: int,
@@ -130,17 +129,17 @@ def make_generate(
     prefill = functools.partial(functions.prefill, max_new_tokens=max_new_tokens)
     parts = (prefill, functions.decode_step, functions.select_rows)
     common = {"max_new_tokens": max_new_tokens, "eos": eos}
-    if settings["sampler"] == "beam":
-        search = functools.partial(beam.search, *parts, beam_size=settings["beam_size"], **common)
+    if chosen.sampler == "beam":
+        search = functools.partial(beam.search, *parts, beam_size=chosen.beam_size, **common)
     else:
         search = functools.partial(
             generate.generate,
             *parts,
-            sampler=settings["sampler"],
-            temperature=float(settings["temperature"]),
-            top_p=float(settings["top_p"]),
-            best_of=settings["best_of"],
-            rng=None if settings["sampler"] == "greedy" else jax.random.key(seed),
+            sampler=chosen.sampler,
+            temperature=float(chosen.temperature),
+            top_p=float(chosen.top_p),
+            best_of=chosen.best_of,
+            rng=None if chosen.sampler == "greedy" else jax.random.key(seed),
             **common,
         )
 
@@ -240,30 +239,29 @@ def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def check_decoding(settings: Mapping[str, Any], noise: noise_boxes.NoiseBoxes | None) -> None:
+def check_decoding(chosen: schema.EvalSettings, noise: noise_boxes.NoiseBoxes | None) -> None:
     """Raises a ValueError for settings of a sampler that contradict each other."""
-    if noise and settings["sampler"] == "beam":
+    if noise and chosen.sampler == "beam":
         raise ValueError("sampler 'beam' ends answers, and with input.noise_piece they have no end")
-    if settings["sampler"] != "beam":
-        chosen = {key: settings[key] for key in ("sampler", "temperature", "top_p")}
-        generate.check_sampling(**chosen)
-    elif unused := [key for key in ("temperature", "top_p", "best_of") if settings[key] != 1]:
+    if chosen.sampler != "beam":
+        generate.check_sampling(
+            sampler=chosen.sampler, temperature=chosen.temperature, top_p=chosen.top_p
+        )
+    elif unused := [k for k in ("temperature", "top_p", "best_of") if getattr(chosen, k) != 1]:
         raise ValueError(f"sampler 'beam' has no use for {', '.join(unused)}: leave it out")
 
 
-def _read(
-    config: ml_collections.ConfigDict, settings: Mapping[str, Any], name: str
-) -> datasets.Records:
+def _read(settings: schema.Settings, chosen: schema.EvalSettings, name: str) -> datasets.Records:
     """Returns the records of a file, or those that are trained on."""
-    fname, image_dir = settings["fname"], settings["image_dir"]
-    if fname == eval_keys.INPUT and image_dir:
+    fname, image_dir = chosen.fname, chosen.image_dir
+    if fname == schema.INPUT and image_dir:
         raise ValueError(
-            f"evals.{name}.image_dir={image_dir!r}: the images of '{eval_keys.INPUT}' are where "
+            f"evals.{name}.image_dir={image_dir!r}: the images of '{schema.INPUT}' are where "
             f"input.data.image_dir says: leave it out"
         )
-    if fname == eval_keys.INPUT:
-        return training_data.read_sources(config)[0]
-    return datasets.read_records(config, fname, key=f"evals.{name}.fname", image_dir=image_dir)
+    if fname == schema.INPUT:
+        return training_data.read_sources(settings)[0]
+    return datasets.read_records(settings, fname, key=f"evals.{name}.fname", image_dir=image_dir)
 
 
 def _mean_loss(

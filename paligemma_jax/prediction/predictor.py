@@ -12,7 +12,7 @@ from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import answer_constraints, prediction_rows
 from paligemma_jax.evaluation import evaluator as evaluation_evaluator
 from paligemma_jax.prediction import queries, query_batches
-from paligemma_jax.settings import presets
+from paligemma_jax.settings import schema
 
 NEW_TOKENS = 128
 # What a row of an evaluation says of the truth, which nobody knows here.
@@ -95,12 +95,12 @@ class Predictor:
         if not chosen:
             return
         records, broken = [query.record for query in chosen], {}
-        config, tokenizer = self.built.config, self.built.tokenizer
+        settings, tokenizer = self.built.settings, self.built.tokenizer
         allowed = self.constrain([record.prefix for record in records], self.max_new_tokens)
         spec = datasets.spec(
-            config,
+            settings,
             batch_size=self.batch_size,
-            text_len=datasets.prompt_len(config, records, tokenizer),
+            text_len=datasets.prompt_len(settings, records, tokenizer),
             max_images=max(1, *(query.num_images for query in chosen)),
         )
         batches = query_batches.load(chosen, tokenizer, spec, broken)
@@ -126,10 +126,10 @@ class Predictor:
 def open_predictor(
     built: assembly.Assembly,
     source: str | None,
+    decoding: schema.EvalSettings,
     *,
     base: str | None = None,
     batch_size: int = 1,
-    settings: Mapping[str, Any] | None = None,
     prompts: Sequence[str] = (),
 ) -> Predictor:
     """Loads weights and returns what answers with them.
@@ -137,26 +137,25 @@ def open_predictor(
     Args:
       built: from `assembly.assemble`.
       source: weights; None: random ones.
+      decoding: how to answer; without max_new_tokens 128 new tokens, or as many as training
+        answers had that were filled up with noise boxes.
       base: of weights that are trained arrays only, if it is not where it was.
       batch_size: queries answered at a time, rounded up to a multiple of the devices.
-      settings: keys of `evals.NAME` that say how to decode; 128 new tokens by default, or as many
-        as training answers had that were filled up with noise boxes.
       prompts: that will be asked; what is wrong with them is said before weights load.
     """
-    complete = presets.eval_settings({"fname": "", **(settings or {})})
-    room = complete["max_new_tokens"] or _room(built)
-    noise = datasets.make_noise(built.config, built.tokenizer)
-    evaluation_evaluator.check_decoding(complete, noise)
-    constrain = evaluation_evaluator.make_constrain(built, complete, noise)
+    room = decoding.max_new_tokens or _room(built)
+    noise = datasets.make_noise(built.settings, built.tokenizer)
+    evaluation_evaluator.check_decoding(decoding, noise)
+    constrain = evaluation_evaluator.make_constrain(built, decoding, noise)
     if prompts:
         constrain(prompts, room)
-    stored = assembly.find_weights(built.config, source, base)
+    stored = assembly.find_weights(built.settings, source, base)
     decode = evaluation_evaluator.make_generate(
         built.functions,
-        complete,
+        decoding,
         eos=built.tokenizer.eos,
         max_new_tokens=room,
-        seed=built.config.seed,
+        seed=built.settings.seed,
     )
     return Predictor(
         built=built,
@@ -174,9 +173,9 @@ def open_predictor(
 
 def _room(built: assembly.Assembly) -> int:
     """Returns how many new tokens there is room for where nothing is said."""
-    if built.config.input.noise_piece is None:
+    if built.settings.input.noise_piece is None:
         return NEW_TOKENS
-    return max(1, built.config.input.text_len - datasets.PROMPT_MULTIPLE)
+    return max(1, built.settings.input.text_len - datasets.PROMPT_MULTIPLE)
 
 
 def _unread(

@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from paligemma_jax.console import say
 from paligemma_jax.data import records, remote, wrong_file
 from paligemma_jax.prediction import video
+from paligemma_jax.settings import schema
 from paligemma_jax.wording import quantities
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -47,7 +47,7 @@ class Query:
 
 def find(
     arguments: Sequence[str],
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     *,
     prompt: str | None,
     every: int | None = None,
@@ -57,7 +57,7 @@ def find(
 
     Args:
       arguments: images, folders (of images and videos), globs, addresses, JSONL files, videos.
-      config: says what the keys of a JSONL's rows are.
+      settings: says what the keys of a JSONL's rows are.
       prompt: of all; None: each JSONL row has its own.
       every: of a video every so many frames; None: as many as are shown in a second.
       together: all images are of one query.
@@ -75,7 +75,7 @@ def find(
     rates: dict[str, float] = {}
     for path in found:
         if path.endswith(JSONL):
-            made += [Query(record) for record in _read_jsonl(path, config, prompt)]
+            made += [Query(record) for record in _read_jsonl(path, settings, prompt)]
         elif video.is_video(path):
             frames, rates[path] = choose_frames(path, every)
             made += [
@@ -155,15 +155,13 @@ def _record(images: Sequence[str], prompt: str | None, *, source: str) -> record
     return records.Record(images=tuple(images), prefix=prompt, source=source)
 
 
-def _read_jsonl(
-    path: str, config: ml_collections.ConfigDict, prompt: str | None
-) -> list[records.Record]:
+def _read_jsonl(path: str, settings: schema.Settings, prompt: str | None) -> list[records.Record]:
     """Returns the rows of a file with their own prompts, or all with one; truths are left out."""
-    data = config.input.data
+    data = settings.input.data
     with say.progress(f"reading {path}", unit="B", unit_scale=True) as report:
         found = records.read_jsonl(
             path,
-            keys=data.fields.to_dict(),
+            keys=data.fields,
             required=("image",) if prompt else ("image", "prefix"),
             prefix_template=None if prompt else data.prefix_template,
             progress=report,

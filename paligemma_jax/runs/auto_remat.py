@@ -1,18 +1,16 @@
 """What makes a run fit its devices: what it may choose itself, and changes of its settings."""
 
-import copy
 import dataclasses
 import re
 from collections.abc import Iterator
 
 import jax
-import ml_collections
 
 from paligemma_jax.assembly import assembly, model_functions, quantization, weights
 from paligemma_jax.console import say
 from paligemma_jax.models import family
 from paligemma_jax.runs import memory_plan, optimization, training_run
-from paligemma_jax.settings import load
+from paligemma_jax.settings import load, schema
 from paligemma_jax.training import step_memory
 from paligemma_jax.wording import quantities
 
@@ -36,9 +34,9 @@ def plan_run(
     """Returns the run and what it needs, with the step compiled.
 
     An automatic remat_policy becomes the faster one if that is known to leave some memory free,
-    else the smaller one. The settings that are returned, and so the run's config.json, name it.
+    else the smaller one. The settings that are returned, and so the run's settings.json, name it.
     """
-    if built.config.remat_policy != model_functions.AUTO:
+    if built.settings.remat_policy != model_functions.AUTO:
         return built, memory_plan.make(built, planned)
     limit, is_host = memory_plan.device_limit(), jax.local_devices()[0].platform == "cpu"
     if limit is None:
@@ -108,8 +106,8 @@ def find_changes(
 
 def _candidates(built: assembly.Assembly, planned: training_run.Plan) -> Iterator[Change]:
     """Yields changes, the cheapest first: what changes no result before what changes the recipe."""
-    config = built.config
-    batch_size, parts = config.input.batch_size, config.accumulation_steps
+    settings = built.settings
+    batch_size, parts = settings.input.batch_size, settings.accumulation_steps
     if built.functions.compute.remat != model_functions.SMALLER:
         yield Change(
             (f"remat_policy={model_functions.SMALLER}",),
@@ -120,11 +118,11 @@ def _candidates(built: assembly.Assembly, planned: training_run.Plan) -> Iterato
             (f"accumulation_steps={count}",),
             f"same result; {count} micro-batches of {batch_size // count}, some more time",
         )
-    if config.frozen_dtype not in ("bfloat16", "float16") and _has_wide_frozen(built, planned):
+    if settings.frozen_dtype not in ("bfloat16", "float16") and _has_wide_frozen(built, planned):
         yield Change(
             ("frozen_dtype=bfloat16",), "frozen weights are rounded to 16 bit, as published"
         )
-    if config.quantize is None and _can_quantize(built, planned):
+    if settings.quantize is None and _can_quantize(built, planned):
         for kind, bits in (("int8", 8), ("nf4", 4)):
             yield Change(
                 (f"quantize={kind}",), f"frozen weights are rounded to {bits} bit a number"
@@ -137,10 +135,10 @@ def _candidates(built: assembly.Assembly, planned: training_run.Plan) -> Iterato
     for size in _halvings(batch_size, built.mesh.size * parts):
         yield Change((f"input.batch_size={size}",), "another recipe: fewer examples per step")
     attention = built.model.kind.names.attention
-    if attention and _trains_more_than(attention, config, planned):
+    if attention and _trains_more_than(attention, settings, planned):
         recipe = "another recipe: trains attention only"
         yield Change((f"trainable={attention}",), recipe)
-        if config.quantize is None:
+        if settings.quantize is None:
             overrides = f"trainable={attention}", "quantize=nf4"
             yield Change(overrides, f"{recipe}, beside frozen weights of 4 bits")
 
@@ -166,10 +164,8 @@ def _can_quantize(built: assembly.Assembly, planned: training_run.Plan) -> bool:
     return not set(possible) <= set(planned.optimizer.trainable)
 
 
-def _trains_more_than(
-    part: str, config: ml_collections.ConfigDict, planned: training_run.Plan
-) -> bool:
-    is_plain = isinstance(config.schedule, ml_collections.ConfigDict)
+def _trains_more_than(part: str, settings: schema.Settings, planned: training_run.Plan) -> bool:
+    is_plain = isinstance(settings.schedule, schema.Settings)
     outside = [n for n in planned.optimizer.trainable if not re.fullmatch(part, n)]
     return is_plain and bool(outside)
 
@@ -178,16 +174,15 @@ def _settle(
     built: assembly.Assembly, planned: training_run.Plan, remat: str, why: str
 ) -> tuple[assembly.Assembly, memory_plan.Planned]:
     """Returns the run with a remat_policy of its own, and what it then needs."""
-    config = copy.deepcopy(built.config)
-    config.remat_policy = remat
+    settings = dataclasses.replace(built.settings, remat_policy=remat)
     compute = dataclasses.replace(built.functions.compute, remat=remat)
-    chosen = _replace_compute(dataclasses.replace(built, config=config), compute)
+    chosen = _replace_compute(dataclasses.replace(built, settings=settings), compute)
     needed = memory_plan.make(chosen, planned)
     return chosen, dataclasses.replace(needed, remat=f"{remat} (auto: {why})")
 
 
 def _replace_compute(built: assembly.Assembly, compute: family.Compute) -> assembly.Assembly:
-    functions = assembly.make_functions(built.config, built.model, compute, built.mesh)
+    functions = assembly.make_functions(built.settings, built.model, compute, built.mesh)
     return dataclasses.replace(built, functions=functions)
 
 
@@ -195,22 +190,21 @@ def _try_out(
     built: assembly.Assembly, planned: training_run.Plan, change: Change, *, limit: int
 ) -> step_memory.Memory | None:
     """Returns the memory of the changed run if it fits. What cannot fit is not compiled."""
-    config = copy.deepcopy(built.config)
-    load.override(config, change.overrides)
+    settings = load.change(built.settings, change.overrides)
     try:
         weights.check_divisible(
-            config.input.batch_size,
+            settings.input.batch_size,
             built.mesh,
             key="input.batch_size",
-            parts=config.accumulation_steps,
+            parts=settings.accumulation_steps,
         )
     except ValueError:
         return None
     changed = _replace_compute(
-        dataclasses.replace(built, config=config), model_functions.make_compute(config)
+        dataclasses.replace(built, settings=settings), model_functions.make_compute(settings)
     )
     optimizer = optimization.make(
-        config,
+        settings,
         built.model.shapes(),
         steps=planned.total_steps,
         data_size=len(planned.data.records),

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-import ml_collections
-
 from paligemma_jax.checkpoints import train_checkpoint
-from paligemma_jax.settings import load
+from paligemma_jax.runs import run_length
+from paligemma_jax.settings import schema
 from paligemma_jax.wording import near_misses, quantities
 
 PER_LABEL = ("per_class/", "per_group/", "dropped/")
@@ -27,15 +26,15 @@ def check(metric: str, evaluations: Sequence[str], *, key: str) -> str:
 
 
 def check_scores(
-    config: ml_collections.ConfigDict, names: Mapping[str, Callable[[], Collection[str]]]
+    settings: schema.Settings, names: Mapping[str, Callable[[], Collection[str]]]
 ) -> None:
     """Raises a ValueError if `keep_best` or `stop_at` name a score that there will not be.
 
     `names`: of each evaluation, what returns the scores that it gives. Those of a class, or of a
     group of rows, are known only once it is answered: any is let pass.
     """
-    wanted = [("keep_best", config.keep_best)] if config.keep_best else []
-    for key, metric in [*wanted, *(("stop_at", metric) for metric, _ in config.stop_at or ())]:
+    wanted = [("keep_best", settings.keep_best)] if settings.keep_best else []
+    for key, metric in [*wanted, *(("stop_at", metric) for metric, _ in settings.stop_at or ())]:
         evaluation = check(metric, list(names), key=key)
         score = metric.partition("/")[2]
         if score.startswith(PER_LABEL) or score in (found := names[evaluation]()):
@@ -92,16 +91,16 @@ class Goal:
         return f"stop_at: NOT reached in {quantities.count(step, 'steps')}: {values}"
 
 
-def make(config: ml_collections.ConfigDict) -> Goal:
+def make(settings: schema.Settings) -> Goal:
     """Returns what `stop_at` says.
 
     Raises:
       ValueError: a metric of no evaluation, or of one that runs only after the last step.
     """
-    wanted = {str(metric): float(value) for metric, value in config.stop_at or ()}
+    wanted = {str(metric): float(value) for metric, value in settings.stop_at or ()}
     for metric in wanted:
-        name = check(metric, list(config.evals), key="stop_at")
-        if not any(config.evals[name].get(f"log_{unit}") for unit in load.UNITS):
+        name = check(metric, list(settings.evals), key="stop_at")
+        if not run_length.is_repeated(settings.evals[name]):
             raise ValueError(
                 f"stop_at='{metric}': evals.{name} runs only after the last step; set "
                 f"evals.{name}.log_percent, say, to 0.1"

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from paligemma_jax.assembly import assembly
@@ -23,6 +22,7 @@ from paligemma_jax.data import augment, embeddings, image_batches, pipeline, rec
 from paligemma_jax.hub import sites
 from paligemma_jax.models import family
 from paligemma_jax.params import sharding
+from paligemma_jax.settings import schema
 from paligemma_jax.wording import quantities
 
 # To be raised when images are decoded, resized or embedded in another way.
@@ -30,7 +30,7 @@ VERSION = 1
 
 
 def check(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     model: family.Model,
     *,
     trainable: Iterable[str],
@@ -38,14 +38,14 @@ def check(
     examples: Iterable[records.Record],
 ) -> None:
     """Raises a ValueError if embeddings are to be cached and would change, or be too large."""
-    dtype = config.input.embedding_cache
+    dtype = settings.input.embedding_cache
     if dtype is None:
         return
     trained = sorted(name for name in trainable if name.startswith(model.kind.names.image))
     if trained:
         arrays = f"{len(trained)} arrays of the vision tower"
         raise _changing(model, f"{arrays} are trained, as {trained[0]}")
-    if config.model.img.dropout:
+    if settings.model.img.dropout:
         raise _changing(model, "model.img.dropout draws at random in the vision tower")
     if augmentation and augmentation.settings.changes_pixels:
         raise _changing(model, f"images are augmented ({augmentation.settings.describe()})")
@@ -56,7 +56,7 @@ def check(
         )
     num_images = len({path for example in examples for path in example.images})
     needed = num_images * np.prod(_shape(model)) * jnp.dtype(dtype).itemsize
-    limit = config.input.embedding_cache_gb
+    limit = settings.input.embedding_cache_gb
     if needed > limit * 1e9:
         raise ValueError(
             f"the embeddings of {num_images} images take {needed / 1e9:.2f} GB in {dtype}, more "
@@ -66,11 +66,11 @@ def check(
 
 
 def batch_arrays(
-    config: ml_collections.ConfigDict, model: family.Model, spec: pipeline.BatchSpec
+    settings: schema.Settings, model: family.Model, spec: pipeline.BatchSpec
 ) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Returns name -> (shape of one row, type) of a training batch, as `training_arrays` does."""
     arrays = pipeline.training_arrays(spec)
-    dtype = config.input.embedding_cache
+    dtype = settings.input.embedding_cache
     if dtype is None:
         return arrays
     del arrays["image"]
@@ -93,12 +93,12 @@ def prepare(
       OSError: the disk has no room for them.
       ValueError: an image that cannot be read.
     """
-    if built.config.input.embedding_cache is None:
+    if built.settings.input.embedding_cache is None:
         return None
-    num_workers = built.config.input.num_workers
+    num_workers = built.settings.input.num_workers
     start = built.model.kind.names.image
     tower = {name: array for name, array in params.items() if name.startswith(start)}
-    dtype = jnp.dtype(built.config.input.embedding_cache)
+    dtype = jnp.dtype(built.settings.input.embedding_cache)
     folder = sites.own_cache() / "embeddings" / _name(built, tower)
     store = embeddings.Store(folder, _shape(built.model), dtype)
     with say.progress("hashing images", unit="images") as report:
@@ -134,15 +134,15 @@ def _fill(
     tower: Mapping[str, jax.Array],
 ) -> None:
     # As many images as in a step of training, whose numbers the results then equal bit for bit.
-    batch_size = built.config.input.batch_size
+    batch_size = built.settings.input.batch_size
     with say.progress("embedding images", unit="images") as report:
         embeddings.fill(
             store,
             examples,
             _make_embed(built, tower, store.dtype),
-            res=built.config.res,
+            res=built.settings.res,
             batch_size=batch_size,
-            num_workers=built.config.input.num_workers,
+            num_workers=built.settings.input.num_workers,
             progress=report,
         )
 
@@ -188,8 +188,8 @@ def _name(built: assembly.Assembly, tower: Mapping[str, jax.Array]) -> str:
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
         "compute_dtype": built.functions.compute.dtype,
-        "stored": built.config.input.embedding_cache,
-        "res": built.config.res,
+        "stored": built.settings.input.embedding_cache,
+        "res": built.settings.res,
         "img": built.model.image_metadata(),
         "types": {name: str(array.dtype) for name, array in arrays.items()},
         "weights": checksums.of_arrays(arrays),

@@ -71,22 +71,22 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
     state, batch = _shapes(built, planned)
     groups = built.model.kind.names.groups
     jitted = optimization.make_train_step(
-        built.config, built.functions, planned.optimizer, state, groups=groups
+        built.settings, built.functions, planned.optimizer, state, groups=groups
     )
     with say.working("compiling the train step, which later runs find compiled"):
         compiled = jitted.lower(state, batch, 0).compile()
-    text_len = built.config.input.text_len
+    text_len = built.settings.input.text_len
     works = {
         length: flops.count(
             built.model,
             state.params,
             text_len=length,
-            max_images=built.config.input.max_images,
+            max_images=built.settings.input.max_images,
             trainable=set(planned.optimizer.trainable),
-            embeds_images=built.config.input.embedding_cache is None,
+            embeds_images=built.settings.input.embedding_cache is None,
             repeats_layers=built.functions.compute.remat == model_functions.SMALLER,
         )
-        for length in (*datasets.text_lens(built.config), text_len)
+        for length in (*datasets.text_lens(built.settings), text_len)
     }
     return Planned(
         memory=dataclasses.replace(
@@ -95,7 +95,7 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
         limit=device_limit(),
         works=works,
         num_devices=built.mesh.size,
-        batch_size=built.config.input.batch_size,
+        batch_size=built.settings.input.batch_size,
         train_step=by_text_len(jitted, {text_len: compiled}),
         remat=built.functions.compute.remat,
     )
@@ -122,8 +122,8 @@ def meter(
 def at_least(built: assembly.Assembly, planned: training_run.Plan) -> step_memory.Memory:
     """Returns what shapes tell without a compiler: temporary memory holds the gradients alone."""
     state, batch = _shapes(built, planned)
-    config = built.config
-    rows = config.input.batch_size // (built.mesh.size * config.accumulation_steps)
+    settings = built.settings
+    rows = settings.input.batch_size // (built.mesh.size * settings.accumulation_steps)
     params = state.params
     start = built.model.kind.names.blocks
     blocks = {name: x for name, x in params.items() if start and name.startswith(start)}
@@ -237,8 +237,8 @@ def _shapes(
         )
         for name, x in layout.shapes.items()
     }
-    spec, rows = datasets.spec(built.config), sharding.batch_sharding(built.mesh)
-    arrays = embedding_cache.batch_arrays(built.config, built.model, spec)
+    spec, rows = datasets.spec(built.settings), sharding.batch_sharding(built.mesh)
+    arrays = embedding_cache.batch_arrays(built.settings, built.model, spec)
     batch = {
         name: jax.ShapeDtypeStruct((spec.batch_size, *shape), dtype, sharding=rows)
         for name, (shape, dtype) in arrays.items()
@@ -249,9 +249,9 @@ def _shapes(
 def _cache_bytes(built: assembly.Assembly, one: evaluator.Evaluation) -> int:
     """Returns the bytes of keys and values, and of the logits of a token, on one device."""
     spec, chosen = one.prompts, one.settings
-    candidates = chosen["beam_size"] if chosen["sampler"] == "beam" else chosen["best_of"]
+    candidates = chosen.beam_size if chosen.sampler == "beam" else chosen.best_of
     slots = spec.max_images * built.model.num_image_tokens + spec.text_len + one.max_new_tokens
-    itemsize = jnp.dtype(built.config.cache_dtype).itemsize
+    itemsize = jnp.dtype(built.settings.cache_dtype).itemsize
     cache = built.model.cache_bytes(slots=slots, itemsize=itemsize)
     rows = spec.batch_size // built.mesh.size * candidates
     return rows * (cache + built.model.vocab_size * FLOAT32_BYTES)

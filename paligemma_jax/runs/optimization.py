@@ -4,68 +4,60 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 
 from paligemma_jax.assembly import quantization
 from paligemma_jax.console import say
 from paligemma_jax.models import family
 from paligemma_jax.params import lora, names
-from paligemma_jax.settings import load
+from paligemma_jax.settings import schema
 from paligemma_jax.training import optimizer, step
 from paligemma_jax.wording import quantities
 
 FROZEN = None
 
 
-def schedule_rules(config: ml_collections.ConfigDict) -> Any:
+def schedule_rules(settings: schema.Settings) -> Any:
     """Returns the schedule as rules on names, with the short forms spelt out.
 
     These are `trainable`, and LoRA: the factors train, and of the base what `trainable` says.
     """
-    schedule = _plain(config.schedule)
-    factors = None if config.lora.targets is None else names.ANY_FACTOR
-    if config.trainable is not None and not isinstance(schedule, Mapping):
+    schedule = settings.schedule
+    factors = None if settings.lora.targets is None else names.ANY_FACTOR
+    if settings.trainable is not None and not isinstance(schedule, Mapping):
         raise ValueError("trainable is the short form of schedule rules: set one of the two")
-    chosen = [regex for regex in (factors, config.trainable) if regex is not None]
+    chosen = [regex for regex in (factors, settings.trainable) if regex is not None]
     if not chosen or not isinstance(schedule, Mapping):
         return schedule
     return [*((regex, schedule) for regex in chosen), (".*", FROZEN)]
 
 
-def total_steps(config: ml_collections.ConfigDict, *, data_size: int) -> int:
-    """Returns the number of updates of the run."""
-    steps = load.steps("total", config, data_size=data_size, batch_size=config.input.batch_size)
-    assert steps is not None  # without a default, steps raises
-    return steps
-
-
 def make(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     *,
     steps: int,
     data_size: int,
 ) -> optimizer.Optimizer:
     """Returns the optimizer of the trainable parameters among `shapes`."""
-    if config.trainable is not None:
-        names.select(config.trainable, shapes, what="trainable")
-    schedule = schedule_rules(config)
+    if settings.trainable is not None:
+        names.select(settings.trainable, shapes, what="trainable")
+    schedule = schedule_rules(settings)
     _check_factors_train(schedule, shapes)
     return optimizer.make_optimizer(
         shapes,
         schedule=schedule,
         total_steps=steps,
-        batch_size=config.input.batch_size,
+        batch_size=settings.input.batch_size,
         data_size=data_size,
-        schedule_offset=config.schedule_offset,
-        optax_name=config.optax_name,
-        optax_args=_plain(config.optax),
-        lr=float(config.lr),
-        wd=config.wd,
-        grad_clip_norm=config.grad_clip_norm,
-        lr_mults=_plain(config.lr_mults),
-        wd_mults=_plain(config.wd_mults),
-        ema_decay=config.ema_decay,
+        schedule_offset=settings.schedule_offset,
+        optax_name=settings.optax_name,
+        optax_args=settings.optax,
+        lr=float(settings.lr),
+        wd=settings.wd,
+        grad_clip_norm=settings.grad_clip_norm,
+        lr_mults=settings.lr_mults,
+        wd_mults=settings.wd_mults,
+        ema_decay=settings.ema_decay,
     )
 
 
@@ -79,7 +71,7 @@ def gradient_groups(made: optimizer.Optimizer) -> dict[str, tuple[str, ...]]:
 
 
 def make_train_step(
-    config: ml_collections.ConfigDict,
+    settings: schema.Settings,
     functions: family.Functions,
     made: optimizer.Optimizer,
     state: step.TrainState,
@@ -102,9 +94,9 @@ def make_train_step(
             functions.logits,
             made.tx,
             parts=names.group(groups, made.trainable),
-            seed=config.seed,
-            label_smoothing=float(config.label_smoothing),
-            accumulation_steps=config.accumulation_steps,
+            seed=settings.seed,
+            label_smoothing=float(settings.label_smoothing),
+            accumulation_steps=settings.accumulation_steps,
             loss_scale=functions.compute.loss_scale,
         ),
         donate_argnums=0,
@@ -145,12 +137,3 @@ def _row(arrays: Mapping[str, Any]) -> tuple[str, str, str]:
     count = sum(array.size for array in arrays.values())
     num_bytes = sum(array.nbytes for array in arrays.values())
     return str(len(arrays)), f"{count:,}", quantities.size(num_bytes)
-
-
-def _plain(value: Any) -> Any:
-    """Returns settings as plain dictionaries and tuples: ConfigDicts stop here."""
-    if isinstance(value, ml_collections.ConfigDict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -1,24 +1,20 @@
 """The folder of a run: may this run begin in it, or go on there?"""
 
-import copy
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
-
 from paligemma_jax.assembly import assembly, model_functions
 from paligemma_jax.console import say
 from paligemma_jax.files import run_folder
-from paligemma_jax.settings import eval_keys, load, presets
+from paligemma_jax.settings import load, schema
 
 ANYWAY = "--resume_anyway"
 
 
-def check(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, resume_anyway: bool = False
-) -> None:
+def check(settings: schema.Settings, workdir: pathlib.Path, *, resume_anyway: bool = False) -> None:
     """Raises a ValueError if the folder holds a finished run, or one of other settings."""
     assembly.check_writable(workdir, option="--workdir")
     if (workdir / run_folder.FINAL).exists():
@@ -27,62 +23,46 @@ def check(
             f"To make it longer, remove {workdir / run_folder.FINAL} alone, raise total_steps (or "
             f"total_epochs) and give {ANYWAY}"
         )
-    if _read(workdir) is None:
-        _check_no_data(config, workdir)
+    if load.read_values(workdir / run_folder.CONFIG) is None:
+        _check_no_data(settings, workdir)
         return
-    check_same(config, workdir, resume_anyway=resume_anyway)
+    check_same(settings, workdir, resume_anyway=resume_anyway)
 
 
 def check_same(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, resume_anyway: bool = False
+    settings: schema.Settings, workdir: pathlib.Path, *, resume_anyway: bool = False
 ) -> None:
     """Raises a ValueError if the run of a folder, which has begun, has other settings.
 
     A key that is newer than the run had its default then.
     """
-    stored = presets.defaults(_read(workdir))
-    then, now = (json.loads(load.to_json(one)) for one in (stored, config))
+    then = load.read_values(workdir / run_folder.CONFIG) or {}
     allow(
-        differences(then, now),
+        differences(then, json.loads(load.to_json(settings))),
         f"{workdir} holds a run with other settings",
         resume_anyway=resume_anyway,
     )
 
 
-def keep_remat(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> ml_collections.ConfigDict:
+def keep_remat(settings: schema.Settings, workdir: pathlib.Path) -> schema.Settings:
     """Returns the settings, with the remat_policy of the folder's run in place of an automatic one.
 
     It is chosen when a run begins: another one gives the same numbers but for their rounding.
     """
-    stored = _read(workdir)
-    if stored is None or config.remat_policy != model_functions.AUTO:
-        return config
-    kept = copy.deepcopy(config)
-    kept.remat_policy = stored.get("remat_policy", model_functions.AUTO)
-    return kept
+    stored = load.read_values(workdir / run_folder.CONFIG)
+    if stored is None or settings.remat_policy != model_functions.AUTO:
+        return settings
+    return dataclasses.replace(settings, remat_policy=stored["remat_policy"])
 
 
-def _read(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the settings of the folder's run, None where none has begun."""
-    path = workdir / run_folder.CONFIG
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-
-
-def _check_no_data(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def _check_no_data(settings: schema.Settings, workdir: pathlib.Path) -> None:
     """Raises a ValueError if the folder is one that data is read from."""
-    sources = {"input.data": config.input.data}
-    sources |= {f"input.mixture.{name}": one for name, one in config.input.mixture.items()}
-    sources |= {f"evals.{name}": one for name, one in config.evals.items()}
+    sources = {"input.data": settings.input.data}
+    sources |= {f"input.mixture.{name}": one for name, one in settings.input.mixture.items()}
+    sources |= {f"evals.{name}": one for name, one in settings.evals.items()}
     for key, source in sources.items():
-        fname = source.get("fname") or eval_keys.INPUT
-        if fname != eval_keys.INPUT and pathlib.Path(fname).resolve().parent == workdir.resolve():
+        fname = source.fname or schema.INPUT
+        if fname != schema.INPUT and pathlib.Path(fname).resolve().parent == workdir.resolve():
             raise ValueError(
                 f"--workdir {workdir}: {key}.fname={fname!r} lies in it. Choose a folder of the "
                 f"run's own, as runs/{workdir.resolve().name}"

@@ -14,23 +14,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 
 from paligemma_jax.assembly import assembly, datasets, quantization, run_weights
 from paligemma_jax.checkpoints import checksums, partial_weights, train_checkpoint
 from paligemma_jax.console import say
 from paligemma_jax.files import run_folder
-from paligemma_jax.runs import early_stopping, resume
-from paligemma_jax.settings import load
+from paligemma_jax.runs import early_stopping, resume, run_length
+from paligemma_jax.settings import schema
 from paligemma_jax.training import nan_checks, optimizer, step
 
 TRAINABLE, OPTIMIZER = run_weights.TRAINABLE, run_weights.OPTIMIZER
-DEFAULT_PERCENT = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """When a checkpoint is made and how long it stays; see config.keys."""
+    """When a checkpoint is made and how long it stays; see the keys ckpt_* and keep_*."""
 
     every: int
     keep_last: int
@@ -48,19 +46,12 @@ class Plan:
         return None if self.keep_best is None else train_checkpoint.best_is(self.keep_best)
 
 
-def plan(config: ml_collections.ConfigDict, *, total_steps: int, data_size: int) -> Plan:
+def plan(settings: schema.Settings, *, total_steps: int, data_size: int) -> Plan:
     """Returns when to save, or raises a ValueError for settings that contradict each other."""
-    every = load.steps(
-        "ckpt",
-        config,
-        data_size=data_size,
-        batch_size=config.input.batch_size,
-        total_steps=total_steps,
-        default=max(1, round(DEFAULT_PERCENT * total_steps)),
-    )
-    if config.keep_best:
-        early_stopping.check(config.keep_best, list(config.evals), key="keep_best")
-    return Plan(every or 0, config.keep_last, config.keep_every, config.keep_best)
+    every = run_length.steps_between_saves(settings, total_steps=total_steps, data_size=data_size)
+    if settings.keep_best:
+        early_stopping.check(settings.keep_best, list(settings.evals), key="keep_best")
+    return Plan(every, settings.keep_last, settings.keep_every, settings.keep_best)
 
 
 def start(
@@ -217,9 +208,9 @@ def _describe_base(
     if layout.shapes.keys() == set(made.trainable):
         return None
     if layout.stored is None:
-        return {"seed": built.config.seed, **quantization.describe(layout.shapes)}
+        return {"seed": built.settings.seed, **quantization.describe(layout.shapes)}
     return {
-        "model_init": built.config.model_init,
+        "model_init": built.settings.model_init,
         "path": str(layout.stored.path),
         "fingerprint": "+".join(checksums.of_file(file) for file in layout.stored.files),
         **quantization.describe(layout.shapes),

@@ -67,8 +67,8 @@ def is_done(run: sweeps.Run, workdir: pathlib.Path) -> bool:
     folder = workdir / run.name
     if not (folder / run_folder.FINAL).exists():
         return False
-    config = load.load(run.source, run.overrides)
-    resume.check_same(resume.keep_remat(config, folder), folder)
+    settings = load.load(run.source, run.overrides)
+    resume.check_same(resume.keep_remat(settings, folder), folder)
     return True
 
 
@@ -98,15 +98,19 @@ def choose_score(runs: Sequence[sweeps.Run], outcomes: Sequence[Outcome], asked:
     Raises:
       ValueError: no evaluation of that name.
     """
-    config = load.load(runs[0].source, runs[0].overrides)
+    settings = load.load(runs[0].source, runs[0].overrides)
     if asked:
-        early_stopping.check(asked, list(config.evals), key="--score")
+        early_stopping.check(asked, list(settings.evals), key="--score")
         return asked
-    if config.keep_best or config.stop_at:
-        return config.keep_best or config.stop_at[0][0]
+    if settings.keep_best:
+        return settings.keep_best
+    if settings.stop_at:
+        return settings.stop_at[0][0]
     known = {name for outcome in outcomes for row in outcome.rows for name in row}
     scores = [score for score in score_docs.first() if score != "loss"]
-    names = [f"{evaluation}/{score}" for evaluation in config.evals for score in [*scores, "loss"]]
+    names = [
+        f"{evaluation}/{score}" for evaluation in settings.evals for score in [*scores, "loss"]
+    ]
     return next((name for name in names if name in known), "loss")
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 
 from paligemma_jax.assembly import assembly, datasets, released, training_data, weights
 from paligemma_jax.checkpoints import partial_weights
@@ -21,10 +20,11 @@ from paligemma_jax.runs import (
     embedding_cache,
     optimization,
     profiling,
+    run_length,
     training_log,
 )
 from paligemma_jax.runs import saving as runs_saving
-from paligemma_jax.settings import load
+from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task
 from paligemma_jax.training import loop, optimizer, step
 
@@ -64,38 +64,38 @@ def all_records(
 
 def plan(built: assembly.Assembly) -> Plan:
     """Reads and checks all data and every rule on parameters. Loads no weights."""
-    config = built.config
+    settings = built.settings
     weights.check_divisible(
-        config.input.batch_size,
+        settings.input.batch_size,
         built.mesh,
         key="input.batch_size",
-        parts=config.accumulation_steps,
+        parts=settings.accumulation_steps,
     )
-    datasets.text_lens(config)
-    read = training_data.read(config, built.tokenizer)
+    datasets.text_lens(settings)
+    read = training_data.read(settings, built.tokenizer)
     data_size = len(read.records)
-    steps = optimization.total_steps(config, data_size=data_size)
-    say.info(read.describe(steps=steps, batch_size=config.input.batch_size))
-    profiling.check(config.profile_steps, total_steps=steps)
-    saving = runs_saving.plan(config, total_steps=steps, data_size=data_size)
-    made = optimization.make(config, built.model.shapes(), steps=steps, data_size=data_size)
+    steps = run_length.total_steps(settings, data_size=data_size)
+    say.info(read.describe(steps=steps, batch_size=settings.input.batch_size))
+    profiling.check(settings.profile_steps, total_steps=steps)
+    saving = runs_saving.plan(settings, total_steps=steps, data_size=data_size)
+    made = optimization.make(settings, built.model.shapes(), steps=steps, data_size=data_size)
     evaluations = tuple(
-        _plan_evaluation(built, name, steps=steps, data_size=data_size) for name in config.evals
+        _plan_evaluation(built, name, steps=steps, data_size=data_size) for name in settings.evals
     )
-    early_stopping.check_scores(config, {one.name: one.score_names for one, _ in evaluations})
-    released.check_name(config, built.model)
+    early_stopping.check_scores(settings, {one.name: one.score_names for one, _ in evaluations})
+    released.check_name(settings, built.model)
     embedding_cache.check(
-        config,
+        settings,
         built.model,
         trainable=made.trainable,
         augmentation=read.augmentation,
         examples=all_records(read, evaluations),
     )
-    base = assembly.find_weights(config, config.model_init)
+    base = assembly.find_weights(settings, settings.model_init)
     if lora := built.model.lora:
-        say.info(f"LoRA: rank {lora.rank}, scale {lora.scale:g}, beside {config.lora.targets}")
-    what_is_saved(config, built.model)
-    return Plan(read, steps, made, evaluations, base, saving, early_stopping.make(config))
+        say.info(f"LoRA: rank {lora.rank}, scale {lora.scale:g}, beside {settings.lora.targets}")
+    what_is_saved(settings, built.model)
+    return Plan(read, steps, made, evaluations, base, saving, early_stopping.make(settings))
 
 
 def run(
@@ -118,7 +118,7 @@ def run(
     batches = _make_batches(built, planned, int(state.step), read_images)
 
     def log_row(row: Mapping[str, float]) -> None:
-        num_examples = int(row["step"]) * built.config.input.batch_size
+        num_examples = int(row["step"]) * built.settings.input.batch_size
         log.append({**row, **planned.data.epochs(num_examples)})
 
     hooks = [
@@ -164,31 +164,31 @@ def _make_batches(
     return pipeline.train_batches(
         planned.data.records,
         built.tokenizer,
-        datasets.spec(built.config),
-        seed=built.config.seed,
+        datasets.spec(built.settings),
+        seed=built.settings.seed,
         total_steps=planned.total_steps,
         start_step=start_step,
         sources=planned.data.sources,
         augmentation=planned.data.augmentation,
         noise=planned.data.noise,
         read_images=read_images,
-        text_lens=datasets.text_lens(built.config),
+        text_lens=datasets.text_lens(built.settings),
     )
 
 
-def what_is_saved(config: ml_collections.ConfigDict, model: family.Model) -> str:
+def what_is_saved(settings: schema.Settings, model: family.Model) -> str:
     """Returns "all" or "trainable", as the key `save` says, or LoRA or a quantized base suggests.
 
     Raises:
       ValueError: trained weights alone, of a run that starts from random ones.
     """
-    if config.save == TRAINABLE and config.model_init is None:
+    if settings.save == TRAINABLE and settings.model_init is None:
         raise ValueError(
             "save='trainable' leaves out the weights that are not trained, and random ones are in "
             "no other file: set model_init, or save='all'"
         )
-    is_adapted = model.lora is not None or config.quantize is not None
-    return config.save or (TRAINABLE if is_adapted and config.model_init else "all")
+    is_adapted = model.lora is not None or settings.quantize is not None
+    return settings.save or (TRAINABLE if is_adapted and settings.model_init else "all")
 
 
 def save(
@@ -196,8 +196,8 @@ def save(
 ) -> None:
     """Writes the weights as one npz file: all, or what the base lacks, as `save` says."""
     params = state.averaged
-    said = weights.metadata(built.config, built.model, step=int(state.step), base=planned.base)
-    what = what_is_saved(built.config, built.model)
+    said = weights.metadata(built.settings, built.model, step=int(state.step), base=planned.base)
+    what = what_is_saved(built.settings, built.model)
     if what == TRAINABLE and planned.base:
         said[partial_weights.NUM_ARRAYS] = len(params)
         kept = state.trainable.keys() | partial_weights.differing(params, planned.base)
@@ -210,17 +210,15 @@ def _plan_evaluation(
 ) -> tuple[evaluator.Evaluation, int]:
     made = evaluator.make(built, name)
     try:
-        every = load.steps(
-            "log",
+        every = run_length.steps_between_evaluations(
             made.settings,
             data_size=data_size,
-            batch_size=built.config.input.batch_size,
+            batch_size=built.settings.input.batch_size,
             total_steps=steps,
-            default=0,
         )
     except ValueError as error:
         raise ValueError(f"evals.{name}: {error}") from error
-    return made, every or 0
+    return made, every
 
 
 def _make_hook(
@@ -245,7 +243,7 @@ def _make_hook(
                 run=workdir,
                 now={"step": number, **numbers},
                 predictions=run_folder.predictions(one.name, number),
-                evaluation=one.name if len(built.config.evals) > 1 else "",
+                evaluation=one.name if len(built.settings.evals) > 1 else "",
             )
             log.append_files(number, one.name, files)
         return numbers

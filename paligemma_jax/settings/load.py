@@ -1,29 +1,32 @@
-"""Settings from a Python file: `file.py:arg`, overrides on the command line, durations in steps.
+"""Settings from a Python file (`file.py:arg`) or from a run's config.json, and overrides of them.
 
 A config file has `get_config(arg)` that returns an `ml_collections.ConfigDict` made by
-`presets.finetune`. The names of keys and durations follow big_vision.
+`presets.finetune`. It ends here: what the other rooms get is `schema.Settings`.
 """
 
 import ast
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import pathlib
 import re
 import traceback
+import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import ml_collections
 
-from paligemma_jax.settings import keys, presets, spec
+from paligemma_jax.settings import keys, presets, schema, validation
+
+Class = TypeVar("Class")
 
 # For config files from before the package was laid out anew.
 MOVED = (
     "write `from paligemma_jax.settings import parse_arg, presets` instead of `from "
     "paligemma_jax.config import presets, settings`, and parse_arg for settings.parse_arg"
 )
-UNITS = ("steps", "epochs", "examples", "percent")
 
 
 def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
@@ -37,7 +40,7 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
         key, has_value, text = part.partition("=")
         if key not in defaults:
             raise ValueError(
-                f"config argument '{key}' is not known. {spec.did_you_mean(key, defaults)}"
+                f"config argument '{key}' is not known. {keys.did_you_mean(key, defaults)}"
                 f"Known: {', '.join(f'{k}={v}' for k, v in defaults.items()) or 'none'}"
             )
         if not has_value:
@@ -48,19 +51,18 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(values)
 
 
-def load(source: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
-    """Returns the locked config of `"file.py:arg"` with `key.sub=value` overrides applied."""
+def load(source: str, overrides: Iterable[str] = ()) -> schema.Settings:
+    """Returns the settings of `"file.py:arg"` with `key.sub=value` overrides applied."""
     path, _, arg = source.partition(":")
     with reading(path) as module:
         config = module.get_config(arg)
     if not isinstance(config, ml_collections.ConfigDict):
-        found = type(config).__name__
         raise ValueError(
-            f"{path}: get_config returned {found}, expected what presets.finetune does"
+            f"{path}: get_config returned {type(config).__name__}, expected what presets.finetune "
+            f"does"
         )
     override(config, overrides)
-    presets.validate(config)
-    return config
+    return typed(config)
 
 
 @contextlib.contextmanager
@@ -72,7 +74,7 @@ def reading(path: str) -> Iterator[Any]:
     """
     file = pathlib.Path(path)
     if not file.is_file():
-        near = spec.did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
+        near = keys.did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
         raise ValueError(f"--config: no file {path}. {near}Expected FILE.py or FILE.py:ARGUMENT")
     module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     assert module_spec is not None and module_spec.loader is not None
@@ -135,72 +137,115 @@ def convert(text: str, *, like: Any, where: str) -> Any:
     return value
 
 
-def steps(
-    prefix: str,
-    settings: Mapping[str, Any],
-    *,
-    data_size: int | None = None,
-    batch_size: int | None = None,
-    total_steps: int | None = None,
-    default: int | None = None,
-) -> int | None:
-    """Returns a duration in steps, from `{prefix}_steps|_epochs|_examples|_percent`.
-
-    Percent is a fraction of `total_steps`: 0.1 is a tenth. Rounding is big_vision's
-    (`utils.py::steps`): Python's `round`, and at least 1 unless 0 is asked for.
+def typed(config: ml_collections.ConfigDict) -> schema.Settings:
+    """Returns the settings that a config says, complete.
 
     Raises:
-      ValueError: two of the spellings are set at once, or none and there is no default, or what
-        the conversion needs (for example the number of examples) is not known.
+      ValueError: lists every key that is unknown, of a wrong type or out of its range.
     """
-    found = {
-        unit: settings[f"{prefix}_{unit}"]
-        for unit in UNITS
-        if settings.get(f"{prefix}_{unit}") is not None
-    }
-    if not found:
-        if default is None and prefix == "total":
-            raise ValueError("set one of total_steps, total_epochs, total_examples: none is set")
-        return default
-    if len(found) > 1:
-        raise ValueError(f"set one of {[f'{prefix}_{unit}' for unit in found]}, not all of them")
-    unit, amount = next(iter(found.items()))
-    if not isinstance(amount, int | float) or isinstance(amount, bool) or amount < 0:
-        raise ValueError(f"{prefix}_{unit}={amount!r}: expected a number that is not negative")
-    if unit == "steps":
-        return int(amount)
-    if unit == "percent":
-        if total_steps is None:
-            raise ValueError(f"{prefix}_percent: a part of total_steps, which is not known")
-        if amount > 1:
-            raise ValueError(f"{prefix}_percent={amount}: a fraction, so between 0 and 1")
-        exact = amount * total_steps
-    else:
-        if not batch_size or (unit == "epochs" and not data_size):
-            raise ValueError(f"{prefix}_{unit}: needs the batch size and the number of examples")
-        exact = (
-            amount * ((data_size or 0) / batch_size) if unit == "epochs" else amount / batch_size
-        )
-    return max(1, round(exact)) if amount else 0
+    validation.validate(config)
+    return _build(schema.Settings, config.to_dict())
 
 
-def to_json(config: ml_collections.ConfigDict) -> str:
-    """Returns the resolved config as JSON text, keys in the order of the presets."""
-    return json.dumps(config.to_dict(), indent=2, default=str)
+def eval_settings(name: str, values: Mapping[str, Any]) -> schema.EvalSettings:
+    """Returns the settings of one evaluation, checked as a config's are."""
+    validation.check_eval(name, values)
+    return _build(schema.EvalSettings, values)
 
 
-def from_json(path: pathlib.Path, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
-    """Returns the config of a run's folder (config.json), locked and checked like a fresh one."""
+def change(settings: schema.Settings, overrides: Iterable[str]) -> schema.Settings:
+    """Returns settings with "key.sub=value" texts applied, checked."""
+    config = presets.defaults(to_dict(settings))
+    override(config, overrides)
+    return typed(config)
+
+
+def with_evaluation(
+    settings: schema.Settings, name: str, fname: str, overrides: Iterable[str] = ()
+) -> schema.Settings:
+    """Returns settings with `name` as the only evaluation, of a file; overrides are of its keys."""
+    only = schema.replace(settings, {"evals": {name: schema.EvalSettings(fname=fname)}})
+    return change(only, [f"evals.{name}.{text}" for text in overrides])
+
+
+def to_dict(settings: schema.Settings) -> dict[str, Any]:
+    """Returns all values, nested as the keys are, in the order of the schema.
+
+    Of an evaluation, and of a source of a mixture, only what is not as by default.
+    """
+    return _shorten(dataclasses.asdict(settings))
+
+
+def to_json(settings: schema.Settings) -> str:
+    """Returns all values as JSON text."""
+    return json.dumps(to_dict(settings), indent=2, default=str)
+
+
+def read_values(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what a run's config.json holds, not checked; None where there is no such file.
+
+    As JSON has it, and `to_dict` arranges it. A key that is newer than the run has its default.
+    """
+    if not path.exists():
+        return None
+    values = presets.defaults(_read_json(path)).to_dict()
+    return json.loads(json.dumps(_shorten(values), default=str))
+
+
+def from_json(path: pathlib.Path, overrides: Iterable[str] = ()) -> schema.Settings:
+    """Returns the settings of a run's folder (config.json), checked like fresh ones."""
+    config = presets.defaults(_read_json(path))
+    override(config, overrides)
+    return typed(config)
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        stored = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{path}: not found. Is {path.parent} the --workdir of a run?") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-    config = presets.defaults(stored)
-    override(config, overrides)
-    presets.validate(config)
-    return config
+
+
+def _shorten(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns all values, without those of evaluations and sources that are as by default."""
+
+    def shorten(named: Mapping[str, Any], known: Iterable[keys.Key]) -> dict[str, Any]:
+        defaults = {one.name: one.default for one in known}
+        return {
+            name: {k: x for k, x in one.items() if k not in defaults or x != defaults[k]}
+            for name, one in named.items()
+        }
+
+    mixture = shorten(values["input"]["mixture"], schema.SOURCE_KEYS)
+    return {
+        **values,
+        "input": {**values["input"], "mixture": mixture},
+        "evals": shorten(values["evals"], schema.EVAL_KEYS),
+    }
+
+
+def _build(settings_class: type[Class], values: Mapping[str, Any]) -> Class:
+    """Returns an instance of a settings class; what is not among the values has its default."""
+    hints, built = typing.get_type_hints(settings_class), {}
+    for field in dataclasses.fields(cast(Any, settings_class)):
+        if field.name not in values:
+            continue
+        value, hint = values[field.name], hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            value = _build(cast(type, hint), value)
+        elif item := keys.item_class(hint):
+            value = {name: _build(item, one) for name, one in value.items()}
+        built[field.name] = _freeze(value)
+    return settings_class(**built)
+
+
+def _freeze(value: Any) -> Any:
+    """Returns a value whose lists are tuples; what ConfigDicts hold is plain dictionaries."""
+    if isinstance(value, Mapping | ml_collections.ConfigDict):
+        return {name: _freeze(one) for name, one in value.items()}
+    return tuple(map(_freeze, value)) if isinstance(value, list | tuple) else value
 
 
 def _line_in(file: pathlib.Path, error: BaseException) -> int:
@@ -217,16 +262,16 @@ def _in_words(error: BaseException) -> str:
     text = str(error.args[0] if error.args else error)
     if "paligemma_jax.config" in text:
         return f"{text}: {MOVED}"
-    if found := re.search(r'Key "([^"]+)" does not exist', text):
-        known = [key.name for key in keys.KEYS]
-        return f"config key '{found[1]}' is not known. {spec.did_you_mean(found[1], known)}"
+    if unknown := re.search(r'Key "([^"]+)" does not exist', text):
+        hint = keys.did_you_mean(unknown[1], schema.names())
+        return f"config key '{unknown[1]}' is not known. {hint}"
     return text
 
 
 def _unknown(path: str, key: str, node: ml_collections.ConfigDict) -> str:
-    prefix, every = path.removesuffix(key), [known.name for known in keys.KEYS]
+    prefix, every = path.removesuffix(key), schema.names()
     beside = [*node] if prefix else [*node, *every]
-    hint = spec.did_you_mean(key, beside, prefix=prefix) or spec.did_you_mean(key, every)
+    hint = keys.did_you_mean(key, beside, prefix=prefix) or keys.did_you_mean(key, every)
     return f"config key '{path}' is not known. {hint}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from paligemma_jax.settings import augment_keys, eval_keys
+from paligemma_jax.settings import keys, schema
 
 NUM_EXAMPLES = 8
 MAX_STEPS = 400
@@ -39,15 +39,15 @@ def make(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.input.update(
         num_examples=NUM_EXAMPLES, batch_size=batch_size, allow_truncation=False, noise_piece=None
     )
-    for key in augment_keys.KEYS:
-        config.input.augment[key.name.rpartition(".")[2]] = key.default
+    for key in keys.keys_of(schema.AugmentSettings):
+        config.input.augment[key.name] = key.default
     config.model.img.dropout = config.model.llm.dropout = config.lora.dropout = 0.0
     config.label_smoothing, config.ema_decay = 0.0, None
     config.log_training_steps = LOG_STEPS
     config.total_epochs = config.total_examples = None
     config.total_steps, config.stop_at = MAX_STEPS, [(f"{NAME}/{SCORE}", 1.0)]
     config.schedule = _constant(config.schedule)
-    config.evals = {NAME: dict(fname=eval_keys.INPUT, log_steps=LOG_STEPS)}
+    config.evals = {NAME: dict(fname=schema.INPUT, log_steps=LOG_STEPS)}
     config.ckpt_epochs = config.ckpt_examples = config.ckpt_percent = None
     config.ckpt_steps, config.keep_every, config.keep_best = 0, None, None
     return config

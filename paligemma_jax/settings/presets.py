@@ -1,21 +1,13 @@
-"""Presets: complete, locked settings to start a config from, and the check of a finished one."""
+"""Presets: complete, locked settings to start a config from."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from paligemma_jax.params import released_models
-from paligemma_jax.settings import eval_keys, keys, source_keys, spec
+from paligemma_jax.settings import keys, schema
 
-# Short forms of lora.targets. The projections of the language model; and what transformers and PEFT
-# adapt when told q_proj, k_proj, ..., down_proj: SigLIP has layers of the first three names.
-LORA_TARGETS = {
-    "llm": "llm/layers/.*",
-    "hf_compat": "llm/layers/.*|img/.*/(query|key|value)/kernel",
-}
-_SHORT_FORMS = ", ".join(f"'{name}'" for name in LORA_TARGETS)
 # What to train, and a rate that suits it: a recipe's own goes over it.
 METHODS: dict[str, dict[str, Any]] = {
     # arXiv:2407.07726, 3.2.4
@@ -39,7 +31,7 @@ def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDi
     """
     # Types are checked by `validate`: some keys may hold one of several (a schedule, or rules).
     config = ml_collections.ConfigDict(type_safe=False)
-    for key in keys.KEYS:
+    for key in schema.KEYS:
         *folders, leaf = key.name.split(".")
         node = config
         for folder in folders:
@@ -49,7 +41,7 @@ def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDi
         node[leaf] = _fresh(key.default)
     _overlay(config, stored or {})
     config.lock()
-    # What may be in these is checked elsewhere: eval_keys, source_keys, the optimizer's own keys.
+    # Names and keys that the schema does not list: of evaluations, sources, an optimizer.
     for node in (config.evals, config.input.mixture, config.optax, config.schedule):
         if isinstance(node, ml_collections.ConfigDict):
             node.unlock()
@@ -73,7 +65,7 @@ def finetune(
         ("method", method, METHODS),
     ):
         if name not in table:
-            hint = spec.did_you_mean(name, table)
+            hint = keys.did_you_mean(name, table)
             raise ValueError(f"{what} '{name}' is not known. {hint}Known: {', '.join(table)}")
     config = defaults()
     config.update_from_flattened_dict(METHODS[method])
@@ -108,159 +100,16 @@ def from_scratch(
     return config
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
-    """Raises a ValueError that lists every key that is unknown, of a wrong type or value."""
-    table = {key.name: key for key in keys.KEYS}
-    problems = []
-    for name, value in _leaves(config, table):
-        if name not in table:
-            problems.append(f"config key '{name}' is not known. {spec.did_you_mean(name, table)}")
-        else:
-            problems += _check(table[name], value)
-    problems += [
-        f"config key '{name}' is missing" for name in table if not _has(config, name.split("."))
-    ]
-    for group, node, known in (
-        ("evals", config.get("evals"), eval_keys.KEYS),
-        ("input.mixture", config.input.get("mixture"), source_keys.KEYS),
-    ):
-        for name in node if isinstance(node, ml_collections.ConfigDict) else ():
-            problems += _check_named(group, name, node[name], known)
-    if config.input.get("mixture") and config.input.data.get("fname"):
-        problems.append("input.mixture and input.data.fname are set: keep one")
-    totals = [k for k in ("total_steps", "total_epochs", "total_examples") if config.get(k)]
-    if len(totals) > 1:
-        problems.append(f"{' and '.join(totals)} are set: keep one")
-    if config.get("trainable") is not None and not isinstance(
-        config.schedule, Mapping | ml_collections.ConfigDict
-    ):
-        problems.append("trainable is the short form of schedule rules: set one of the two")
-    problems += _check_lora(config, table)
-    if problems:
-        raise ValueError("config:\n  " + "\n  ".join(problems))
-
-
-def eval_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns one evaluation's settings with the defaults of eval_keys filled in."""
-    return {key.name: settings.get(key.name, key.default) for key in eval_keys.KEYS}
-
-
-def source_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of one source of a mixture, the defaults of source_keys filled in."""
-    return {key.name: settings.get(key.name, key.default) for key in source_keys.KEYS}
-
-
-def check_eval(eval_name: str, settings: Mapping[str, Any]) -> None:
-    """Raises a ValueError that lists what is wrong with one evaluation's settings."""
-    if problems := _check_named("evals", eval_name, settings, eval_keys.KEYS):
-        raise ValueError("\n".join(problems))
-
-
-def _check_named(group: str, name: str, settings: Any, known: Sequence[spec.Key]) -> list[str]:
-    table = {key.name: key for key in known}
-    where = f"{group}.{name}"
-    if not name or set(name) & set("/\\. "):
-        return [f"{where}: a name of files: letters, digits, '-' and '_'"]
-    if not isinstance(settings, Mapping | ml_collections.ConfigDict):
-        return [f"{where}: expected dict(fname=...), found {settings!r}"]
-    problems = [
-        f"config key '{where}.{unknown}' is not known. "
-        + spec.did_you_mean(unknown, table, prefix=f"{where}.")
-        for unknown in settings
-        if unknown not in table
-    ]
-    for key in known:
-        problems += _check(key, settings.get(key.name, key.default), where=f"{where}.")
-    return problems
-
-
-def _check_lora(config: ml_collections.ConfigDict, table: Mapping[str, spec.Key]) -> list[str]:
-    """Returns what is wrong with `lora`: settings that nothing would use, an unknown short form."""
-    if not _has(config, ["lora", "targets"]):
-        return []
-    targets = config.lora.targets
-    is_word = isinstance(targets, str) and re.fullmatch(r"[\w-]+", targets)
-    if is_word and targets not in LORA_TARGETS:
-        # Names of parameters have a "/": a word alone matches none.
-        return [
-            f"lora.targets='{targets}': expected {_SHORT_FORMS} or a regex on full names, as "
-            f"'llm/layers/attn/.*'. {spec.did_you_mean(targets, LORA_TARGETS)}"
-        ]
-    if targets is not None:
-        return []
-    return [
-        f"lora.{name}={value!r} has no effect without lora.targets: {_SHORT_FORMS} or a regex"
-        for name, value in config.lora.items()
-        if f"lora.{name}" in table and value != table[f"lora.{name}"].default
-    ]
-
-
-def _check(key: spec.Key, value: Any, where: str = "") -> list[str]:
-    name = where + key.name
-    if isinstance(value, ml_collections.ConfigDict):
-        value = value.to_dict()
-    right_type = isinstance(value, key.types) and (not isinstance(value, bool) or bool in key.types)
-    if not right_type:
-        expected, found = _type_names(key.types), type(value).__name__
-        return [f"{name}={value!r}: expected {expected}, found {found}"]
-    if isinstance(value, list | tuple) and key.rule_types:
-        return [problem for rule in value if (problem := _check_rule(key, rule, name))]
-    if key.choices and value not in key.choices:
-        return [_not_chosen(key, value, name)]
-    if key.least is not None and isinstance(value, int | float) and not value >= key.least:
-        return [f"{name}={value!r}: expected {key.least} or more"]
-    return []
-
-
-def _not_chosen(key: spec.Key, value: Any, name: str) -> str:
-    hint = spec.did_you_mean(str(value), map(str, key.choices))
-    return f"{name}={value!r}: expected one of {key.choices}. {hint}"
-
-
-def _check_rule(key: spec.Key, rule: Any, name: str) -> str | None:
-    is_pair = isinstance(rule, list | tuple) and len(rule) == 2 and isinstance(rule[0], str)
-    value = rule[1] if is_pair else None
-    is_mapping = isinstance(value, ml_collections.ConfigDict)
-    right_type = isinstance({} if is_mapping else value, key.rule_types)
-    if is_pair and key.choices and value not in key.choices:
-        return _not_chosen(key, value, f"{name} {rule[0]!r}")
-    if is_pair and right_type and not isinstance(value, bool):
-        return None
-    return f"{name}: expected pairs ('text', {_type_names(key.rule_types)}), found {rule!r}"
-
-
-def _type_names(types: tuple[type, ...]) -> str:
-    return " or ".join("None" if t is type(None) else t.__name__ for t in types)
-
-
-def _leaves(node: ml_collections.ConfigDict, table: Mapping[str, spec.Key], prefix: str = ""):
-    for name in node:
-        path, value = f"{prefix}{name}", node[name]
-        is_folder = any(known.startswith(f"{path}.") for known in table)
-        if is_folder and isinstance(value, ml_collections.ConfigDict):
-            yield from _leaves(value, table, f"{path}.")
-        else:
-            yield path, value
-
-
 def _overlay(node: ml_collections.ConfigDict, stored: Mapping[str, Any], prefix: str = "") -> None:
     for name, value in stored.items():
         path = f"{prefix}{name}"
-        if isinstance(value, Mapping) and any(k.name.startswith(f"{path}.") for k in keys.KEYS):
+        if isinstance(value, Mapping) and any(k.name.startswith(f"{path}.") for k in schema.KEYS):
             _overlay(node[name], value, f"{path}.")
         else:
             node[name] = _fresh(value)
 
 
-def _has(node: Any, folders: list[str]) -> bool:
-    for folder in folders:
-        if not isinstance(node, ml_collections.ConfigDict) or folder not in node:
-            return False
-        node = node[folder]
-    return True
-
-
 def _fresh(value: Any) -> Any:
     if isinstance(value, dict):
         return ml_collections.ConfigDict(value, type_safe=False)
-    return list(value) if isinstance(value, list) else value
+    return list(value) if isinstance(value, list | tuple) else value

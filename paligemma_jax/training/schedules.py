@@ -11,15 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from paligemma_jax.training import durations
 from paligemma_jax.wording import near_misses
 
 Schedule = Callable[[Any], jax.Array]
 
-UNITS = ("steps", "epochs", "examples", "percent")
-
 
 def _durations(name: str) -> tuple[str, ...]:
-    return tuple(f"{name}_{unit}" for unit in UNITS)
+    return tuple(f"{name}_{unit}" for unit in durations.UNITS)
 
 
 # Keys of each decay type, beside those of every schedule.
@@ -66,7 +65,13 @@ def make_schedule(
     check_keys(spec)
 
     def duration(name: str, default: int) -> int:
-        return _steps(name, spec, total_steps, batch_size, data_size, default)
+        try:
+            steps = durations.read(name, spec).in_steps(
+                data_size=data_size, batch_size=batch_size, total_steps=total_steps
+            )
+        except ValueError as error:
+            raise ValueError(f"schedule: {error}") from error
+        return default if steps is None else steps
 
     warmup, cooldown = duration("warmup", 0), duration("cooldown", 0)
     # A run of one step is how people try a recipe: it may be all warm-up.
@@ -158,41 +163,3 @@ def check_keys(spec: Mapping[str, Any]) -> None:
             f"schedule: stair needs one of mults for each of steps, found "
             f"steps={list(spec.get('steps', ()))}, mults={list(spec.get('mults', ()))}"
         )
-
-
-def _steps(
-    name: str,
-    spec: Mapping[str, Any],
-    total_steps: int,
-    batch_size: int | None,
-    data_size: int | None,
-    default: int,
-) -> int:
-    """Returns the duration `name` in steps: rounded as Python does, at least 1 unless it is 0.
-
-    A value that is None or negative is as good as not given (as in big_vision's `utils.py::steps`,
-    where a sweep switches one off with -1).
-    """
-    given = {
-        unit: value
-        for unit in UNITS
-        if (value := spec.get(f"{name}_{unit}")) is not None and value >= 0
-    }
-    if not given:
-        return default
-    if len(given) > 1:
-        raise ValueError(f"schedule: set one of {[f'{name}_{unit}' for unit in given]}")
-    ((unit, value),) = given.items()
-    if unit == "steps":
-        return value
-    if unit == "percent" and value > 1:
-        raise ValueError(f"schedule: {name}_percent={value} is a fraction, between 0 and 1")
-    if (unit != "percent" and not batch_size) or (unit == "epochs" and not data_size):
-        raise ValueError(f"schedule: {name}_{unit} needs batch_size and, for epochs, data_size")
-    if unit == "percent":
-        exact = value * total_steps
-    elif unit == "epochs":
-        exact = value * ((data_size or 0) / (batch_size or 1))
-    else:
-        exact = value / (batch_size or 1)
-    return max(1, round(exact)) if exact else 0

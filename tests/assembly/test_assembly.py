@@ -8,7 +8,7 @@ from paligemma_jax.settings import load
 
 def test_weights_of_a_run_keep_the_types_that_they_are_stored_in(config, tmp_path):
     config.frozen_dtype = "float16"  # of what was frozen: trained arrays are float32
-    (tmp_path / "config.json").write_text(load.to_json(config))
+    (tmp_path / "config.json").write_text(load.to_json(load.typed(config)))
     loaded, _ = assembly.open_run(str(tmp_path), None, [])
     assert loaded.frozen_dtype is None
     loaded, _ = assembly.open_run(str(tmp_path), None, ["frozen_dtype=bfloat16"])
@@ -18,7 +18,7 @@ def test_weights_of_a_run_keep_the_types_that_they_are_stored_in(config, tmp_pat
 def test_a_tokenizer_that_is_not_there_names_the_key(config):
     config.tokenizer = "gone.model"
     with pytest.raises(FileNotFoundError) as caught:
-        assembly.assemble(config)
+        assembly.assemble(load.typed(config))
     (note,) = caught.value.__notes__
     assert note.startswith("the config key tokenizer names the file, here 'gone.model'")
 

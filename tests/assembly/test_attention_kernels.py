@@ -5,6 +5,7 @@ import types
 import pytest
 
 from paligemma_jax.assembly import attention_kernels, model_functions
+from paligemma_jax.settings import load
 
 GEMMA_1 = dict(head_dim=256, attn_logits_softcap=0.0)
 
@@ -14,8 +15,10 @@ def check(config, monkeypatch, *, capability: str | None, platform: str = "gpu")
     if capability:
         device.compute_capability = capability
     monkeypatch.setattr(attention_kernels.jax, "local_devices", lambda: [device])
-    model = model_functions.describe(config, vocab_size=1500)
-    attention_kernels.check(config, model, model_functions.make_compute(config))
+    model = model_functions.describe(load.typed(config), vocab_size=1500)
+    attention_kernels.check(
+        load.typed(config), model, model_functions.make_compute(load.typed(config))
+    )
 
 
 @pytest.fixture

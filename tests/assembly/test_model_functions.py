@@ -5,6 +5,7 @@ import types
 import pytest
 
 from paligemma_jax.assembly import assembly, model_functions
+from paligemma_jax.settings import load
 
 
 @pytest.mark.parametrize(
@@ -20,19 +21,21 @@ from paligemma_jax.assembly import assembly, model_functions
 def test_wrong_dimension_is_named(config, dims, message):
     config.model.llm.dims = dims
     with pytest.raises(ValueError, match=message):
-        model_functions.describe(config, vocab_size=1500)
+        model_functions.describe(load.typed(config), vocab_size=1500)
 
 
 def test_whole_number_does_for_a_soft_cap(config):
     config.model.llm.dims = dict(attn_logits_softcap=50)
-    assert model_functions.describe(config, vocab_size=1500).heads()["llm"].softcap == 50
+    assert (
+        model_functions.describe(load.typed(config), vocab_size=1500).heads()["llm"].softcap == 50
+    )
 
 
 def test_published_weights_need_a_tokenizer_of_their_size(config):
     config.model.llm.vocab_size, config.model_init = 257_152, "pt_224.f16"
-    assert model_functions.describe(config, vocab_size=257_152).vocab_size == 257_152
+    assert model_functions.describe(load.typed(config), vocab_size=257_152).vocab_size == 257_152
     with pytest.raises(ValueError, match=r"has 1500 pieces, pt_224\.f16 knows 257152"):
-        model_functions.describe(config, vocab_size=1500)
+        model_functions.describe(load.typed(config), vocab_size=1500)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +58,12 @@ def test_auto_computes_in_what_the_device_has_units_for(
         device.compute_capability = capability
     monkeypatch.setattr(model_functions.jax, "local_devices", lambda: [device])
     config.compute_dtype = "auto"
-    assert model_functions.make_compute(config).dtype == expected
+    assert model_functions.make_compute(load.typed(config)).dtype == expected
     config.compute_dtype = "float32"
-    assert model_functions.make_compute(config).dtype == "float32"
+    assert model_functions.make_compute(load.typed(config)).dtype == "float32"
 
 
 def test_the_type_that_was_chosen_is_said(config, capsys):
     config.compute_dtype = "auto"
-    assert assembly.assemble(config).functions.compute.dtype == "float32"
+    assert assembly.assemble(load.typed(config)).functions.compute.dtype == "float32"
     assert "compute_dtype: float32 (cpu: no units for 16 bits" in capsys.readouterr().err

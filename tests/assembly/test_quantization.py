@@ -7,16 +7,18 @@ from paligemma_jax.assembly import assembly, quantization
 from paligemma_jax.checkpoints import npz, partial_weights
 from paligemma_jax.models.common import quantize
 from paligemma_jax.runs import auto_remat, memory_plan, training_run
-from paligemma_jax.settings import keys
+from paligemma_jax.settings import load, schema
 
 ATTENTION = "llm/layers/attn/.*"
 ATTENTION_LEAVES = {f"llm/layers/attn/{w}/w" for w in ("qkv_einsum", "attn_vec_einsum")}
 
 
 def choose(config, *, trainable=(), stored=None):
-    model = assembly.assemble(config).model
+    model = assembly.assemble(load.typed(config)).model
     possible = model.kind.names.quantizable
-    return quantization.choose(config, model.shapes(), possible, trainable=trainable, stored=stored)
+    return quantization.choose(
+        load.typed(config), model.shapes(), possible, trainable=trainable, stored=stored
+    )
 
 
 def test_one_kind_is_meant_for_all_frozen_weights(config):
@@ -36,7 +38,7 @@ def test_rules_choose_by_name(config):
 
 def test_what_a_file_of_trained_arrays_holds_itself_stays_as_it_is(config, tmp_path):
     config.quantize = "nf4"
-    shapes = assembly.assemble(config).model.shapes()
+    shapes = assembly.assemble(load.typed(config)).model.shapes()
     arrays = {name: np.zeros(x.shape, np.float16) for name, x in shapes.items()}
     npz.write(tmp_path / "base.npz", arrays)
     own = {name: arrays[name] for name in ATTENTION_LEAVES}
@@ -79,7 +81,7 @@ def test_what_a_file_of_trained_arrays_holds_itself_stays_as_it_is(config, tmp_p
 )
 def test_what_cannot_be_is_refused_naming_leaf_and_remedy(config, changes, message):
     config.update_from_flattened_dict(changes)
-    built = assembly.assemble(config)
+    built = assembly.assemble(load.typed(config))
     planned = training_run.plan(built)
     with pytest.raises(ValueError, match=message):
         assembly.lay_out(built, None, tuple(planned.optimizer.trainable))
@@ -87,11 +89,11 @@ def test_what_cannot_be_is_refused_naming_leaf_and_remedy(config, changes, messa
 
 def test_the_plan_shows_what_a_quantized_base_takes(config):
     config.trainable = ATTENTION
-    built = assembly.assemble(config)
+    built = assembly.assemble(load.typed(config))
     planned = training_run.plan(built)
     dense = memory_plan.at_least(built, planned)
     config.quantize = "int8"
-    built = assembly.assemble(config)
+    built = assembly.assemble(load.typed(config))
     found = memory_plan.at_least(built, planned)
     shapes = built.model.shapes()
     held = [
@@ -112,7 +114,7 @@ def test_a_quantized_base_is_among_the_changes_that_make_a_run_fit(config, monke
     monkeypatch.setattr(memory_plan, "make", make)
     config.trainable, config.frozen_dtype = ATTENTION, "bfloat16"
     config.compute_dtype, config.input.batch_size = "bfloat16", 1
-    built = assembly.assemble(config)
+    built = assembly.assemble(load.typed(config))
     planned = training_run.plan(built)
     limit = memory_plan.at_least(built, planned).peak - 300
     [(change, memory)] = auto_remat.find_changes(built, planned, limit=limit)
@@ -132,5 +134,5 @@ def test_what_is_written_is_what_the_weights_stand_for(tmp_path):
 
 
 def test_the_key_knows_all_kinds():
-    [key] = [key for key in keys.KEYS if key.name == "quantize"]
+    [key] = [key for key in schema.KEYS if key.name == "quantize"]
     assert key.choices == (None, *quantize.KINDS)

@@ -4,11 +4,14 @@ import pytest
 
 from paligemma_jax.assembly import model_functions, released
 from paligemma_jax.models.paligemma import paligemma, variants
-from paligemma_jax.settings import presets
+from paligemma_jax.settings import load, presets
 
 
 def check(config):
-    released.check_name(config, model_functions.describe(config, vocab_size=variants.VOCAB_SIZE))
+    released.check_name(
+        load.typed(config),
+        model_functions.describe(load.typed(config), vocab_size=variants.VOCAB_SIZE),
+    )
 
 
 def test_name_of_another_model_is_refused_by_its_name():
@@ -42,7 +45,7 @@ def test_name_of_a_released_model_is_refused_for_a_small_one():
 
 def test_file_of_another_model_is_recognized():
     config = presets.finetune("paligemma1-3b")
-    model = model_functions.describe(config, vocab_size=variants.VOCAB_SIZE)
+    model = model_functions.describe(load.typed(config), vocab_size=variants.VOCAB_SIZE)
     for name, expected in (("paligemma1-3b", ""), ("paligemma2-3b", "a.npz is paligemma2-3b: set")):
         shapes = paligemma.shapes(variants.released(name, res=224))
         found = {key: shape.shape for key, shape in shapes.items()}

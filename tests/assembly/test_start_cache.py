@@ -6,6 +6,7 @@ import pytest
 
 from paligemma_jax.assembly import datasets, start_cache
 from paligemma_jax.data import prefix_lm, tokens
+from paligemma_jax.settings import load
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +18,9 @@ def small(monkeypatch, tmp_path):
 
 
 def read(config):
-    return datasets.read_records(config, config.input.data.fname, key="input.data.fname")
+    return datasets.read_records(
+        load.typed(config), config.input.data.fname, key="input.data.fname"
+    )
 
 
 def entries(tmp_path, what):
@@ -46,7 +49,7 @@ def test_a_file_setting_or_convention_that_changed_is_checked_again(config, tmp_
 
 
 def measure(config, tokenizer):
-    return datasets.check_lengths(config, read(config), tokenizer, name="data")
+    return datasets.check_lengths(load.typed(config), read(config), tokenizer, name="data")
 
 
 def test_lengths_are_counted_once(config, data_folder, tmp_path, monkeypatch):

@@ -6,11 +6,12 @@ from PIL import Image
 
 from paligemma_jax.checks import augment_sheet
 from paligemma_jax.reports import sheets
+from paligemma_jax.settings import load
 
 
 def test_a_sheet_has_a_row_per_example_and_the_plain_picture_first(config, tmp_path):
     config.input.augment.update(flip_lr=0.5, crop=0.5, jpeg_quality=50)
-    augment_sheet.write(config, tmp_path / "sheet.png", changes=3)
+    augment_sheet.write(load.typed(config), tmp_path / "sheet.png", changes=3)
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet)
     width, height = (
@@ -31,4 +32,4 @@ def test_a_sheet_has_a_row_per_example_and_the_plain_picture_first(config, tmp_p
 
 def test_there_is_no_sheet_of_nothing(config, tmp_path):
     with pytest.raises(ValueError, match=r"no augmentation is on: set keys under input.augment"):
-        augment_sheet.write(config, tmp_path / "sheet.png")
+        augment_sheet.write(load.typed(config), tmp_path / "sheet.png")

@@ -1,7 +1,8 @@
 """The check plans memory without fetching weights."""
 
 from paligemma_jax.checks import check_memory
-from paligemma_jax.runs import memory_plan
+from paligemma_jax.runs import auto_remat, memory_plan
+from paligemma_jax.settings import load
 from paligemma_jax.training import flops, step_memory
 
 
@@ -24,19 +25,19 @@ def test_plan_of_weights_that_are_not_here_takes_the_type_that_their_name_tells(
     planned_for = fake_plan(monkeypatch, limit=None)
     config.model_init = "somewhere/weights.f16.npz"
     config.trainable = "llm/.*"
-    section, found = check_memory.look(config)
+    section, found = check_memory.look(load.typed(config))
     assert not found
     assert dict(section.parts[0].pairs).keys() >= {"peak", "work of a step"}
-    assert planned_for[0].config.frozen_dtype == "bfloat16"
+    assert planned_for[0].settings.frozen_dtype == "bfloat16"
     assert config.model_init == "somewhere/weights.f16.npz"
 
 
 def test_run_that_does_not_fit_is_an_error_with_what_would(config, monkeypatch):
     planned_for = fake_plan(monkeypatch, limit=1)
     fits = step_memory.Memory(1, 1, 1, 1, 1, 1)
-    change = check_memory.fitting.Change(("accumulation_steps=2",), "same result")
-    monkeypatch.setattr(check_memory.fitting, "find_changes", lambda *_, **__: [(change, fits)])
-    _, [found] = check_memory.look(config)
+    change = auto_remat.Change(("accumulation_steps=2",), "same result")
+    monkeypatch.setattr(auto_remat, "find_changes", lambda *_, **__: [(change, fits)])
+    _, [found] = check_memory.look(load.typed(config))
     assert found.severity == "error"
     assert "has 1 B" in found.what
     assert "--config.accumulation_steps=2 (then the peak is 5 B; same result)" in found.remedy
@@ -45,7 +46,7 @@ def test_run_that_does_not_fit_is_an_error_with_what_would(config, monkeypatch):
 
 def test_settings_that_cannot_be_planned_are_said(config):
     config.profile_steps = 100
-    section, found = check_memory.look(config)
+    section, found = check_memory.look(load.typed(config))
     assert not found
     [(name, value)] = section.parts[0].pairs
     assert name == "not planned"

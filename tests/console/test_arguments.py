@@ -5,9 +5,9 @@ import re
 import pytest
 
 from paligemma_jax.console import arguments
-from paligemma_jax.settings import eval_keys, keys
+from paligemma_jax.settings import schema
 
-GROUPS = {"config": keys.names(), "eval": eval_keys.names()}
+GROUPS = {"config": schema.names(), "eval": schema.eval_names()}
 
 
 @pytest.mark.parametrize(

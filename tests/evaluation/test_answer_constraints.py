@@ -10,15 +10,19 @@ from paligemma_jax.checks import check_settings
 from paligemma_jax.decoding import constraint
 from paligemma_jax.evaluation import answer_constraints, evaluator
 from paligemma_jax.prediction import predictor
+from paligemma_jax.settings import load
+from paligemma_jax.settings import schema as settings_schema
 from paligemma_jax.tasks import box_text
 
 PICTURES = [np.zeros((14, 14, 3), np.uint8)] * 3
 
 
 def make(config, constrain, prompts=("detect cat",), room=40):
-    built = assembly.assemble(config)
+    built = assembly.assemble(load.typed(config))
     size = built.functions.vocab_size
-    chosen = answer_constraints.make(config, constrain, tokenizer=built.tokenizer, vocab_size=size)
+    chosen = answer_constraints.make(
+        load.typed(config), constrain, tokenizer=built.tokenizer, vocab_size=size
+    )
     return chosen(prompts, room)
 
 
@@ -29,7 +33,7 @@ def test_answers_are_free_unless_asked_for(config):
 @pytest.mark.slow
 def test_an_evaluation_holds_answers_to_the_labels_of_their_prompts(config):
     config.evals.val.update(constrain="task", sampler="beam", max_new_tokens=40, beam_size=2)
-    built = assembly.assemble(config)
+    built = assembly.assemble(load.typed(config))
     rows, scores = evaluator.run(
         built, evaluator.make(built, "val"), assembly.load_weights(built, None)
     )
@@ -40,9 +44,11 @@ def test_an_evaluation_holds_answers_to_the_labels_of_their_prompts(config):
 
 def test_a_predictor_holds_answers_to_the_labels_of_each_prompt(config):
     model = predictor.open_predictor(
-        assembly.assemble(config),
+        assembly.assemble(load.typed(config)),
         None,
-        settings={"constrain": "task", "sampler": "temperature", "max_new_tokens": 60},
+        settings_schema.EvalSettings(
+            fname="", constrain="task", sampler="temperature", max_new_tokens=60
+        ),
     )
     for prompt, labels in (("detect cat", {"cat"}), ("detect dog ; bird", {"bird", "dog"})):
         rows = model.predict(PICTURES, prompt)
@@ -71,7 +77,9 @@ def test_a_schema_is_read_from_its_file(config, tmp_path):
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     path.write_text(json.dumps(schema))
     model = predictor.open_predictor(
-        assembly.assemble(config), None, settings={"constrain": str(path), "sampler": "temperature"}
+        assembly.assemble(load.typed(config)),
+        None,
+        settings_schema.EvalSettings(fname="", constrain=str(path), sampler="temperature"),
     )
     rows = model.predict(PICTURES, "count")
     assert all(isinstance(json.loads(row["prediction"])["n"], int) for row in rows)
@@ -106,21 +114,21 @@ def test_noise_boxes_have_no_end_and_so_no_grammar(config):
     config.input.noise_piece = "<seg127>"
     config.evals.val.constrain = "task"
     with pytest.raises(ValueError, match=r"with input.noise_piece they have no end"):
-        evaluator.make(assembly.assemble(config), "val")
+        evaluator.make(assembly.assemble(load.typed(config)), "val")
 
 
 def test_prompts_are_checked_before_weights_load(config):
     with pytest.raises(ValueError, match="names no labels"):
         predictor.open_predictor(
-            assembly.assemble(config),
+            assembly.assemble(load.typed(config)),
             "no such weights",
-            settings={"constrain": "task"},
+            settings_schema.EvalSettings(fname="", constrain="task"),
             prompts=["what?"],
         )
 
 
 def test_the_check_door_finds_a_wrong_grammar(config):
     config.evals.val.constrain = "nonsense"
-    built = assembly.assemble(config)
-    _, found, _ = check_settings.look(config, built.tokenizer, examples=[])
+    built = assembly.assemble(load.typed(config))
+    _, found, _ = check_settings.look(load.typed(config), built.tokenizer, examples=[])
     assert any("constrain='nonsense'" in finding.what for finding in found)

@@ -6,6 +6,7 @@ import pytest
 
 from paligemma_jax.assembly import assembly
 from paligemma_jax.evaluation import evaluator
+from paligemma_jax.settings import load
 
 ROW = dict(
     index=0, source="a.jsonl:1", images=[], prefix="p", suffix="s", prediction="s", score=1.0
@@ -24,11 +25,11 @@ def test_evaluations_of_one_run_keep_their_own_files(tmp_path):
 
 def test_what_is_trained_on_can_be_evaluated_on(config):
     config.input.num_examples, config.evals.val.fname = 1, "input"
-    found = evaluator.make(assembly.assemble(config), "val").records
+    found = evaluator.make(assembly.assemble(load.typed(config)), "val").records
     assert [record.source.rpartition("/")[2] for record in found] == ["train.jsonl:1"]
     config.evals.val.image_dir = "elsewhere"
     with pytest.raises(ValueError, match=r"evals.val.image_dir='elsewhere': the images of 'input'"):
-        evaluator.make(assembly.assemble(config), "val")
+        evaluator.make(assembly.assemble(load.typed(config)), "val")
 
 
 def test_curves_have_the_evaluation_that_the_report_is_of(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from paligemma_jax.data import objects, tokens
 from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import evaluator
 from paligemma_jax.importers import options
+from paligemma_jax.settings import load
 from paligemma_jax.tasks import mask_text, masks
 
 CODEC = str(pathlib.Path(__file__).parents[2] / "experiments" / "mask_codec" / "codec.npz")
@@ -55,7 +56,7 @@ def settings(config, folder):
 
 
 def test_the_true_tokens_score_what_the_codec_loses(settings):
-    built = assembly.assemble(settings)
+    built = assembly.assemble(load.typed(settings))
     made = evaluator.make(built, "val")
 
     def answer(params, batch):
@@ -82,7 +83,7 @@ def test_the_true_tokens_score_what_the_codec_loses(settings):
 
 
 def test_a_run_keeps_its_codec(settings, tmp_path):
-    built = assembly.assemble(settings)
+    built = assembly.assemble(load.typed(settings))
     assembly.write_run_files(built, tmp_path)
     opened, _ = assembly.open_run(str(tmp_path), None, [])
     assert opened.mask_codec == str(tmp_path / "mask_codec.npz")
@@ -105,18 +106,20 @@ def test_other_weights_are_no_codec(settings, tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     settings.mask_codec = str(tmp_path / "other.npz")
     with pytest.raises(ValueError, match=r"other\.npz is no mask codec: 48 arrays"):
-        datasets.make_task(settings)
+        datasets.make_task(load.typed(settings))
 
 
 def test_scores_are_checked_before_weights_are_loaded(config, data_folder):
     config.task = "vqa"
-    built = assembly.assemble(config)
     config.evals.val.scores = ["vqav2_accuracy"]
+    built = assembly.assemble(load.typed(config))
     with pytest.raises(ValueError, match=r"2 of 2 rows cannot .*\n.*:1: score 'vqav2_acc.*answers"):
         evaluator.make(built, "val")
     config.evals.val.scores = ["anls"]
+    built = assembly.assemble(load.typed(config))
     assert evaluator.make(built, "val").task.metric == "anls"
     config.evals.val.decode = False
+    built = assembly.assemble(load.typed(config))
     with pytest.raises(ValueError, match="scores need answers, and decode is False"):
         evaluator.make(built, "val")
 
@@ -125,15 +128,15 @@ def test_true_answers_are_lower_cased_with_the_suffix(config, tmp_path):
     row = {"image": [], "prefix": "answer", "suffix": "Yes", "answers": ["Yes", "YES"]}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     config.task, config.input.lowercase = "vqa", True
-    records = datasets.read_records(config, str(tmp_path / "a.jsonl"), key="fname")
-    (learnt,) = datasets.as_learnt(config, records)
+    records = datasets.read_records(load.typed(config), str(tmp_path / "a.jsonl"), key="fname")
+    (learnt,) = datasets.as_learnt(load.typed(config), records)
     assert learnt.suffix == "yes" and learnt.extra["answers"] == ["yes", "yes"]
 
 
 def test_a_codec_that_is_not_there_names_the_key_and_the_file_that_comes_along(settings, tmp_path):
     settings.mask_codec = str(tmp_path / "gone.npz")
     with pytest.raises(FileNotFoundError) as caught:
-        datasets.make_task(settings)
+        datasets.make_task(load.typed(settings))
     (note,) = caught.value.__notes__
     assert note.startswith("the config key mask_codec names the file")
     assert note.endswith(mask_codecs.OWN) and CODEC.endswith(mask_codecs.OWN)

@@ -3,6 +3,7 @@
 import pytest
 
 from paligemma_jax.runs import early_stopping
+from paligemma_jax.settings import load
 
 
 def test_a_score_is_reached_from_below_and_a_loss_from_above():
@@ -41,19 +42,19 @@ def test_a_score_that_there_will_not_be_is_an_error_before_the_first_step(config
     names = {"val": lambda: ["loss", "map50"]}
     config.keep_best = "val/map51"
     with pytest.raises(ValueError, match=r"keep_best='val/map51': Did you mean 'val/map50'\?"):
-        early_stopping.check_scores(config, names)
+        early_stopping.check_scores(load.typed(config), names)
     config.keep_best = "val/per_class/cat/map50"
-    early_stopping.check_scores(config, names)
+    early_stopping.check_scores(load.typed(config), names)
     config.keep_best, config.stop_at = None, [("val/loss", 0.5)]
-    early_stopping.check_scores(config, names)
+    early_stopping.check_scores(load.typed(config), names)
 
 
 def test_a_goal_needs_an_evaluation_that_runs_on_the_way(config):
     config.stop_at = [("valid/loss", 1.0)]
     with pytest.raises(ValueError, match=r"stop_at='valid/loss': .* the evaluations are \['val'\]"):
-        early_stopping.make(config)
+        early_stopping.make(load.typed(config))
     config.stop_at = [("val/loss", 1.0)]
     with pytest.raises(ValueError, match=r"evals.val runs only after the last step; set"):
-        early_stopping.make(config)
+        early_stopping.make(load.typed(config))
     config.evals.val.log_steps = 1
-    assert early_stopping.make(config)({"val/loss": 1.0})
+    assert early_stopping.make(load.typed(config))({"val/loss": 1.0})

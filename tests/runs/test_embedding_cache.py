@@ -14,7 +14,7 @@ from paligemma_jax.checks import check_settings
 from paligemma_jax.data import pipeline
 from paligemma_jax.reports import run_log
 from paligemma_jax.runs import embedding_cache, memory_plan, training_run
-from paligemma_jax.settings import load, presets
+from paligemma_jax.settings import load
 from paligemma_jax.training import step
 
 TIMINGS = {"seconds", "examples_per_s", "input_wait", "programs_compiled"}
@@ -48,7 +48,7 @@ def cached(config, data_folder, tmp_path, monkeypatch):
 
 def run(config, workdir) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Returns (rows of metrics without times, final weights) of a run."""
-    train.train(config, workdir)
+    train.train(load.typed(config), workdir)
     rows = run_log.read_rows(workdir / "metrics.jsonl")
     rows = [{key: row[key] for key in row if key not in TIMINGS} for row in rows]
     return rows, npz.read(workdir / "final.npz")
@@ -77,13 +77,15 @@ def test_losses_with_embeddings_are_those_without(cached):
     losses = {}
     for dtype in (None, "float32", "bfloat16"):
         cached.input.embedding_cache = dtype
-        built = assembly.assemble(cached)
+        built = assembly.assemble(load.typed(cached))
         params = assembly.load_weights(built, None)
-        examples = datasets.read_records(cached, cached.input.data.fname, key="input.data.fname")
+        examples = datasets.read_records(
+            load.typed(cached), cached.input.data.fname, key="input.data.fname"
+        )
         batches = pipeline.validation_batches(
             examples,
             built.tokenizer,
-            datasets.spec(cached),
+            datasets.spec(load.typed(cached)),
             read_images=embedding_cache.prepare(built, examples, params),
         )
         placed = list(datasets.on_mesh(batches, built.mesh))
@@ -100,7 +102,7 @@ def test_a_planned_batch_holds_embeddings_in_place_of_pixels(cached):
     sizes = {}
     for dtype in ("bfloat16", None):
         cached.input.embedding_cache = dtype
-        built = assembly.assemble(cached)
+        built = assembly.assemble(load.typed(cached))
         sizes[dtype] = memory_plan.at_least(built, training_run.plan(built)).batch
     pixels, embedding = 2 * 2 * 14 * 14 * 3, 2 * 2 * 8 * 2  # rows, slots, and bytes of an image
     assert sizes[None] - sizes["bfloat16"] == pixels - embedding
@@ -122,26 +124,29 @@ def test_a_planned_batch_holds_embeddings_in_place_of_pixels(cached):
 )
 def test_embeddings_that_would_change_are_refused_before_weights_load(cached, changes, message):
     load.override(cached, changes)
-    presets.validate(cached)
     with pytest.raises(ValueError, match=message):
-        training_run.plan(assembly.assemble(cached))
-    built = assembly.assemble(cached)
-    planned_records = datasets.read_records(cached, cached.input.data.fname, key="input.data.fname")
-    _, found, _ = check_settings.look(cached, built.tokenizer, examples=planned_records)
+        training_run.plan(assembly.assemble(load.typed(cached)))
+    built = assembly.assemble(load.typed(cached))
+    planned_records = datasets.read_records(
+        load.typed(cached), cached.input.data.fname, key="input.data.fname"
+    )
+    _, found, _ = check_settings.look(load.typed(cached), built.tokenizer, examples=planned_records)
     assert any("embedding" in one.what for one in found)
 
 
 def test_shuffled_answers_leave_images_as_they_are(cached):
     cached.input.augment.shuffle_objects = True
-    training_run.plan(assembly.assemble(cached))
+    training_run.plan(assembly.assemble(load.typed(cached)))
 
 
 def test_other_weights_and_another_resolution_have_a_folder_of_their_own(cached, tmp_path):
     def folders():
         return {path.name for path in (tmp_path / "cache" / "embeddings").iterdir()}
 
-    built = assembly.assemble(cached)
-    records = datasets.read_records(cached, cached.input.data.fname, key="input.data.fname")
+    built = assembly.assemble(load.typed(cached))
+    records = datasets.read_records(
+        load.typed(cached), cached.input.data.fname, key="input.data.fname"
+    )
     params = assembly.load_weights(built, None)
     embedding_cache.prepare(built, records, params)
     assert len(folders()) == 1
@@ -151,6 +156,6 @@ def test_other_weights_and_another_resolution_have_a_folder_of_their_own(cached,
     embedding_cache.prepare(built, records, {**params, name: params[name] + 1})
     assert len(folders()) == 2
     cached.res = 28
-    larger = assembly.assemble(cached)
+    larger = assembly.assemble(load.typed(cached))
     embedding_cache.prepare(larger, records, assembly.load_weights(larger, None))
     assert len(folders()) == 3

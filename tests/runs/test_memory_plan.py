@@ -10,13 +10,14 @@ from paligemma_jax.assembly import assembly, datasets, model_functions
 from paligemma_jax.console import compilation
 from paligemma_jax.data import pipeline
 from paligemma_jax.runs import auto_remat, memory_plan, profiling, training_run
+from paligemma_jax.settings import load
 from paligemma_jax.training import flops, step, step_memory
 
 FASTER, SMALLER = model_functions.FASTER, model_functions.SMALLER
 
 
 def prepare(config):
-    built = assembly.assemble(config)
+    built = assembly.assemble(load.typed(config))
     return built, training_run.plan(built)
 
 
@@ -40,7 +41,7 @@ def test_plan_counts_the_arrays_of_the_run_and_compiles_its_step(adam):
     assert found.memory.temporary >= found.memory.trained  # gradients
     assert found.memory.logits == 8 * 16 * built.model.vocab_size * 4
     assert found.fits
-    spec = datasets.spec(built.config)
+    spec = datasets.spec(built.settings)
     batches = pipeline.train_batches(
         planned.data.records, built.tokenizer, spec, seed=0, total_steps=2
     )
@@ -147,7 +148,7 @@ def plan_with(adam, monkeypatch):
 def test_an_automatic_remat_policy_keeps_products_where_half_a_host_holds_them(plan_with):
     chosen, needed, compiled = plan_with(2 * 10**12 + 10**9)
     assert compiled == [FASTER]  # once
-    assert chosen.functions.compute.remat == chosen.config.remat_policy == FASTER
+    assert chosen.functions.compute.remat == chosen.settings.remat_policy == FASTER
     assert needed.memory.temporary > 10**12
     assert f"remat_policy: {FASTER} (auto: its products fit)" in memory_plan.describe(needed)
 
@@ -155,7 +156,7 @@ def test_an_automatic_remat_policy_keeps_products_where_half_a_host_holds_them(p
 def test_an_automatic_remat_policy_keeps_nothing_where_products_leave_no_room(plan_with):
     chosen, needed, compiled = plan_with(2 * 10**12)
     assert compiled == [FASTER, SMALLER]
-    assert chosen.functions.compute.remat == chosen.config.remat_policy == SMALLER
+    assert chosen.functions.compute.remat == chosen.settings.remat_policy == SMALLER
     assert needed.memory.temporary < 10**12
     why = "would need 931.32 GiB, and may take 931.32 GiB of 1862.65 GiB"
     assert f"{SMALLER} (auto: {FASTER} {why})" in memory_plan.describe(needed)
@@ -164,7 +165,7 @@ def test_an_automatic_remat_policy_keeps_nothing_where_products_leave_no_room(pl
 def test_an_automatic_remat_policy_compiles_once_where_no_memory_is_known(plan_with):
     chosen, needed, compiled = plan_with(None)
     assert compiled == [SMALLER]
-    assert chosen.config.remat_policy == SMALLER
+    assert chosen.settings.remat_policy == SMALLER
     assert "is not known" in needed.remat
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.runs import optimization
-from paligemma_jax.settings import presets
+from paligemma_jax.settings import load
 
 
 @pytest.fixture
@@ -13,9 +13,8 @@ def make(config):
 
     def make(**changes):
         config.update_from_flattened_dict(changes)
-        presets.validate(config)
-        shapes = model_functions.describe(config, vocab_size=1500).shapes()
-        return optimization.make(config, shapes, steps=10, data_size=10)
+        shapes = model_functions.describe(load.typed(config), vocab_size=1500).shapes()
+        return optimization.make(load.typed(config), shapes, steps=10, data_size=10)
 
     return make
 

@@ -11,28 +11,28 @@ from paligemma_jax.settings import load
 @pytest.fixture
 def begun(config, tmp_path):
     """The folder of a run that began with `config`."""
-    (tmp_path / "config.json").write_text(load.to_json(config))
+    (tmp_path / "config.json").write_text(load.to_json(load.typed(config)))
     return tmp_path
 
 
 def test_folder_that_cannot_be_one_is_refused(config, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"--workdir .*run: .*file is a file"):
-        resume.check(config, tmp_path / "file" / "run")
-    resume.check(config, tmp_path / "new" / "run")
+        resume.check(load.typed(config), tmp_path / "file" / "run")
+    resume.check(load.typed(config), tmp_path / "new" / "run")
 
 
 def test_finished_run_is_not_begun_again(config, begun):
-    resume.check(config, begun)
+    resume.check(load.typed(config), begun)
     (begun / "final.npz").touch()
     with pytest.raises(ValueError, match=r"holds a finished run \(final.npz\)"):
-        resume.check(config, begun, resume_anyway=True)
+        resume.check(load.typed(config), begun, resume_anyway=True)
 
 
 def test_folder_of_data_is_no_folder_of_a_run(config, tmp_path):
     config.input.data.fname = str(tmp_path / "train.jsonl")
     with pytest.raises(ValueError, match=r"input.data.fname=.*train.jsonl' lies in it"):
-        resume.check(config, tmp_path)
+        resume.check(load.typed(config), tmp_path)
 
 
 def test_other_settings_are_shown_and_must_be_wanted(config, begun, capsys):
@@ -40,7 +40,7 @@ def test_other_settings_are_shown_and_must_be_wanted(config, begun, capsys):
     config.model.img.dims = {"width": 8, "depth": 2}
     config.evals.extra = {"fname": "x.jsonl"}
     with pytest.raises(ValueError, match=r"(?s)other settings:.*--resume_anyway") as caught:
-        resume.check(config, begun)
+        resume.check(load.typed(config), begun)
     assert sorted(str(caught.value).splitlines()[1:-1]) == [
         "  evals.extra: not set there, {'fname': 'x.jsonl'} now",
         "  lr: 0.001 there, 0.5 now",
@@ -48,7 +48,7 @@ def test_other_settings_are_shown_and_must_be_wanted(config, begun, capsys):
         "  model.img.dims.mlp_dim: 8 there, not set now",
         "  model.img.dims.num_heads: 1 there, not set now",
     ]
-    resume.check(config, begun, resume_anyway=True)
+    resume.check(load.typed(config), begun, resume_anyway=True)
     assert "lr: 0.001 there, 0.5 now" in capsys.readouterr().err
 
 
@@ -56,28 +56,27 @@ def test_key_that_is_newer_than_the_run_is_no_difference_at_its_default(config, 
     stored = json.loads((begun / "config.json").read_text())
     del stored["accumulation_steps"], stored["model"]["img"]["attention"]
     (begun / "config.json").write_text(json.dumps(stored))
-    resume.check(config, begun)
+    resume.check(load.typed(config), begun)
     config.model.img.attention = "cudnn"
     with pytest.raises(ValueError, match=r"\n  model.img.attention: 'xla' there, 'cudnn' now\n"):
-        resume.check(config, begun)
+        resume.check(load.typed(config), begun)
 
 
 def test_torn_config_is_an_error_with_its_line(config, begun):
     (begun / "config.json").write_text('{\n "seed":')
     with pytest.raises(ValueError, match=r"config.json:2: not JSON"):
-        resume.check(config, begun)
+        resume.check(load.typed(config), begun)
 
 
 @pytest.mark.parametrize("stored", ["nothing_saveable", "dots_saveable"])
 def test_a_run_keeps_the_remat_policy_that_it_began_with(config, begun, stored):
     assert config.remat_policy == "auto"
-    assert resume.keep_remat(config, begun / "new") is config
+    assert resume.keep_remat(load.typed(config), begun / "new").remat_policy == "auto"
     (begun / "config.json").write_text(f'{{"remat_policy": "{stored}"}}')
-    assert resume.keep_remat(config, begun).remat_policy == stored
-    assert config.remat_policy == "auto"
+    assert resume.keep_remat(load.typed(config), begun).remat_policy == stored
 
 
 def test_a_remat_policy_that_is_asked_for_is_another_setting(config, begun):
     config.remat_policy = "none"
     with pytest.raises(ValueError, match="remat_policy: 'auto' there, 'none' now"):
-        resume.check(resume.keep_remat(config, begun), begun)
+        resume.check(resume.keep_remat(load.typed(config), begun), begun)

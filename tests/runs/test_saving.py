@@ -10,13 +10,14 @@ import pytest
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checkpoints import npz, train_checkpoint
 from paligemma_jax.runs import saving, training_run
+from paligemma_jax.settings import load
 from paligemma_jax.training import step
 
 
 @pytest.fixture
 def frozen(config, tmp_path):
     """Settings that train the language model alone, on weights of a file."""
-    params = assembly.load_weights(assembly.assemble(config), None)
+    params = assembly.load_weights(assembly.assemble(load.typed(config)), None)
     half = {name: array.astype(jnp.float16) for name, array in params.items()}
     npz.write(tmp_path / "base.npz", half)
     config.model_init = str(tmp_path / "base.npz")
@@ -26,7 +27,7 @@ def frozen(config, tmp_path):
 
 def start(config, workdir, **settings):
     """Returns (state, saver) of a run that begins, or goes on."""
-    built = assembly.assemble(config)
+    built = assembly.assemble(load.typed(config))
     planned = training_run.plan(built)
     parts = (planned.optimizer, planned.data.records, planned.base)
     state, about = saving.start(built, *parts, workdir, total_steps=9, **settings)
@@ -107,7 +108,7 @@ def test_changed_data_must_be_wanted(config, data_folder, tmp_path):
 
 def test_settings_that_ask_for_fewer_updates_than_were_made_are_refused(config, tmp_path):
     save(config, tmp_path, 3)
-    built = assembly.assemble(config)
+    built = assembly.assemble(load.typed(config))
     planned = training_run.plan(built)
     parts = (planned.optimizer, planned.data.records, planned.base)
     with pytest.raises(ValueError, match=r"000003 has 3 updates, and these settings ask for 2"):

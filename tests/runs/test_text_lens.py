@@ -14,6 +14,7 @@ from paligemma_jax.checks import check_settings
 from paligemma_jax.data import pipeline
 from paligemma_jax.reports import run_log
 from paligemma_jax.runs import memory_plan, training_run
+from paligemma_jax.settings import load
 from paligemma_jax.training import step
 
 TIMINGS = {"seconds", "examples_per_s", "input_wait", "programs_compiled"}
@@ -46,7 +47,7 @@ def rows(workdir) -> list[dict]:
 @pytest.mark.slow
 def test_losses_are_those_of_full_length_and_a_resumed_run_is_the_same(lengths, tmp_path, capsys):
     workdir = tmp_path / "short"
-    train.train(lengths, workdir)
+    train.train(load.typed(lengths), workdir)
     said = capsys.readouterr().err
     found, weights = rows(workdir), npz.read(workdir / "final.npz")
     used = [row["text_len"] for row in found]
@@ -56,14 +57,14 @@ def test_losses_are_those_of_full_length_and_a_resumed_run_is_the_same(lengths, 
     (workdir / "final.npz").unlink()
     for path in sorted((workdir / "checkpoints").iterdir())[1:]:
         shutil.rmtree(path)
-    train.train(lengths, workdir)
+    train.train(load.typed(lengths), workdir)
     assert "going on after step 2" in capsys.readouterr().err
     assert rows(workdir) == found
     for name, array in npz.read(workdir / "final.npz").items():
         assert array.tobytes() == weights[name].tobytes(), name
 
     lengths.input.text_lens = None
-    train.train(lengths, tmp_path / "full")
+    train.train(load.typed(lengths), tmp_path / "full")
     for row, full in zip(found, rows(tmp_path / "full"), strict=True):
         assert full.pop("text_len") == 24
         row.pop("text_len")
@@ -84,7 +85,7 @@ def test_a_program_is_compiled_when_a_length_first_comes_and_then_kept(capsys):
 
 @pytest.mark.slow
 def test_each_length_has_its_own_program_and_its_own_work(lengths, monkeypatch, capsys):
-    built = assembly.assemble(lengths)
+    built = assembly.assemble(load.typed(lengths))
     planned = training_run.plan(built)
     found = memory_plan.make(built, planned)
     assert set(found.works) == {8, 14, 24} and found.work is found.works[24]
@@ -97,10 +98,10 @@ def test_each_length_has_its_own_program_and_its_own_work(lengths, monkeypatch, 
         pipeline.train_batches(
             planned.data.records,
             built.tokenizer,
-            datasets.spec(lengths),
+            datasets.spec(load.typed(lengths)),
             seed=0,
             total_steps=6,
-            text_lens=datasets.text_lens(lengths),
+            text_lens=datasets.text_lens(load.typed(lengths)),
         )
     )
     used = [batch["text"].shape[1] - 1 for batch in batches]
@@ -123,14 +124,14 @@ def test_each_length_has_its_own_program_and_its_own_work(lengths, monkeypatch, 
 )
 def test_lengths_that_make_no_sense_are_refused(lengths, text_lens, message):
     lengths.input.text_lens = text_lens
-    built = assembly.assemble(lengths)
+    built = assembly.assemble(load.typed(lengths))
     with pytest.raises(ValueError, match=message):
         training_run.plan(built)
-    _, found, _ = check_settings.look(lengths, built.tokenizer, examples=[])
+    _, found, _ = check_settings.look(load.typed(lengths), built.tokenizer, examples=[])
     assert [one.subject for one in found] == ["input.text_lens"]
 
 
 def test_noise_boxes_leave_no_text_short(lengths):
     lengths.input.noise_piece = "cat"
     with pytest.raises(ValueError, match=r"filled up to input.text_len; leave out one"):
-        training_run.plan(assembly.assemble(lengths))
+        training_run.plan(assembly.assemble(load.typed(lengths)))

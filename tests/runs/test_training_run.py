@@ -11,13 +11,14 @@ from paligemma_jax.checkpoints import npz
 from paligemma_jax.files import run_folder
 from paligemma_jax.reports import run_log
 from paligemma_jax.runs import optimization, saving, training_log, training_run
+from paligemma_jax.settings import load
 from paligemma_jax.training import step
 
 
 def plan(config, **changes):
     for key, value in changes.items():
         config.evals.val[key] = value
-    return training_run.plan(assembly.assemble(config))
+    return training_run.plan(assembly.assemble(load.typed(config)))
 
 
 def test_plan_of_good_settings_is_made(config):
@@ -33,7 +34,7 @@ def test_plan_of_good_settings_is_made(config):
         (dict(sampler="nucleus", top_p=1.5), "top_p <= 1"),
         (dict(sampler="beam", best_of=2), "'beam' has no use for best_of"),
         (dict(log_steps=1, log_percent=0.5), "evals.val: set one of"),
-        (dict(log_percent=2), "evals.val: log_percent=2: a fraction"),
+        (dict(log_percent=2), "evals.val: log_percent=2 is a fraction"),
     ],
 )
 def test_evaluation_that_could_not_run_is_refused(config, changes, message):
@@ -52,7 +53,7 @@ def test_passes_over_sources_and_norms_of_parts_make_no_row_of_an_evaluation(tmp
 
 def test_the_average_is_saved_where_one_is_kept(config, tmp_path):
     config.ema_decay, config.trainable = 0.5, "llm/final_norm/.*"
-    built = assembly.assemble(config)
+    built = assembly.assemble(load.typed(config))
     planned = training_run.plan(built)
     zeros = {name: np.zeros(x.shape, x.dtype) for name, x in built.model.shapes().items()}
     state = step.init_state(zeros, planned.optimizer.trainable, planned.optimizer.tx)
@@ -67,12 +68,12 @@ def test_the_average_is_saved_where_one_is_kept(config, tmp_path):
 @pytest.mark.slow
 def test_nan_in_a_weight_stops_the_run_naming_it_with_the_last_good_state_on_disk(config, tmp_path):
     config.evals, config.ckpt_steps = {}, 1
-    built = assembly.assemble(config)
+    built = assembly.assemble(load.typed(config))
     planned = training_run.plan(built)
     begun = (built, planned.optimizer, planned.data.records, planned.base, tmp_path)
     state, about = saving.start(*begun, total_steps=2)
     train_step = optimization.make_train_step(
-        config, built.functions, planned.optimizer, state, groups=()
+        load.typed(config), built.functions, planned.optimizer, state, groups=()
     )
 
     def run(state, stop):
@@ -100,4 +101,4 @@ def test_rows_with_more_images_than_slots_are_refused(config, data_folder):
     config.evals = {}
     config.input.data.fname = f"{data_folder}/two.jsonl"
     with pytest.raises(ValueError, match=message):
-        training_run.plan(assembly.assemble(config))
+        training_run.plan(assembly.assemble(load.typed(config)))

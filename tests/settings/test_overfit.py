@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from paligemma_jax.settings import load, overfit, presets
+from paligemma_jax.settings import load, overfit, presets, schema
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -13,11 +13,11 @@ CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
 def test_every_config_takes_it_and_keeps_what_trains(path):
     usual, changed = (load.load(f"{path}{arg}") for arg in ("", ":overfit"))
     assert changed.input.num_examples == changed.input.batch_size == 8
-    assert changed.stop_at == [("overfit/verbatim", 1.0)]
-    assert dict(changed.evals.overfit) == {"fname": "input", "log_steps": 20}
-    assert load.steps("total", changed) == 400
-    for key in ("lr", "optax_name", "trainable", "res", "model", "model_init", "wd_mults"):
-        assert str(changed[key]) == str(usual[key]), key
+    assert changed.stop_at == (("overfit/verbatim", 1.0),)
+    assert changed.evals == {"overfit": schema.EvalSettings(fname="input", log_steps=20)}
+    assert (changed.total_steps, changed.total_epochs, changed.total_examples) == (400, None, None)
+    for key in ("lr", "optax_name", "trainable", "res", "model_init", "wd_mults"):
+        assert getattr(changed, key) == getattr(usual, key), key
     micro, limit = (c.input.batch_size / c.accumulation_steps for c in (changed, usual))
     assert micro <= limit
 
@@ -30,7 +30,7 @@ def test_what_keeps_a_model_from_repeating_goes():
     config.total_epochs, config.ckpt_percent, config.keep_best = 3, 0.1, "val/loss"
     config.evals.val = dict(fname="val.jsonl")
     changed = overfit.make(config)
-    presets.validate(changed)
+    load.typed(changed)
     assert changed.input.augment == presets.defaults().input.augment
     assert (changed.input.noise_piece, changed.input.allow_truncation) == (None, False)
     assert (changed.label_smoothing, changed.ema_decay, changed.model.llm.dropout) == (0, None, 0)

@@ -1,12 +1,12 @@
 import pytest
 
-from paligemma_jax.settings import presets
+from paligemma_jax.settings import load, presets
 
 
 @pytest.mark.parametrize("method", presets.METHODS)
 def test_every_method_is_complete_and_has_its_own_rate(method):
     config = presets.finetune(model="paligemma2-3b", method=method)
-    presets.validate(config)
+    load.typed(config)
     assert config.lr == presets.METHODS[method]["lr"]
     assert (config.lora.targets is not None) == (method in ("lora", "qlora"))
 

@@ -46,7 +46,7 @@ def test_values_of_numpy_texts_none_and_rules_arrive_as_they_are(write):
     (run,) = sweeps.read(write(lines))
     config = load.load(run.source, run.overrides)
     assert (config.lr, config.trainable, config.grad_clip_norm) == (0.5, "llm/.*", None)
-    assert [tuple(rule) for rule in config.lr_mults] == rules
+    assert config.lr_mults == tuple(rules)
 
 
 def test_config_arg_stands_in_place_of_the_argument(write):

@@ -1,0 +1,173 @@
+"""What may be wrong with a config: every key that is unknown, of a wrong type or out of range."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from paligemma_jax.settings import keys, schema
+
+# Short forms of lora.targets: what they stand for, a model's family says.
+LORA_TARGETS = ("llm", "hf_compat")
+_SHORT_FORMS = ", ".join(f"'{name}'" for name in LORA_TARGETS)
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises a ValueError that lists every key that is unknown, of a wrong type or value."""
+    table = {one.name: one for one in schema.KEYS}
+    problems = []
+    for name, value in _leaves(config, table):
+        if name not in table:
+            problems.append(f"config key '{name}' is not known. {keys.did_you_mean(name, table)}")
+        else:
+            problems += _check(table[name], value)
+    problems += [
+        f"config key '{name}' is missing" for name in table if not _has(config, name.split("."))
+    ]
+    for group, known in (("evals", schema.EVAL_KEYS), ("input.mixture", schema.SOURCE_KEYS)):
+        named = _get(config, group)
+        for name in named if isinstance(named, ml_collections.ConfigDict) else ():
+            problems += _check_named(group, name, named[name], known)
+    problems += _check_exclusive(config)
+    problems += _check_lora(config, table)
+    if problems:
+        raise ValueError("config:\n  " + "\n  ".join(problems))
+
+
+def check_eval(name: str, values: Mapping[str, Any]) -> None:
+    """Raises a ValueError that lists what is wrong with the keys of one evaluation."""
+    if problems := _check_named("evals", name, values, schema.EVAL_KEYS):
+        raise ValueError("\n".join(problems))
+
+
+def _check_exclusive(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns what is said in two ways at once."""
+    problems = []
+    if _get(config, "input.mixture") and _get(config, "input.data.fname"):
+        problems.append("input.mixture and input.data.fname are set: keep one")
+    totals = [k for k in ("total_steps", "total_epochs", "total_examples") if config.get(k)]
+    if len(totals) > 1:
+        problems.append(f"{' and '.join(totals)} are set: keep one")
+    if config.get("trainable") is not None and not isinstance(
+        config.schedule, Mapping | ml_collections.ConfigDict
+    ):
+        problems.append("trainable is the short form of schedule rules: set one of the two")
+    return problems
+
+
+def _check_named(group: str, name: str, values: Any, known: Sequence[keys.Key]) -> list[str]:
+    table = {one.name: one for one in known}
+    where = f"{group}.{name}"
+    if not name or set(name) & set("/\\. "):
+        return [f"{where}: a name of files: letters, digits, '-' and '_'"]
+    if not isinstance(values, Mapping | ml_collections.ConfigDict):
+        return [f"{where}: expected dict(fname=...), found {values!r}"]
+    problems = [
+        f"config key '{where}.{unknown}' is not known. "
+        + keys.did_you_mean(unknown, table, prefix=f"{where}.")
+        for unknown in values
+        if unknown not in table
+    ]
+    for one in known:
+        problems += _check(one, values.get(one.name, one.default), where=f"{where}.")
+    return problems
+
+
+def _check_lora(config: ml_collections.ConfigDict, table: Mapping[str, keys.Key]) -> list[str]:
+    """Returns what is wrong with `lora`: settings that nothing would use, an unknown short form."""
+    if not _has(config, ["lora", "targets"]):
+        return []
+    targets = config.lora.targets
+    is_word = isinstance(targets, str) and re.fullmatch(r"[\w-]+", targets)
+    if is_word and targets not in LORA_TARGETS:
+        # Names of parameters have a "/": a word alone matches none.
+        return [
+            f"lora.targets='{targets}': expected {_SHORT_FORMS} or a regex on full names, as "
+            f"'llm/layers/attn/.*'. {keys.did_you_mean(targets, LORA_TARGETS)}"
+        ]
+    if targets is not None:
+        return []
+    return [
+        f"lora.{name}={value!r} has no effect without lora.targets: {_SHORT_FORMS} or a regex"
+        for name, value in config.lora.items()
+        if f"lora.{name}" in table and value != table[f"lora.{name}"].default
+    ]
+
+
+def _check(one: keys.Key, value: Any, where: str = "") -> list[str]:
+    name = where + one.name
+    if isinstance(value, ml_collections.ConfigDict):
+        value = value.to_dict()
+    right_type = isinstance(value, one.types) and (not isinstance(value, bool) or bool in one.types)
+    if not right_type:
+        expected, actual = _type_names(one.types), type(value).__name__
+        return [f"{name}={value!r}: expected {expected}, found {actual}"]
+    if isinstance(value, list | tuple) and one.rule_types:
+        return [problem for rule in value if (problem := _check_rule(one, rule, name))]
+    if one.choices and value not in one.choices:
+        return [_not_chosen(one, value, name)]
+    numbers = value if isinstance(value, list | tuple) else (value,)
+    if not all(_is_in_range(one, number) for number in numbers):
+        least, most = (f"{limit:g}" for limit in (one.least or 0, one.most or 0))
+        expected = f"{least} or more" if one.most is None else f"{least} to {most}"
+        return [f"{name}={value!r}: expected {expected}"]
+    return []
+
+
+def _is_in_range(one: keys.Key, value: Any) -> bool:
+    if not isinstance(value, int | float):
+        return True
+    return (one.least is None or value >= one.least) and (one.most is None or value <= one.most)
+
+
+def _not_chosen(one: keys.Key, value: Any, name: str) -> str:
+    hint = keys.did_you_mean(str(value), map(str, one.choices))
+    return f"{name}={value!r}: expected one of {one.choices}. {hint}"
+
+
+def _check_rule(one: keys.Key, rule: Any, name: str) -> str | None:
+    is_pair = isinstance(rule, list | tuple) and len(rule) == 2 and isinstance(rule[0], str)
+    value = rule[1] if is_pair else None
+    is_mapping = isinstance(value, ml_collections.ConfigDict)
+    right_type = isinstance({} if is_mapping else value, one.rule_types)
+    if is_pair and one.choices and value not in one.choices:
+        return _not_chosen(one, value, f"{name} {rule[0]!r}")
+    if is_pair and right_type and not isinstance(value, bool):
+        return None
+    return f"{name}: expected pairs ('text', {_type_names(one.rule_types)}), found {rule!r}"
+
+
+def _type_names(types: tuple[type, ...]) -> str:
+    return " or ".join("None" if t is type(None) else t.__name__ for t in types)
+
+
+def _leaves(
+    node: ml_collections.ConfigDict, table: Mapping[str, keys.Key], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    for name in node:
+        path, value = f"{prefix}{name}", node[name]
+        is_folder = any(known.startswith(f"{path}.") for known in table)
+        if is_folder and isinstance(value, ml_collections.ConfigDict):
+            yield from _leaves(value, table, f"{path}.")
+        else:
+            yield path, value
+
+
+def _has(node: Any, folders: list[str]) -> bool:
+    for folder in folders:
+        if not isinstance(node, ml_collections.ConfigDict) or folder not in node:
+            return False
+        node = node[folder]
+    return True
+
+
+def _get(config: ml_collections.ConfigDict, name: str) -> Any:
+    """Returns the value of a dotted key, None where it or a part before it is missing."""
+    folders = name.split(".")
+    if not _has(config, folders):
+        return None
+    node: Any = config
+    for folder in folders:
+        node = node[folder]
+    return node
