@@ -190,7 +190,7 @@ def test_merged_weights_score_as_the_adapter_without_lora(folder, capsys):
     [
         (["{0}/base.npz", "{0}/x.npz", "--merge"], "no LoRA factors, nothing to merge"),
         (["{0}/run", "{0}/x", "--dtype", "float16"], "--dtype is for whole weights"),
-        (["{0}/run", "{0}/x.npz", "--openpi"], "openpi knows no such LoRA factors: add --merge"),
+        (["{0}/run", "{0}/x.npz", "--openpi"], "openpi cannot read LoRA factors: add --merge"),
         (["{0}/norm.npz", "{0}/x"], r"it holds 1 arrays of the base \(llm/final_norm/scale"),
         (["{1}", "{0}/x.npz"], "adapter of PEFT: give its model's npz file as --base"),
         (
