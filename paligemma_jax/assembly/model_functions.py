@@ -28,8 +28,7 @@ def describe(settings: schema.Settings, *, vocab_size: int) -> family.Model:
     if rows != vocab_size and settings.model_init in published.FILES:
         raise ValueError(
             f"the tokenizer {settings.tokenizer} has {vocab_size} pieces, {settings.model_init} "
-            f"knows {rows}: it would read every piece as another one. Use PaliGemma's or Gemma's "
-            f"own"
+            f"knows {rows}: it would read every piece as another one. Use the model's own"
         )
     if rows < vocab_size:
         raise ValueError(

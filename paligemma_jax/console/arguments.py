@@ -20,7 +20,7 @@ FILTERED = "JAX_TRACEBACK_FILTERING"
 DEVICE_ERRORS = {
     "RESOURCE_EXHAUSTED": (
         "out of device memory. Raise accumulation_steps (the result stays the same), lower "
-        "input.batch_size, train less (trainable='llm/layers/attn/.*'), or compute in bfloat16"
+        "input.batch_size, train less (trainable=REGEX), or compute in bfloat16"
     ),
     "DNN library": (
         "cuDNN did not start: most often another program holds the GPU's memory; else the versions "

@@ -73,8 +73,8 @@ def choose(
         raise ValueError("a list of answers without an answer")
     spelt = [tokenizer.encode(answer) for answer in answers]
     for answer, ids in zip(answers, spelt, strict=True):
-        if (found := tokenizer.decode(ids)) != answer:
-            raise ValueError(f"answer '{answer}': the tokenizer reads it back as '{found}'")
+        if (decoded := tokenizer.decode(ids)) != answer:
+            raise ValueError(f"answer '{answer}': the tokenizer reads it back as '{decoded}'")
         _check_room(f"answer '{answer}'", len(ids) + 1, room)
     return automaton.determinize(automaton.either(*map(automaton.text, spelt)))
 

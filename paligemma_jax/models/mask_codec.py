@@ -43,10 +43,10 @@ def shapes(width: int = WIDTH, code_dim: int = CODE_DIM) -> dict[str, tuple[int,
       width: channels of the 4x4 grid, a multiple of 8; every finer level has half of the last.
       code_dim: length of a code.
     """
-    found: dict[str, tuple[int, ...]] = {EMBEDDING: (NUM_CODES, code_dim)}
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (NUM_CODES, code_dim)}
 
     def add(name: str, out: int, into: int, size: int) -> None:
-        found[f"{name}.weight"], found[f"{name}.bias"] = (out, into, size, size), (out,)
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (out, into, size, size), (out,)
 
     down = [1, width // 8, width // 4, width // 2, width]
     for name, into, out in zip(DOWN, down, down[1:], strict=False):
@@ -58,9 +58,9 @@ def shapes(width: int = WIDTH, code_dim: int = CODE_DIM) -> dict[str, tuple[int,
     add(FROM_CODE, width, code_dim, 1)
     up = [width, width, width // 2, width // 4, width // 8]
     for name, into, out in zip(UP, up, up[1:], strict=False):
-        found[f"{name}.weight"], found[f"{name}.bias"] = (into, out, 4, 4), (out,)
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (into, out, 4, 4), (out,)
     add(TO_MASK, 1, width // 8, 1)
-    return found
+    return shapes
 
 
 def init(rng: jax.Array, *, width: int = WIDTH, code_dim: int = CODE_DIM) -> dict[str, jax.Array]:
@@ -128,23 +128,23 @@ def paint(params: Params, x: jax.Array) -> jax.Array:
     return _convolve(params, TO_MASK, x)[..., 0]
 
 
-def check(found: Mapping[str, tuple[int, ...]], *, where: str) -> None:
+def check(stored: Mapping[str, tuple[int, ...]], *, where: str) -> None:
     """Raises a ValueError if arrays of these names and shapes are no mask codec.
 
     Args:
-      found: shapes by name. What only training needs may be among them, and is not looked at.
+      stored: shapes by name. What only training needs may be among them, and is not looked at.
       where: the file, for the message.
     """
-    code_dim = found.get(EMBEDDING, (0, 0))[-1]
-    width = found.get(f"{TO_CODE}.weight", (0, 0))[1]
+    code_dim = stored.get(EMBEDDING, (0, 0))[-1]
+    width = stored.get(f"{TO_CODE}.weight", (0, 0))[1]
     expected = shapes(width, code_dim)
-    wrong = [name for name in expected if found.get(name) != expected[name]]
-    wrong += [name for name in found if name not in (*expected, *TRAINING_ONLY)]
+    wrong = [name for name in expected if stored.get(name) != expected[name]]
+    wrong += [name for name in stored if name not in (*expected, *TRAINING_ONLY)]
     if wrong or not width or width % 8:
         first = wrong[0] if wrong else f"{TO_CODE}.weight"
         raise ValueError(
             f"{where} is no mask codec: {len(wrong)} arrays are missing, extra or misshapen, first "
-            f"'{first}': found {found.get(first, 'nothing')}, expected "
+            f"'{first}': found {stored.get(first, 'nothing')}, expected "
             f"{expected.get(first, 'nothing')}. The published one is vae-oid.npz"
         )
 

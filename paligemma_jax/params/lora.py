@@ -1,7 +1,7 @@
 """Low-rank factors beside weights (LoRA, arXiv:2106.09685): which there are and how they act.
 
-A weight w with factors A and B acts as w + scale A B. `models.layers` declares the factors,
-`models.weights` does the arithmetic; their names end in `names.FACTORS`.
+A weight w with factors A and B acts as w + scale A B. `models.common.layers` declares the
+factors, `models.common.projections` does the arithmetic; their names end in `names.FACTORS`.
 """
 
 import dataclasses

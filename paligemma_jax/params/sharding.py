@@ -57,10 +57,10 @@ def make_mesh(spec: Sequence[tuple[str, int]], devices: Sequence[Any] | None = N
 
 def shardings(arrays: Mapping[str, Any], rules: names.Rules[Tactic], mesh: Mesh) -> dict[str, Any]:
     """Returns for each name where its array lives. See `specs`."""
-    found = specs(arrays, rules, mesh.shape)
+    partitions = specs(arrays, rules, mesh.shape)
     return {
         name: jax.tree.map(functools.partial(NamedSharding, mesh), spec)
-        for name, spec in found.items()
+        for name, spec in partitions.items()
     }
 
 

@@ -74,7 +74,7 @@ def run(
       hooks: see `Hook`; called in order.
       groups: by what they are called, trainable names that must not all have zero gradients in
         update 1.
-      progress: told the number of each update as it is started.
+      progress: called with the number of each update as it is started.
       save: gets the state and its row once that is logged, every `save_every` updates, after hooks
         and after the last update. It decides what to keep, and must not hold the state.
       save_every: number of updates between two calls; 0: never for their number's sake.

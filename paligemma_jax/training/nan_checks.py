@@ -61,9 +61,9 @@ def check_gradients(
         )
     dead = {group: members for group, members in groups.items() if not any(top[n] for n in members)}
     if dead:
-        found = "; ".join(f"{group}: {_listed(members)}" for group, members in dead.items())
+        listing = "; ".join(f"{group}: {_listed(members)}" for group, members in dead.items())
         raise ValueError(
-            f"step {step}: trainable, but all gradients are exactly zero: {found}. The loss does "
+            f"step {step}: trainable, but all gradients are exactly zero: {listing}. The loss does "
             f"not depend on them: freeze them (schedule None), or look for what cuts them off"
         )
 

@@ -2,7 +2,7 @@
 
 The chain and its order are big_vision's (`optax.py::make`), over the trainable parameters only:
 
-    clip by global norm -> direction (`optax_name`) -> * lr * lr_mults -> + wd * wd_mults * param
+    clip by global norm -> transform (`optax_name`) -> * lr * lr_mults -> + wd * wd_mults * param
     -> * schedule of the parameter's rule -> * -1
 
 so weight decay follows the schedule but not the learning rate: decoupled, as in the AdamW paper
@@ -91,17 +91,16 @@ def make_optimizer(
         `total_steps`, as big_vision's trainer: the first update of a warm-up has rate 0. 1: it uses
         schedule(n + 1) of a schedule of `total_steps + 1`, as PaliGemma's Colab. Percentages are
         of that length.
-      optax_name: a key of `directions.DIRECTIONS`: "sgd", "momentum", "adam", any optax
+      optax_name: a key of `TRANSFORMS`: "sgd", "momentum", "adam", any optax
         `scale_by_...`, or "big_vision.scale_by_adafactor", "big_vision.momentum_hp".
-      optax_args: the direction's own arguments.
+      optax_args: the transform's own arguments.
       lr: learning rate where the schedule is 1.
       wd: weight decay, times the schedule and not times lr; None or 0: none.
       grad_clip_norm: greatest global norm of the trainable gradients; None or 0: any.
       lr_mults: rules on lr, each above 0; names without a rule have 1.
       wd_mults: rules on wd; names without a rule have 0. None: 1 for names that end in `/kernel`
-        (big_vision's default; Gemma has none, so it reaches the vision tower only).
-
-      ema_decay: of a moving average of the parameters, see `average`; None: none is kept.
+        (big_vision's default; a language model may have none).
+      ema_decay: of a moving average of the parameters, see `ema`; None: none is kept.
 
     Raises:
       ValueError: whatever is misspelled, matches nothing or cannot be converted, by its key.
@@ -123,7 +122,7 @@ def make_optimizer(
     decays = {name: (wd or 0.0) * mult for name, mult in _wd_mults(wd_mults, params).items()}
     tx = optax.chain(
         optax.clip_by_global_norm(grad_clip_norm) if grad_clip_norm else optax.identity(),
-        make_direction(optax_name, optax_args or {}),
+        make_transform(optax_name, optax_args or {}),
         _scale(lrs),
         _add_decay(decays),
         _descend({name: functions[rule_of[name]] for name in trainable}),
@@ -233,19 +232,19 @@ def _descend(functions: Mapping[str, schedules.Schedule]) -> optax.GradientTrans
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def make_direction(name: str, arguments: Mapping[str, Any]) -> optax.GradientTransformation:
-    """Returns `DIRECTIONS[name](**arguments)`.
+def make_transform(name: str, arguments: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Returns `TRANSFORMS[name](**arguments)`.
 
     Raises:
       ValueError: an unknown name or argument (the nearest ones are shown), or a wrong value.
     """
-    if name not in DIRECTIONS:
-        near = near_misses.nearest(name, DIRECTIONS)
+    if name not in TRANSFORMS:
+        near = near_misses.nearest(name, TRANSFORMS)
         raise ValueError(
             f"optax_name='{name}' is not known. Did you mean {' or '.join(near) or 'sgd'}? "
-            f"Known: {', '.join(DIRECTIONS)}"
+            f"Known: {', '.join(TRANSFORMS)}"
         )
-    known = inspect.signature(DIRECTIONS[name]).parameters
+    known = inspect.signature(TRANSFORMS[name]).parameters
     for argument in arguments:
         if argument not in known:
             raise ValueError(
@@ -254,7 +253,7 @@ def make_direction(name: str, arguments: Mapping[str, Any]) -> optax.GradientTra
                 f"It has: {', '.join(known) or 'none'}"
             )
     try:
-        return DIRECTIONS[name](**arguments)
+        return TRANSFORMS[name](**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"optax_name='{name}' with optax={dict(arguments)}: {error}") from error
 
@@ -303,23 +302,23 @@ def momentum(
 
 
 # These need what a step does not give them (a function, the loss), or flip the sign themselves.
-_NOT_DIRECTIONS = {
+_NOT_TRANSFORMS = {
     "scale_by_backtracking_linesearch",
     "scale_by_learning_rate",
     "scale_by_polyak",
     "scale_by_schedule",
     "scale_by_zoom_linesearch",
 }
-DIRECTIONS: dict[str, Callable[..., optax.GradientTransformation]] = {
+TRANSFORMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.identity,
     "momentum": momentum,
     "adam": optax.scale_by_adam,
-    "adamw": optax.scale_by_adam,  # Decay is decoupled for every direction: set wd.
+    "adamw": optax.scale_by_adam,  # Decay is decoupled for every transform: set wd.
     "big_vision.sgd": optax.identity,
     "big_vision.momentum_hp": functools.partial(momentum, dtype="bfloat16"),
     "big_vision.scale_by_adafactor": adafactor,
 } | {
     name: getattr(optax, name)
     for name in dir(optax)
-    if name.startswith("scale_by_") and name not in _NOT_DIRECTIONS
+    if name.startswith("scale_by_") and name not in _NOT_TRANSFORMS
 }

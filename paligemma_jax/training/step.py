@@ -135,9 +135,9 @@ def make_train_step(
     drawn from (seed, step, micro-batch).
 
     If the loss or a gradient is not finite, the state comes back unchanged (its step too) and
-    `metrics["finite"]` is False: see `checks`. A caller that starts an update before it has seen
-    the one before gives `number` too, the updates that it thinks are done: where the state has
-    fewer, it comes back unchanged as well, so that it stays the one before the failure.
+    `metrics["finite"]` is False: see `nan_checks`. A caller that starts an update before it has
+    seen the one before gives `number` too, the updates that it thinks are done: where the state
+    has fewer, it comes back unchanged as well, so that it stays the one before the failure.
 
     Args:
       apply_fn, logits_fn, label_smoothing, chunk: see `loss.example_losses`.
@@ -148,7 +148,7 @@ def make_train_step(
       loss_scale: factor of the loss while gradients are taken: in 16 bits small ones are lost.
       parts: name of a part of the model -> its trainable names.
 
-    Metrics, all float32[] unless said: loss; grad_norm (before clipping), update_norm and
+    Metrics, all float32[] by default: loss; grad_norm (before clipping), update_norm and
     param_norm (after the update) of the trainable parameters; update_norm/PART of each of `parts`;
     supervised_tokens_mean and _max per example; text_len, T of the batch; finite bool[]; grad_max
     float32[n], the greatest absolute gradient of each trainable array in sorted order of names.
@@ -167,8 +167,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: loss.Batch, number: Number = None) -> Any:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        found = _accumulate(scaled_loss, state, batch, rng, accumulation_steps)
-        value, grads = jax.tree.map(lambda x: x / loss_scale, found)
+        scaled = _accumulate(scaled_loss, state, batch, rng, accumulation_steps)
+        value, grads = jax.tree.map(lambda x: x / loss_scale, scaled)
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
         new = TrainState(
             step=state.step + 1,

@@ -50,9 +50,9 @@ def bytes_of(tree: Any) -> int:
 
 def temporary_bytes(compiled: Any) -> int:
     """Returns what a compiled step needs beside its arguments, and results without their memory."""
-    found = compiled.memory_analysis()
-    not_in_place = max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
-    return found.temp_size_in_bytes + not_in_place
+    analysis = compiled.memory_analysis()
+    not_in_place = max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
+    return analysis.temp_size_in_bytes + not_in_place
 
 
 def _bytes_of_array(x: Any) -> int:

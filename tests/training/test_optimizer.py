@@ -121,7 +121,7 @@ def test_clipping_sees_trainable_gradients_together():
 
 
 @pytest.mark.parametrize("name", ["momentum", "adamw", "scale_by_lion", "big_vision.momentum_hp"])
-def test_direction_is_known_by_name(name):
+def test_transform_is_known_by_name(name):
     assert set(first_updates(make(optax_name=name))) == set(PARAMS)
 
 

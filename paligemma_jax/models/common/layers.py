@@ -59,9 +59,9 @@ class Dense(nn.Module):
 def declare(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]) -> Any:
     """As `module.param(name, init, shape)`; where the weight is quantized, returns it as it is."""
     if module.has_variable("params", name):
-        found = module.get_variable("params", name)
-        if isinstance(found, quantize.Quantized) and found.shape == shape:
-            return found
+        given = module.get_variable("params", name)
+        if isinstance(given, quantize.Quantized) and given.shape == shape:
+            return given
     return module.param(name, init, shape)
 
 
@@ -74,7 +74,7 @@ def project(
     *,
     lora: Lora | None,
 ) -> jax.Array:
-    """As `weights.project`, with the factors that stand beside the weight `name` of a module.
+    """As `projections.project`, with the factors that stand beside the weight `name` of a module.
 
     With `lora`, initialization makes factors beside every weight; afterwards those act that are
     given. A starts as PEFT's, uniform within 1 / sqrt(inputs), and B at zero, so nothing changes.

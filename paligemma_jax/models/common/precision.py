@@ -22,16 +22,17 @@ LOSS_SCALES = {"float32": 1.0, "bfloat16": 1.0, "float16": 2.0**12}
 
 
 def result_dtype(dtype: DTypeLike) -> Any:
-    """Returns the type of what a product of such operands gives."""
+    """Returns the dtype of a matrix product of operands of this dtype."""
     return jnp.dtype(jnp.float32 if is_half(dtype) else dtype)
 
 
 def residual_dtype(dtype: DTypeLike) -> Any:
-    """Returns the type of the residual stream."""
+    """Returns the dtype of the residual stream: float32 or wider."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def is_half(dtype: DTypeLike) -> bool:
+    """Returns whether this is float16, whose range is narrow."""
     return jnp.dtype(dtype) == jnp.float16
 
 

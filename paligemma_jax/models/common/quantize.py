@@ -241,7 +241,7 @@ def _scale_map() -> np.ndarray:
     arXiv:2110.02861, 2.2: 0, 1, and of each decade [10^(k-1), 10^k] for k = 0, -1, ... -6 the
     middles of 2^(6+k) equal parts, on both sides of 0.
     """
-    found = [np.zeros(1, np.float32), np.ones(1, np.float32)]
+    values = [np.zeros(1, np.float32), np.ones(1, np.float32)]
     for exponent in range(-6, 1):
         count = 2 ** (6 + exponent)
         # As torch.linspace rounds, from both ends: the numbers are bitsandbytes' to the last bit.
@@ -250,5 +250,5 @@ def _scale_map() -> np.ndarray:
         edges = np.where(i < count // 2, start + np.float64(step) * i, 1 - step * (count - i))
         edges = edges.astype(np.float32)
         middles = np.float32(10.0**exponent) * ((edges[1:] + edges[:-1]) / np.float32(2))
-        found += [middles, -middles]
-    return np.sort(np.concatenate(found))
+        values += [middles, -middles]
+    return np.sort(np.concatenate(values))

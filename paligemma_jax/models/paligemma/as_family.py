@@ -34,7 +34,7 @@ NAMES = family.Names(
         ("img/(pos_)?embedding.*", "img_embedding"),
         ("img/.*[nN]orm.*", "img_norms"),
     ),
-    # The projections of the language model; and what transformers and PEFT adapt when told q_proj,
+    # The projections of the language model; and what transformers and PEFT adapt if given q_proj,
     # k_proj, ..., down_proj: SigLIP has layers of the first three names.
     lora_targets={
         "llm": "llm/layers/.*",
@@ -165,9 +165,9 @@ class Model(family.Model):
     ) -> dict[str, Sequence[int]]:
         fitted = dict(shapes)
         if POSITION_EMBEDDING in shapes:
-            found = shapes[POSITION_EMBEDDING]
-            siglip.check_position_embedding(found, self.dims, resample=resample, where=where)
-            fitted[POSITION_EMBEDDING] = (1, self.dims.grid**2, found[2])
+            stored = shapes[POSITION_EMBEDDING]
+            siglip.check_position_embedding(stored, self.dims, resample=resample, where=where)
+            fitted[POSITION_EMBEDDING] = (1, self.dims.grid**2, stored[2])
         return fitted
 
     def fit(self, name: str, array: np.ndarray) -> np.ndarray:

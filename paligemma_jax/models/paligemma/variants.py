@@ -199,20 +199,20 @@ def infer(
       ValueError: arrays that tell the dimensions are missing, or no model has these dimensions;
         lists what differs from each.
     """
-    found = _dimensions(shapes)
+    actual = _dimensions(shapes)
     differences = {}
     for name, (img, llm) in among.items():
         expected = visible(
             _look_up(VITS, img, what="vision tower"), _look_up(GEMMAS, llm, what="language model")
         )
         differs = [
-            f"{key} {found[key]} instead of {expected[key]}"
+            f"{key} {actual[key]} instead of {expected[key]}"
             for key in expected
-            if found[key] != expected[key]
+            if actual[key] != expected[key]
         ]
         if not differs:
-            res = found["grid"] * found["img.patch_size"]
-            return name, make(img, llm, res=res, vocab_size=found["vocab_size"])
+            res = actual["grid"] * actual["img.patch_size"]
+            return name, make(img, llm, res=res, vocab_size=actual["vocab_size"])
         differences[name] = differs
     listing = "".join(
         f"\n  {name}: {'; '.join(differs)}"
@@ -226,13 +226,13 @@ def measure(shapes: Mapping[str, Sequence[int]], hidden: Mapping[str, Any]) -> P
 
     `hidden` is what shapes cannot tell, by the attributes of `Gemma`: soft-caps and query scale.
     """
-    found: dict[str, Any] = {**_dimensions(shapes)}
+    dims: dict[str, Any] = {**_dimensions(shapes)}
     img, llm = (
-        {k.removeprefix(tower): size for k, size in found.items() if k.startswith(tower)}
+        {k.removeprefix(tower): size for k, size in dims.items() if k.startswith(tower)}
         for tower in ("img.", "llm.")
     )
-    res = found["grid"] * found["img.patch_size"]
-    return PaliGemma(Vit(**img), Gemma(**llm, **hidden), res, found["vocab_size"])
+    res = dims["grid"] * dims["img.patch_size"]
+    return PaliGemma(Vit(**img), Gemma(**llm, **hidden), res, dims["vocab_size"])
 
 
 def _dimensions(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
