@@ -4,12 +4,22 @@ from collections.abc import Iterable
 
 # Our name -> what the column may be called.
 ALIASES = {
-    "image": ("image", "image_path", "image_name", "file_name", "filename", "file", "path", "img"),
+    "image": (
+        "image",
+        "images",
+        "image_path",
+        "image_name",
+        "file_name",
+        "filename",
+        "file",
+        "path",
+        "img",
+    ),
     "prefix": ("prefix",),
     "suffix": ("suffix",),
     "question": ("question", "query", "prompt"),
-    "answer": ("answer", "response", "output", "label"),
-    "caption": ("caption", "text", "description", "title", "comment"),
+    "answer": ("answer", "response", "output", "multiple_choice_answer", "label", "answers"),
+    "caption": ("caption", "captions", "text", "description", "title", "comment"),
     "objects": ("objects",),
     "split": ("split",),
 }

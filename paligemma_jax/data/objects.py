@@ -81,6 +81,17 @@ def make(
     return Objects(int(width), int(height), tuple(labels), boxes, rounded)
 
 
+def select(objects: Objects, numbers: np.ndarray) -> Objects:
+    """Returns the objects of these numbers, from 0."""
+    return make(
+        objects.width,
+        objects.height,
+        [objects.labels[n] for n in numbers],
+        objects.boxes_xyxy[numbers],
+        [objects.segmentations[n] for n in numbers],
+    )
+
+
 def to_row(objects: Objects) -> dict[str, Any]:
     """Returns the keys of a JSONL row: width, height, objects; `from_row` reads them."""
     rows = []

@@ -22,7 +22,7 @@ from paligemma_jax.data import objects as data_objects
 KEYS = {"image": "image", "prefix": "prefix", "suffix": "suffix"}
 OBJECTS_KEYS = ("width", "height", "objects")
 PROGRESS_LINES = 1000
-MISSING = "missing key"
+MISSING, BAD_SUFFIX = "missing key", "bad suffix"
 
 Problem = jsonl.Problem
 
@@ -123,6 +123,8 @@ def scan_jsonl(
         progress(total, total)
     if report.num_lines == report.kinds[MISSING]:
         report.remedies[MISSING] = row_format.propose(path)
+    if report.kinds[BAD_SUFFIX]:
+        report.remedies[BAD_SUFFIX] = f"{jsonl.CORRECT}. {wrong_file.suggest_rewriting(path)}"
     return records, report
 
 
@@ -189,7 +191,7 @@ def _parse_line(
     prefix = _make_prefix(row, row_format, problems)
     suffix = _get_text(row, "suffix", row_format, problems)
     if suffix is not None and row_format.check and (reason := row_format.check(suffix)):
-        problems.append(("bad suffix", f"suffix {_shorten(suffix)}: {reason}"))
+        problems.append((BAD_SUFFIX, f"suffix {_shorten(suffix)}: {reason}"))
     kept = _read_objects(row, images, problems)
     if problems:
         return None, problems

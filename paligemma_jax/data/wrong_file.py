@@ -12,6 +12,7 @@ from paligemma_jax.wording import near_misses
 
 MAX_LISTED = 20
 EXPECTED = "expected JSONL, one JSON object per line"
+IMPORT = "Import it:"
 ENDING = ".jsonl"
 # Files beside imported data that are none themselves.
 NOT_DATA = (jsonl.DROPPED, jsonl.MASK_ROUND_TRIP)
@@ -70,6 +71,12 @@ def propose_names(
     return f"say which keys hold these: set {', '.join(settings)}"
 
 
+def suggest_rewriting(path: str) -> str:
+    """Returns the command that writes anew what can be read of a file's suffixes."""
+    command = suggest_import(path).removeprefix(IMPORT)
+    return f"Or have what can be read written anew:{command}"
+
+
 def suggest_import(path: str, task_name: str | None = None) -> str:
     """Returns the command that makes JSONL of a data set in another format.
 
@@ -78,7 +85,7 @@ def suggest_import(path: str, task_name: str | None = None) -> str:
     task_name = task_name or _first_of(definition.OBJECTS)
     target = f"{os.path.splitext(path.rstrip(os.sep))[0]}_jsonl"
     words = f"{shlex.quote(path)} {shlex.quote(target)} --task {task_name}"
-    return f"Import it: python -m paligemma_jax.import_data {words} (or another task)"
+    return f"{IMPORT} python -m paligemma_jax.import_data {words} (or another task)"
 
 
 def _near_miss(path: str) -> str:

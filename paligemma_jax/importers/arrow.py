@@ -90,7 +90,11 @@ def _examples(
 
 
 def _wanted(chosen: dict[str, str]) -> set[str]:
-    return {*chosen.values(), *(("width", "height", "objects") if "suffix" in chosen else ())}
+    return {
+        *chosen.values(),
+        *columns.SCORE_KEYS,
+        *(("width", "height", "objects") if "suffix" in chosen else ()),
+    }
 
 
 def _picture(

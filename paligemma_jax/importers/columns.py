@@ -4,8 +4,12 @@ A column "objects" holds {"bbox": [[x, y, width, height], ...], "category": [0, 
 such pairs, in pixels as COCO has them, as Hugging Face's object detection data sets and ImageFolder
 have it. Categories are names, or numbers that the column's description or the user names. Source:
 https://huggingface.co/docs/datasets/object_detection
+
+A cell may list several answers or captions: the commonest, else the first, is the suffix, and all
+are the row's key "answers". Keys that scores read are kept.
 """
 
+import collections
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,9 +17,17 @@ from typing import Any
 from paligemma_jax.data import column_names
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.importers import example, pictures
+from paligemma_jax.tasks import metrics, text_metrics
 
+SEVERAL = ("suffix", "answer", "caption")  # what a cell may hold several of
 OURS = ("image", "prefix", "suffix")  # of rows that are taken as they are
 BOXES = ("bbox", "bboxes")
+ANSWERS = text_metrics.ANSWERS
+# Of a row, what scores read beside its suffix.
+SCORE_KEYS = {
+    ANSWERS,
+    *(key for metric in metrics.METRICS.values() for key in (*metric.needs, *metric.groups)),
+}
 CATEGORIES = ("category", "categories", "category_id", "label", "labels")
 
 
@@ -90,18 +102,19 @@ def make(
         return _with_objects(value, picture, size, source, split, tally, names)
     if (texts := _texts(row, chosen, source, tally)) is None:
         return None
+    extra = _extra(row, chosen, source, tally)
     if "suffix" not in chosen:
         answer = texts.get("caption", texts.get("answer", ""))
-        return example.Example(picture, source, split, None, texts.get("question"), None, answer)
+        question = texts.get("question")
+        return example.Example(picture, source, split, None, question, None, answer, extra)
     objects = None
     if row.get("objects") is not None:
         try:
             objects = data_objects.from_row(row)
         except ValueError as error:
-            tally.drop("row", "bad objects", source, error)
-            return None
-    texts.setdefault("prefix", "")
-    return example.Example(picture, source, split, objects, None, **texts)
+            tally.drop("object list", "bad objects", source, error)
+    prefix, suffix = texts.get("prefix", ""), texts["suffix"]
+    return example.Example(picture, source, split, objects, None, prefix, suffix, extra)
 
 
 def _texts(
@@ -113,6 +126,8 @@ def _texts(
         if ours not in chosen:
             continue
         value = row.get(chosen[ours])
+        if ours in SEVERAL and (listed := list_answers(value)):
+            value = collections.Counter(listed).most_common(1)[0][0]
         if type(value) in (int, float):
             value = str(value)
         if not example.is_text(value):
@@ -121,6 +136,39 @@ def _texts(
             return None
         texts[ours] = value
     return texts
+
+
+def only_image(value: Any) -> Any:
+    """Returns the one image of a list of images, as tools write it that allow several."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def list_answers(value: Any) -> list[str] | None:
+    """Returns the texts of a list of answers, each a text or {"answer": text}; None if it is none.
+
+    Lists of no text at all are none either.
+    """
+    if not isinstance(value, list) or not value:
+        return None
+    texts = [one.get("answer") if isinstance(one, dict) else one for one in value]
+    texts = [str(one) if type(one) in (int, float) else one for one in texts]
+    good = [one for one in texts if isinstance(one, str) and example.is_text(one) and one.strip()]
+    return good if len(good) == len(texts) else None
+
+
+def _extra(
+    row: Mapping[str, Any], chosen: Mapping[str, str], source: str, tally: example.Tally
+) -> dict[str, Any]:
+    """Returns the keys of a row that scores read, and all answers where a cell lists several."""
+    extra = {key: row[key] for key in sorted(SCORE_KEYS - {ANSWERS}) if row.get(key) is not None}
+    listed = next((row.get(chosen[ours]) for ours in SEVERAL if ours in chosen), None)
+    listed = listed if isinstance(listed, list) else row.get(ANSWERS)
+    if listed is None or listed == []:
+        return extra
+    if answers := list_answers(listed):
+        return extra | {ANSWERS: answers}
+    tally.drop("key", f"'{ANSWERS}' is no list of texts", source, f"found {listed!r:.60}")
+    return extra
 
 
 def _with_objects(

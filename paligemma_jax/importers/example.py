@@ -50,6 +50,7 @@ class Example:
       question: what is asked, for a prompt to be made of.
       prefix: the whole prompt where the source has it.
       suffix: the answer, the caption, or the suffix that the source has; None with objects only.
+      extra: further keys of the row: all true answers, and what scores read.
     """
 
     picture: Picture
@@ -59,6 +60,7 @@ class Example:
     question: str | None = None
     prefix: str | None = None
     suffix: str | None = None
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

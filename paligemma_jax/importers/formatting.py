@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from paligemma_jax.data import objects as data_objects
-from paligemma_jax.importers import example
+from paligemma_jax.importers import example, mending
 from paligemma_jax.tasks import box_text, definition, geometry, mask_text, masks, task
 
 HALF_BIN = 0.5 + 1e-3  # float32 leaves a trace
@@ -99,7 +99,7 @@ class Formatter:
         coordinates: str = geometry.DEFAULT_CONVENTION,
         codec: MaskCodec | None = None,
     ):
-        self.rule, self.check = task.rule(task_name), task.trained_as(task_name).check
+        self.rule, self.task = task.rule(task_name), task.trained_as(task_name)
         self.codec, self.coordinates = codec, coordinates
         self.template = self.rule.prompt if prompt is None else prompt
         self.classes = box_text.SEPARATOR.join(classes)
@@ -140,12 +140,11 @@ class Formatter:
         self, item: example.Example, prefix: str, tally: example.Tally
     ) -> FormattedExample | None:
         """Returns a row whose answer the source has itself."""
-        suffix = item.suffix or ""
-        if problem := self.check(suffix):
-            tally.drop("row", "bad suffix", item.source, f"'{suffix:.60}': {problem}")
+        mended = mending.mend(item, prefix, self.task, tally)
+        if mended is None:
             return None
         self.round_trip.num_texts += 1
-        return FormattedExample(prefix, suffix, item.objects)
+        return FormattedExample(prefix, *mended)
 
     def _large_enough(
         self, objects: data_objects.Objects, source: str, tally: example.Tally
@@ -157,7 +156,7 @@ class Formatter:
         for number in np.flatnonzero(~keep):
             detail = f"{objects.labels[number]} {objects.boxes_xyxy[number].tolist()}"
             tally.drop("object", "smaller than a <loc> bin", source, detail)
-        return objects if keep.all() else _select(objects, np.flatnonzero(keep))
+        return objects if keep.all() else data_objects.select(objects, np.flatnonzero(keep))
 
     def _compare_boxes(
         self,
@@ -194,7 +193,7 @@ class Formatter:
             except ValueError as error:
                 detail = f"{label} {objects.boxes_xyxy[number].tolist()}"
                 tally.drop("object", str(error), item.source, detail)
-        kept = _select(objects, np.array(list(cut), int))
+        kept = data_objects.select(objects, np.array(list(cut), int))
         if len(objects) and not len(kept):
             tally.drop("image", "none of its objects could be kept", item.source)
             return None
@@ -243,16 +242,6 @@ def _bitmap(objects: data_objects.Objects, number: int) -> np.ndarray:
     outline = objects.segmentations[number]
     assert outline is not None
     return data_objects.bitmap(outline, width=objects.width, height=objects.height)
-
-
-def _select(objects: data_objects.Objects, numbers: np.ndarray) -> data_objects.Objects:
-    return data_objects.make(
-        objects.width,
-        objects.height,
-        [objects.labels[n] for n in numbers],
-        objects.boxes_xyxy[numbers],
-        [objects.segmentations[n] for n in numbers],
-    )
 
 
 def _check_template(template: str, rule: definition.Import) -> None:

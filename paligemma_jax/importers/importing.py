@@ -129,6 +129,7 @@ def _make_rows(
                 "prefix": formatted.prefix,
                 "suffix": formatted.suffix,
             }
+            line |= read.extra
             if formatted.objects is not None:
                 line |= objects.to_row(formatted.objects)
             rows.append(splits.Row(line, image, read.picture.name, read.split))

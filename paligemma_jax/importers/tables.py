@@ -103,14 +103,14 @@ def _image_names(
             if not chosen:
                 where = f"{path}:{number}"
                 chosen = columns.choose(row, request, where, columns=request.columns)
-            yield row.get(chosen["image"])
+            yield columns.only_image(row.get(chosen["image"]))
 
 
 def _example(
     row, chosen, folder, source, split, tally: example.Tally, names
 ) -> example.Example | None:
     tally.read["rows"] += 1
-    name = row.get(chosen["image"])
+    name = columns.only_image(row.get(chosen["image"]))
     if not isinstance(name, str) or not name:
         detail = f"column '{chosen['image']}': expected a path, found {name!r:.60}"
         tally.drop("row", "without an image", source, detail)

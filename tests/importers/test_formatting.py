@@ -74,7 +74,7 @@ def test_a_row_of_our_own_is_left_as_it_is_unless_its_suffix_is_bad():
     assert make("detection", ours)[0] == formatting.FormattedExample("detect dime", text)
     bad = example.Example(PICTURE, "x:1", prefix="detect dime", suffix="<loc0000> dime")
     row, _, tally = make("detection", bad)
-    assert row is None and "does not have exactly four" in tally.drops[0].detail
+    assert row is None and "does not have exactly four" in tally.drops[0].reason
     empty = example.Example(PICTURE, "x:1", question="why?", suffix=" ")
     row, _, tally = make("vqa", empty)
     assert row is None and "the answer is empty" in tally.drops[0].detail

@@ -43,11 +43,12 @@ def test_our_own_rows_keep_prefix_suffix_and_objects(tmp_path, picture, read):
     }
     kept = {"width": 64, "height": 48, "objects": [{"label": "cat", "box": [0, 0, 9, 9]}]}
     jsonl(tmp_path / "_annotations.valid.jsonl", row | kept, row | {"objects": [3]})
-    _, (one,), tally = read("jsonl", tmp_path)
+    _, (one, other), tally = read("jsonl", tmp_path)
+    assert (other.suffix, other.objects) == (row["suffix"], None)
     assert (one.prefix, one.suffix, one.split) == (row["prefix"], row["suffix"], "valid")
     assert one.objects.labels == ("cat",)
-    assert [(d.reason, d.source) for d in tally.drops] == [
-        ("bad objects", "_annotations.valid.jsonl:2")
+    assert [(d.what, d.reason, d.source) for d in tally.drops] == [
+        ("object list", "bad objects", "_annotations.valid.jsonl:2")
     ]
 
 
@@ -183,3 +184,66 @@ def test_a_text_file_without_a_column_of_images_is_no_table(tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"image,\xff\xfe")
     with pytest.raises(ValueError, match="no data set of a known format"):
         formats.choose(str(tmp_path), "caption")
+
+
+def answers_of(read, tmp_path, row, task="vqa", **request):
+    jsonl(tmp_path / "rows.jsonl", {"image": "a.png", "question": "what?"} | row)
+    _, (one,), tally = read("jsonl", tmp_path / "rows.jsonl", task, **request)
+    return one.suffix, dict(one.extra), tally
+
+
+@pytest.mark.parametrize(
+    ("row", "suffix", "answers"),
+    [
+        ({"answers": ["12 May", "May 12"]}, "12 May", ["12 May", "May 12"]),
+        ({"answer": ["no", "yes", "yes"]}, "yes", ["no", "yes", "yes"]),
+        ({"answers": [{"answer": "a", "answer_id": 1}, {"answer": "b"}]}, "a", ["a", "b"]),
+        ({"label": [3, 3.5]}, "3", ["3", "3.5"]),
+        ({"answer": "x", "answers": ["x", "y"]}, "x", ["x", "y"]),
+    ],
+)
+def test_a_list_of_answers_gives_the_commonest_and_keeps_all(
+    tmp_path, picture, read, row, suffix, answers
+):
+    picture("a.png")
+    assert answers_of(read, tmp_path, row)[:2] == (suffix, {"answers": answers})
+
+
+def test_a_list_of_captions_is_one_row(tmp_path, picture, read):
+    picture("a.png")
+    row = {"captions": ["A red bus.", "A bus."]}
+    suffix, extra, _ = answers_of(read, tmp_path, row, "caption")
+    assert (suffix, extra["answers"]) == ("A red bus.", row["captions"])
+
+
+def test_keys_that_scores_read_are_kept(tmp_path, picture, read):
+    picture("a.png")
+    row = {"answer": "3", "issimple": True, "question_type": "count", "who": "me"}
+    _, extra, _ = answers_of(read, tmp_path, row)
+    assert extra == {"issimple": True, "question_type": "count"}
+
+
+def test_answers_that_are_no_texts_are_named_and_the_row_stays(tmp_path, picture, read, drops):
+    picture("a.png")
+    suffix, extra, tally = answers_of(read, tmp_path, {"answer": "x", "answers": [None]})
+    assert (suffix, extra) == ("x", {})
+    assert drops(tally) == {
+        ("key", "'answers' is no list of texts"): ["rows.jsonl:1: found [None]"]
+    }
+
+
+def test_an_image_at_an_address_is_one_dropped_row(tmp_path, picture, read, drops):
+    picture("a.png")
+    good = {"image": "a.png", "question": "q", "answer": "a"}
+    jsonl(tmp_path / "rows.jsonl", good | {"image": "https://u:p@x.org/b.png?key=1"}, good)
+    _, (one,), tally = read("jsonl", tmp_path / "rows.jsonl", "vqa")
+    assert one.source == "rows.jsonl:2"
+    ((places,),) = drops(tally).values()
+    assert places == "rows.jsonl:1: https://x.org/b.png: download it and name the file"
+
+
+def test_a_list_of_one_image_is_that_image(tmp_path, picture, read):
+    picture("a.png")
+    jsonl(tmp_path / "rows.jsonl", {"images": ["a.png"], "question": "q", "answer": "a"})
+    _, (one,), _ = read("jsonl", tmp_path / "rows.jsonl", "vqa")
+    assert one.picture.name == "a.png"
