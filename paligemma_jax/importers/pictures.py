@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from paligemma_jax.data import image_folder
+from paligemma_jax.data import image_folder, remote
 from paligemma_jax.importers import example
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -78,6 +78,10 @@ def locate(
 ) -> example.Picture | None:
     """Returns the picture of this name, or drops the image with the reason."""
     path, problem = folder.locate(name)
+    if remote.is_address(path):
+        detail = f"{remote.public(path)}: download it and name the file"
+        tally.drop("image", "at an address; an import takes images of this machine", source, detail)
+        return None
     if problem:
         tally.drop("image", problem[0], source, problem[1])
         return None
