@@ -239,6 +239,19 @@ def test_a_task_of_other_answers_is_one_finding_that_names_the_right_one(folder)
     assert status == 0
 
 
+def test_rows_that_an_evaluation_cannot_score_are_an_error(folder):
+    (folder / "asked.jsonl").write_text(json.dumps(row("0.png", "red", "answer en colour?")))
+    status, report = run(
+        folder,
+        f"--config={folder}/config.py",
+        "--config.task=vqa",
+        f"--config.evals.val.fname={folder}/asked.jsonl",
+        "--config.evals.val.scores=('vqav2_accuracy',)",
+    )
+    found = [one for one in report["findings"] if one["kind"] == "rows cannot be scored"]
+    assert status == 1 and [one["subject"] for one in found] == ["evals.val"]
+
+
 def test_every_source_of_a_mixture_is_training_data(folder):
     status, report = run(
         folder,

@@ -10,7 +10,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import image_files, jsonl, prefix_lm, records, tokens
 from paligemma_jax.reports import sections
 from paligemma_jax.settings import schema
-from paligemma_jax.tasks import box_text, wrong_task
+from paligemma_jax.tasks import box_text, task, wrong_task
 from paligemma_jax.wording import quantities
 
 Finding = findings.Finding
@@ -63,6 +63,7 @@ def look(
         facts.append((source.name, describe(source, examples, report)))
         found += lint.bad_lines(source.name, report)
         sets.append((source, datasets.as_learnt(settings, examples)))
+    found += unscored_rows(settings, raw)
     linted = classify(settings, sets)
     found += lint_texts(settings, linted)
     lengths = {} if tokenizer is None else measure(settings, tokenizer, raw)
@@ -122,6 +123,26 @@ def scan(settings: schema.Settings, source: Source) -> tuple[list[records.Record
     return examples[: source.num_examples], bad
 
 
+def unscored_rows(
+    settings: schema.Settings, raw: Mapping[str, Sequence[records.Record]]
+) -> list[Finding]:
+    """Returns the rows that evaluations would refuse: without a key that one of their scores reads.
+
+    `raw`: the records of each data set by its name.
+    """
+    found, training = [], [source.name for source in list_sources(settings) if source.is_training]
+    for name, chosen in settings.evals.items():
+        names = training if chosen.fname == schema.INPUT else [f"evals.{name}"]
+        members = [record for one in names for record in raw.get(one, ())]
+        try:
+            judge = task.look_up(settings.task, task.Options(scores=tuple(chosen.scores or ())))
+        except ValueError:  # an unknown score, which is said of the settings
+            continue
+        shown = members[: chosen.num_examples or None]
+        found += lint.unscored(f"evals.{name}", shown, check_row=judge.check_row)
+    return found
+
+
 def describe(source: Source, examples: datasets.Records, report: jsonl.Report) -> str:
     """Returns a data set in a line."""
     images = {path for record in examples for path in record.images}
@@ -161,11 +182,11 @@ def classify(
 
 def lint_texts(settings: schema.Settings, sets: Sequence[lint.DataSet]) -> list[Finding]:
     """Returns what is wrong with answers, prompts and class names."""
-    task, found = datasets.make_reader(settings), lint.other_task(sets, settings.task)
+    reader, found = datasets.make_reader(settings), lint.other_task(sets, settings.task)
     refused = {one.subject for one in found if one.severity == "error"}
     for one in sets:
         if one.name not in refused:
-            found += lint.suffixes(one.name, one.records, parse=task.parse, check=task.check)
+            found += lint.suffixes(one.name, one.records, parse=reader.parse, check=reader.check)
         found += lint.image_slots(one.name, one.records, settings.input.max_images)
         found += lint.prompts(one)
     return found + lint.spellings(sets) + lint.balance(sets)

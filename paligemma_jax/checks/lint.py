@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.checks import findings
@@ -122,6 +122,21 @@ def suffixes(
         severity = "warning" if is_all else "note"
         found.append(Finding(severity, "empty suffix", what, remedy, name, **at(empty)))
     return found
+
+
+def unscored(
+    name: str,
+    records: Sequence[data_records.Record],
+    *,
+    check_row: Callable[[Mapping[str, Any]], str | None],
+) -> list[Finding]:
+    """Returns rows that lack what a score reads, as an evaluation refuses them before it starts."""
+    problems = {one.source: reason for one in records if (reason := check_row(one.extra))}
+    if not problems:
+        return []
+    what = findings.join(collections.Counter(problems.values()))
+    remedy = "add the key to these rows (an import keeps it), or choose other scores"
+    return [Finding("error", "rows cannot be scored", what, remedy, name, **at(problems))]
 
 
 def image_slots(name: str, records: Sequence[data_records.Record], slots: int) -> list[Finding]:

@@ -194,3 +194,13 @@ def test_a_text_len_of_twice_the_need_is_a_note_and_a_little_more_is_none():
     assert found.severity == "note" and "the longest row needs 9" in found.what
     assert found.remedy.startswith("input.text_len=16 ")
     assert lint.spare_length(31, [longer]) == [] == lint.spare_length(32, [])
+
+
+def test_rows_without_the_keys_of_a_score_are_one_error_that_names_them():
+    chosen = task.look_up("vqa", task.Options(scores=("vqav2_accuracy",)))
+    good = records.Record((), "answer en why?", "red", "x:1", {"answers": ["red", "rose"]})
+    bad = records.Record((), "answer en why?", "red", "x:2", {"answer_type": "other"})
+    (found,) = lint.unscored("evals.val", [good, bad], check_row=chosen.check_row)
+    assert (found.severity, found.kind) == ("error", "rows cannot be scored")
+    assert "score 'vqav2_accuracy' needs the key 'answers'" in found.what
+    assert found.places == ("x:2",)
