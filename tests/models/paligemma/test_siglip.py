@@ -8,7 +8,7 @@ import pytest
 
 from paligemma_jax.models.paligemma import paligemma, siglip, variants
 
-REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
+REFERENCE = pathlib.Path(__file__).parents[2] / "reference"
 
 
 def test_image_tokens_equal_big_vision(load_reference, params, inputs, model):
