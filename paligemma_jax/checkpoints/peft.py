@@ -16,13 +16,18 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from paligemma_jax.checkpoints import huggingface_factors, huggingface_names
+from paligemma_jax.checkpoints import (
+    config_files,
+    huggingface_factors,
+    huggingface_names,
+    tensor_files,
+)
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# Settings that make another computation of the same factors -> the value that leaves it plain.
+# What `write` writes of other kinds of adapters: that this is none.
 PLAIN: dict[str, Any] = {
     "bias": "none",
     "use_dora": False,
@@ -35,6 +40,29 @@ PLAIN: dict[str, Any] = {
     "trainable_token_indices": None,
     "target_parameters": None,
 }
+# Settings of LoraConfig in PEFT 0.17 to 0.21. Whatever is not here must be neutral.
+READ = (
+    *("peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora"),
+    *("target_modules", "exclude_modules", "layers_to_transform"),
+)
+# Where the adapter came from, and what acts while it is made or with other settings only.
+WITHOUT_EFFECT = (
+    *("task_type", "inference_mode", "auto_mapping", "base_model_name_or_path", "revision"),
+    *("peft_version", "layers_pattern", "megatron_core", "qalora_group_size", "eva_config"),
+    *("ensure_weight_tying", "runtime_config"),
+)
+# PiSSA, OLoRA, LoftQ, CorDA and LoRA-GA change the base too, so their factors alone mean nothing;
+# these begin with factors of their own, and leave the base as it is.
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    **{key: (plain,) for key, plain in PLAIN.items()},
+    "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
+}
+REMEDY = (
+    "only plain LoRA is understood. Merge it with PEFT first, or (an initialization that changes "
+    "the base) save it with path_initial_model_for_weight_conversion"
+)
+MAX_RANK = 2**16
+MAX_LINES = 5
 
 
 def is_folder(path: pathlib.Path) -> bool:
@@ -57,22 +85,27 @@ def read(
     Raises:
       ValueError: not a plain LoRA, or tensors that are missing, foreign or misshapen, all listed.
     """
-    lora = _settings(folder)
-    stored = safetensors.numpy.load_file(folder / WEIGHTS)
+    settings = config_files.read(folder / CONFIG, "it says how the adapter acts")
+    lora = _lora(settings, str(folder / CONFIG))
+    stored = tensor_files.read_whole(folder / WEIGHTS)
+    _check_places(settings, stored, folder)
     layers = {
         piece.theirs: piece
         for piece in huggingface_names.pieces(shapes)
         if huggingface_factors.is_linear(piece)
     }
     factors_of: dict[str, dict[str, np.ndarray]] = {}
-    foreign = []
+    foreign, twice = [], []
     for key, tensor in stored.items():
         theirs, which = linear_layer(key)
         if theirs not in layers or which not in ("A", "B"):
             foreign.append(key)
+        elif which in factors_of.setdefault(theirs, {}):
+            twice.append(key)
         else:
-            factors_of.setdefault(theirs, {})[which] = tensor.astype(np.float32)
+            factors_of[theirs][which] = tensor.astype(np.float32)
     wrong = [f"{key}: no such linear layer in the base model" for key in foreign]
+    wrong += [f"{key}: the same tensor is there under another name" for key in twice]
     for theirs, pair in factors_of.items():
         outputs, inputs = layers[theirs].shape
         expected = {"A": (lora.rank, inputs), "B": (outputs, lora.rank)}
@@ -148,23 +181,83 @@ def linear_layer(key: str) -> tuple[str, str]:
     return huggingface_names.hub_name(f"{module}.weight"), which
 
 
-def _settings(folder: pathlib.Path) -> lora_lib.Lora:
-    path = folder / CONFIG
-    stored = json.loads(path.read_text())
-    if stored.get("peft_type") != "LORA":
-        raise ValueError(f"{path}: peft_type is {stored.get('peft_type')!r}, expected 'LORA'")
-    special = {key: stored[key] for key, plain in PLAIN.items() if stored.get(key, plain) != plain}
-    if special:
-        raise ValueError(
-            f"{path}: {special}: only plain LoRA is understood. Merge it with PEFT first"
-        )
+def _lora(settings: Mapping[str, Any], where: str) -> lora_lib.Lora:
+    """Returns how the factors act, `targets` aside. What is no plain LoRA is a ValueError."""
+    if settings.get("peft_type") != "LORA":
+        found = settings.get("peft_type")
+        raise ValueError(f"{where}: peft_type is {found!r:.60}, expected 'LORA': {REMEDY}")
+    config_files.check_closed(
+        settings,
+        read_elsewhere=READ,
+        without_effect=WITHOUT_EFFECT,
+        allowed=ALLOWED,
+        where=where,
+        remedy=REMEDY,
+    )
+    is_stabilized = settings.get("use_rslora") or False
+    if not isinstance(is_stabilized, bool):
+        found = config_files.shown(is_stabilized)
+        raise ValueError(f"{where}: use_rslora is {found}, expected true or false")
+    if settings.get("lora_alpha") is None:
+        raise ValueError(f"{where}: lora_alpha is missing, expected the adapter's strength")
+    dropout = config_files.number(settings, "lora_dropout", where, default=0.0)
+    if dropout >= 1:
+        raise ValueError(f"{where}: lora_dropout is {dropout:g}, expected a rate below 1")
     return lora_lib.Lora(
         targets=".*",  # until the tensors are seen
-        rank=stored["r"],
-        alpha=float(stored["lora_alpha"]),
-        dropout=float(stored.get("lora_dropout", 0.0)),
-        rank_stabilized=bool(stored.get("use_rslora", False)),
+        rank=config_files.whole(settings, "r", where, most=MAX_RANK),
+        alpha=config_files.number(settings, "lora_alpha", where, default=0.0),
+        dropout=dropout,
+        rank_stabilized=is_stabilized,
     )
+
+
+def _check_places(
+    settings: Mapping[str, Any], stored: Mapping[str, Any], folder: pathlib.Path
+) -> None:
+    """Raises a ValueError for factors where the settings say that there are none.
+
+    PEFT leaves such tensors out without an error, so the adapter would mean something else there.
+    A pattern (text) is not applied here: the tensors say which layers it hit.
+    """
+    targets, excluded, numbers = (
+        _as_list(settings.get(key), key, folder / CONFIG)
+        for key in ("target_modules", "exclude_modules", "layers_to_transform")
+    )
+    wrong = []
+    for key in stored:
+        module = key.removeprefix(PREFIX).partition(".lora_")[0]
+        layer = re.search(r"[.]layers[.]([0-9]{1,6})[.]", module)
+        if targets and not _names_module(targets, module):
+            wrong.append(f"{key}: target_modules does not name it")
+        elif excluded and _names_module(excluded, module):
+            wrong.append(f"{key}: exclude_modules names it")
+        elif numbers and layer and int(layer[1]) not in numbers:
+            wrong.append(f"{key}: layers_to_transform lacks layer {layer[1]}")
+    if wrong:
+        more = f"\n  and {len(wrong) - MAX_LINES} more" if len(wrong) > MAX_LINES else ""
+        raise ValueError(
+            f"{folder / WEIGHTS} and {CONFIG} contradict each other. Download or copy both "
+            f"again:\n  " + "\n  ".join(wrong[:MAX_LINES]) + more
+        )
+
+
+def _as_list(value: Any, key: str, path: pathlib.Path) -> list[Any]:
+    """Returns the values of a setting that may be one, several, a pattern (here: none) or null."""
+    if value is None or isinstance(value, str):
+        return []
+    values = value if isinstance(value, list) else [value]
+    kind = int if key == "layers_to_transform" else str
+    if not all(isinstance(one, kind) for one in values):
+        raise ValueError(
+            f"{path}: {key} is {config_files.shown(value)}, expected a list of "
+            f"{'numbers' if kind is int else 'names, or a pattern'}"
+        )
+    return values
+
+
+def _names_module(ends: list[str], module: str) -> bool:
+    return any(module == end or module.endswith(f".{end}") for end in ends)
 
 
 def _in_memory(hub_name: str) -> str:

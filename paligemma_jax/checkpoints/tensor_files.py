@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -20,10 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from paligemma_jax.checkpoints import config_files
+
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # What transformers writes up to: files of this size can be uploaded anywhere.
 SHARD_BYTES = 5 * 10**9
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+WIDE_DTYPES = {**DTYPES, "F64": "float64"}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -66,10 +70,46 @@ def files(folder: pathlib.Path) -> list[pathlib.Path]:
     if not (folder / INDEX).exists():
         held = sorted(path.name for path in folder.iterdir())
         raise ValueError(f"{folder}: neither {WHOLE} nor {INDEX}; it holds {held or 'nothing'}")
-    named = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    if missing := [name for name in named if not (folder / name).exists()]:
-        raise ValueError(f"{folder}: {INDEX} names {missing}, which are not there: copy them too")
-    return [folder / name for name in named]
+    return _indexed(folder)
+
+
+def _indexed(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files that a folder's index names, which must lie in the folder."""
+    where, example = folder / INDEX, "as {'weight_map': {'TENSOR': 'FILE.safetensors'}}"
+    index = config_files.read(where, "it says which file holds which tensor")
+    placed = index.get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise ValueError(f"{where}: no weight_map; expected names of files, {example}")
+    names = list(placed.values())
+    if wrong := [name for name in names if not _is_file_name(name)]:
+        raise ValueError(
+            f"{where}: weight_map says {config_files.shown(wrong[0])}; expected names of "
+            f"*.safetensors files in {folder}, {example}"
+        )
+    paths = [folder / name for name in sorted(set(names))]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        shown = config_files.shown(missing)
+        raise ValueError(f"{where} names {shown}, which are not there: copy them too")
+    if outside := [path for path in paths if not _is_inside(path, folder)]:
+        raise ValueError(
+            f"{outside[0]}, named by {INDEX}, is a link to {outside[0].resolve()}, outside of the "
+            f"folder: copy the file here"
+        )
+    return paths
+
+
+def _is_file_name(name: Any) -> bool:
+    plain = isinstance(name, str) and name.isprintable() and name.endswith(".safetensors")
+    return plain and not re.search(r"[/\\:]", name) and not name.startswith(".")
+
+
+def _is_inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether a file is no link out of its folder, but for those of Hugging Face's cache.
+
+    The cache keeps files as MODEL/blobs/HASH, and MODEL/snapshots/REVISION/NAME links to them.
+    """
+    real, folder = path.resolve(), folder.resolve()
+    return real.parent == folder or real.parent == folder.parent.parent / "blobs"
 
 
 def read_headers(
@@ -86,18 +126,34 @@ def read_headers(
     for path in files(folder):
         with _open(path) as file:
             metadata |= file.metadata() or {}
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                tensor = file.get_slice(name)
-                if tensor.get_dtype() not in DTYPES:
-                    raise ValueError(
-                        f"{path}: '{name}' is {tensor.get_dtype()}, expected one of {list(DTYPES)}:"
-                        f" if these weights are quantized, give the dense ones"
-                    )
+            for name, described in _describe(file, path, DTYPES).items():
                 if name in tensors:
-                    raise ValueError(f"{path}: '{name}' is also in {tensors[name][0]}")
-                dtype = jnp.dtype(DTYPES[tensor.get_dtype()])
-                tensors[name] = path, jax.ShapeDtypeStruct(tuple(tensor.get_shape()), dtype)
+                    raise ValueError(f"{path}: '{name}' is also in {tensors[name][0]}: remove one")
+                tensors[name] = path, described
     return tensors, metadata
+
+
+def read_whole(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns all tensors of one file, float64 too. Raises as `read_headers`."""
+    with _open(path) as file:
+        return {name: file.get_tensor(name) for name in _describe(file, path, WIDE_DTYPES)}
+
+
+def _describe(
+    file: Any, path: pathlib.Path, dtypes: Mapping[str, str]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shape and dtype of the tensors in an open file."""
+    tensors = {}
+    for name in file.keys():  # noqa: SIM118 (not a mapping)
+        tensor = file.get_slice(name)
+        if tensor.get_dtype() not in dtypes:
+            raise ValueError(
+                f"{path}: '{name}' is {tensor.get_dtype()}, expected one of {list(dtypes)}:"
+                f" if these weights are quantized, give the dense ones"
+            )
+        dtype = jnp.dtype(dtypes[tensor.get_dtype()])
+        tensors[name] = jax.ShapeDtypeStruct(tuple(tensor.get_shape()), dtype)
+    return tensors
 
 
 def read_rows(path: pathlib.Path, name: str, rows: slice) -> np.ndarray:
@@ -167,10 +223,14 @@ def sync(folder: pathlib.Path, layout: Layout) -> None:
 
 
 def _open(path: pathlib.Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; it holds the weights: copy it too")
     try:
         return safetensors.safe_open(path, framework="numpy")
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: cut off, damaged or no safetensors file ({error})") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path}: cut off, damaged or no safetensors file ({error}). Download or copy it again"
+        ) from error
 
 
 def _header(

@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from paligemma_jax.checkpoints import (
     huggingface,
-    huggingface_files,
+    huggingface_config,
     merge,
     npz,
     partial_weights,
@@ -33,7 +33,7 @@ TOLERANCES = {"pg1": 1e-4, "pg2": 1e-3}
 def read_base(case):
     """Returns the model and weights that PEFT trained its factors on."""
     folder = REFERENCE / f"hf_{case}"
-    model = huggingface_files.model(json.loads((folder / "config.json").read_text()), where="")
+    model = huggingface_config.model(json.loads((folder / "config.json").read_text()), where="")
     shapes = paligemma.shapes(model)
     return model, {k: np.asarray(x) for k, x in huggingface.read(folder, shapes)[0].items()}
 
@@ -185,11 +185,68 @@ def test_foreign_and_misshapen_tensors_are_all_listed(adapter):
         (dict(use_dora=True), "only plain LoRA is understood"),
         (dict(rank_pattern={"q_proj": 2}), "rank_pattern"),
         (dict(peft_type="IA3"), "peft_type is 'IA3'"),
+        (dict(init_lora_weights="pissa"), 'init_lora_weights is "pissa", expected true or "gau'),
+        (dict(init_lora_weights="pissa_niter_4"), "init_lora_weights"),
+        (dict(init_lora_weights="olora"), "save it with path_initial_model_for_weight_conversion"),
+        (dict(init_lora_weights="loftq"), "init_lora_weights"),
+        (dict(init_lora_weights="corda"), "init_lora_weights"),
+        (dict(alpha_pattern={"q_proj": 2}), "alpha_pattern"),
+        (dict(bias="lora_only"), 'bias is "lora_only", expected "none"'),
+        (dict(modules_to_save=["embed_tokens"]), "modules_to_save"),
+        (dict(use_qalora=True), "use_qalora is true, and this key is not known"),
+        (dict(some_new_trick={"strength": 2}), "some_new_trick is .*, and this key is not known"),
+        (dict(r=None), "r is missing, expected a whole number"),
+        (dict(r="4"), 'r is "4", expected a whole number'),
+        (dict(r=8), r"lora_A and lora_B are .*expected .*\(8, "),
+        (dict(lora_alpha=-1), "lora_alpha is -1, expected a number from 0"),
+        (dict(lora_alpha=None), "lora_alpha is missing"),
+        (dict(use_rslora="yes"), 'use_rslora is "yes", expected true or false'),
+        (dict(layers_to_transform=[0]), "contradict each other.*\n.*lacks layer 1"),
+        (dict(target_modules=["q_proj", "v_proj"]), "down_proj.*target_modules does not name it"),
+        (dict(exclude_modules=["up_proj"]), "up_proj.*exclude_modules names it"),
     ],
 )
 def test_what_is_no_plain_lora_is_refused(adapter, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"(?s)adapter_(config\.json|model\.saf).*{message}"):
         adapter(dict, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(modules_to_save=[], layers_to_transform=[], exclude_modules=[], bias=""),
+        dict(rank_pattern=None, layer_replication=[], target_parameters=[], loftq_config=None),
+        dict(init_lora_weights="gaussian", use_rslora=None, trainable_token_indices=[]),
+        dict(layers_to_transform=[0, 1, 2], target_modules="all-linear", peft_version="0.17.1"),
+    ],
+)
+def test_settings_that_say_nothing_are_as_good_as_absent(adapter, settings):
+    lora, factors = adapter(dict, **settings)
+    expected_lora, expected = read_adapter("pg1")
+    assert lora == expected_lora
+    assert all(np.array_equal(factors[name], x) for name, x in expected.items())
+
+
+def test_a_tensor_under_two_names_is_an_error(adapter):
+    def double(tensors):
+        key = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
+        other = key.replace("model.language_model.", "language_model.model.")
+        return {**tensors, other: tensors[key]}
+
+    with pytest.raises(ValueError, match="the same tensor is there under another name"):
+        adapter(double)
+
+
+@pytest.mark.parametrize("damage", [lambda x: x[:-9], lambda _: b"\xff" * 30, lambda _: b""])
+def test_a_damaged_or_missing_file_of_factors_is_named(adapter, tmp_path, damage):
+    path = tmp_path / "adapter" / peft.WEIGHTS
+    shapes = paligemma.shapes(read_base("pg1")[0])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path}: cut off, damaged .*copy it again"):
+        peft.read(path.parent, shapes)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{path}: no such file"):
+        peft.read(path.parent, shapes)
 
 
 def test_weights_that_say_nothing_of_their_factors_are_refused(tmp_path):

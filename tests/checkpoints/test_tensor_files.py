@@ -91,3 +91,45 @@ def test_quantized_weights_are_refused(tmp_path):
     safetensors.numpy.save_file({"q": np.zeros(3, "int8")}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"'q' is I8, expected one of.*give the dense ones"):
         tensor_files.read_headers(tmp_path)
+
+
+def write_index(folder, index) -> None:
+    write(folder, some_tensors())
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / tensor_files.INDEX).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ([1], r"\[1\], expected a JSON object"),
+        ({}, "no weight_map"),
+        ({"weight_map": ["model-1.safetensors"]}, "no weight_map"),
+        ({"weight_map": {"a": 5}}, "weight_map says 5; expected names of"),
+        ({"weight_map": {"a": "../other/model.safetensors"}}, r'says "\.\./other/model'),
+        ({"weight_map": {"a": "/etc/x.safetensors"}}, 'says "/etc/x'),
+        ({"weight_map": {"a": "c:\\x.safetensors"}}, "weight_map says"),
+        ({"weight_map": {"a": "x.json"}}, "weight_map says"),
+        ({"weight_map": {"a": "model-2.safetensors"}}, "which are not there: copy them too"),
+    ],
+)
+def test_an_index_names_files_of_its_own_folder(tmp_path, index, message):
+    write_index(tmp_path, index)
+    with pytest.raises(ValueError, match=rf"{tensor_files.INDEX}.*{message}"):
+        tensor_files.read_headers(tmp_path)
+
+
+def test_links_lead_out_of_the_folder_into_hugging_faces_cache_only(tmp_path):
+    folder, blobs = tmp_path / "model" / "snapshots" / "abc", tmp_path / "model" / "blobs"
+    folder.mkdir(parents=True)
+    blobs.mkdir()
+    write_index(folder, {"weight_map": dict.fromkeys(some_tensors(), "model-1.safetensors")})
+    for place, is_fine in ((blobs, True), (tmp_path, False)):
+        real = (folder / "model-1.safetensors").resolve().rename(place / "0123")
+        (folder / "model-1.safetensors").unlink(missing_ok=True)
+        (folder / "model-1.safetensors").symlink_to(real)
+        if is_fine:
+            assert tensor_files.read_headers(folder)[0].keys() == some_tensors().keys()
+        else:
+            with pytest.raises(ValueError, match=r"is a link to .*0123, outside of the folder"):
+                tensor_files.read_headers(folder)
