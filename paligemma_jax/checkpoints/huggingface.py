@@ -9,6 +9,7 @@ largest. The head is the embedding (tied), and not stored again.
 
 import json
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 # Key in the files' own metadata, where transformers does not look.
 METADATA = "paligemma_jax"
 CHUNK_ROWS = 2**14
+_LAYER = re.compile(r"(.+?[.]layers[.])([0-9]+)[.]")
 
 
 def plan(
@@ -118,11 +120,14 @@ def read(
     for name in stored:
         hub = huggingface_names.hub_name(name)
         if hub in by_hub_name:
-            raise ValueError(f"{folder}: '{name}' and '{by_hub_name[hub]}' are the same tensor")
+            raise ValueError(
+                f"{folder}: '{name}' and '{by_hub_name[hub]}' are the same tensor: remove one"
+            )
         by_hub_name[hub] = name
     heads = [by_hub_name.pop(head) for head in huggingface_names.HEADS if head in by_hub_name]
     shapes = plan(expected).places
     stored_shapes = {hub: stored[name][1].shape for hub, name in by_hub_name.items()}
+    _compare_sizes(stored_shapes, shapes, folder)
     names.check_shapes(stored_shapes, shapes, where=str(folder))
     tensors = {hub: (stored[name][0], name) for hub, name in by_hub_name.items()}
     for head in heads:
@@ -136,6 +141,50 @@ def read(
         sources = [(piece, tensors[piece.theirs]) for piece in mine]
         arrays[ours] = lazy_array.Deferred(shape.shape, kind, _stacker(sources, shape.shape, kind))
     return arrays, _metadata(file_metadata)
+
+
+def check_head(folder: pathlib.Path) -> None:
+    """Raises a ValueError if a folder lacks the head, which then has to equal the embedding.
+
+    For a config.json that says that the two are not one: transformers would make a random head.
+    """
+    held = {huggingface_names.hub_name(name) for name in tensor_files.read_headers(folder)[0]}
+    if not held.intersection(huggingface_names.HEADS):
+        raise ValueError(
+            f"{folder}: config.json says tie_word_embeddings=false, and there is no "
+            f"{huggingface_names.HEADS[0]}. PaliGemma's head is its embedding: copy the files that "
+            f"hold the head, or set tie_word_embeddings=true if it was never another"
+        )
+
+
+def _compare_sizes(
+    stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, Any], folder: pathlib.Path
+) -> None:
+    """Raises a ValueError if config.json and the tensors differ in layers or in the vocabulary."""
+    found, said = (_count_layers(tensors) for tensors in (stored, expected))
+    for place in said.keys() & found.keys():
+        if found[place] != said[place]:
+            raise ValueError(
+                f"{folder}: config.json says num_hidden_layers={said[place]}, and the files hold "
+                f"{found[place]} layers {place}*: copy all files again, from one model"
+            )
+    for name, tensor in expected.items():
+        if name.endswith("embed_tokens.weight") and name in stored:
+            rows = stored[name][0] if stored[name] else 0
+            if rows != tensor.shape[0]:
+                raise ValueError(
+                    f"{folder}: config.json says vocab_size={tensor.shape[0]}, and '{name}' has "
+                    f"{rows} rows: copy all files again, from one model"
+                )
+
+
+def _count_layers(tensors: Mapping[str, Any]) -> dict[str, int]:
+    """Returns what stands before the number of a layer -> how many numbers there are."""
+    layers: dict[str, set[str]] = {}
+    for name in tensors:
+        if match := _LAYER.match(name):
+            layers.setdefault(match[1], set()).add(match[2])
+    return {place: len(numbers) for place, numbers in layers.items()}
 
 
 def _stacker(
@@ -182,6 +231,6 @@ def _check_tied(
 def _metadata(file_metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         metadata = json.loads(file_metadata.get(METADATA, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return metadata if isinstance(metadata, dict) else {}

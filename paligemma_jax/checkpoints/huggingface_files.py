@@ -15,36 +15,6 @@ IMAGE_TOKEN = "<image>"
 BILINEAR = 2  # as PIL numbers it; PIL's resizing always smooths before it shrinks, as ours does
 # Longest sequence, unless the image alone needs more: 4096 image tokens at 896 px, and text.
 MAX_LENGTH = 8192
-# What a config.json leaves out has these values: the defaults of transformers' classes.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "gemma": {
-        "hidden_size": 3072,
-        "num_hidden_layers": 28,
-        "intermediate_size": 24_576,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-        "head_dim": 256,
-    },
-    "gemma2": {
-        "hidden_size": 2304,
-        "num_hidden_layers": 26,
-        "intermediate_size": 9216,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "query_pre_attn_scalar": 256,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-    },
-    "siglip_vision_model": {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "intermediate_size": 3072,
-        "num_attention_heads": 12,
-        "patch_size": 16,
-        "image_size": 224,
-    },
-}
 
 
 def config(model: variants.PaliGemma, *, dtype: Any) -> dict[str, Any]:
@@ -136,74 +106,6 @@ def _text_config(model: variants.PaliGemma, rows: int) -> dict[str, Any]:
             f"final_logits_softcap={llm.final_logits_softcap}, query_scale={llm.query_scale}"
         )
     return shared | {"model_type": "gemma"}
-
-
-def model(stored: Mapping[str, Any], *, where: str) -> variants.PaliGemma:
-    """Returns the model that a config.json describes.
-
-    Args:
-      stored: its content.
-      where: its path, for messages.
-
-    Raises:
-      ValueError: another model, or settings that PaliGemma does not have.
-    """
-    if stored.get("model_type") != "paligemma":
-        raise ValueError(
-            f"{where}: model_type is {stored.get('model_type')!r}, expected 'paligemma'"
-        )
-    text = _with_defaults(stored.get("text_config", {}), ("gemma", "gemma2"), f"{where}: text")
-    vision = _with_defaults(
-        {"model_type": "siglip_vision_model", **stored.get("vision_config", {})},
-        ("siglip_vision_model",),
-        f"{where}: vision",
-    )
-    rows = text.get("vocab_size") or stored.get("vocab_size") or stored.get("_vocab_size")
-    if not rows:
-        raise ValueError(f"{where}: no vocab_size")
-    is_gemma2 = text["model_type"] == "gemma2"
-    llm = variants.Gemma(
-        width=text["hidden_size"],
-        depth=text["num_hidden_layers"],
-        mlp_dim=text["intermediate_size"],
-        num_heads=text["num_attention_heads"],
-        num_kv_heads=text["num_key_value_heads"],
-        head_dim=text["head_dim"],
-        post_norms=is_gemma2,
-        query_scale=_query_scale(text, where) if is_gemma2 else "head_dim",
-        attn_logits_softcap=float(text.get("attn_logit_softcapping") or 0) if is_gemma2 else 0.0,
-        final_logits_softcap=float(text.get("final_logit_softcapping") or 0) if is_gemma2 else 0.0,
-    )
-    img = variants.Vit(
-        width=vision["hidden_size"],
-        depth=vision["num_hidden_layers"],
-        mlp_dim=vision["intermediate_size"],
-        num_heads=vision["num_attention_heads"],
-        patch_size=vision["patch_size"],
-    )
-    return variants.PaliGemma(img, llm, vision["image_size"], rows - huggingface_names.EXTRA_ROWS)
-
-
-def _with_defaults(given: Mapping[str, Any], known: tuple[str, ...], where: str) -> dict[str, Any]:
-    kind = given.get("model_type")
-    if kind not in known:
-        raise ValueError(f"{where}_config.model_type is {kind!r}, expected one of {list(known)}")
-    return DEFAULTS[kind] | dict(given)
-
-
-def _query_scale(text: Mapping[str, Any], where: str) -> Any:
-    scalar, per_head = (
-        text["query_pre_attn_scalar"],
-        text["hidden_size"] / text["num_attention_heads"],
-    )
-    if scalar == text["head_dim"]:
-        return "head_dim"
-    if scalar == per_head:
-        return "width_per_head"
-    raise ValueError(
-        f"{where}: query_pre_attn_scalar is {scalar}, expected head_dim ({text['head_dim']}) or "
-        f"hidden_size / num_attention_heads ({per_head:g})"
-    )
 
 
 def generation_config(model: variants.PaliGemma) -> dict[str, Any]:

@@ -1,15 +1,20 @@
 """The weights to convert: what a path holds, and which model they belong to."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from paligemma_jax.assembly import model_functions, run_weights
-from paligemma_jax.checkpoints import huggingface_files, merge, partial_weights, peft
+from paligemma_jax.checkpoints import (
+    config_files,
+    huggingface,
+    huggingface_config,
+    merge,
+    partial_weights,
+    peft,
+)
 from paligemma_jax.data import wrong_file
 from paligemma_jax.files import part_files, run_folder
 from paligemma_jax.models import family
@@ -140,7 +145,10 @@ def infer_model(
                 f"{source.path}: config.json describes the model: leave out --variant, --config"
             )
         path = source.path / run_folder.CONFIG
-        model = huggingface_files.model(_read_json(path), where=str(path))
+        stored = config_files.read(path, "it describes the model of the weights")
+        model = huggingface_config.model(stored, where=str(path))
+        if not huggingface_config.is_tied(stored):
+            huggingface.check_head(source.path)
     else:
         model = _infer_from_npz(source, source.weights, variant, config)
         lora = merge.describe(source.weights)
@@ -211,12 +219,3 @@ def _infer_from_shapes(
             f"--final_logits_softcap, 0 unless it was trained with one), or --config FILE"
         )
     return model
-
-
-def _read_json(path: pathlib.Path) -> Mapping[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{path}: not found; it describes the model of the weights") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error

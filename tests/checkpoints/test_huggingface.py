@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from paligemma_jax.checkpoints import huggingface, huggingface_files, npz, partial_weights
+from paligemma_jax.checkpoints import huggingface, huggingface_config, npz, partial_weights
 from paligemma_jax.models.paligemma import paligemma, variants
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
@@ -56,7 +56,7 @@ def run_logits(params, inputs, model):
 def test_weights_saved_by_transformers_give_its_logits(case):
     folder = REFERENCE / f"hf_{case}"
     given = json.loads((folder / "config.json").read_text())
-    model = huggingface_files.model(given, where="config.json")
+    model = huggingface_config.model(given, where="config.json")
     assert model == make_model(case)
     params, _ = read_all(folder, model)
     with np.load(folder / "expected.npz") as file:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax import extend
 
-from paligemma_jax.checkpoints import huggingface, huggingface_files, peft
+from paligemma_jax.checkpoints import huggingface, huggingface_config, peft
 from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
 from paligemma_jax.training import loss, optimizer, step
@@ -43,7 +43,7 @@ def load_run(load_reference):
     def load(case) -> Run:
         folder, reference = (REFERENCE / f"{kind}_{case}" for kind in ("hf", "lora"))
         config = json.loads((folder / "config.json").read_text())
-        model = huggingface_files.model(config, where="config.json")
+        model = huggingface_config.model(config, where="config.json")
         base, _ = huggingface.read(folder, paligemma.shapes(model))
         lora, factors = peft.read(reference / "initial", base)
         with_lora = dataclasses.replace(model, lora=lora)
