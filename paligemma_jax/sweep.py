@@ -22,9 +22,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from paligemma_jax.assembly import assembly
-from paligemma_jax.console import arguments, say, signals
-from paligemma_jax.reports import sections
+from paligemma_jax.console import arguments, say
 from paligemma_jax.runs import sweep_runs
 from paligemma_jax.settings import schema, sweeps
 from paligemma_jax.wording import quantities
@@ -38,13 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines = [sweep_runs.describe_command(run, workdir) for run in runs]
         sys.stdout.write("\n".join(lines) + "\n")
         return
-    assembly.check_writable(workdir, option="--workdir")
-    failed = {} if args.table else train(choose(runs, args.only), workdir)
-    outcomes = sweep_runs.collect(runs, workdir, failed=failed)
-    score = sweep_runs.choose_score(runs, outcomes, args.score)
-    outcomes = sweep_runs.order(outcomes, score)
-    sweep_runs.write(workdir, outcomes, score)
-    sys.stdout.write(sections.to_text([compare(outcomes, score)], []) + "\n")
+    failed = {} if args.table else sweep_runs.train(runs, workdir, only=args.only)
+    sys.stdout.write(sweep_runs.report(runs, workdir, failed=failed, score=args.score))
     say.info(f"curves: {workdir / sweep_runs.PAGE}")
     if failed:
         raise ValueError(
@@ -65,42 +58,6 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     what.add_argument("--table", action="store_true", help="train nothing, compare what there is")
     what.add_argument("--commands", action="store_true", help="print each run's command alone")
     return arguments.parse(parser, argv, groups={"config": schema.names()})
-
-
-def choose(runs: Sequence[sweeps.Run], only: int | None) -> Sequence[sweeps.Run]:
-    """Returns the runs to train."""
-    if only is None:
-        return runs
-    if not 0 <= only < len(runs):
-        raise ValueError(f"--only {only}: the sweep has runs 0 to {len(runs) - 1}")
-    return [runs[only]]
-
-
-def train(runs: Sequence[sweeps.Run], workdir: pathlib.Path) -> dict[str, int]:
-    """Trains runs one after the other; returns the exit statuses of those that failed, by name.
-
-    Raises:
-      signals.Preempted: it was asked to stop.
-    """
-    failed = {}
-    for number, run in enumerate(runs):
-        which = f"run {number + 1} of {len(runs)}: {run.name}"
-        if sweep_runs.is_done(run, workdir):
-            say.info(f"{which}: done before")
-            continue
-        say.info(f"\n{which}")
-        status, was_stopped = signals.call(sweep_runs.command(run, workdir))
-        if was_stopped or status == signals.PREEMPTED:
-            raise signals.Preempted(f"preempted in {which}. The same command goes on from there")
-        if status:
-            failed[run.name] = status
-    return failed
-
-
-def compare(outcomes: Sequence[sweep_runs.Outcome], score: str) -> sections.Section:
-    """Returns the table of all runs, the best one first."""
-    title = f"{quantities.count(len(outcomes), 'runs')} by {score}"
-    return sections.Section("sweep", title, (sweep_runs.table(outcomes, score),))
 
 
 if __name__ == "__main__":

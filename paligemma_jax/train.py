@@ -12,29 +12,12 @@ state saved and exit status 75; a second signal ends it at once.
 """
 
 import argparse
-import json
 import pathlib
 from collections.abc import Sequence
 
-from paligemma_jax.assembly import assembly, training_data
-from paligemma_jax.console import arguments, compilation, say, signals
-from paligemma_jax.files import run_folder
-from paligemma_jax.params import sharding
-from paligemma_jax.reports import trackers
-from paligemma_jax.runs import (
-    auto_remat,
-    embedding_cache,
-    memory_plan,
-    optimization,
-    profiling,
-    resume,
-    saving,
-    training_log,
-    training_run,
-)
+from paligemma_jax.console import arguments
+from paligemma_jax.runs import resume, whole_run
 from paligemma_jax.settings import load, schema
-
-PROFILE = "profile"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.distributed:
         arguments.join_processes()
     settings = load.load(args.config, overrides["config"])
-    train(settings, pathlib.Path(args.workdir), resume_anyway=args.resume_anyway)
+    whole_run.train(settings, pathlib.Path(args.workdir), resume_anyway=args.resume_anyway)
 
 
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, list[str]]]:
@@ -56,85 +39,6 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     )
     arguments.add_processes(parser)
     return arguments.parse(parser, argv, groups={"config": schema.names()})
-
-
-def prepare(
-    settings: schema.Settings, workdir: pathlib.Path, *, resume_anyway: bool
-) -> tuple[assembly.Assembly, training_run.Plan, memory_plan.Planned]:
-    """Looks at everything that can be wrong before weights load."""
-    settings = resume.keep_remat(settings, workdir)
-    resume.check(settings, workdir, resume_anyway=resume_anyway)
-    built = assembly.assemble(settings)
-    planned = training_run.plan(built)
-    training_data.warn_of_task(settings, planned.data.records)
-    built, needed = auto_remat.plan_run(built, planned)
-    if not settings.allow_over_memory:
-        auto_remat.require_fit(built, planned, needed)
-    say.info(memory_plan.describe(needed))
-    return built, planned, needed
-
-
-def train(
-    settings: schema.Settings,
-    workdir: pathlib.Path,
-    *,
-    resume_anyway: bool = False,
-    more_trackers: Sequence[trackers.Tracker] = (),
-) -> None:
-    """Runs a config to its end. Everything that can be wrong is looked at before weights load.
-
-    Args:
-      settings: as `load.load` returns them.
-      workdir: the run's folder.
-      resume_anyway: go on with the run of the folder although settings or data differ.
-      more_trackers: of the run's numbers, beside metrics.jsonl and TensorBoard.
-
-    Raises:
-      signals.Preempted: it was asked to stop before; the state is saved.
-    """
-    say.show_on_stderr()
-    compiled = compilation.start_counting()
-    built, planned, needed = prepare(settings, workdir, resume_anyway=resume_anyway)
-    state, about = saving.start(
-        built,
-        planned.optimizer,
-        planned.data.records,
-        planned.base,
-        workdir,
-        total_steps=planned.total_steps,
-        resume_anyway=resume_anyway,
-    )
-    say.info(optimization.describe(state, planned.optimizer))
-    assembly.write_run_files(built, workdir)
-    examples = training_run.all_records(planned.data, planned.evaluations)
-    read_images = embedding_cache.prepare(built, examples, state.params)
-    train_step = profiling.trace(needed.train_step, built.settings.profile_steps, workdir / PROFILE)
-    total, measure = planned.total_steps, memory_plan.meter(needed, compiled)
-    log = training_log.Log(
-        workdir,
-        every=built.settings.log_training_steps,
-        total_steps=total,
-        done=int(state.step),
-        settings=json.loads(load.to_json(built.settings)),
-        more_trackers=more_trackers,
-        measure=measure,
-    )
-    with (
-        log,
-        saving.Saver(planned.saving, about, workdir, total) as saver,
-        signals.StopRequest(sharding.batch_sharding(built.mesh)) as stop,
-    ):
-        begun = built, planned, state, train_step, workdir
-        state = training_run.run(*begun, log=log, saver=saver, stop=stop, read_images=read_images)
-    say.info(compilation.describe(compiled))
-    if not training_run.is_finished(planned, state):
-        raise signals.Preempted(
-            f"preempted: {stop.signal or 'another process'} after step {int(state.step)} of "
-            f"{total}. The state is saved; the same command goes on from there"
-        )
-    training_run.save(built, planned, state, workdir / run_folder.FINAL)
-    for report in sorted(workdir.glob("report*.html")):
-        say.info(f"report: {report}")
 
 
 if __name__ == "__main__":

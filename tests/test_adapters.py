@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import paligemma_jax
-from paligemma_jax import convert, evaluate, train
+from paligemma_jax import convert, evaluate
 from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import checksums, npz
 from paligemma_jax.data import tokens
 from paligemma_jax.models.paligemma import as_family
 from paligemma_jax.params import names
 from paligemma_jax.reports import run_log
+from paligemma_jax.runs import whole_run
 from paligemma_jax.settings import load, presets
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
@@ -61,7 +62,7 @@ def folder(tmp_path_factory):
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
     write_base(folder / "base.npz", make_config(folder))
-    train.train(load.typed(make_config(folder)), folder / "run")
+    whole_run.train(load.typed(make_config(folder)), folder / "run")
     return folder
 
 
@@ -103,7 +104,7 @@ def test_a_run_with_lora_is_evaluated_and_loaded_as_any_other(folder, capsys):
 
 def test_training_goes_on_from_an_adapter_and_a_fresh_one_is_the_base(folder, capsys):
     final = folder / "run" / "final.npz"
-    train.train(load.typed(make_config(folder, model_init=str(final))), folder / "again")
+    whole_run.train(load.typed(make_config(folder, model_init=str(final))), folder / "again")
     first = run_log.read_rows(folder / "again" / "metrics.jsonl")[0]["loss"]
     learnt = [row["loss"] for row in run_log.read_rows(folder / "run" / "metrics.jsonl")]
     assert first < min(learnt)
@@ -127,7 +128,7 @@ def test_wrong_settings_are_said(folder, changes, message):
     config = make_config(folder, **changes)
     config.evals = {}
     with pytest.raises(ValueError, match=message):
-        train.train(load.typed(config), folder / "wrong")
+        whole_run.train(load.typed(config), folder / "wrong")
     assert not (folder / "wrong").exists()
 
 
@@ -143,7 +144,7 @@ def test_wrong_settings_are_said(folder, changes, message):
 def test_an_adapter_that_does_not_fit_the_settings_is_refused(folder, changes, message):
     changes = {"model_init": f"{folder}/run/final.npz", **changes}
     with pytest.raises(ValueError, match=message):
-        train.train(load.typed(make_config(folder, **changes)), folder / "unfit")
+        whole_run.train(load.typed(make_config(folder, **changes)), folder / "unfit")
 
 
 def test_an_adapter_on_another_base_is_refused_naming_both(folder, capsys):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 import paligemma_jax
-from paligemma_jax import convert, evaluate, train
+from paligemma_jax import convert, evaluate
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.checkpoints import checksums, npz, train_checkpoint
 from paligemma_jax.data import tokens
 from paligemma_jax.params import names
 from paligemma_jax.reports import run_log
+from paligemma_jax.runs import whole_run
 from paligemma_jax.settings import load, presets
 
 DIMS = dict(width=8, depth=1, mlp_dim=8, num_heads=1)
@@ -61,7 +62,7 @@ def folder(tmp_path_factory):
     arrays = {name: rng.normal(size=x.shape, scale=0.3) for name, x in shapes.items()}
     npz.write(folder / "base.npz", {name: x.astype("float16") for name, x in arrays.items()})
     for name, changes in RUNS.items():
-        train.train(load.typed(make_config(folder, **changes)), folder / name)
+        whole_run.train(load.typed(make_config(folder, **changes)), folder / name)
     return folder
 
 
@@ -171,7 +172,7 @@ def test_training_begins_with_a_file_and_not_with_a_checkpoint(folder):
     with pytest.raises(
         ValueError, match=r"a run begins with a file; convert RUN FILE.npz --checkp"
     ):
-        train.train(load.typed(make_config(folder, model_init=str(path))), folder / "not_made")
+        whole_run.train(load.typed(make_config(folder, model_init=str(path))), folder / "not_made")
 
 
 def test_a_base_without_factors_does_not_pass_for_a_run_with_lora(folder, capsys):

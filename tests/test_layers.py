@@ -62,8 +62,8 @@ DOOR_ROOMS = {"console", "settings", "reports", *BOTTOM}
 OWN_ROOM = {
     "__init__": {"assembly", "prediction"},
     "__main__": set(),
-    "train": {"assembly", "params", "runs"},
-    "sweep": {"assembly", "runs"},
+    "train": {"runs"},
+    "sweep": {"runs"},
     "evaluate": {"assembly", "evaluation", "tasks"},
     "predict": {"assembly", "prediction"},
     "import_data": {"importers"},
@@ -308,6 +308,8 @@ MODULES = {PACKAGE} | {
         "models.paligemma.gemma",
         "assembly",
         "assembly.weights",
+        "runs",
+        "runs.whole_run",
         "train",
     )
 }
@@ -371,7 +373,7 @@ def test_a_wrong_import_is_found(path, source, message):
         ),
         (
             "train.py",
-            "from absl import app\nfrom paligemma_jax.assembly import weights",
+            "from absl import app\nfrom paligemma_jax.runs import whole_run",
         ),
         ("__init__.py", "def load():\n    from paligemma_jax.assembly import weights"),
         ("data/a.py", "def f():\n    import tensorflow as tf"),

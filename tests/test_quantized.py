@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import paligemma_jax
-from paligemma_jax import convert, evaluate, train
+from paligemma_jax import convert, evaluate
 from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import checksums, npz
 from paligemma_jax.data import tokens
@@ -19,6 +19,7 @@ from paligemma_jax.models.common import quantize
 from paligemma_jax.models.paligemma import as_family
 from paligemma_jax.params import names
 from paligemma_jax.reports import run_log
+from paligemma_jax.runs import whole_run
 from paligemma_jax.settings import load, presets
 
 pytestmark = pytest.mark.slow
@@ -67,7 +68,7 @@ def folder(tmp_path_factory):
         for name, x in model.shapes().items()
     }
     npz.write(folder / "base.npz", base, metadata=weights.model_metadata(model))
-    train.train(load.typed(make_config(folder)), folder / "run")
+    whole_run.train(load.typed(make_config(folder)), folder / "run")
     return folder
 
 
@@ -102,7 +103,7 @@ def test_training_is_that_on_what_is_stored(folder):
     said = {key: value for key, value in said.items() if key != "dtypes"}
     npz.write(folder / "decoded.npz", decoded(folder), metadata=said)
     changes = {"model_init": f"{folder}/decoded.npz", "quantize": None}
-    train.train(load.typed(make_config(folder, **changes)), folder / "on_decoded")
+    whole_run.train(load.typed(make_config(folder, **changes)), folder / "on_decoded")
     np.testing.assert_allclose(losses(folder / "run"), losses(folder / "on_decoded"), rtol=1e-5)
     assert losses(folder / "run")[-1] < losses(folder / "run")[0]
 
@@ -119,13 +120,13 @@ def test_a_run_with_momentum_in_16_bits_goes_on_bit_for_bit(folder):
     shutil.copytree(folder / "run", workdir)
     (workdir / "final.npz").unlink()
     shutil.rmtree(workdir / "checkpoints" / "000004")
-    train.train(load.typed(make_config(folder)), workdir)
+    whole_run.train(load.typed(make_config(folder)), workdir)
     first, second = (npz.read(path / "final.npz") for path in (folder / "run", workdir))
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
     assert rows(workdir) == rows(folder / "run")
     (workdir / "final.npz").unlink()
     with pytest.raises(ValueError, match=r"other frozen weights: .*quantized: 1\d x nf4.*these"):
-        train.train(
+        whole_run.train(
             load.typed(make_config(folder, **{"quantize": "int8"})), workdir, resume_anyway=True
         )
 
@@ -158,7 +159,7 @@ def test_convert_merges_into_the_dense_base(folder, capsys):
 def test_attention_trains_beside_a_quantized_rest(folder, capsys):
     changes = {"lora.targets": None, "lora.rank": 8, "trainable": "llm/layers/attn/.*"}
     workdir = folder / "attention"
-    train.train(load.typed(make_config(folder, **changes)), workdir)
+    whole_run.train(load.typed(make_config(folder, **changes)), workdir)
     header = npz.read_header(workdir / "final.npz")
     assert header.arrays and all("/attn/" in name for name in header.arrays)
     last = run_log.read_rows(workdir / "metrics.jsonl")[-1]["val/loss"]

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import paligemma_jax
-from paligemma_jax import convert, evaluate, train
+from paligemma_jax import convert, evaluate
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.checkpoints import checksums, npz
 from paligemma_jax.data import tokens
+from paligemma_jax.runs import whole_run
 from paligemma_jax.settings import load, presets
 
 DIMS = dict(width=8, depth=1, mlp_dim=8, num_heads=1)
@@ -58,7 +59,7 @@ def folder(tmp_path_factory):
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
     write_base(folder / "base.npz", make_config(folder, res=14))
     for save in ("all", "trainable"):
-        train.train(load.typed(make_config(folder, save=save)), folder / save)
+        whole_run.train(load.typed(make_config(folder, save=save)), folder / save)
     return folder
 
 
@@ -108,7 +109,7 @@ def test_it_answers_like_the_whole_file(folder):
 def test_a_run_starts_from_it_as_from_the_whole_file(folder):
     for run in ("all", "trainable"):
         config = make_config(folder, model_init=f"{folder / run}/final.npz", save=run)
-        train.train(load.typed(config), folder / f"again_{run}")
+        whole_run.train(load.typed(config), folder / f"again_{run}")
     # Its base is a file of trained arrays itself.
     convert.main([str(folder / "again_trainable"), str(folder / "again.npz")])
     expected = checksums.of_file(folder / "again_all" / "final.npz")
@@ -132,7 +133,7 @@ def test_without_its_base_it_asks_for_it(folder, moved, capsys):
     with pytest.raises(ValueError, match=message):
         convert.main([str(run), str(folder / "hf")])
     with pytest.raises(ValueError, match=message):
-        train.train(
+        whole_run.train(
             load.typed(make_config(folder, model_init=f"{run}/final.npz")), folder / "not_made"
         )
     found = score(folder, "trainable", capsys, f"--base={moved}")
@@ -140,7 +141,7 @@ def test_without_its_base_it_asks_for_it(folder, moved, capsys):
     config = make_config(
         folder, model_init=f"{run}/final.npz", model_init_base=str(moved), total_steps=0
     )
-    train.train(load.typed(config), folder / "from_moved")
+    whole_run.train(load.typed(config), folder / "from_moved")
     shutil.rmtree(folder / "from_moved")
 
 
@@ -154,7 +155,7 @@ def test_a_wrong_base_is_refused_naming_both(folder):
 
 def test_random_weights_cannot_be_left_out(folder):
     with pytest.raises(ValueError, match="random ones are in no other file: set model_init"):
-        train.train(
+        whole_run.train(
             load.typed(make_config(folder, model_init=None, save="trainable")), folder / "random"
         )
     assert not (folder / "random").exists()

@@ -17,10 +17,10 @@ import time
 import matplotlib as mpl
 import numpy as np
 
-from paligemma_jax import evaluate, train
+from paligemma_jax import evaluate
 from paligemma_jax.assembly import assembly
 from paligemma_jax.reports import run_log
-from paligemma_jax.runs import memory_plan, training_run
+from paligemma_jax.runs import memory_plan, training_run, whole_run
 from paligemma_jax.settings import load, schema
 
 mpl.use("Agg")
@@ -85,7 +85,7 @@ def main():
 def train_base(args):
     """Trains the base, and returns its scores on its own scenes."""
     config = load.load(f"{CONFIG}:data={args.data},steps={args.base_steps}", [])
-    train.train(config, args.out / "base")
+    whole_run.train(config, args.out / "base")
     last = run_log.read_rows(args.out / "base" / "metrics.jsonl")[-1]
     return {key: last[f"test/{key}"] for key in KEPT}
 
@@ -119,7 +119,7 @@ def adapt(args, arm, seed):
     built = assembly.assemble(config)
     planned = training_run.plan(built)
     start = time.process_time()
-    train.train(config, workdir)
+    whole_run.train(config, workdir)
     cpu_s = time.process_time() - start
     rows = run_log.read_rows(workdir / "metrics.jsonl")
     shapes = assembly.lay_out(built, planned.base, tuple(planned.optimizer.trainable)).shapes

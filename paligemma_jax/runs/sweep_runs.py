@@ -8,12 +8,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from paligemma_jax.assembly import assembly
 from paligemma_jax.checkpoints import train_checkpoint
+from paligemma_jax.console import say, signals
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.reports import plots, run_log, sections
 from paligemma_jax.runs import early_stopping, resume
 from paligemma_jax.settings import load, sweeps
 from paligemma_jax.tasks import score_docs
+from paligemma_jax.wording import quantities
 
 JSON, PAGE = "sweep.json", "sweep.html"
 MAX_CURVES = 8  # runs in one plot, the best ones
@@ -70,6 +73,69 @@ def is_done(run: sweeps.Run, workdir: pathlib.Path) -> bool:
     settings = load.load(run.source, run.overrides)
     resume.check_same(resume.keep_remat(settings, folder), folder)
     return True
+
+
+def train(
+    runs: Sequence[sweeps.Run], workdir: pathlib.Path, *, only: int | None = None
+) -> dict[str, int]:
+    """Trains runs one after the other; returns the exit statuses of those that failed, by name.
+
+    Args:
+      runs: of the sweep.
+      workdir: of all of them.
+      only: number of the run to train, from 0; None: all.
+
+    Raises:
+      signals.Preempted: it was asked to stop.
+    """
+    assembly.check_writable(workdir, option="--workdir")
+    runs, failed = _choose(runs, only), {}
+    for number, run in enumerate(runs):
+        which = f"run {number + 1} of {len(runs)}: {run.name}"
+        if is_done(run, workdir):
+            say.info(f"{which}: done before")
+            continue
+        say.info(f"\n{which}")
+        status, was_stopped = signals.call(command(run, workdir))
+        if was_stopped or status == signals.PREEMPTED:
+            raise signals.Preempted(f"preempted in {which}. The same command goes on from there")
+        if status:
+            failed[run.name] = status
+    return failed
+
+
+def _choose(runs: Sequence[sweeps.Run], only: int | None) -> Sequence[sweeps.Run]:
+    """Returns the runs to train."""
+    if only is None:
+        return runs
+    if not 0 <= only < len(runs):
+        raise ValueError(f"--only {only}: the sweep has runs 0 to {len(runs) - 1}")
+    return [runs[only]]
+
+
+def report(
+    runs: Sequence[sweeps.Run],
+    workdir: pathlib.Path,
+    *,
+    failed: Mapping[str, int],
+    score: str | None,
+) -> str:
+    """Writes sweep.json and sweep.html of what there is of each run, and returns it as text.
+
+    Args:
+      runs: of the sweep.
+      workdir: of all of them.
+      failed: exit statuses by name of those that failed.
+      score: to order by; None: see `choose_score`.
+    """
+    assembly.check_writable(workdir, option="--workdir")
+    outcomes = collect(runs, workdir, failed=failed)
+    chosen = choose_score(runs, outcomes, score)
+    outcomes = order(outcomes, chosen)
+    write(workdir, outcomes, chosen)
+    title = f"{quantities.count(len(outcomes), 'runs')} by {chosen}"
+    section = sections.Section("sweep", title, (table(outcomes, chosen),))
+    return sections.to_text([section], []) + "\n"
 
 
 def collect(

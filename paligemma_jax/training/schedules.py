@@ -65,12 +65,7 @@ def make_schedule(
     check_keys(spec)
 
     def duration(name: str, default: int) -> int:
-        try:
-            steps = durations.read(name, spec).in_steps(
-                data_size=data_size, batch_size=batch_size, total_steps=total_steps
-            )
-        except ValueError as error:
-            raise ValueError(f"schedule: {error}") from error
+        steps = _in_steps(durations.read(name, spec), data_size, batch_size, total_steps)
         return default if steps is None else steps
 
     warmup, cooldown = duration("warmup", 0), duration("cooldown", 0)
@@ -163,3 +158,17 @@ def check_keys(spec: Mapping[str, Any]) -> None:
             f"schedule: stair needs one of mults for each of steps, found "
             f"steps={list(spec.get('steps', ()))}, mults={list(spec.get('mults', ()))}"
         )
+
+
+def _in_steps(
+    duration: durations.Duration,
+    data_size: int | None,
+    batch_size: int | None,
+    total_steps: int,
+) -> int | None:
+    try:
+        return duration.in_steps(
+            data_size=data_size, batch_size=batch_size, total_steps=total_steps
+        )
+    except ValueError as error:
+        raise ValueError(f"schedule: {error}") from error

@@ -8,10 +8,9 @@ import textwrap
 
 import pytest
 
-from paligemma_jax import train
 from paligemma_jax.files import run_folder
 from paligemma_jax.reports import run_log, trackers
-from paligemma_jax.runs import training_log
+from paligemma_jax.runs import training_log, whole_run
 from paligemma_jax.settings import load
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "extending.md"
@@ -54,7 +53,7 @@ def documented_tracker():
 def test_the_documented_tracker_follows_a_real_run_and_its_resume(config, tmp_path):
     config.ckpt_steps, config.log_training_steps, config.evals.val.log_steps = 1, 1, 1
     first, notes = documented_tracker()(), Notes()
-    train.train(load.typed(config), tmp_path, more_trackers=[first, notes])
+    whole_run.train(load.typed(config), tmp_path, more_trackers=[first, notes])
     assert first.status == "finished"
     assert [path.name for path in first.reports] == ["report.html"] * 2
     name, folder, settings, resumed_step = notes.calls[0]
@@ -71,7 +70,7 @@ def test_the_documented_tracker_follows_a_real_run_and_its_resume(config, tmp_pa
     with config.unlocked():
         config.total_steps = 3
     again = documented_tracker()()
-    train.train(load.typed(config), tmp_path, resume_anyway=True, more_trackers=[again])
+    whole_run.train(load.typed(config), tmp_path, resume_anyway=True, more_trackers=[again])
     rows = run_log.read_rows(tmp_path / run_folder.METRICS)
     table = list(csv.reader((tmp_path / "loss.csv").read_text().splitlines()))
     assert [(int(step), float(loss)) for step, loss in table] == [

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_jax import train
 from paligemma_jax.assembly import assembly, datasets
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.checks import check_settings
 from paligemma_jax.data import pipeline
 from paligemma_jax.reports import run_log
-from paligemma_jax.runs import embedding_cache, memory_plan, training_run
+from paligemma_jax.runs import embedding_cache, memory_plan, training_run, whole_run
 from paligemma_jax.settings import load
 from paligemma_jax.training import step
 
@@ -48,7 +47,7 @@ def cached(config, data_folder, tmp_path, monkeypatch):
 
 def run(config, workdir) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Returns (rows of metrics without times, final weights) of a run."""
-    train.train(load.typed(config), workdir)
+    whole_run.train(load.typed(config), workdir)
     rows = run_log.read_rows(workdir / "metrics.jsonl")
     rows = [{key: row[key] for key in row if key not in TIMINGS} for row in rows]
     return rows, npz.read(workdir / "final.npz")

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from paligemma_jax import train
 from paligemma_jax.assembly import assembly, datasets
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.checks import check_settings
 from paligemma_jax.data import pipeline
 from paligemma_jax.reports import run_log
-from paligemma_jax.runs import memory_plan, training_run
+from paligemma_jax.runs import memory_plan, training_run, whole_run
 from paligemma_jax.settings import load
 from paligemma_jax.training import step
 
@@ -47,7 +46,7 @@ def rows(workdir) -> list[dict]:
 @pytest.mark.slow
 def test_losses_are_those_of_full_length_and_a_resumed_run_is_the_same(lengths, tmp_path, capsys):
     workdir = tmp_path / "short"
-    train.train(load.typed(lengths), workdir)
+    whole_run.train(load.typed(lengths), workdir)
     said = capsys.readouterr().err
     found, weights = rows(workdir), npz.read(workdir / "final.npz")
     used = [row["text_len"] for row in found]
@@ -57,14 +56,14 @@ def test_losses_are_those_of_full_length_and_a_resumed_run_is_the_same(lengths, 
     (workdir / "final.npz").unlink()
     for path in sorted((workdir / "checkpoints").iterdir())[1:]:
         shutil.rmtree(path)
-    train.train(load.typed(lengths), workdir)
+    whole_run.train(load.typed(lengths), workdir)
     assert "going on after step 2" in capsys.readouterr().err
     assert rows(workdir) == found
     for name, array in npz.read(workdir / "final.npz").items():
         assert array.tobytes() == weights[name].tobytes(), name
 
     lengths.input.text_lens = None
-    train.train(load.typed(lengths), tmp_path / "full")
+    whole_run.train(load.typed(lengths), tmp_path / "full")
     for row, full in zip(found, rows(tmp_path / "full"), strict=True):
         assert full.pop("text_len") == 24
         row.pop("text_len")
