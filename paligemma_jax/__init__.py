@@ -34,18 +34,10 @@ def load(
       ValueError: no finished run there and no checkpoint named, or an unknown key.
     """
     # Here, so that paligemma_jax.models imports without what only the doors need.
-    from paligemma_jax.assembly import assembly
     from paligemma_jax.console import say
     from paligemma_jax.prediction import predictor
-    from paligemma_jax.settings import load as settings_load
 
     say.show_on_stderr()
-    settings, final = assembly.open_run(run, None, [])
-    chosen = settings_load.eval_settings("load", {"fname": run, **(decoding or {})})
-    return predictor.open_predictor(
-        assembly.assemble(settings),
-        assembly.choose_weights(weights, final, chosen=checkpoint),
-        chosen,
-        base=base,
-        batch_size=chosen.batch_size or 1,
+    return predictor.open_run(
+        run, weights=weights, checkpoint=checkpoint, base=base, decoding=decoding or {}
     )

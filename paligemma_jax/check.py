@@ -13,14 +13,12 @@ found, 2 it could not check. Settings can be changed: --config.input.text_len=64
 
 import argparse
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 
-from paligemma_jax.assembly import assembly
-from paligemma_jax.checks import augment_sheet, checking
+from paligemma_jax.checks import checking
 from paligemma_jax.console import arguments
-from paligemma_jax.settings import load, schema
+from paligemma_jax.settings import schema
 
 # Another program may be training on this GPU: take no more of its memory than is used.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -28,22 +26,12 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
-    if args.out:
-        assembly.check_writable(pathlib.Path(args.out), option="--out")
-    if args.config:
-        settings = load.load(args.config, overrides["config"])
-        report = checking.check(settings, example=args.example, full=args.full)
-        if args.augment and not report.num_errors:
-            augment_sheet.write(settings, args.augment)
-    elif overrides["config"] or args.full or args.example is not None or args.augment:
-        raise ValueError("--full, --example, --augment and --config.KEY belong to a --config FILE")
-    else:
-        report = checking.check_machine()
+    report = checking.check(
+        checking.CheckOptions(**vars(args), config_overrides=overrides["config"])
+    )
     encoding = sys.stdout.encoding or "utf-8"  # a terminal may lack the letters of a piece
     text = checking.to_text(report).encode(encoding, "replace").decode(encoding)
     sys.stdout.write(f"{text}\n")
-    if args.out:
-        checking.write(report, pathlib.Path(args.out), title=f"Check of {args.config or 'machine'}")
     if report.num_errors:
         sys.exit(1)
 

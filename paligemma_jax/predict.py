@@ -25,58 +25,33 @@ one of these, --eval.constrain=schema.json JSON.
 """
 
 import argparse
-import contextlib
-import json
-import pathlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from paligemma_jax.assembly import assembly
-from paligemma_jax.console import arguments, say
-from paligemma_jax.prediction import annotated, predictor, queries
-from paligemma_jax.settings import load, schema
-from paligemma_jax.wording import quantities
-
-NOT_DECODING = ("fname", "image_dir", "num_examples", "decode", "scores")
-BATCH_SIZE = 8
-NAME = "predict"  # of the evaluation whose keys say how to answer
+from paligemma_jax.console import arguments
+from paligemma_jax.prediction import predicting
+from paligemma_jax.settings import schema
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
-    settings, source = assembly.open_run(args.run, args.config, overrides["config"])
-    source = assembly.choose_weights(args.weights, source, chosen=args.checkpoint)
-    check_decoding(overrides["eval"])
-    settings = load.with_evaluation(settings, NAME, "(command line)", overrides["eval"])
-    decoding = settings.evals[NAME]
-    if args.pictures:
-        assembly.check_writable(pathlib.Path(args.pictures), option="--pictures")
-    chosen, rates = queries.find(
-        args.images, settings, prompt=args.prompt, every=args.every, together=args.together
-    )
-    most = max(query.num_images for query in chosen)
-    if most > settings.input.max_images:
-        say.warning(f"{most} images at once: in training there were {settings.input.max_images}")
-    opened = predictor.open_predictor(
-        assembly.assemble(settings),
-        source,
-        decoding,
+    options = predicting.PredictOptions(
+        images=args.images,
+        prompt=args.prompt,
+        run=args.run,
+        config=args.config,
+        weights=args.weights,
+        checkpoint=args.checkpoint,
         base=args.base,
-        batch_size=decoding.batch_size or min(BATCH_SIZE, len(chosen)),
-        prompts=[query.record.prefix for query in chosen],
+        pictures=args.pictures,
+        every=args.every,
+        frames=args.frames,
+        together=args.together,
+        as_json=args.json or not sys.stdout.isatty(),
+        config_overrides=overrides["config"],
+        eval_overrides=overrides["eval"],
     )
-    with contextlib.ExitStack() as stack:
-        drawn = None
-        if args.pictures:
-            videos = {} if args.frames else rates
-            drawn = annotated.Annotator(pathlib.Path(args.pictures), chosen, videos)
-            stack.enter_context(drawn)
-        num_failed = answer(opened, chosen, drawn, as_json=args.json or not sys.stdout.isatty())
-    if drawn:
-        say.info(f"pictures: {quantities.count(drawn.num_files, 'files')} in {args.pictures}")
-    if num_failed:
-        say.error(f"{num_failed} of {len(chosen)} could not be read, or not drawn")
+    if predicting.predict(options):
         sys.exit(1)
 
 
@@ -100,62 +75,6 @@ def parse_args(
     if args.frames and not args.pictures:
         parser.error("--frames says what --pictures writes: give that")
     return args, overrides
-
-
-def check_decoding(overrides: Sequence[str]) -> None:
-    """Raises a ValueError for keys of evaluations that say nothing about how to answer."""
-    for override in overrides:
-        key = override.partition("=")[0]
-        if key in NOT_DECODING or key.startswith("log_"):
-            raise ValueError(f"--eval.{key} has no effect on predictions; it is for evaluations")
-
-
-def answer(
-    opened: predictor.Predictor,
-    chosen: Sequence[queries.Query],
-    drawn: annotated.Annotator | None,
-    *,
-    as_json: bool,
-) -> int:
-    """Writes all answers as they come, and returns how many could not be made, or not drawn."""
-    num_failed = 0
-    with say.progress("answering", unit="examples", first="compiling") as report:
-        for row in opened.iterate(chosen, progress=report):
-            if as_json:
-                sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
-                sys.stdout.flush()
-            else:
-                say.result(describe(row) + "\n")
-            if "error" in row:
-                num_failed += 1
-                if as_json:
-                    say.warning(f"{row['source']}: {row['error']}")
-            if drawn:
-                try:
-                    drawn.add(row)
-                except ValueError as error:
-                    num_failed += 1
-                    say.warning(str(error))
-    return num_failed
-
-
-def describe(row: Mapping[str, Any]) -> str:
-    """Returns a row as a person reads it: the answer, its boxes, and how sure it is."""
-    if "error" in row:
-        return f"{row['source']}\n  error: {row['error']}"
-    lines = [row["source"], f"  {row['prediction'] or '(empty)'}"]
-    if found := row.get("detections"):
-        table = [
-            (one["label"], f"{one['score']:.2f}", *(f"{side:.3f}" for side in one["box_yxyx"]))
-            for one in found
-        ]
-        text = say.table(table, header=("label", "score", "top", "left", "bottom", "right"))
-        lines += ["", *(f"  {line}" for line in text.splitlines()), ""]
-    facts = [f"logp {row['logp']:.2f}", quantities.count(row["tokens"], "tokens")]
-    if not row["stopped"]:
-        facts[-1] += ", cut off there: --eval.max_new_tokens gives more room"
-    facts += [f"left out: {n} {reason}" for reason, n in (row.get("dropped") or {}).items()]
-    return "\n".join([*lines, f"  ({'; '.join(facts)})"])
 
 
 if __name__ == "__main__":

@@ -60,15 +60,15 @@ ROOMS["checks"] = set(ROOMS)
 # Whoever comes to train meets what training needs: a door imports these, and its own room.
 DOOR_ROOMS = {"console", "settings", "reports", *BOTTOM}
 OWN_ROOM = {
-    "__init__": {"assembly", "prediction"},
+    "__init__": {"prediction"},
     "__main__": set(),
     "train": {"runs"},
     "sweep": {"runs"},
-    "evaluate": {"assembly", "evaluation", "tasks"},
-    "predict": {"assembly", "prediction"},
+    "evaluate": {"evaluation"},
+    "predict": {"prediction"},
     "import_data": {"importers"},
     "convert": {"export"},
-    "check": {"assembly", "checks"},
+    "check": {"checks"},
 }
 
 # What config files import by name is offered by the room itself.
@@ -308,6 +308,8 @@ MODULES = {PACKAGE} | {
         "models.paligemma.gemma",
         "assembly",
         "assembly.weights",
+        "prediction",
+        "prediction.predictor",
         "runs",
         "runs.whole_run",
         "train",
@@ -344,7 +346,7 @@ MODULES = {PACKAGE} | {
         ("models/a.py", "from paligemma_jax import train", "imports the door train"),
         ("evaluate.py", "from paligemma_jax import train", "imports the door train"),
         ("train.py", "import paligemma_jax", "imports the Python door"),
-        ("__init__.py", "from paligemma_jax.assembly import weights", "only in __init__.py"),
+        ("__init__.py", "from paligemma_jax.prediction import predictor", "only in __init__.py"),
         ("params/a.py", "import flax.linen as nn", "flax lives in models only"),
         ("params/a.py", "try:\n    import flax\nexcept ImportError:\n    pass", "flax lives in"),
         ("checkpoints/npz.py", "import kagglehub", "kagglehub lives in hub"),
@@ -375,7 +377,7 @@ def test_a_wrong_import_is_found(path, source, message):
             "train.py",
             "from absl import app\nfrom paligemma_jax.runs import whole_run",
         ),
-        ("__init__.py", "def load():\n    from paligemma_jax.assembly import weights"),
+        ("__init__.py", "def load():\n    from paligemma_jax.prediction import predictor"),
         ("data/a.py", "def f():\n    import tensorflow as tf"),
         ("importers/coco.py", "import pycocotools.coco"),
         ("hub/addresses.py", "def f():\n    import kagglehub.config"),

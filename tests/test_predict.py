@@ -10,7 +10,7 @@ from PIL import Image
 import paligemma_jax
 from paligemma_jax import predict
 from paligemma_jax.data import records, tokens
-from paligemma_jax.prediction import annotated, queries, video
+from paligemma_jax.prediction import annotated, predicting, queries, video
 from paligemma_jax.reports import drawing
 from paligemma_jax.settings import load, presets
 
@@ -105,7 +105,7 @@ ROW = {
 
 
 def test_a_person_reads_the_answer_its_boxes_and_how_sure_it_is():
-    assert predict.describe(ROW).splitlines() == [
+    assert predicting.describe(ROW).splitlines() == [
         "a.png",
         "  <loc0000> cat",
         "",
@@ -115,9 +115,9 @@ def test_a_person_reads_the_answer_its_boxes_and_how_sure_it_is():
         "",
         "  (logp -1.23; 5 tokens; left out: 2 loc_count)",
     ]
-    cut = predict.describe({**ROW, "stopped": False, "detections": [], "prediction": ""})
+    cut = predicting.describe({**ROW, "stopped": False, "detections": [], "prediction": ""})
     assert "(empty)" in cut and "5 tokens, cut off there: --eval.max_new_tokens" in cut
-    assert predict.describe({"source": "b.png", "error": "gone"}) == "b.png\n  error: gone"
+    assert predicting.describe({"source": "b.png", "error": "gone"}) == "b.png\n  error: gone"
 
 
 @pytest.mark.parametrize(("as_json", "num_lines"), [(True, 1), (False, 9)])
@@ -128,7 +128,7 @@ def test_lines_come_as_they_are_ready(as_json, num_lines, capsys):
         yield {"index": 1, "source": "b.png", "error": "gone"}
 
     opened = types.SimpleNamespace(iterate=iterate)
-    assert predict.answer(opened, [], None, as_json=as_json) == 1
+    assert predicting.answer(opened, [], None, as_json=as_json) == 1
 
 
 def test_pictures_of_one_name_are_told_apart_and_answers_in_words_stand_below(tmp_path):
@@ -156,7 +156,7 @@ def test_a_picture_that_cannot_be_drawn_into_stops_nothing(tmp_path, capsys):
     rows = [ROW | {"index": index} for index in range(2)]
     opened = types.SimpleNamespace(iterate=lambda *_, **__: iter(rows))
     with annotated.Annotator(tmp_path / "out", made, {}) as pictures:
-        assert predict.answer(opened, made, pictures, as_json=True) == 1
+        assert predicting.answer(opened, made, pictures, as_json=True) == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c.png"]
     assert "b.png: cannot be drawn: UnidentifiedImageError" in capsys.readouterr().err
 
@@ -177,5 +177,5 @@ def test_options_that_say_nothing_are_refused(words, message, capsys):
 @pytest.mark.parametrize("key", ["num_examples", "decode", "log_steps", "fname"])
 def test_key_without_effect_on_predictions_is_refused(key):
     with pytest.raises(ValueError, match=f"--eval.{key} has no effect"):
-        predict.check_decoding([f"{key}=1"])
-    predict.check_decoding(["sampler=beam", "max_new_tokens=4"])
+        predicting.check_decoding([f"{key}=1"])
+    predicting.check_decoding(["sampler=beam", "max_new_tokens=4"])

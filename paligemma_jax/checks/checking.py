@@ -2,25 +2,40 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.assembly import families, mask_codecs, weights
-from paligemma_jax.checks import (
-    check_data,
-    check_example,
-    check_memory,
-    check_settings,
-    environment,
-    findings,
-)
+from paligemma_jax.assembly import assembly, families, mask_codecs, weights
+from paligemma_jax.checks import data_sets, environment, findings, planned_run, shown_examples
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.files import atomic
 from paligemma_jax.reports import sections
-from paligemma_jax.settings import schema
+from paligemma_jax.settings import load, schema
 from paligemma_jax.tasks import task
 
 PAGE, VALUES = "check.html", "check.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckOptions:
+    """What to check, how closely, and where the report goes.
+
+    Attributes:
+      config: a Python file; None: the machine alone is checked.
+      out: folder for check.html and check.json; None: neither is written.
+      full: whether every image is decoded.
+      augment: PNG file that shows what augmentation does; None: none is drawn.
+      example: line of the training data to explain; None: the first with an answer.
+      config_overrides: "key=value", of the settings.
+    """
+
+    config: str | None = None
+    out: str | None = None
+    full: bool = False
+    augment: str | None = None
+    example: int | None = None
+    config_overrides: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,25 +44,48 @@ class Report:
 
     Attributes:
       parts: of the report, in order.
-      found: the worst first.
+      findings: the worst first.
     """
 
     parts: tuple[sections.Section, ...]
-    found: tuple[findings.Finding, ...]
+    findings: tuple[findings.Finding, ...]
 
     @property
     def num_errors(self) -> int:
         """How many findings must be mended."""
-        return sum(one.severity == "error" for one in self.found)
+        return sum(one.severity == "error" for one in self.findings)
+
+
+def check(options: CheckOptions) -> Report:
+    """Checks a config, or the machine alone; writes the report and the sheet that are asked for.
+
+    Raises:
+      ValueError: options that need a config, a folder that cannot be written, no such example.
+    """
+    if options.out:
+        assembly.check_writable(pathlib.Path(options.out), option="--out")
+    if options.config:
+        settings = load.load(options.config, list(options.config_overrides))
+        report = check_run(settings, example=options.example, full=options.full)
+        if options.augment and not report.num_errors:
+            shown_examples.write_augment_sheet(settings, options.augment)
+    elif options.config_overrides or options.full or options.example is not None or options.augment:
+        raise ValueError("--full, --example, --augment and --config.KEY belong to a --config FILE")
+    else:
+        report = check_machine()
+    if options.out:
+        title = f"Check of {options.config or 'machine'}"
+        write(report, pathlib.Path(options.out), title=title)
+    return report
 
 
 def check_machine() -> Report:
     """Returns what there is to say without a config."""
-    section, found = environment.look([])
-    return Report((section,), tuple(findings.sort(found)))
+    section, problems = environment.look([])
+    return Report((section,), tuple(findings.sort(problems)))
 
 
-def check(settings: schema.Settings, *, example: int | None, full: bool) -> Report:
+def check_run(settings: schema.Settings, *, example: int | None, full: bool) -> Report:
     """Returns what there is to say of a run that was not started. Loads no weights.
 
     Args:
@@ -63,28 +101,28 @@ def check(settings: schema.Settings, *, example: int | None, full: bool) -> Repo
     sources = [
         s for s in (settings.tokenizer, settings.model_init, settings.model_init_base, codec) if s
     ]
-    machine, found = environment.look(sources)
-    tokenizer = _load_tokenizer(settings, found)
+    machine, all_problems = environment.look(sources)
+    tokenizer = _load_tokenizer(settings, all_problems)
     if needs_codec:
-        found += _check_mask_codec(settings)
-    read, problems, examples = check_data.look(settings, tokenizer, full=full)
-    found += problems
-    run, problems, model = check_settings.look(settings, tokenizer, examples=examples)
-    found += problems
-    if any(one.severity == "error" for one in found):
-        memory, problems = check_memory.left_out("mend the errors first"), []
+        all_problems += _check_mask_codec(settings)
+    read, problems, examples = data_sets.look(settings, tokenizer, full=full)
+    all_problems += problems
+    run, problems, model = planned_run.look(settings, tokenizer, examples=examples)
+    all_problems += problems
+    if any(one.severity == "error" for one in all_problems):
+        memory, problems = planned_run.memory_left_out("mend the errors first"), []
     else:
-        memory, problems = check_memory.look(settings)
-    found += problems
+        memory, problems = planned_run.look_at_memory(settings)
+    all_problems += problems
     parts = [read, run, memory, machine]
-    record = check_example.choose(examples, example)
+    record = shown_examples.choose(examples, example)
     if tokenizer is not None and model is not None and record is not None:
         number = model.num_image_tokens
-        shown = check_example.look(
+        shown = shown_examples.look(
             settings, record, tokenizer, examples=examples, num_image_tokens=number
         )
         parts.insert(1, shown)
-    return Report(tuple(parts), tuple(findings.sort(found)))
+    return Report(tuple(parts), tuple(findings.sort(all_problems)))
 
 
 def to_text(report: Report) -> str:
@@ -93,36 +131,36 @@ def to_text(report: Report) -> str:
     counts = (
         f"{n} {name}{'s' * (n != 1)}"
         for name in findings.SEVERITIES
-        if (n := sum(one.severity == name for one in report.found))
+        if (n := sum(one.severity == name for one in report.findings))
     )
     return f"{text}\n{', '.join(counts) or 'nothing found'}"
 
 
 def write(report: Report, folder: pathlib.Path, *, title: str) -> None:
     """Writes check.html and check.json into a folder."""
-    found = _as_rows(report)
-    atomic.write_text(folder / PAGE, sections.to_html(title, report.parts, found))
-    atomic.write_json(folder / VALUES, sections.to_json(report.parts, found))
+    rows = _as_rows(report)
+    atomic.write_text(folder / PAGE, sections.to_html(title, report.parts, rows))
+    atomic.write_json(folder / VALUES, sections.to_json(report.parts, rows))
     say.info(f"report: {folder / PAGE}, {folder / VALUES}")
 
 
 def _as_rows(report: Report) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(one) for one in report.found]
+    return [dataclasses.asdict(one) for one in report.findings]
 
 
 def _load_tokenizer(
-    settings: schema.Settings, found: list[findings.Finding]
+    settings: schema.Settings, problems: list[findings.Finding]
 ) -> tokens.Tokenizer | None:
-    """Returns the tokenizer, fetched if need be; what keeps it away is added to `found`."""
+    """Returns the tokenizer, fetched if need be; what keeps it away is added to `problems`."""
     try:
         return families.load_tokenizer(settings.model.family, weights.fetch(settings.tokenizer))
     except (ValueError, OSError) as error:
-        what = f"{error}\nwithout it these are left out: {check_settings.left_out(settings)}"
+        what = f"{error}\nwithout it these are left out: {planned_run.left_out(settings)}"
         remedy = (
             "set tokenizer to a file, or mend what the message says; for a model from scratch, "
             "import_data --train_tokenizer makes one of your texts"
         )
-        found.append(findings.Finding("error", "no tokenizer", what, remedy, "tokenizer"))
+        problems.append(findings.Finding("error", "no tokenizer", what, remedy, "tokenizer"))
         return None
 
 

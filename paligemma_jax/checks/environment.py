@@ -64,7 +64,7 @@ def look(sources: Sequence[str]) -> tuple[sections.Section, list[Finding]]:
       sources: names, addresses and paths of files that a config needs.
     """
     packages = find_packages()
-    device_facts, found = _devices()
+    device_facts, problems = _devices()
     key_facts, missing = _keys(sources)
     free = quantities.size(disk_space.free_bytes(os.getcwd()))
     facts = [
@@ -80,7 +80,7 @@ def look(sources: Sequence[str]) -> tuple[sections.Section, list[Finding]]:
     header = ("package", "installed", "needed", "tested")
     table = sections.Table("Packages", header, rows, num_shown=0)
     section = sections.Section("environment", "Environment", (sections.Facts(tuple(facts)), table))
-    return section, [*_package_findings(packages), *found, *missing]
+    return section, [*_package_findings(packages), *problems, *missing]
 
 
 def find_packages() -> list[Package]:
@@ -93,7 +93,7 @@ def find_packages() -> list[Package]:
     except importlib.metadata.PackageNotFoundError:
         return []
     tested = _read_constraints()
-    found = []
+    packages = []
     for line in lines:
         asked = requirements.Requirement(line)
         if asked.marker and not asked.marker.evaluate({"extra": ""}):
@@ -103,8 +103,8 @@ def find_packages() -> list[Package]:
         except importlib.metadata.PackageNotFoundError:
             installed = None
         name = utils.canonicalize_name(asked.name)
-        found.append(Package(asked.name, installed, str(asked.specifier), tested.get(name)))
-    return sorted(found, key=lambda package: package.name.lower())
+        packages.append(Package(asked.name, installed, str(asked.specifier), tested.get(name)))
+    return sorted(packages, key=lambda package: package.name.lower())
 
 
 def _read_constraints() -> dict[str, str]:
@@ -128,13 +128,13 @@ def _package_findings(packages: Sequence[Package]) -> list[Finding]:
         "error": "pip install -c constraints.txt -e .",
         "note": f"if something fails in it, take the tested one: {CONSTRAINTS}",
     }
-    found = []
+    problems = []
     for package in packages:
         if problem := package.problem():
             severity, what = problem
             kind = "package version"
-            found.append(Finding(severity, kind, what, remedies[severity], "environment"))
-    return found
+            problems.append(Finding(severity, kind, what, remedies[severity], "environment"))
+    return problems
 
 
 def _devices() -> tuple[list[tuple[str, str]], list[Finding]]:
@@ -178,19 +178,19 @@ def _nvidia_gpus() -> list[str]:
 
 def _keys(sources: Sequence[str]) -> tuple[list[tuple[str, str]], list[Finding]]:
     """Returns where each file is or comes from, and the keys that are missing for it."""
-    facts, found = [], []
+    facts, problems = [], []
     for source in sources:
         try:
             path = hub_addresses.find(source)
         except ValueError as error:
-            found.append(Finding("error", "address", str(error), "correct it", source))
+            problems.append(Finding("error", "address", str(error), "correct it", source))
             continue
         missing = [] if path else _missing_key(source)
         is_known = not any(one.kind == NO_FILE for one in missing)
         fact = f"here: {path}" if path else "to be fetched" if is_known else "not found"
         facts.append((source, fact))
-        found += missing
-    return facts, found
+        problems += missing
+    return facts, problems
 
 
 def _missing_key(source: str) -> list[Finding]:

@@ -1,18 +1,19 @@
-"""What is wrong with a data set's texts: answers, class names, prompts, lengths.
+"""What is wrong with a data set: its answers, class names, prompts, lengths, and its images.
 
 Every function looks at whole data sets and returns findings; nothing is read from disk here. The
-records are those that a model would be taught (see `rows.clean`).
+records are those that a model would be taught (see `prefix_lm.clean`).
 """
 
 import collections
 import dataclasses
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.checks import findings
-from paligemma_jax.data import jsonl, prefix_lm
+from paligemma_jax.data import image_files, jsonl, prefix_lm
 from paligemma_jax.data import records as data_records
 from paligemma_jax.tasks import wrong_task
 
@@ -72,7 +73,7 @@ def other_task(sets: Sequence[DataSet], task_name: str) -> list[Finding]:
     Where this task trains on such answers too, it is one warning on all training data together: a
     mixture may well have a source of each task.
     """
-    found = []
+    problems = []
     training = [record for data in sets if data.is_training for record in data.records]
     for name, records, is_refused in (
         *((data.name, data.records, True) for data in sets),
@@ -81,8 +82,8 @@ def other_task(sets: Sequence[DataSet], task_name: str) -> list[Finding]:
         other = wrong_task.find(task_name, [record.suffix or "" for record in records])
         if other and other.is_refused == is_refused:
             severity = "error" if is_refused else "warning"
-            found.append(Finding(severity, OTHER_TASK, other.what, other.remedy, name))
-    return found
+            problems.append(Finding(severity, OTHER_TASK, other.what, other.remedy, name))
+    return problems
 
 
 def suffixes(
@@ -99,29 +100,29 @@ def suffixes(
       records: of the data set.
       parse, check: of the task; what `parse` returns may count what it `dropped`, by reason.
     """
-    problems: dict[str, list[tuple[str, str]]] = {}
+    by_kind: dict[str, list[tuple[str, str]]] = {}
     empty = []
     for record in records:
         suffix = record.suffix or ""
         if reason := check(suffix):
             dropped = [key for key in getattr(parse(suffix), "dropped", ()) if key in BOX_PROBLEMS]
             for kind in dropped or [BAD_SUFFIX]:
-                problems.setdefault(kind, []).append((record.source, reason))
+                by_kind.setdefault(kind, []).append((record.source, reason))
         elif not suffix.strip():
             empty.append(record.source)
-    found = []
-    for kind, members in problems.items():
+    problems = []
+    for kind, members in by_kind.items():
         title, remedy = BOX_PROBLEMS.get(kind, (kind, GRAMMAR))
         places = at(source for source, _ in members)
         what = findings.join(collections.Counter(reason for _, reason in members))
-        found.append(Finding("error", title, what, remedy, name, **places))
+        problems.append(Finding("error", title, what, remedy, name, **places))
     if empty:
         is_all = len(empty) == len(records)
         what = f"{len(empty)} of {len(records)} rows have an empty suffix: nothing to be found"
         remedy = "meant as images without objects: they teach when to stay silent"
         severity = "warning" if is_all else "note"
-        found.append(Finding(severity, "empty suffix", what, remedy, name, **at(empty)))
-    return found
+        problems.append(Finding(severity, "empty suffix", what, remedy, name, **at(empty)))
+    return problems
 
 
 def unscored(
@@ -158,7 +159,7 @@ def lengths(
 
     `suggested`: the text_len that fits all data sets.
     """
-    found = []
+    problems = []
     if report.too_long:
         what = (
             f"{len(report.too_long)} of {report.num_records} rows need more than text_len "
@@ -170,12 +171,14 @@ def lengths(
         severity = "warning" if allow_truncation else "error"
         remedy = prefix_lm.make_room(suggested)
         places = at(f"{source} (needs {needed})" for source, needed in report.too_long)
-        found.append(Finding(severity, "no room for eos", what, remedy, name, **places))
+        problems.append(Finding(severity, "no room for eos", what, remedy, name, **places))
     for removed, count in report.removed.items():
         what = f"{removed}: removed, because it is added when a row is made"
         remedy = "leave it out of the file"
-        found.append(Finding("note", "bos, newline or eos of its own", what, remedy, name, count))
-    return found
+        problems.append(
+            Finding("note", "bos, newline or eos of its own", what, remedy, name, count)
+        )
+    return problems
 
 
 def spare_length(text_len: int, reports: Iterable[prefix_lm.LengthReport]) -> list[Finding]:
@@ -200,18 +203,20 @@ def prompts(data: DataSet) -> list[Finding]:
             continue
         place = f"{record.source} (asks for {_list(asked)}; has {_list(sorted(extra))})"
         (nothing if len(extra) == len(set(answered)) else more).append(place)
-    found = []
+    problems = []
     if nothing:
         what = "the prefix names no class of the suffix"
         remedy = "one of the two is spelt wrongly, or belongs to another row"
-        found.append(
+        problems.append(
             Finding("error", "prefix names no class", what, remedy, data.name, **at(nothing))
         )
     if more:
         what = "the suffix has classes that its prefix does not ask for"
         remedy = "name every class in the prefix ('detect a ; b'), or remove these objects"
-        found.append(Finding("warning", "class not asked for", what, remedy, data.name, **at(more)))
-    return found
+        problems.append(
+            Finding("warning", "class not asked for", what, remedy, data.name, **at(more))
+        )
+    return problems
 
 
 def spellings(sets: Sequence[DataSet]) -> list[Finding]:
@@ -226,7 +231,7 @@ def spellings(sets: Sequence[DataSet]) -> list[Finding]:
             objects.update(answered)
             for label in {*asked, *answered}:
                 spelt.setdefault(_normalize(label), {}).setdefault(label, []).append(record.source)
-    found = []
+    problems = []
     for variants in spelt.values():
         if len(variants) == 1:
             continue
@@ -237,8 +242,8 @@ def spellings(sets: Sequence[DataSet]) -> list[Finding]:
         places = at(place for label in others for place in variants[label])
         what = f"one class in {len(variants)} spellings, in answers: {counts}"
         remedy = f"write '{first}' everywhere: to a model these are different classes"
-        found.append(Finding("error", "class spelt in several ways", what, remedy, "", **places))
-    return found
+        problems.append(Finding("error", "class spelt in several ways", what, remedy, "", **places))
+    return problems
 
 
 def balance(sets: Sequence[DataSet]) -> list[Finding]:
@@ -247,14 +252,14 @@ def balance(sets: Sequence[DataSet]) -> list[Finding]:
     counts = count_classes(training)
     if not counts:
         return []
-    found = []
+    problems = []
     totals = {label: sum(n for n, _ in inner.values()) for label, inner in counts.items()}
     most, least = max(totals, key=lambda k: totals[k]), min(totals, key=lambda k: totals[k])
     if totals[most] >= IMBALANCE * totals[least]:
         what = f"'{most}' is there {totals[most]} times, '{least}' {totals[least]} times"
         remedy = "look at per_class in metrics.json; add rows of the rare classes"
         kind = "classes out of balance"
-        found.append(Finding("warning", kind, what, remedy, "training data"))
+        problems.append(Finding("warning", kind, what, remedy, "training data"))
     for data in sets:
         unknown: dict[str, list[str]] = {}
         for record, answered in zip(data.records, data.answered, strict=True):
@@ -264,10 +269,10 @@ def balance(sets: Sequence[DataSet]) -> list[Finding]:
             what = f"{_list(sorted(unknown))}: in no row of the training data"
             remedy = "it cannot be learnt: add it to the training data, or remove it here"
             places = at(place for members in unknown.values() for place in members)
-            found.append(
+            problems.append(
                 Finding("warning", "class never trained", what, remedy, data.name, **places)
             )
-    return found
+    return problems
 
 
 def count_classes(sets: Iterable[DataSet]) -> dict[str, dict[str, tuple[int, int]]]:
@@ -297,3 +302,156 @@ def _normalize(label: str) -> str:
 def _list(labels: Sequence[str], limit: int = 5) -> str:
     shown = ", ".join(f"'{label}'" for label in labels[:limit])
     return shown + (f" and {len(labels) - limit} more" if len(labels) > limit else "")
+
+
+Contents = Mapping[str, str]
+
+# A property of a decoded file -> severity, kind, what, remedy.
+TRAITS = {
+    "is_turned": (
+        "warning",
+        "image to be turned",
+        "EXIF says that viewers turn it; training sees the pixels as they are stored, and boxes "
+        "drawn on the upright picture do not fit",
+        "turn such files for good, then label them",
+    ),
+    "is_16_bit": (
+        "warning",
+        "image of 16 bits",
+        "the upper 8 bits are kept: 12-bit scans come out nearly black",
+        "rescale such files to 8 bits",
+    ),
+}
+
+
+def within(data: DataSet, contents: Contents) -> list[Finding]:
+    """Returns rows of one data set with the same image and the same prefix as an earlier row.
+
+    Args:
+      data: the data set.
+      contents: path of an image -> a name of its bytes (`image_files.find_contents`). Images at
+        addresses have none: they are equal where the addresses are.
+    """
+    first: dict[tuple, data_records.Record] = {}
+    same, other = [], []
+    for record in data.records:
+        earlier = first.setdefault(_question(record, contents), record)
+        if earlier is not record:
+            places = same if earlier.suffix == record.suffix else other
+            places.append(f"{record.source} (as {earlier.source})")
+    problems = []
+    if same:
+        what = "rows with the image, prefix and suffix of an earlier row"
+        remedy = "remove them: they count twice"
+        problems.append(Finding("warning", "same row twice", what, remedy, data.name, **at(same)))
+    if other:
+        what = "rows with the image and prefix of an earlier row, and another suffix"
+        remedy = "join their objects in one row, or keep one; several captions are fine"
+        kind = "two answers to one question"
+        problems.append(Finding("warning", kind, what, remedy, data.name, **at(other)))
+    return problems
+
+
+def between(sets: Sequence[DataSet], contents: Contents) -> list[Finding]:
+    """Returns images that two data sets share; the same file given twice is one finding."""
+    problems = []
+    for first, second in itertools.combinations(sets, 2):
+        if [r.source for r in second.records] == [r.source for r in first.records]:
+            what = f"{second.name} has the rows of {first.name}"
+            remedy = "its scores tell what was remembered; use rows that are in no other data set"
+            problems.append(Finding("warning", "same data twice", what, remedy, second.name))
+        else:
+            problems += _shared(first, second, contents)
+    return problems
+
+
+def empty_files(data: DataSet, sizes: Mapping[str, int]) -> list[Finding]:
+    """Returns image files without a byte.
+
+    Args:
+      data: the data set.
+      sizes: bytes of each file (`image_files.read_sizes`); of those elsewhere it is not known.
+    """
+    empty = [
+        f"{r.source} ({path})" for r in data.records for path in r.images if sizes.get(path) == 0
+    ]
+    if not empty:
+        return []
+    remedy = "copy these files again, or remove their rows"
+    return [
+        Finding("error", "empty image file", "image of 0 bytes", remedy, data.name, **at(empty))
+    ]
+
+
+def decoded_files(data: DataSet, files: Mapping[str, image_files.ImageFile]) -> list[Finding]:
+    """Returns images that cannot be decoded, or look otherwise than their labels suppose.
+
+    Args:
+      data: the data set.
+      files: what decoding says of each file (`image_files.decode_all`); empty ones are not there.
+    """
+    shown = [
+        (record, files[path]) for record in data.records for path in record.images if path in files
+    ]
+    problems = []
+    if broken := [(record.source, file.problem) for record, file in shown if file.problem]:
+        remedy = "save these files again (JPEG, PNG, GIF, BMP, WebP), or remove their rows"
+        what, places = broken[0][1], at(source for source, _ in broken)
+        kind = "image that cannot be decoded"
+        problems.append(Finding("error", kind, what, remedy, data.name, **places))
+    for name, (severity, kind, what, remedy) in TRAITS.items():
+        if places := [record.source for record, file in shown if getattr(file, name)]:
+            problems.append(Finding(severity, kind, what, remedy, data.name, **at(places)))
+    return problems + _other_sizes(data, files)
+
+
+def _other_sizes(data: DataSet, files: Mapping[str, image_files.ImageFile]) -> list[Finding]:
+    """Returns rows whose objects were drawn on a picture of another size."""
+    other = []
+    for record in data.records:
+        file, objects = files.get(record.images[0]) if record.images else None, record.objects
+        if objects is None or file is None or file.problem:
+            continue
+        if (objects.width, objects.height) != (file.width, file.height):
+            sizes = f"{objects.width}x{objects.height}, the file {file.width}x{file.height}"
+            other.append(f"{record.source} (objects of {sizes})")
+    if not other:
+        return []
+    what = "objects were drawn on a picture of another size than the file has"
+    remedy = "convert the data set again with the files that it was labelled on"
+    return [Finding("error", "image of another size", what, remedy, data.name, **at(other))]
+
+
+def _shared(first: DataSet, second: DataSet, contents: Contents) -> list[Finding]:
+    known = first.records[::-1]  # the first of equal ones is kept
+    questions = {_question(record, contents): record.source for record in known if record.images}
+    by_image = {
+        contents.get(path, path): record.source for record in known for path in record.images
+    }
+    leaks, images = [], []
+    for record in second.records:
+        if not record.images:
+            continue
+        if source := questions.get(_question(record, contents)):
+            leaks.append(f"{record.source} (as {source})")
+        elif source := next(
+            (by_image[c] for p in record.images if (c := contents.get(p, p)) in by_image), None
+        ):
+            images.append(f"{record.source} (as {source})")
+    problems = []
+    if leaks:
+        severity = "error" if first.is_training and not second.is_training else "warning"
+        what = f"rows with the image and prefix of a row of {first.name}: scores will be too good"
+        remedy = "remove them from one of the two; split by image, not by row"
+        kind = "same row in two data sets"
+        problems.append(Finding(severity, kind, what, remedy, second.name, **at(leaks)))
+    if images:
+        what = f"rows with an image of {first.name}, and another prefix"
+        remedy = "split by image where the answer can be known from the other row"
+        kind = "same image in two data sets"
+        problems.append(Finding("warning", kind, what, remedy, second.name, **at(images)))
+    return problems
+
+
+def _question(record: data_records.Record, contents: Contents) -> tuple:
+    return tuple(contents.get(path, path) for path in record.images), record.prefix

@@ -174,7 +174,7 @@ def run(
         )
         label = f"answering {evaluation.name}"
         with say.progress(label, unit="examples", first="compiling") as report:
-            rows, found = prediction_rows.evaluate(
+            rows, task_scores = prediction_rows.evaluate(
                 evaluation.generate,
                 {**params, **built.functions.unstack(params)},
                 datasets.on_mesh(batches, built.mesh),
@@ -183,7 +183,7 @@ def run(
                 evaluation.task,
                 progress=report,
             )
-        scores |= found
+        scores |= task_scores
     return rows, scores
 
 

@@ -188,8 +188,8 @@ def _make_row(
     prediction = tokenizer.decode(words)
     pieces = split_text(tokenizer, words, prediction)
     scored = list(zip(pieces, logp[: len(words)].tolist(), strict=True))
-    said = {"logp": float(logp.sum()), "tokens": len(ids), "stopped": stopped}
-    return _score_example(record, prediction, scored, task) | said
+    decoded = {"logp": float(logp.sum()), "tokens": len(ids), "stopped": stopped}
+    return _score_example(record, prediction, scored, task) | decoded
 
 
 def _score_example(

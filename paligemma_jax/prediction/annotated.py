@@ -73,16 +73,18 @@ class Annotator:
         """Returns the first picture with its boxes, or the answer below all of them."""
         if "detections" not in row:
             return drawing.add_caption(drawing.beside(opened), row["prediction"], **caption)
-        found = row["detections"]
-        for one in found:  # a label looks alike in all pictures
+        detections = row["detections"]
+        for one in detections:  # a label looks alike in all pictures
             number = len(self._colors) % len(drawing.COLORS)
             self._colors.setdefault(one["label"], drawing.COLORS[number])
         first = drawing.draw_boxes(
             opened[0],
-            np.array([one["box_yxyx"] for one in found], np.float32).reshape(-1, 4),
-            [one["label"] for one in found],
-            [one["score"] for one in found],
-            masks=[one["mask"] for one in found] if any("mask" in one for one in found) else None,
+            np.array([one["box_yxyx"] for one in detections], np.float32).reshape(-1, 4),
+            [one["label"] for one in detections],
+            [one["score"] for one in detections],
+            masks=[one["mask"] for one in detections]
+            if any("mask" in one for one in detections)
+            else None,
             colors=self._colors,
         )
         return drawing.beside([first, *opened[1:]])

@@ -9,10 +9,9 @@ import jax
 
 from paligemma_jax.assembly import assembly, datasets, model_functions
 from paligemma_jax.decoding import generate
-from paligemma_jax.evaluation import answer_constraints, prediction_rows
-from paligemma_jax.evaluation import evaluator as evaluation_evaluator
-from paligemma_jax.prediction import queries, query_batches
-from paligemma_jax.settings import schema
+from paligemma_jax.evaluation import answer_constraints, evaluator, prediction_rows
+from paligemma_jax.prediction import queries
+from paligemma_jax.settings import load, schema
 
 NEW_TOKENS = 128
 # What a row of an evaluation says of the truth, which nobody knows here.
@@ -70,14 +69,14 @@ class Predictor:
           ValueError: an image that cannot be read.
         """
         alone = isinstance(images, str) or not isinstance(images, Sequence)
-        found = []
+        rows = []
         for row in self.iterate(
             queries.from_notebook([images] if alone else images, prompt), progress=progress
         ):
             if "error" in row:
                 raise ValueError(row["error"])
-            found.append(row)
-        return found
+            rows.append(row)
+        return rows
 
     def iterate(
         self,
@@ -103,7 +102,7 @@ class Predictor:
             text_len=datasets.prompt_len(settings, records, tokenizer),
             max_images=max(1, *(query.num_images for query in chosen)),
         )
-        batches = query_batches.load(chosen, tokenizer, spec, broken)
+        batches = queries.make_batches(chosen, tokenizer, spec, broken)
         answers = prediction_rows.predict(
             functools.partial(self.generate, constraint=allowed),
             self.params,
@@ -117,8 +116,8 @@ class Predictor:
         done = 0
         for row in answers:
             yield from _unread(chosen, broken, range(done, row["index"]))
-            said = {key: value for key, value in row.items() if key not in OF_TRUTH}
-            yield said | chosen[row["index"]].place
+            answer = {key: value for key, value in row.items() if key not in OF_TRUTH}
+            yield answer | chosen[row["index"]].place
             done = row["index"] + 1
         yield from _unread(chosen, broken, range(done, len(chosen)))
 
@@ -141,16 +140,16 @@ def open_predictor(
         answers had that were filled up with noise boxes.
       base: of weights that are trained arrays only, if it is not where it was.
       batch_size: queries answered at a time, rounded up to a multiple of the devices.
-      prompts: that will be asked; what is wrong with them is said before weights load.
+      prompts: that will be asked; what is wrong with them is an error before weights load.
     """
     room = decoding.max_new_tokens or _room(built)
     noise = datasets.make_noise(built.settings, built.tokenizer)
-    evaluation_evaluator.check_decoding(decoding, noise)
-    constrain = evaluation_evaluator.make_constrain(built, decoding, noise)
+    evaluator.check_decoding(decoding, noise)
+    constrain = evaluator.make_constrain(built, decoding, noise)
     if prompts:
         constrain(prompts, room)
     stored = assembly.find_weights(built.settings, source, base)
-    decode = evaluation_evaluator.make_generate(
+    decode = evaluator.make_generate(
         built.functions,
         decoding,
         eos=built.tokenizer.eos,
@@ -167,12 +166,32 @@ def open_predictor(
         generate=decode,
         constrain=constrain,
         max_new_tokens=room,
-        batch_size=evaluation_evaluator.round_up(batch_size, built.mesh.size),
+        batch_size=evaluator.round_up(batch_size, built.mesh.size),
+    )
+
+
+def open_run(
+    run: str,
+    *,
+    weights: str | None = None,
+    checkpoint: str | None = None,
+    base: str | None = None,
+    decoding: Mapping[str, Any],
+) -> Predictor:
+    """Returns what answers with a run's weights; `paligemma_jax.load` describes the arguments."""
+    settings, final = assembly.open_run(run, None, [])
+    chosen = load.eval_settings("load", {"fname": run, **decoding})
+    return open_predictor(
+        assembly.assemble(settings),
+        assembly.choose_weights(weights, final, chosen=checkpoint),
+        chosen,
+        base=base,
+        batch_size=chosen.batch_size or 1,
     )
 
 
 def _room(built: assembly.Assembly) -> int:
-    """Returns how many new tokens there is room for where nothing is said."""
+    """Returns how many new tokens there is room for where the settings name none."""
     if built.settings.input.noise_piece is None:
         return NEW_TOKENS
     return max(1, built.settings.input.text_len - datasets.PROMPT_MULTIPLE)

@@ -1,15 +1,19 @@
-"""What predict is asked: files, folders, globs, JSONL and videos as one list of queries."""
+"""What predict is asked: files, folders, globs, JSONL and videos as queries, and their batches.
 
+An image that cannot be read costs its own answer and no other.
+"""
+
+import concurrent.futures
 import dataclasses
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from paligemma_jax.console import say
-from paligemma_jax.data import records, remote, wrong_file
+from paligemma_jax.data import images, pipeline, prefix_lm, records, remote, tokens, wrong_file
 from paligemma_jax.prediction import video
 from paligemma_jax.settings import schema
 from paligemma_jax.wording import quantities
@@ -66,14 +70,14 @@ def find(
       ValueError: an argument that stands for nothing, a file that cannot be read, no prompt, or
         a JSONL or a video among images that belong together.
     """
-    found = find_files(arguments)
+    files = find_files(arguments)
     if together:
-        if mixed := [f for f in found if f.endswith(JSONL) or video.is_video(f)]:
+        if mixed := [f for f in files if f.endswith(JSONL) or video.is_video(f)]:
             raise ValueError(f"--together is for images, and {mixed[0]} is none")
-        return [Query(_record(found, prompt, source=", ".join(found)))], {}
+        return [Query(_record(files, prompt, source=", ".join(files)))], {}
     made: list[Query] = []
     rates: dict[str, float] = {}
-    for path in found:
+    for path in files:
         if path.endswith(JSONL):
             made += [Query(record) for record in _read_jsonl(path, settings, prompt)]
         elif video.is_video(path):
@@ -95,7 +99,7 @@ def find_files(arguments: Sequence[str]) -> list[str]:
     Raises:
       ValueError: one of them stands for nothing.
     """
-    found: list[str] = []
+    all_files: list[str] = []
     kinds = (*SUFFIXES, *video.SUFFIXES)
     for argument in arguments:
         if remote.is_address(argument):
@@ -111,8 +115,8 @@ def find_files(arguments: Sequence[str]) -> list[str]:
             if argument.endswith(JSONL):
                 wrong_file.check(argument)
             raise ValueError(f"'{argument}': no such file, and no folder or glob with {kinds}")
-        found += files
-    return list(dict.fromkeys(found))
+        all_files += files
+    return list(dict.fromkeys(all_files))
 
 
 def choose_frames(path: str, every: int | None) -> tuple[list[video.Frame], float]:
@@ -159,7 +163,7 @@ def _read_jsonl(path: str, settings: schema.Settings, prompt: str | None) -> lis
     """Returns the rows of a file with their own prompts, or all with one; truths are left out."""
     data = settings.input.data
     with say.progress(f"reading {path}", unit="B", unit_scale=True) as report:
-        found = records.read_jsonl(
+        rows = records.read_jsonl(
             path,
             keys=data.fields,
             required=("image",) if prompt else ("image", "prefix"),
@@ -168,5 +172,101 @@ def _read_jsonl(path: str, settings: schema.Settings, prompt: str | None) -> lis
         )
     return [
         records.Record(one.images, prompt or one.prefix, source=one.source, extra=one.extra)
-        for one in found
+        for one in rows
     ]
+
+
+Readers = dict[str, Iterator[np.ndarray | None]]
+
+
+def make_batches(
+    chosen: Sequence[Query],
+    tokenizer: tokens.Tokenizer,
+    spec: pipeline.BatchSpec,
+    broken: MutableMapping[int, str],
+) -> Iterator[pipeline.Batch]:
+    """Yields batches as `pipeline.eval_batches`, without the queries whose images cannot be read.
+
+    Args:
+      chosen: what to answer; frames of one video in order of time.
+      tokenizer: makes text ids.
+      spec: what a batch looks like.
+      broken: gets {place in `chosen`: what is wrong}, before the batch is yielded.
+    """
+    images.tensorflow()  # once, before the threads
+    readers: Readers = {}
+    with concurrent.futures.ThreadPoolExecutor(spec.num_workers or os.cpu_count()) as pool:
+        for start in range(0, len(chosen), spec.batch_size):
+            numbers = range(start, min(start + spec.batch_size, len(chosen)))
+            # A video is read frame after frame, here; the rest in threads.
+            frames = [_read_frame(chosen, number, readers) for number in numbers]
+            loaded = list(
+                pool.map(_load, [chosen[n] for n in numbers], frames, [spec.res] * len(numbers))
+            )
+            for number, pixels in zip(numbers, loaded, strict=True):
+                if isinstance(pixels, str):
+                    broken[number] = pixels
+            if not all(isinstance(pixels, str) for pixels in loaded):
+                yield _make_batch(chosen, start, loaded, tokenizer, spec)
+
+
+def _read_frame(chosen: Sequence[Query], number: int, readers: Readers) -> np.ndarray | str | None:
+    """Returns a video's frame, or what is wrong with it; None for a query of other images."""
+    frame = chosen[number].frame
+    if frame is None:
+        return None
+    if frame.path not in readers:
+        same = [query.frame for query in chosen[number:] if query.frame]
+        readers[frame.path] = video.read(frame.path, [f for f in same if f.path == frame.path])
+    try:
+        pixels = next(readers[frame.path], None)
+    except ValueError as error:
+        return str(error)
+    return f"{frame.path}: frame {frame.number} cannot be decoded" if pixels is None else pixels
+
+
+def _load(query: Query, frame: np.ndarray | str | None, res: int) -> list[np.ndarray] | str:
+    """Returns uint8[R, R, 3] of each image, or what is wrong."""
+    if isinstance(frame, str):
+        return frame
+    try:
+        if frame is not None:
+            return [images.resize(frame, res=res)]
+        if query.arrays is not None:
+            return [images.resize(array, res=res) for array in query.arrays]
+        return [images.load(path, res=res) for path in query.record.images]
+    except ValueError as error:
+        return str(error)
+
+
+def _make_batch(
+    chosen: Sequence[Query],
+    start: int,
+    loaded: Sequence[list[np.ndarray] | str],
+    tokenizer: tokens.Tokenizer,
+    spec: pipeline.BatchSpec,
+) -> pipeline.Batch:
+    """Returns a batch from place `start` on; rows without a query of their own repeat the last."""
+    size = spec.batch_size
+    pixels = np.zeros((size, spec.max_images, spec.res, spec.res, 3), np.uint8)
+    is_used = np.zeros((size, spec.max_images), bool)
+    index = np.full(size, -1, np.int32)
+    for row, pictures in enumerate(loaded):
+        if not isinstance(pictures, str):
+            index[row] = start + row
+            is_used[row, : len(pictures)] = True
+            pixels[row, : len(pictures)] = pictures if pictures else 0
+    last = len(loaded) - 1
+    texts = [
+        prefix_lm.encode_prompt(
+            tokenizer, chosen[start + min(row, last)].record.prefix, **spec.text_options
+        )
+        for row in range(size)
+    ]
+    return {
+        "image": pixels,
+        "mask_image": is_used,
+        **{key: np.stack([text[key] for text in texts]) for key in texts[0]},
+        "_mask": index >= 0,
+        "index": index,
+    }

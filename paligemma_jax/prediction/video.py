@@ -82,17 +82,17 @@ def scan(
     Raises:
       ValueError: PyAV is not installed; the file is not there, is no video or has no frames.
     """
-    path, found = os.fspath(path), []
+    path, raw_stamps = os.fspath(path), []
     with _open(path) as file:
         stream = file.streams.video[0]
         base = stream.time_base if _has_stamps(file) else 1 / stream.average_rate
         with contextlib.suppress(av().error.InvalidDataError):  # the file was cut off there
             for number, packet in enumerate(file.demux(stream)):
                 if packet.pts is not None:
-                    found.append(packet.pts)
+                    raw_stamps.append(packet.pts)
                 if progress and number % PROGRESS_PACKETS == 0 and packet.pos is not None:
                     progress(packet.pos, file.size)
-        stamps = sorted(set(found)) if _has_stamps(file) else list(range(len(found)))
+        stamps = sorted(set(raw_stamps)) if _has_stamps(file) else list(range(len(raw_stamps)))
     if not stamps:
         raise ValueError(f"cannot read video {path}: it has no frames")
     times = [float((stamp - stamps[0]) * base) for stamp in stamps]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.assembly import assembly
-from paligemma_jax.checks import check_settings
+from paligemma_jax.checks import planned_run
 from paligemma_jax.decoding import constraint
 from paligemma_jax.evaluation import answer_constraints, evaluator
 from paligemma_jax.prediction import predictor
@@ -130,5 +130,5 @@ def test_prompts_are_checked_before_weights_load(config):
 def test_the_check_door_finds_a_wrong_grammar(config):
     config.evals.val.constrain = "nonsense"
     built = assembly.assemble(load.typed(config))
-    _, found, _ = check_settings.look(load.typed(config), built.tokenizer, examples=[])
+    _, found, _ = planned_run.look(load.typed(config), built.tokenizer, examples=[])
     assert any("constrain='nonsense'" in finding.what for finding in found)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from paligemma_jax.assembly import assembly, datasets
 from paligemma_jax.checkpoints import npz
-from paligemma_jax.checks import check_settings
+from paligemma_jax.checks import planned_run
 from paligemma_jax.data import pipeline
 from paligemma_jax.reports import run_log
 from paligemma_jax.runs import embedding_cache, memory_plan, training_run, whole_run
@@ -129,7 +129,7 @@ def test_embeddings_that_would_change_are_refused_before_weights_load(cached, ch
     planned_records = datasets.read_records(
         load.typed(cached), cached.input.data.fname, key="input.data.fname"
     )
-    _, found, _ = check_settings.look(load.typed(cached), built.tokenizer, examples=planned_records)
+    _, found, _ = planned_run.look(load.typed(cached), built.tokenizer, examples=planned_records)
     assert any("embedding" in one.what for one in found)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from paligemma_jax.assembly import assembly, datasets
 from paligemma_jax.checkpoints import npz
-from paligemma_jax.checks import check_settings
+from paligemma_jax.checks import planned_run
 from paligemma_jax.data import pipeline
 from paligemma_jax.reports import run_log
 from paligemma_jax.runs import memory_plan, training_run, whole_run
@@ -126,7 +126,7 @@ def test_lengths_that_make_no_sense_are_refused(lengths, text_lens, message):
     built = assembly.assemble(load.typed(lengths))
     with pytest.raises(ValueError, match=message):
         training_run.plan(built)
-    _, found, _ = check_settings.look(load.typed(lengths), built.tokenizer, examples=[])
+    _, found, _ = planned_run.look(load.typed(lengths), built.tokenizer, examples=[])
     assert [one.subject for one in found] == ["input.text_lens"]
 
 

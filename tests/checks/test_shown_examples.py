@@ -2,10 +2,14 @@
 
 import pathlib
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from paligemma_jax.checks import explain
+from paligemma_jax.checks import shown_examples
 from paligemma_jax.data import prefix_lm, records, tokens
+from paligemma_jax.reports import sheets
+from paligemma_jax.settings import load
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 
@@ -16,7 +20,7 @@ def tokenizer():
 
 
 def explain_row(tokenizer, record, text_len):
-    return explain.explain(
+    return shown_examples.explain(
         record, tokenizer, text_len=text_len, lowercase=False, num_image_tokens=4
     )
 
@@ -47,7 +51,7 @@ def test_a_worked_example(tokenizer):
         ("padding", tokenizer.pad, 1, 0, 0, None, 2),
     ]
     assert found[3].piece == "\n"
-    assert explain.answer(found, tokenizer) == "b"
+    assert shown_examples.answer(found, tokenizer) == "b"
 
 
 def test_tokens_and_masks_are_those_of_the_training_row(tokenizer):
@@ -70,3 +74,29 @@ def test_a_text_that_does_not_fit_is_shown_as_it_would_be_cut(tokenizer):
     found = explain_row(tokenizer, record, text_len=4)
     assert tokenizer.eos not in [t.token_id for t in found]
     assert sum(t.count for t in found) == 5
+
+
+def test_a_sheet_has_a_row_per_example_and_the_plain_picture_first(config, tmp_path):
+    config.input.augment.update(flip_lr=0.5, crop=0.5, jpeg_quality=50)
+    shown_examples.write_augment_sheet(load.typed(config), tmp_path / "sheet.png", changes=3)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        pixels = np.asarray(sheet)
+    width, height = (
+        sheets.ROW_SIDE + sheets.ROW_GAP,
+        sheets.ROW_SIDE + sheets.TITLE + sheets.ROW_GAP,
+    )
+    assert pixels.shape == (2 * height + sheets.ROW_GAP, 4 * width + sheets.ROW_GAP, 3)
+    # The images are black; the box of the answer is drawn into every picture.
+    for row in range(2):
+        for column in range(4):
+            y, x = (
+                sheets.ROW_GAP + row * height + sheets.TITLE,
+                sheets.ROW_GAP + column * width,
+            )
+            picture = pixels[y : y + sheets.ROW_SIDE, x : x + sheets.ROW_SIDE]
+            assert (picture == 0).all(axis=-1).any() and (picture == [214, 39, 40]).all(-1).any()
+
+
+def test_there_is_no_sheet_of_nothing(config, tmp_path):
+    with pytest.raises(ValueError, match=r"no augmentation is on: set keys under input.augment"):
+        shown_examples.write_augment_sheet(load.typed(config), tmp_path / "sheet.png")

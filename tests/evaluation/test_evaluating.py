@@ -1,10 +1,10 @@
-"""The evaluate door: what an evaluation is called, and what it may replace."""
+"""What the evaluate door does: what an evaluation is called, and what it may replace."""
 
 import json
 
 import pytest
 
-from paligemma_jax import evaluate
+from paligemma_jax.evaluation import evaluating
 from paligemma_jax.settings import load
 
 
@@ -19,22 +19,22 @@ from paligemma_jax.settings import load
     ],
 )
 def test_an_evaluation_is_called_as_its_file(data, name):
-    assert evaluate.name_of(data) == name
+    assert evaluating.name_of(data) == name
     load.eval_settings(name, {"fname": data})
 
 
 def test_data_of_the_same_name_elsewhere_does_not_replace_an_evaluation(tmp_path, capsys):
-    evaluate.check_same_data(tmp_path, "a/valid.jsonl")
+    evaluating.check_same_data(tmp_path, "a/valid.jsonl")
     assert capsys.readouterr().err == ""
     metrics = {"data": "a/valid.jsonl", "weights": "old.npz"}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    evaluate.check_same_data(tmp_path, "./a/valid.jsonl")
+    evaluating.check_same_data(tmp_path, "./a/valid.jsonl")
     assert "replaces the evaluation of old.npz on a/valid.jsonl" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"holds the evaluation on a/valid\.jsonl, .*--name"):
-        evaluate.check_same_data(tmp_path, "b/valid.jsonl")
+        evaluating.check_same_data(tmp_path, "b/valid.jsonl")
 
 
 def test_the_scores_of_a_training_run_are_not_replaced(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"evaluation": "val", "step": 4}))
     with pytest.raises(ValueError, match="scores of a training run: choose another --out"):
-        evaluate.check_same_data(tmp_path, "a/valid.jsonl")
+        evaluating.check_same_data(tmp_path, "a/valid.jsonl")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from paligemma_jax.assembly import datasets
-from paligemma_jax.checks import findings, lint, lint_images
+from paligemma_jax.checks import findings, lint
 from paligemma_jax.console import say
 from paligemma_jax.data import image_files, jsonl, prefix_lm, records, tokens
 from paligemma_jax.reports import sections
@@ -49,28 +49,28 @@ def look(
       tokenizer: to measure texts with; None where there is none.
       full: decode every image.
     """
-    found: list[Finding] = []
+    problems: list[Finding] = []
     facts, sets, raw, training = [], [], {}, []
     for source in list_sources(settings):
         try:
             examples, report = scan(settings, source)
         except (ValueError, OSError) as error:
             remedy = f"set {source.key} to a JSONL file that is there"
-            found.append(Finding("error", "cannot be read", str(error), remedy, source.name))
+            problems.append(Finding("error", "cannot be read", str(error), remedy, source.name))
             continue
         raw[source.name] = examples
         training += examples if source.is_training else []
         facts.append((source.name, describe(source, examples, report)))
-        found += lint.bad_lines(source.name, report)
+        problems += lint.bad_lines(source.name, report)
         sets.append((source, datasets.as_learnt(settings, examples)))
-    found += unscored_rows(settings, raw)
+    problems += unscored_rows(settings, raw)
     linted = classify(settings, sets)
-    found += lint_texts(settings, linted)
+    problems += lint_texts(settings, linted)
     lengths = {} if tokenizer is None else measure(settings, tokenizer, raw)
     allowed, suggested = settings.input.allow_truncation, suggest_text_len(lengths)
     for name, report in lengths.items():
-        found += lint.lengths(name, report, suggested=suggested, allow_truncation=allowed)
-    found += lint.spare_length(settings.input.text_len, lengths.values())
+        problems += lint.lengths(name, report, suggested=suggested, allow_truncation=allowed)
+    problems += lint.spare_length(settings.input.text_len, lengths.values())
     size_facts, image_findings = look_at_images(settings, linted, full=full)
     parts = (
         sections.Facts((*facts, *size_facts)),
@@ -78,16 +78,16 @@ def look(
         length_table(lengths, settings.input.text_len),
     )
     section = sections.Section("data", "Data", parts)
-    return section, found + image_findings, training
+    return section, problems + image_findings, training
 
 
 def list_sources(settings: schema.Settings) -> list[Source]:
     """Returns the training data, or every source of a mixture, and the data of every evaluation."""
-    given, found = settings.input.data, []
+    given, sources = settings.input.data, []
     limit = settings.input.num_examples
     for name, part in settings.input.mixture.items():
         key = f"input.mixture.{name}"
-        found.append(
+        sources.append(
             Source(
                 key,
                 f"{key}.fname",
@@ -99,13 +99,13 @@ def list_sources(settings: schema.Settings) -> list[Source]:
                 prefix_template=part.prefix_template,
             )
         )
-    if not found:
-        found = [Source(TRAINING, "input.data.fname", given.fname, given.image_dir, True, limit)]
+    if not sources:
+        sources = [Source(TRAINING, "input.data.fname", given.fname, given.image_dir, True, limit)]
     for name, chosen in settings.evals.items():
         paths, key = (chosen.fname, chosen.image_dir), f"evals.{name}"
         if chosen.fname != schema.INPUT:
-            found.append(Source(key, f"{key}.fname", *paths, num_examples=chosen.num_examples))
-    return found
+            sources.append(Source(key, f"{key}.fname", *paths, num_examples=chosen.num_examples))
+    return sources
 
 
 def scan(settings: schema.Settings, source: Source) -> tuple[list[records.Record], jsonl.Report]:
@@ -130,7 +130,10 @@ def unscored_rows(
 
     `raw`: the records of each data set by its name.
     """
-    found, training = [], [source.name for source in list_sources(settings) if source.is_training]
+    problems, training = (
+        [],
+        [source.name for source in list_sources(settings) if source.is_training],
+    )
     for name, chosen in settings.evals.items():
         names = training if chosen.fname == schema.INPUT else [f"evals.{name}"]
         members = [record for one in names for record in raw.get(one, ())]
@@ -139,8 +142,8 @@ def unscored_rows(
         except ValueError:  # an unknown score, which is said of the settings
             continue
         shown = members[: chosen.num_examples or None]
-        found += lint.unscored(f"evals.{name}", shown, check_row=judge.check_row)
-    return found
+        problems += lint.unscored(f"evals.{name}", shown, check_row=judge.check_row)
+    return problems
 
 
 def describe(source: Source, examples: datasets.Records, report: jsonl.Report) -> str:
@@ -168,7 +171,7 @@ def classify(
         and len(answers) <= MAX_ANSWERS
         and not wrong_task.find(settings.task, [answer or "" for answer in answers])
     )
-    found = []
+    classified = []
     for source, examples in sets:
         if is_closed:
             answered = [(record.suffix,) if record.suffix else () for record in examples]
@@ -176,20 +179,20 @@ def classify(
             parsed = (chosen.parse(record.suffix or "") for record in examples)
             answered = [tuple(filter(None, chosen.labels(one))) for one in parsed]
         asked = [tuple(box_text.prefix_classes(record.prefix)) for record in examples]
-        found.append(lint.DataSet(source.name, examples, answered, asked, source.is_training))
-    return found
+        classified.append(lint.DataSet(source.name, examples, answered, asked, source.is_training))
+    return classified
 
 
 def lint_texts(settings: schema.Settings, sets: Sequence[lint.DataSet]) -> list[Finding]:
     """Returns what is wrong with answers, prompts and class names."""
-    reader, found = datasets.make_reader(settings), lint.other_task(sets, settings.task)
-    refused = {one.subject for one in found if one.severity == "error"}
+    reader, problems = datasets.make_reader(settings), lint.other_task(sets, settings.task)
+    refused = {one.subject for one in problems if one.severity == "error"}
     for one in sets:
         if one.name not in refused:
-            found += lint.suffixes(one.name, one.records, parse=reader.parse, check=reader.check)
-        found += lint.image_slots(one.name, one.records, settings.input.max_images)
-        found += lint.prompts(one)
-    return found + lint.spellings(sets) + lint.balance(sets)
+            problems += lint.suffixes(one.name, one.records, parse=reader.parse, check=reader.check)
+        problems += lint.image_slots(one.name, one.records, settings.input.max_images)
+        problems += lint.prompts(one)
+    return problems + lint.spellings(sets) + lint.balance(sets)
 
 
 def measure(
@@ -198,19 +201,19 @@ def measure(
     examples: dict[str, list[records.Record]],
 ) -> dict[str, prefix_lm.LengthReport]:
     """Returns how long the texts of each data set are."""
-    found = {}
+    reports = {}
     for name, members in examples.items():
         if not members:
             continue
         with say.progress(f"measuring {name}", unit="records") as progress:
-            found[name] = prefix_lm.length_report(
+            reports[name] = prefix_lm.length_report(
                 members,
                 tokenizer,
                 text_len=settings.input.text_len,
                 lowercase=settings.input.lowercase,
                 progress=progress,
             )
-    return found
+    return reports
 
 
 def suggest_text_len(reports: Mapping[str, prefix_lm.LengthReport]) -> int:
@@ -227,17 +230,17 @@ def look_at_images(
     sizes = image_files.read_sizes(every)
     with say.progress("comparing images", unit="B", unit_scale=True) as progress:
         contents = image_files.find_contents(sizes, num_workers=num_workers, progress=progress)
-    found = lint_images.between(sets, contents)
+    problems = lint.between(sets, contents)
     for one in sets:
-        found += lint_images.empty_files(one, sizes) + lint_images.within(one, contents)
+        problems += lint.empty_files(one, sizes) + lint.within(one, contents)
     if not full:
-        return [], found
+        return [], problems
     paths = [path for path in every if sizes.get(path) != 0]
     with say.progress("decoding images", unit="images") as progress:
         files = image_files.decode_all(paths, num_workers=num_workers, progress=progress)
     for one in sets:
-        found += lint_images.decoded_files(one, files)
-    return [("image sizes", describe_sizes(list(files.values()), res=settings.res))], found
+        problems += lint.decoded_files(one, files)
+    return [("image sizes", describe_sizes(list(files.values()), res=settings.res))], problems
 
 
 def describe_sizes(files: Sequence[image_files.ImageFile], *, res: int) -> str:
@@ -258,8 +261,8 @@ def class_table(sets: Sequence[lint.DataSet]) -> sections.Table:
     names = [one.name for one in sets]
     lines = []
     for label, inner in counts.items():
-        found = (inner[name] for name in names)
-        lines.append((label, *(f"{n:,} in {quantities.count(r, 'rows')}" for n, r in found)))
+        pairs = (inner[name] for name in names)
+        lines.append((label, *(f"{n:,} in {quantities.count(r, 'rows')}" for n, r in pairs)))
     return sections.Table("Classes", ("class", *names), tuple(lines))
 
 

@@ -1,13 +1,15 @@
-"""What a run would do: its length, what it trains, what it fetches and writes; and what forbids it.
+"""What a run would do: its length, what it trains, fetches and writes, its memory; what forbids it.
 
 The same functions are called that training calls before it loads weights.
 """
 
+import dataclasses
 import pathlib
 
 import jax
 
 from paligemma_jax.assembly import (
+    assembly,
     attention_kernels,
     datasets,
     model_functions,
@@ -24,8 +26,10 @@ from paligemma_jax.hub import addresses, published
 from paligemma_jax.models import family
 from paligemma_jax.reports import sections
 from paligemma_jax.runs import (
+    auto_remat,
     early_stopping,
     embedding_cache,
+    memory_plan,
     optimization,
     run_length,
     training_run,
@@ -59,7 +63,7 @@ def look(
       tokenizer: of the run; None where it cannot be had: see `left_out`.
       examples: to train on.
     """
-    found: list[Finding] = []
+    all_problems: list[Finding] = []
     facts: list[tuple[str, str]] = []
     model, made = None, None
     vocab_size = tokenizer.vocab_size if tokenizer else settings.model.llm.vocab_size
@@ -67,20 +71,20 @@ def look(
         model = model_functions.describe(settings, vocab_size=vocab_size or ASSUMED_PIECES)
         attention_kernels.check(settings, model, model_functions.make_compute(settings))
     except ValueError as error:
-        found.append(_refused("model", error))
+        all_problems.append(_refused("model", error))
     if model is not None:
         shapes = model.shapes()
         made, more, problems = _plan(settings, model, shapes, len(examples))
-        found += problems
+        all_problems += problems
         if vocab_size:
             count = sum(shape.size for shape in shapes.values())
             facts += [("model", f"{count:,} parameters, {settings.res} px"), *more]
-            found += _weights(settings, model) + _space(settings, model, shapes, made)
-    found += _examples(settings, model, made, examples)
+            all_problems += _weights(settings, model) + _space(settings, model, shapes, made)
+    all_problems += _examples(settings, model, made, examples)
     for name in settings.evals:
-        found += _evaluation(name, settings, tokenizer)
-    found += _stopping(settings)
-    return sections.Section("run", "The run", (sections.Facts(tuple(facts)),)), found, model
+        all_problems += _evaluation(name, settings, tokenizer)
+    all_problems += _stopping(settings)
+    return sections.Section("run", "The run", (sections.Facts(tuple(facts)),)), all_problems, model
 
 
 def left_out(settings: schema.Settings) -> str:
@@ -98,13 +102,13 @@ def _plan(
     data_size: int,
 ) -> tuple[optimizer.Optimizer | None, list[tuple[str, str]], list[Finding]]:
     """Returns (optimizer, facts, findings) on steps, rules and the mesh."""
-    found, facts = [], []
+    problems, facts = [], []
     batch_size = settings.input.batch_size
     try:
         mesh, parts = weights.make_mesh(settings), settings.accumulation_steps
         weights.check_divisible(batch_size, mesh, key="input.batch_size", parts=parts)
     except (ValueError, RuntimeError) as error:
-        found.append(_refused("mesh", error))
+        problems.append(_refused("mesh", error))
     size = data_size or ASSUMED_ROWS
     try:
         steps = run_length.total_steps(settings, data_size=size)
@@ -114,7 +118,7 @@ def _plan(
             settings, shapes, possible, trainable=made.trainable, stored=None
         )
     except ValueError as error:
-        return None, facts, [*found, _refused("optimizer", error)]
+        return None, facts, [*problems, _refused("optimizer", error)]
     passes = f"{steps * batch_size / size:.1f} passes"
     length = f"{quantities.count(steps, 'steps')} of {batch_size}, {passes}"
     facts.append(("length", length if data_size else "not known: no training data could be read"))
@@ -125,7 +129,7 @@ def _plan(
         count = sum(shapes[name].size for name in members)
         arrays = quantities.count(len(members), "arrays")
         facts.append((what, f"{count:,} parameters in {arrays}"))
-    return made, facts, found
+    return made, facts, problems
 
 
 def _examples(
@@ -202,24 +206,24 @@ def _space(
     made: optimizer.Optimizer | None,
 ) -> list[Finding]:
     """Returns what would not fit on the disk: the download, and the weights that are written."""
-    found = []
+    problems = []
     source = settings.model_init
     stored = stored_bytes(source)
     if source in published.FILES and not addresses.find(source):
         size = sum(shape.size for shape in shapes.values()) * stored
         for address in published.FILES[source].sources[:1]:
-            found += _too_large(size, addresses.cache_of(address), "the download")
+            problems += _too_large(size, addresses.cache_of(address), "the download")
     try:
         saved = training_run.what_is_saved(settings, model)
     except ValueError as error:
-        return [*found, _refused("save", error)]
+        return [*problems, _refused("save", error)]
     if made is not None:
         is_saved = shapes if saved == "all" else made.trainable
         size = sum(
             shapes[name].size * (4 if name in made.trainable else stored) for name in is_saved
         )
-        found += _too_large(size, pathlib.Path.cwd(), "final.npz")
-    return found
+        problems += _too_large(size, pathlib.Path.cwd(), "final.npz")
+    return problems
 
 
 def stored_bytes(source: str | None) -> int:
@@ -241,3 +245,47 @@ def _too_large(size: float, folder: pathlib.Path, what: str) -> list[Finding]:
 
 def _refused(subject: str, error: Exception) -> Finding:
     return Finding("error", "settings", str(error), REMEDY, subject)
+
+
+def look_at_memory(settings: schema.Settings) -> tuple[sections.Section, list[Finding]]:
+    """Returns (memory and work, whether it does not fit). Compiles the step.
+
+    No weights are fetched: what is not here yet is planned in the type that its name tells.
+    """
+    try:
+        built = assembly.assemble(_without_download(settings))
+        planned = training_run.plan(built)
+    except ValueError as error:
+        return memory_left_out(str(error)), []
+    built, needed = auto_remat.plan_run(built, planned)
+    section = _memory_section(memory_plan.facts(needed))
+    if needed.fits or needed.limit is None:
+        return section, []
+    changes = auto_remat.find_changes(built, planned, limit=needed.limit)
+    remedy = "; or ".join(auto_remat.describe(*change) for change in changes)
+    peak, limit = quantities.size(needed.memory.peak), quantities.size(needed.limit)
+    what = f"a device needs {peak} and has {limit}"
+    remedy = remedy or "use more devices, or a smaller model"
+    return section, [Finding("error", "does not fit", what, remedy, "memory")]
+
+
+def memory_left_out(reason: str) -> sections.Section:
+    """Returns the section of a run that is not planned, with the reason why."""
+    return _memory_section([("not planned", reason)])
+
+
+def _memory_section(facts: list[tuple[str, str]]) -> sections.Section:
+    return sections.Section("memory", "Memory and work", (sections.Facts(tuple(facts)),))
+
+
+def _without_download(settings: schema.Settings) -> schema.Settings:
+    """Returns settings for random weights in the types of those that are not here yet."""
+    sources = [source for source in (settings.model_init, settings.model_init_base) if source]
+    if all(addresses.find(source) for source in sources):
+        return settings
+    frozen_dtype = settings.frozen_dtype
+    if frozen_dtype is None and stored_bytes(settings.model_init) == 2:
+        frozen_dtype = "bfloat16"
+    return dataclasses.replace(
+        settings, frozen_dtype=frozen_dtype, model_init=None, model_init_base=None, save="all"
+    )

@@ -1,9 +1,17 @@
-"""The check plans memory without fetching weights."""
+"""The check says what the settings ask for and cannot have."""
 
-from paligemma_jax.checks import check_memory
+from paligemma_jax.checks import planned_run
 from paligemma_jax.runs import auto_remat, memory_plan
 from paligemma_jax.settings import load
 from paligemma_jax.training import flops, step_memory
+
+
+def test_a_kernel_that_the_machine_lacks_is_an_error(config):
+    config.model.img.attention = "cudnn"
+    _, found, _ = planned_run.look(load.typed(config), None, examples=[])
+    assert "model.img.attention='cudnn': it needs an NVIDIA GPU, found cpu; or use 'xla'" in [
+        finding.what for finding in found if finding.severity == "error"
+    ]
 
 
 def fake_plan(monkeypatch, *, limit):
@@ -25,7 +33,7 @@ def test_plan_of_weights_that_are_not_here_takes_the_type_that_their_name_tells(
     planned_for = fake_plan(monkeypatch, limit=None)
     config.model_init = "somewhere/weights.f16.npz"
     config.trainable = "llm/.*"
-    section, found = check_memory.look(load.typed(config))
+    section, found = planned_run.look_at_memory(load.typed(config))
     assert not found
     assert dict(section.parts[0].pairs).keys() >= {"peak", "work of a step"}
     assert planned_for[0].settings.frozen_dtype == "bfloat16"
@@ -37,7 +45,7 @@ def test_run_that_does_not_fit_is_an_error_with_what_would(config, monkeypatch):
     fits = step_memory.Memory(1, 1, 1, 1, 1, 1)
     change = auto_remat.Change(("accumulation_steps=2",), "same result")
     monkeypatch.setattr(auto_remat, "find_changes", lambda *_, **__: [(change, fits)])
-    _, [found] = check_memory.look(load.typed(config))
+    _, [found] = planned_run.look_at_memory(load.typed(config))
     assert found.severity == "error"
     assert "has 1 B" in found.what
     assert "--config.accumulation_steps=2 (then the peak is 5 B; same result)" in found.remedy
@@ -46,7 +54,7 @@ def test_run_that_does_not_fit_is_an_error_with_what_would(config, monkeypatch):
 
 def test_settings_that_cannot_be_planned_are_said(config):
     config.profile_steps = 100
-    section, found = check_memory.look(load.typed(config))
+    section, found = planned_run.look_at_memory(load.typed(config))
     assert not found
     [(name, value)] = section.parts[0].pairs
     assert name == "not planned"

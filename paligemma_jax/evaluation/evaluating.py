@@ -1,0 +1,129 @@
+"""What the evaluate door does: weights scored on a data set, into a folder of their own."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import time
+from collections.abc import Sequence
+
+import jax
+
+from paligemma_jax.assembly import assembly
+from paligemma_jax.console import say
+from paligemma_jax.evaluation import evaluator
+from paligemma_jax.files import run_folder
+from paligemma_jax.settings import load
+from paligemma_jax.tasks import score_docs, task
+from paligemma_jax.wording import quantities
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """What to evaluate, on what, and where the results go.
+
+    Attributes:
+      data: path of a JSONL file with answers, or "input": what the settings train on.
+      run, config: a run's folder or a config file; one of the two.
+      weights: instead of those of `run` or `config`; "none": random ones.
+      checkpoint: of the run: "best", "last" or a step; None: its final.npz.
+      base: of weights that are trained arrays only, if it is not where it was.
+      name: of the evaluation; None: that of the data's file.
+      out: folder of the results; None: evaluation-NAME in the run.
+      config_overrides, eval_overrides: "key=value", of the settings and of `evals.NAME`.
+    """
+
+    data: str
+    run: str | None = None
+    config: str | None = None
+    weights: str | None = None
+    checkpoint: str | None = None
+    base: str | None = None
+    name: str | None = None
+    out: str | None = None
+    config_overrides: Sequence[str] = ()
+    eval_overrides: Sequence[str] = ()
+
+
+def evaluate(options: EvaluateOptions) -> dict[str, float] | None:
+    """Writes predictions, scores and report; returns the scores that are read first.
+
+    Of several processes the first one returns them, the others None.
+
+    Raises:
+      ValueError: options that contradict each other, weights or data that do not fit, or a folder
+        that holds the scores of something else.
+    """
+    settings, source = assembly.open_run(
+        options.run, options.config, list(options.config_overrides)
+    )
+    source = assembly.choose_weights(options.weights, source, chosen=options.checkpoint)
+    name = options.name or name_of(options.data)
+    settings = load.with_evaluation(settings, name, options.data, list(options.eval_overrides))
+    run = pathlib.Path(options.run) if options.run else None
+    out = pathlib.Path(options.out or (run or pathlib.Path("runs")) / run_folder.evaluation(name))
+    assembly.check_writable(out, option="--out")
+    check_same_data(out, options.data)
+    built = assembly.assemble(settings)
+    scores = evaluate_weights(built, source, base=options.base, name=name, out=out, run=run)
+    return score_docs.choose_first(scores) if jax.process_index() == 0 else None
+
+
+def name_of(data: str) -> str:
+    """Returns the name of an evaluation on a file: its own, in letters that names of files have.
+
+    Roboflow's "_annotations.test.jsonl" is "test".
+    """
+    stem = pathlib.Path(data).name.removesuffix(".jsonl").removeprefix("_annotations.")
+    return re.sub(r"[^\w-]+", "-", stem).strip("-") or "data"
+
+
+def check_same_data(out: pathlib.Path, data: str) -> None:
+    """Raises a ValueError if the folder has scores on other data; says what is replaced."""
+    try:
+        before = json.loads((out / run_folder.scores()).read_text())
+    except (OSError, ValueError):
+        return
+    if "data" not in before:
+        raise ValueError(f"{out} holds the scores of a training run: choose another --out")
+    if os.path.abspath(before["data"]) != os.path.abspath(data):
+        raise ValueError(
+            f"{out} holds the evaluation on {before['data']}, this one is on {data}: give it "
+            f"another --name, or another --out"
+        )
+    say.warning(f"{out}: replaces the evaluation of {before['weights']} on {before['data']}")
+
+
+def evaluate_weights(
+    built: assembly.Assembly,
+    source: str | None,
+    *,
+    base: str | None,
+    name: str,
+    out: pathlib.Path,
+    run: pathlib.Path | None = None,
+) -> dict[str, float]:
+    """Evaluates the weights of `source` and returns the scores that are numbers.
+
+    Args:
+      built: from `assembly.assemble`, with the evaluation `name` in its settings.
+      source: weights; None: random ones.
+      base: of weights that are trained arrays only, if it is not where it was.
+      name: of the evaluation.
+      out: folder for predictions, scores and report.
+      run: the training run whose curves the report shows.
+    """
+    start = time.monotonic()
+    one = evaluator.make(built, name)
+    stored = assembly.find_weights(built.settings, source, base)
+    params = assembly.load_weights(built, stored)
+    say.info(f"weights: {source or 'random'}, {assembly.parameter_counts(params)}")
+    rows, scores = evaluator.run(built, one, params)
+    summary = {"weights": source or "random", "data": one.settings.fname, **scores}
+    evaluator.write_report(out, rows, summary, title=str(out), run=run)
+    say.info(
+        f"{quantities.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "
+        f"all scores in {out / run_folder.scores()}, each example in {out / run_folder.report()}"
+    )
+    return task.scalars(scores)
