@@ -166,7 +166,7 @@ def test_an_example_is_explained_with_its_picture(folder):
         ("tokenizer=gone.model", "tokenizer", "gone.model"),
         ("stop_at=[('val/loss', 1.0)]", "stop_at", "runs only after the last step"),
         ("save=trainable", "save", "random ones are in no other file"),
-        ("input.augment.crop=7.0", "input.augment", "crop"),
+        ("input.augment.scale=(2.0, 0.5)", "input.augment", "expected (least, most)"),
         ("model_init=gone.npz", "gone.npz", "neither a file nor a published name"),
     ],
 )
@@ -304,6 +304,7 @@ def test_a_sheet_shows_what_augmentation_does(folder):
         (["--full"], "belong to a --config FILE"),
         (["--augment=a.png"], "belong to a --config FILE"),
         (["--config={folder}/config.py", "--augment=a.png"], "no augmentation is on"),
+        (["--config={folder}/config.py", "--config.input.augment.crop=7.0"], "expected 0.01 to 1"),
         (["--config=gone.py"], "no file gone.py"),
         (["--config={folder}/config.py", "--example=99"], "lines: 1 to 4"),
     ],

@@ -109,7 +109,7 @@ def find_packages() -> list[Package]:
 
 def _read_constraints() -> dict[str, str]:
     """Returns the tested versions, {} where the checkout's file is not beside the package."""
-    path = pathlib.Path(__file__).parents[3] / CONSTRAINTS
+    path = pathlib.Path(__file__).parents[2] / CONSTRAINTS
     lines = path.read_text().splitlines() if path.exists() else []
     pins = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
     return {utils.canonicalize_name(name): pinned.strip() for name, pinned in pins}
