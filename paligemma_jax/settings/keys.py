@@ -45,7 +45,7 @@ class Key:
       types: of its value; None's type among them where it may be unset.
       doc: one line.
       choices: the values that it may have, or that the values of its rules may have; (): any.
-      least, most: the range of its value, or of each number of several.
+      least: the smallest number that it may be.
       rule_types: of the values of rules [(text, value)], where it may hold rules.
       item: the settings class of its values, where it holds several of them by name.
     """
@@ -56,7 +56,6 @@ class Key:
     doc: str
     choices: tuple[Any, ...]
     least: float | None
-    most: float | None
     rule_types: tuple[type, ...]
     item: type | None
 
@@ -66,11 +65,10 @@ def key(
     doc: str,
     *,
     least: float | None = None,
-    most: float | None = None,
     choices: tuple[Any, ...] = (),
 ) -> Any:
     """Returns a field of a settings class: its default, what it does, and what it may be."""
-    metadata = about(doc, least=least, most=most, choices=choices)
+    metadata = about(doc, least=least, choices=choices)
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -80,11 +78,10 @@ def about(
     doc: str,
     *,
     least: float | None = None,
-    most: float | None = None,
     choices: tuple[Any, ...] = (),
 ) -> dict[str, Any]:
     """Returns what a field holds besides its default: alone for a field that has none."""
-    return dict(doc=doc, least=least, most=most, choices=choices)
+    return dict(doc=doc, least=least, choices=choices)
 
 
 @functools.cache

@@ -99,35 +99,27 @@ class SourceSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """Random changes of training examples, `input.augment.*`; all off."""
+    """Random changes of training examples, `input.augment.*`; all off. Ranges: data.augment."""
 
-    flip_lr: float = key(0.0, "probability of a flip left to right", least=0, most=1)
-    flip_ud: float = key(0.0, "probability of a flip upside down", least=0, most=1)
+    flip_lr: float = key(0.0, "probability of a flip left to right")
+    flip_ud: float = key(0.0, "probability of a flip upside down")
     crop: float | None = key(
         None,
         "crop to between this share of the image's area and all of it; None: no crop",
-        least=0.01,
-        most=1,
     )
-    aspect: float = key(1.0, "stretch by up to this factor, along either side", least=1, most=10)
+    aspect: float = key(1.0, "stretch by up to this factor, along either side")
     scale: tuple[float, ...] | None = key(
         None,
         "magnify by (least, most); below 1 the image is smaller, on black; None: 1",
-        least=0.1,
-        most=10,
     )
     min_visible: float = key(
         0.3,
         "a box of which a smaller share stays in the picture leaves the answer",
-        least=0,
-        most=1,
     )
-    brightness: float = key(0.0, "factor in 1 - x .. 1 + x", least=0, most=1)
-    contrast: float = key(0.0, "factor in 1 - x .. 1 + x", least=0, most=1)
-    saturation: float = key(0.0, "factor in 1 - x .. 1 + x", least=0, most=1)
-    jpeg_quality: int | None = key(
-        None, "compress with a quality from this to 100; None: do not", least=1, most=100
-    )
+    brightness: float = key(0.0, "factor in 1 - x .. 1 + x")
+    contrast: float = key(0.0, "factor in 1 - x .. 1 + x")
+    saturation: float = key(0.0, "factor in 1 - x .. 1 + x")
+    jpeg_quality: int | None = key(None, "compress with a quality from this to 100; None: do not")
     shuffle_objects: bool = key(False, "name an answer's objects in random order")
 
 

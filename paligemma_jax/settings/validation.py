@@ -107,18 +107,9 @@ def _check(one: keys.Key, value: Any, where: str = "") -> list[str]:
         return [problem for rule in value if (problem := _check_rule(one, rule, name))]
     if one.choices and value not in one.choices:
         return [_not_chosen(one, value, name)]
-    numbers = value if isinstance(value, list | tuple) else (value,)
-    if not all(_is_in_range(one, number) for number in numbers):
-        least, most = (f"{limit:g}" for limit in (one.least or 0, one.most or 0))
-        expected = f"{least} or more" if one.most is None else f"{least} to {most}"
-        return [f"{name}={value!r}: expected {expected}"]
+    if one.least is not None and isinstance(value, int | float) and not value >= one.least:
+        return [f"{name}={value!r}: expected {one.least} or more"]
     return []
-
-
-def _is_in_range(one: keys.Key, value: Any) -> bool:
-    if not isinstance(value, int | float):
-        return True
-    return (one.least is None or value >= one.least) and (one.most is None or value <= one.most)
 
 
 def _not_chosen(one: keys.Key, value: Any, name: str) -> str:
