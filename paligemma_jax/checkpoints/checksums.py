@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from paligemma_jax.checkpoints import npz
+from paligemma_jax.checkpoints import npz_members
 
 # Primes of xxHash, to spread consecutive numbers over all bits.
 FACTORS = ((0x9E3779B1, 0x85EBCA77), (0xC2B2AE3D, 0x27D4EB2F))
@@ -87,6 +87,6 @@ def of_file(path: str | os.PathLike[str]) -> str:
     Raises:
       ValueError: not a zip, or one that is cut off or damaged at its end.
     """
-    with npz.open_zip(path) as archive:
+    with npz_members.open_zip(path) as archive:
         members = sorted((info.filename, info.file_size, info.CRC) for info in archive.infolist())
     return hashlib.sha256(json.dumps(members).encode()).hexdigest()

@@ -6,23 +6,21 @@ array's bytes. bfloat16 is written as two opaque bytes (`|V2`), as `np.savez` do
 model, the resolution) is JSON in the zip's comment, which both ignore. Nothing is ever pickled.
 """
 
-import contextlib
 import dataclasses
 import io
 import json
 import math
 import os
 import pathlib
-import struct
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from paligemma_jax.checkpoints import npz_members
 from paligemma_jax.files import atomic, direct_file, disk_space, part_files
 from paligemma_jax.wording import near_misses
 
@@ -31,18 +29,10 @@ Progress = Callable[[int, int], None]  # bytes done, bytes in all
 Transform = Callable[[str, np.ndarray], Any]
 Place = Callable[[str, Any], Any]
 
-PREFIX = "params/"
 MAX_COMMENT_BYTES = 65_535  # by the zip format
 OVERHEAD_BYTES = 1024  # at most, for each array: headers, and its line in the table of contents
 # Small enough that a chunk is still in the cache when it is written after its CRC.
 CHUNK_BYTES = 2**20
-# XLA on CPU takes over a host buffer without a copy if it is aligned to this.
-ALIGNMENT = 64
-HEADER_READERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,27 +43,12 @@ class Header:
     metadata: dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Member:
-    """An entry of the zip, with the contents of its .npy header, which is `header_bytes` long."""
-
-    info: zipfile.ZipInfo
-    header_bytes: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    is_fortran: bool
-
-    @property
-    def num_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
 def read_header(path: Path) -> Header:
     """Returns names, shapes, dtypes and metadata without reading any data. Raises as `read`."""
-    with open_zip(path) as archive:
-        members = _members(archive)
+    with npz_members.open_zip(path) as archive:
+        members = npz_members.read_all(archive)
         arrays = {name: jax.ShapeDtypeStruct(m.shape, m.dtype) for name, m in members.items()}
-        return Header(arrays, _metadata(archive))
+        return Header(arrays, npz_members.metadata(archive))
 
 
 def read(
@@ -102,8 +77,8 @@ def read(
       ValueError: not a zip, cut off or damaged, a type that is no number, names with and without
         `params/`, or arrays that are missing (counted and named).
     """
-    with open_zip(path) as archive, part_files.open_raw(path) as file:
-        chosen = _choose(_members(archive), names, path)
+    with npz_members.open_zip(path) as archive, part_files.open_raw(path) as file:
+        chosen = _choose(npz_members.read_all(archive), names, path)
         total, done, params = sum(member.num_bytes for member in chosen.values()), 0, {}
         for name, member in chosen.items():
             # A function of its own: the host's copy of an array is gone before the next is read.
@@ -141,7 +116,7 @@ def write(
     """
     path = pathlib.Path(path)
     types = _stored_types(params, dtypes or {})
-    comment = _comment(metadata or {}, types)
+    comment = _comment(metadata or {}, types, path)
     total = sum(math.prod(np.shape(params[name])) * types[name].itemsize for name in params)
     needed = total + OVERHEAD_BYTES * len(params) + len(comment)
     disk_space.require(path.parent, needed, what=str(path), remedy="nothing was written")
@@ -155,125 +130,9 @@ def write(
     atomic.sync_folder(path.parent)
 
 
-@contextlib.contextmanager
-def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Opens a zip, also one in parts; a file that is not a complete zip is a ValueError."""
-    with io.BufferedReader(part_files.open_raw(path)) as file:
-        try:
-            archive = zipfile.ZipFile(file)
-            # The last record is 22 bytes that end in the length of the comment, then the comment.
-            # zipfile would take a comment that is cut off for a shorter one.
-            file.seek(-22 - len(archive.comment), os.SEEK_END)
-            (length,) = struct.unpack("<20xH", file.read(22))
-            if length != len(archive.comment):
-                raise zipfile.BadZipFile("its end is damaged")
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{os.fspath(path)}: {_describe_broken(path)}") from error
-        with archive:
-            yield archive
-
-
-def is_whole(path: Path) -> bool:
-    """Returns whether a zip, or the parts of one, is complete to its end."""
-    try:
-        with open_zip(path):
-            return True
-    except ValueError:
-        return False
-
-
-def _describe_broken(path: Path) -> str:
-    with part_files.open_raw(path) as file:
-        start = file.read(6)
-    if not start:
-        return "the file is empty"
-    if start.startswith(b"PK\x03\x04"):
-        names = [part.name for part in part_files.find(path)]
-        if len(names) > 1 or names != [pathlib.Path(path).name]:
-            return f"cut off or damaged at its end; is a part missing? Found {', '.join(names)}"
-        return "a zip that is cut off or damaged at its end. Download or copy it again"
-    if start == b"\x93NUMPY":
-        return "a single .npy array; expected an .npz of parameters"
-    return f"not an .npz: it starts with {start!r}"
-
-
-def _metadata(archive: zipfile.ZipFile) -> dict[str, Any]:
-    """Returns our JSON from the zip's comment, {} where there is none or someone else's."""
-    try:
-        metadata = json.loads(archive.comment)
-    except ValueError:
-        return {}
-    return metadata if isinstance(metadata, dict) else {}
-
-
-def _members(archive: zipfile.ZipFile) -> dict[str, _Member]:
-    recorded = _metadata(archive).get("dtypes")
-    recorded = recorded if isinstance(recorded, dict) else {}
-    members = {}
-    for info in archive.infolist():
-        name = info.filename.removesuffix(".npy")
-        if name == info.filename or name in members:
-            problem = "is there twice" if name in members else "is no array (.npy)"
-            raise ValueError(
-                f"{archive.filename}: member '{info.filename}' {problem}; expected an .npz of "
-                f"parameters, as np.savez writes it"
-            )
-        members[name] = _read_member(archive, info, recorded.get(name))
-    prefixed = [name for name in members if name.startswith(PREFIX)]
-    others = [name for name in members if not name.startswith(PREFIX)]
-    if prefixed and others:
-        raise ValueError(
-            f"{archive.filename}: {len(prefixed)} names start with '{PREFIX}' and {len(others)} do "
-            f"not ({', '.join(others[:3])}): a whole training state? Expected parameters only"
-        )
-    return {name.removeprefix(PREFIX): member for name, member in members.items()}
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, recorded: str | None) -> _Member:
-    """Reads the header of a member. One that does not fit its data is a ValueError.
-
-    `recorded`: the dtype's name in the metadata, which tells the type of opaque bytes.
-    """
-    where = f"{archive.filename}: member '{info.filename}'"
-    try:
-        with archive.open(info) as stream:
-            read_header = HEADER_READERS[np.lib.format.read_magic(stream)]
-            shape, is_fortran, dtype = read_header(stream)
-            header_bytes = stream.tell()
-    except (KeyError, ValueError, *DAMAGE) as error:
-        raise ValueError(f"{where} is damaged or no array: no .npy header ({error})") from error
-    dtype = _number_type(dtype, recorded, where)
-    member = _Member(info, header_bytes, shape, dtype, is_fortran)
-    if header_bytes + member.num_bytes != info.file_size:
-        raise ValueError(
-            f"{where} is damaged: {shape} of {dtype} takes {member.num_bytes} bytes, found "
-            f"{info.file_size - header_bytes}"
-        )
-    return member
-
-
-def _number_type(dtype: np.dtype, recorded: str | None, where: str) -> np.dtype:
-    """Returns the type of the numbers; opaque bytes are what was recorded, else bfloat16."""
-    if dtype.hasobject:
-        raise ValueError(f"{where} holds pickled Python objects, which are never loaded")
-    if dtype.kind in "biuf" and dtype.isnative:
-        return dtype
-    if dtype.kind == "V" and dtype.names is None and (recorded or dtype.itemsize == 2):
-        try:
-            known = jnp.dtype(recorded or "bfloat16")
-        except TypeError:
-            known = None
-        if known is not None and known.itemsize == dtype.itemsize:
-            return known
-    raise ValueError(
-        f"{where} has the dtype {dtype.str}{f' recorded as {recorded}' if recorded else ''}; "
-        f"expected float32, float16, bfloat16 (|V2), integers or bool"
-    )
-
-
 def _choose(
-    members: Mapping[str, _Member], names: Iterable[str] | None, path: Path
-) -> dict[str, _Member]:
+    members: Mapping[str, npz_members.Member], names: Iterable[str] | None, path: Path
+) -> dict[str, npz_members.Member]:
     if names is None:
         return dict(members)
     names = list(names)
@@ -302,78 +161,15 @@ def _load(
     archive: zipfile.ZipFile,
     file: io.RawIOBase,
     name: str,
-    member: _Member,
+    member: npz_members.Member,
     transform: Transform | None,
     place: Place | None,
 ) -> Any:
-    array = _read_array(archive, file, member)
+    array = npz_members.read_array(archive, file, member)
     if transform:
         array = transform(name, array)
     # Waiting keeps the host's copy of this array from living on while the next one is read.
     return jax.block_until_ready(place(name, array)) if place else array
-
-
-def _read_array(archive: zipfile.ZipFile, file: io.RawIOBase, member: _Member) -> np.ndarray:
-    """Returns the array in memory of its own, its CRC verified.
-
-    `file`: the file of the archive, opened once more, unbuffered.
-    """
-    memory = np.empty(member.num_bytes + ALIGNMENT, np.uint8)
-    first = -memory.ctypes.data % ALIGNMENT
-    data = memory[first : first + member.num_bytes]
-    try:
-        if member.info.compress_type == zipfile.ZIP_STORED:
-            _read_stored(file, member, data.data)
-        else:
-            _read_compressed(archive, member, data.data)
-    except DAMAGE as error:
-        raise ValueError(
-            f"{archive.filename}: member '{member.info.filename}' is damaged ({error}). "
-            f"Download or copy the file again"
-        ) from error
-    if member.is_fortran:
-        return data.view(member.dtype).reshape(member.shape[::-1]).T
-    return data.view(member.dtype).reshape(member.shape)
-
-
-def _read_stored(file: io.RawIOBase, member: _Member, data: memoryview) -> None:
-    """Reads straight from the member's place in the file: zipfile would copy every byte twice.
-
-    A mapped file is hardly faster (the array must not share its memory, so it is copied there too:
-    experiments/benchmarks), and one that is cut off while it is read would kill the process.
-    """
-    file.seek(member.info.header_offset)
-    # A zip entry: 30 bytes that end in the lengths of the name and of the extra field, then these
-    # two, then the data.
-    name_length, extra_length = struct.unpack("<26xHH", _read_exactly(file, bytearray(30)))
-    file.seek(name_length + extra_length, os.SEEK_CUR)
-    crc = zlib.crc32(_read_exactly(file, bytearray(member.header_bytes)))
-    for at in range(0, len(data), CHUNK_BYTES):
-        crc = zlib.crc32(_read_exactly(file, data[at : at + CHUNK_BYTES]), crc)
-    if crc != member.info.CRC:
-        raise zipfile.BadZipFile("its CRC is wrong")
-
-
-def _read_exactly(file: io.RawIOBase, buffer: bytearray | memoryview) -> bytearray | memoryview:
-    """Fills a buffer from the file and returns it."""
-    view = memoryview(buffer)
-    while view:
-        if not (count := file.readinto(view)):
-            raise EOFError("the file ends too early")
-        view = view[count:]
-    return buffer
-
-
-def _read_compressed(archive: zipfile.ZipFile, member: _Member, data: memoryview) -> None:
-    with archive.open(member.info) as stream:
-        stream.read(member.header_bytes)
-        for at in range(0, len(data), CHUNK_BYTES):
-            # zipfile compares the CRC when the last byte is read.
-            part = data[at : at + CHUNK_BYTES]
-            chunk = stream.read(len(part))
-            if len(chunk) < len(part):
-                raise EOFError("the data ends too early")
-            part[:] = chunk
 
 
 def _stored_types(params: Mapping[str, Any], dtypes: Mapping[str, Any]) -> dict[str, np.dtype]:
@@ -393,18 +189,20 @@ def _stored_types(params: Mapping[str, Any], dtypes: Mapping[str, Any]) -> dict[
     return types
 
 
-def _comment(metadata: Mapping[str, Any], types: Mapping[str, np.dtype]) -> bytes:
+def _comment(
+    metadata: Mapping[str, Any], types: Mapping[str, np.dtype], path: pathlib.Path
+) -> bytes:
     """Returns the metadata as JSON, with the names of the types that numpy stores as opaque."""
     if "dtypes" in metadata:
-        raise ValueError("metadata: the key 'dtypes' is filled in by write()")
+        raise ValueError(f"{path}: metadata: the key 'dtypes' is filled in by write()")
     opaque = {name: dtype.name for name, dtype in types.items() if dtype.kind == "V"}
     try:
         text = json.dumps({**metadata, "dtypes": opaque}, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"metadata must be JSON: {error}") from error
+        raise ValueError(f"{path}: metadata must be JSON: {error}") from error
     if len(text) > MAX_COMMENT_BYTES:
         raise ValueError(
-            f"metadata takes {len(text)} bytes; a zip's comment holds {MAX_COMMENT_BYTES}"
+            f"{path}: metadata takes {len(text)} bytes; a zip's comment holds {MAX_COMMENT_BYTES}"
         )
     return text.encode()
 

@@ -16,7 +16,7 @@ import os
 import pathlib
 import re
 
-from paligemma_jax.checkpoints import npz
+from paligemma_jax.checkpoints import npz_members
 from paligemma_jax.files import part_files
 from paligemma_jax.hub import download, published, sites
 from paligemma_jax.wording import near_misses
@@ -77,7 +77,7 @@ def find(source: str) -> pathlib.Path | None:
     if whole := WHOLE.fullmatch(source):
         for suffix in part_files.FIRST:
             first = _find_one(f"{whole[1]}.part{suffix}{whole[2] or ''}")
-            if first and npz.is_whole(first):
+            if first and npz_members.is_whole(first):
                 return first
     return None
 
@@ -176,7 +176,7 @@ def _fetch_other_parts(
       around: what stands before and after the suffix in the address of a part.
       folder, progress: as in `sites.Site`.
     """
-    while not npz.is_whole(first):
+    while not npz_members.is_whole(first):
         suffix = part_files.after(suffix)
         source = suffix.join(around)
         try:

@@ -19,7 +19,7 @@ import huggingface_hub
 import huggingface_hub.constants
 import huggingface_hub.errors
 
-from paligemma_jax.checkpoints import npz
+from paligemma_jax.checkpoints import npz_members
 from paligemma_jax.files import atomic, part_files
 from paligemma_jax.hub import download, published
 
@@ -278,7 +278,7 @@ def _fetch_once(
     """
     with download.alone(place, progress):
         first, *_ = part_files.find(place)
-        if place.exists() or (first.exists() and npz.is_whole(first)):
+        if place.exists() or (first.exists() and npz_members.is_whole(first)):
             return first
         try:
             download.fetch(url, place, progress=progress)

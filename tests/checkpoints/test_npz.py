@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from paligemma_jax.checkpoints import npz
+from paligemma_jax.checkpoints import npz, npz_members
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -275,6 +275,7 @@ def test_fortran_order_is_undone(tmp_path):
 
 def test_arrays_larger_than_a_chunk_are_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(npz_members, "CHUNK_BYTES", 1000)
     array = np.random.default_rng(0).normal(size=3001).astype("float32")
     npz.write(tmp_path / "a.npz", {"w": array})
     np.savez_compressed(tmp_path / "b.npz", w=array)
