@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.data import remote
+from paligemma_jax.data import file_heads, remote
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # What TensorFlow wraps around a message: the op and its place in a graph.
@@ -156,5 +156,6 @@ def _read(function: Callable[[], Any], path: str | os.PathLike[str], source: str
     except remote.RemoteError as error:
         raise ValueError(f"{where}cannot read image {error}") from error
     except tf.errors.OpError as error:
-        reason = TF_DECORATION.sub("", error.message).strip()
+        what = file_heads.describe_file(path)
+        reason = f"it is {what}" if what else TF_DECORATION.sub("", error.message).strip()
         raise ValueError(f"{where}cannot read image {os.fspath(path)}: {reason}") from error

@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from paligemma_jax.data import file_heads
+
 MAX_LISTED = 20
 MAX_MESSAGES = 1000  # of a kind that are told apart
 CORRECT = "correct or remove these lines: a file is read whole or not at all"
@@ -19,12 +21,14 @@ def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Yields (number, line), without a byte order mark and the blank lines at the end.
 
     Raises:
-      ValueError: an empty file, or UTF-16.
+      ValueError: an empty file, UTF-16, a Git LFS pointer or a web page.
     """
     is_empty, blank = True, []
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if number == 1:
+                if told := file_heads.describe(line):
+                    raise ValueError(f"{path} is {told}")
                 line = _strip_byte_order_mark(path, line)
             if line.strip():
                 yield from blank

@@ -14,6 +14,8 @@ from typing import Protocol
 
 import sentencepiece
 
+from paligemma_jax.data import file_heads
+
 LOC_PIECES = tuple(f"<loc{i:04d}>" for i in range(1024))
 SEG_PIECES = tuple(f"<seg{i:03d}>" for i in range(128))
 SEPARATOR = "\n"
@@ -21,11 +23,7 @@ SEPARATOR = "\n"
 # The released models: 256,000 pieces of Gemma, then <loc> and <seg>.
 RELEASED_VOCAB_SIZE, RELEASED_FIRST_LOC = 257_152, 256_000
 
-NOT_A_MODEL = (
-    (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself"),
-    (b"{", "JSON: the sentencepiece file is usually beside it as tokenizer.model"),
-    (b"<", "a web page: download the file itself"),
-)
+JSON = "JSON: the sentencepiece file is usually beside it as tokenizer.model"
 # Field numbers, wire types and the piece type of sentencepiece_model.proto.
 PIECES, PIECE, SCORE, TYPE, USER_DEFINED = 1, 1, 2, 3, 4
 VARINT, BYTES, FIXED32 = 0, 2, 5
@@ -238,9 +236,8 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 
 def _load_processor(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
-    for start, what in NOT_A_MODEL:
-        if model.startswith(start):
-            raise ValueError(f"{name}: expected a sentencepiece model, found {what}")
+    if what := file_heads.describe(model) or (JSON if model.startswith(b"{") else None):
+        raise ValueError(f"{name}: expected a sentencepiece model, found {what}")
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.load_from_serialized_proto(model)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from paligemma_jax.data import image_folder
+from paligemma_jax.data import file_heads, image_folder
 from paligemma_jax.importers import columns, example, pictures
 from paligemma_jax.tasks import definition
 from paligemma_jax.wording import quantities
@@ -170,7 +170,9 @@ def _open(
             opened = arrow.ipc.open_stream(arrow.memory_map(file))
             schema, batches = opened.schema, _slices(opened)
     except (arrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file}: pyarrow cannot read it: {error}") from error
+        told = file_heads.describe_file(file)
+        told = f"it is {told}" if told else f"pyarrow cannot read it: {error}"
+        raise ValueError(f"{file}: {told}") from error
     features = _features((schema.metadata or {}).get(b"huggingface", b"{}"), file)
     return schema.names, features, batches
 
@@ -203,7 +205,9 @@ def _count_rows(file: str) -> int:
         with arrow.memory_map(file) as opened:
             return sum(batch.num_rows for batch in arrow.ipc.open_stream(opened))
     except (arrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file}: pyarrow cannot read it: {error}") from error
+        told = file_heads.describe_file(file)
+        told = f"it is {told}" if told else f"pyarrow cannot read it: {error}"
+        raise ValueError(f"{file}: {told}") from error
 
 
 def _pyarrow() -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from paligemma_jax.data import image_folder, remote
+from paligemma_jax.data import file_heads, image_folder, remote
 from paligemma_jax.importers import example
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -42,7 +42,9 @@ def measure(picture: example.Picture, source: str, tally: example.Tally) -> tupl
         tally.drop("image", "image too large", source, detail)
         return None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
-        detail = f"{picture.name}, {num_bytes} byte{'s' * (num_bytes != 1)}: {error}"
+        what = _describe(picture)
+        told = f"it is {what}" if what else error
+        detail = f"{picture.name}, {num_bytes} byte{'s' * (num_bytes != 1)}: {told}"
         tally.drop("image", "not an image", source, detail)
         return None
     if kind not in READABLE:
@@ -174,6 +176,12 @@ def _folders(root: str, depth: int = 0) -> Iterator[str]:
 
 def _num_bytes(picture: example.Picture) -> int:
     return os.path.getsize(picture.path) if picture.path else len(picture.data or b"")
+
+
+def _describe(picture: example.Picture) -> str | None:
+    if picture.path:
+        return file_heads.describe_file(picture.path)
+    return file_heads.describe((picture.data or b"")[: file_heads.NUM_BYTES])
 
 
 def _orientation(picture: example.Picture) -> int:

@@ -179,3 +179,14 @@ def test_a_bad_object_of_a_parquet_file_is_named(folder, picture, read, drops, c
     parquet.write_table(table, folder / "rows.parquet")
     _, (one,), tally = read("parquet", folder, classes=("cat", "dog"))
     assert list(drops(tally)) == [key] and one.objects.labels == ("cat",)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_pointer_in_the_place_of_an_image_is_called_one(name, tmp_path, read, drops):
+    write, request = FORMATS[name]
+    content = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
+    (tmp_path / "a.png").write_text(content)
+    write(tmp_path, ["a.png"])
+    _, examples, tally = read(name, tmp_path, **request)
+    ((place,),) = drops(tally).values()
+    assert not examples and "it is a Git LFS pointer: run 'git lfs pull'" in place
