@@ -152,6 +152,12 @@ def test_a_group_stays_in_one_split(photos, tmp_path, capsys):
     assert sorted(groups, key=min) == [{"a"}, {"b"}]
 
 
+def test_a_group_that_is_no_regular_expression_is_an_error(photos, tmp_path):
+    words = ["--task=caption", "--split=train=0.5,valid=0.5", "--group", "("]
+    with pytest.raises(ValueError, match=r"--group '\(' is no regular expression: missing \)"):
+        import_data.main([str(photos), str(tmp_path / "a"), *words])
+
+
 def test_the_sources_splits_are_kept_and_a_leak_is_told(photos, tmp_path, capsys):
     text = (photos / "captions.csv").read_text().splitlines()
     (photos / "captions.csv").unlink()

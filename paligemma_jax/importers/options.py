@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 from paligemma_jax.assembly import mask_codecs
@@ -89,6 +90,11 @@ def read(args: argparse.Namespace) -> ImportOptions:
     """
     if (args.group or args.seed is not None) and not args.split:
         raise ValueError("--group and --seed say how to divide: add --split train=0.8,valid=0.2")
+    if args.group:
+        try:
+            re.compile(args.group)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"--group '{args.group}' is no regular expression: {error}") from error
     writes_masks = task.rule(args.task).answer == "masks"
     if args.mask_codec and not writes_masks:
         fitting = (name for name, (_, rule) in task.imports().items() if rule.answer == "masks")

@@ -14,6 +14,7 @@ import dataclasses
 import math
 import os
 import re
+import reprlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from paligemma_jax.importers import example, pictures
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 SPLITS = ("train", "val", "valid", "test")
+MAX_ALIASES = 20
 MAX_LINE = 10_000  # characters that are read to know a file
 PROGRESS_IMAGES = 500
 
@@ -93,13 +95,28 @@ def _describe(request: example.Request, root: str) -> dict[str, Any]:
         return {}
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
+            content = yaml.load(file, _FewAliases)
     # Scalars such as `!!int ""` and deep nesting leave yaml as errors of Python's own.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected names: and train: ..., found {content!r:.60}")
+        raise ValueError(f"{path}: expected names: and train: ..., found {reprlib.repr(content)}")
     return content
+
+
+class _FewAliases(yaml.SafeLoader):
+    """Loads YAML, of which aliases of aliases would fill the memory."""
+
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self.num_aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.num_aliases += 1
+            if self.num_aliases > MAX_ALIASES:
+                raise ValueError(f"more than {MAX_ALIASES} aliases (*name); write values out")
+        return super().compose_node(parent, index)
 
 
 def _class_names(description: dict[str, Any], root: str) -> tuple[str, ...]:
@@ -185,7 +202,7 @@ def _places(description: dict[str, Any], key: str, root: str) -> list[str]:
     places = value if isinstance(value, list) else [value]
     if not all(isinstance(place, str) for place in places):
         raise ValueError(
-            f"{root}: data.yaml: {key}: expected a path or a list, found {value!r:.60}"
+            f"{root}: data.yaml: {key}: expected a path or a list, found {reprlib.repr(value)}"
         )
     return places
 

@@ -231,3 +231,24 @@ def test_a_split_that_was_not_exported_is_named_and_the_others_stay(folder, read
     _, examples, tally = read("yolo", folder)
     assert [one.split for one in examples] == ["train"]
     assert drops(tally) == {("split", "not there"): ["data.yaml: test: '../test/images'"]}
+
+
+def test_aliases_that_would_fill_the_memory_are_an_error(folder, read):
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    lines = ["a0: &a0 [x]", *levels, "names: *a8", "train: images"]
+    (folder / "data.yaml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"data\.yaml: cannot be read: more than 20 aliases"):
+        read("yolo", folder)
+
+
+def test_a_few_aliases_are_read(folder, read):
+    lines = ["val: &place train/images", "train: *place", "names: [cat]"]
+    (folder / "data.yaml").write_text("\n".join(lines))
+    assert len(read("yolo", folder)[1]) == 1
+
+
+@pytest.mark.parametrize("line", ["names: 2020-99-99", "names: !!int ''", f"names: {'[' * 3000}"])
+def test_yaml_that_breaks_its_reader_is_an_error_that_names_the_file(folder, read, line):
+    (folder / "data.yaml").write_text(f"train: train/images\n{line}\n")
+    with pytest.raises(ValueError, match=r"data\.yaml: cannot be read"):
+        read("yolo", folder)
