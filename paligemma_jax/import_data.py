@@ -5,11 +5,12 @@
     python -m paligemma_jax.import_data q.jsonl data/mine --task vqa --split train=0.9,valid=0.1
     python -m paligemma_jax.import_data roboflow://workspace/project/3 data/mine --task detection
 
-SRC is COCO, YOLO, Pascal VOC, images with masks, JSONL, CSV, parquet or Arrow (detected from its
-files), or a version of a Roboflow project. DST is a folder that gets a JSONL file per split, the
-images (hard links where the disk is the same, else copies), a contact sheet, dropped.jsonl, which
-lists everything that was left out, and for segmentation mask_round_trip.jsonl, which tells how much
-of every mask its tokens keep.
+SRC is COCO, YOLO, Pascal VOC, labelme, CVAT for images, images with masks, JSONL (conversations of
+LLaVA, OpenAI and ms-swift too), CSV, parquet or Arrow (detected from its files), or a version of a
+Roboflow project. DST is a folder that gets a JSONL file per split, the images (hard links where the
+disk is the same, else copies), a contact sheet, dropped.jsonl, which lists everything that was left
+out, and for segmentation mask_round_trip.jsonl, which tells how much of every mask its tokens
+keep.
 """
 
 import argparse

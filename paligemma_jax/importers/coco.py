@@ -14,7 +14,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from paligemma_jax.importers import example, pictures
+from paligemma_jax.data import file_heads
+from paligemma_jax.importers import example, json_kinds, pictures
 from paligemma_jax.tasks import definition
 
 PATTERNS = ("*/_annotations.coco.json", "_annotations.coco.json", "annotations/*.json")
@@ -27,7 +28,8 @@ PROGRESS_IMAGES = 500
 def detect(path: str) -> str | None:
     """Returns the file that shows that a path is COCO, or None."""
     if os.path.isfile(path):
-        return path if path.lower().endswith(".json") else None
+        is_other = json_kinds.find(path) is not None
+        return path if path.lower().endswith(".json") and not is_other else None
     return next(iter(_annotation_files(path)), None)
 
 
@@ -209,7 +211,8 @@ def _captions(part, picture, own, where: str, tally: example.Tally) -> Iterator[
 def _annotation_files(root: str) -> list[str]:
     """Returns the JSON files of the first layout that fits."""
     for pattern in (*PATTERNS, *LONE_PATTERNS):
-        if files := sorted(glob.glob(os.path.join(glob.escape(root), pattern))):
+        files = sorted(glob.glob(os.path.join(glob.escape(root), pattern)))
+        if files := [file for file in files if json_kinds.find(file) is None]:
             return files
     others = [
         file
@@ -254,6 +257,7 @@ def _load(path: str) -> Mapping[str, Any]:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         problem = "the file is empty" if not raw.strip() else f"broken JSON: {error}"
+        problem = f"found {what}" if (what := file_heads.describe(raw)) else problem
         raise ValueError(f"{path}: {problem}; expected COCO annotations") from error
     if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
         keys = sorted(content)[:8] if isinstance(content, dict) else type(content).__name__

@@ -4,7 +4,17 @@ import dataclasses
 import os
 from collections.abc import Callable
 
-from paligemma_jax.importers import arrow, coco, example, masks, tables, voc, yolo
+from paligemma_jax.importers import (
+    arrow,
+    coco,
+    cvat,
+    example,
+    labelme,
+    masks,
+    tables,
+    voc,
+    yolo,
+)
 from paligemma_jax.tasks import definition, task
 
 OBJECTS, CAPTIONS = definition.OBJECTS, definition.CAPTIONS
@@ -35,6 +45,8 @@ FORMATS = {
     "coco": Format(coco.detect, coco.read, (OBJECTS, CAPTIONS)),
     "yolo": Format(yolo.detect, yolo.read, (OBJECTS,)),
     "jsonl": Format(tables.detect_jsonl, tables.read_jsonl, ANYTHING),
+    "labelme": Format(labelme.detect, labelme.read, (OBJECTS,)),
+    "cvat": Format(cvat.detect, cvat.read, (OBJECTS,)),
     "voc": Format(voc.detect, voc.read, (OBJECTS,)),
     "parquet": Format(arrow.detect, arrow.read, ANYTHING),
     "masks": Format(masks.detect, masks.read, (OBJECTS,)),

@@ -1,5 +1,7 @@
 """JSONL with questions and answers, captions, boxes or suffixes; CSV with images and captions.
 
+JSON that is one list of such rows is read as JSONL is, conversations too: see `conversations`.
+
 One file, or a folder with one per split (metadata.jsonl of Hugging Face's ImageFolder too). Images
 are relative to the file, to a folder below it, or to `--images`. Columns are recognized by usual
 names, or by `--columns question=q,answer=a`. JSONL rows with image, prefix and suffix (our own
@@ -9,14 +11,15 @@ file is CSV if its first line names a column of images among others (Flickr8k's 
 
 import csv
 import itertools
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.data import column_names, image_folder, jsonl
-from paligemma_jax.importers import columns, example, pictures
+from paligemma_jax.importers import columns, conversations, example, json_kinds, pictures
 
-JSONL = ".jsonl"
+JSONL = (".jsonl", ".json")
 CSV = (".csv", ".tsv", ".txt")
 DELIMITERS = ",;\t|"
 MAX_HEADER = 10_000  # characters
@@ -28,7 +31,7 @@ RowReader = Callable[[str, example.Tally], Iterator[tuple[int, dict[str, Any]]]]
 
 def detect_jsonl(path: str) -> str | None:
     """Returns the file that shows that a path is JSONL, or None."""
-    return next(iter(_files(path, (JSONL,))), None)
+    return next(iter(_files(path, JSONL)), None)
 
 
 def detect_csv(path: str) -> str | None:
@@ -40,7 +43,7 @@ def read_jsonl(
     request: example.Request, tally: example.Tally, progress: example.Progress
 ) -> example.DataSet:
     """Returns the data set of one or several JSONL files."""
-    return _read(request, tally, progress, (JSONL,), _jsonl_rows)
+    return _read(request, tally, progress, JSONL, _jsonl_rows)
 
 
 def read_csv(
@@ -61,7 +64,7 @@ def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
     chosen: dict[str, str] = {}
     for path in files:
         chosen = {}
-        for number, row in read_rows(path, tally):
+        for number, row in _flat_rows(path, request, read_rows, tally):
             if not chosen:
                 where = f"{path}:{number}"
                 chosen = columns.choose(row, request, where, columns=request.columns)
@@ -94,12 +97,21 @@ def _open_images(
         return pictures.open_folder(root)
 
 
+def _flat_rows(
+    path: str, request: example.Request, read_rows: RowReader, tally: example.Tally
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yields (number, row) of a file; a conversation has a row for each answer."""
+    for number, row in read_rows(path, tally):
+        source = f"{os.path.basename(path)}:{number}"
+        yield from ((number, one) for one in conversations.flatten(row, request, source, tally))
+
+
 def _image_names(
     request: example.Request, files: Sequence[str], read_rows: RowReader
 ) -> Iterator[Any]:
     for path in files:
         chosen: dict[str, str] = {}
-        for number, row in read_rows(path, example.Tally()):
+        for number, row in _flat_rows(path, request, read_rows, example.Tally()):
             if not chosen:
                 where = f"{path}:{number}"
                 chosen = columns.choose(row, request, where, columns=request.columns)
@@ -115,13 +127,25 @@ def _example(
         detail = f"column '{chosen['image']}': expected a path, found {name!r:.60}"
         tally.drop("row", "without an image", source, detail)
         return None
-    picture = pictures.locate(folder, name, source, tally)
-    if picture is None:
+    if held := conversations.decode_image(name):
+        file, _, line = source.rpartition(":")
+        picture = example.Picture(f"{os.path.splitext(file)[0]}-{line}{held[0]}", data=held[1])
+    elif (picture := pictures.locate(folder, name, source, tally)) is None:
         return None
     return columns.make(row, chosen, picture, source, split, tally, names=names)
 
 
 def _jsonl_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (number, row) of the lines of a file, or of the members of its one JSON list."""
+    if path.lower().endswith(".json"):
+        for number, row in enumerate(_json_list(path), 1):
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                tally.read["rows"] += 1
+                source = f"{os.path.basename(path)}:{number}"
+                tally.drop("row", "not an object", source, f"{row!r:.60}")
+        return
     for number, line in jsonl.read_lines(path):
         row, problem = jsonl.parse_line(line)
         if row is not None:
@@ -129,6 +153,17 @@ def _jsonl_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str
         elif problem:
             tally.read["rows"] += 1
             tally.drop("row", problem[0], f"{os.path.basename(path)}:{number}", problem[1])
+
+
+def _json_list(path: str) -> list[Any]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            content = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: broken JSON: {error}") from error
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: expected a JSON list of rows, found a {type(content).__name__}")
+    return content
 
 
 def _csv_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -172,7 +207,11 @@ def _files(path: str, endings: tuple[str, ...]) -> list[str]:
     paths = [path] if os.path.isfile(path) else []
     if os.path.isdir(path):
         paths = [os.path.join(path, name) for name in sorted(os.listdir(path))]
-    paths = [one for one in paths if one.lower().endswith(endings)]
+    paths = [one for one in paths if one.lower().endswith(endings) and os.path.isfile(one)]
+    # A .json file is taken for rows where it is a list of them, and no .jsonl lies beside it.
+    lists = [p for p in paths if p.lower().endswith(".json")]
+    lines = [p for p in paths if p not in lists]
+    paths = lines or [p for p in lists if json_kinds.find(p) == json_kinds.ROWS]
     return [one for one in paths if not one.lower().endswith(".txt") or _has_header(one)]
 
 

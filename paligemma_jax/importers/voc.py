@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from paligemma_jax.importers import example, pictures
+from paligemma_jax.importers import cvat, example, pictures
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SETS = os.path.join("ImageSets", "Main")
@@ -24,7 +24,7 @@ def detect(path: str) -> str | None:
     """Returns the file that shows that a path is VOC, or None."""
     if not os.path.isdir(path):
         return None
-    return next(_xml_files(path), None)
+    return next((file for file in _xml_files(path) if not cvat.is_cvat(file)), None)
 
 
 def read(

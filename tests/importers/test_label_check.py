@@ -66,6 +66,19 @@ def parquet(folder):
     pq.write_table(arrow.Table.from_pylist(rows), folder / "rows.parquet")
 
 
+def labelme(folder):
+    for stem in "ab":
+        shape = {"label": "cat", "points": [[1, 2]], "shape_type": "point"}
+        content = {"shapes": [shape], "imagePath": f"{stem}.png"}
+        (folder / f"{stem}.json").write_text(json.dumps(content))
+
+
+def cvat(folder):
+    shape = '<ellipse label="cat" cx="9" cy="9" rx="3" ry="3"/>'
+    images = "".join(f'<image name="{name}">{shape}</image>' for name in IMAGES)
+    (folder / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+
+
 # (format, what writes its annotations, options, what the error holds)
 SOURCES = [
     ("coco", lambda f: coco(f, image_ids=(7, 8)), [], "no row has an object (of 2 that the source"),
@@ -73,6 +86,8 @@ SOURCES = [
     ("yolo", yolo_of_other_names, [], "2 label files, without an image: a.png_boxes.txt; b.png"),
     ("yolo", yolo_of_other_classes, [], "class 7 of 1 name"),
     ("voc", voc, [], "right below <annotation>, of 2 XML files"),
+    ("labelme", labelme, [], "2 objects, point is no outline"),
+    ("cvat", cvat, [], "2 objects, ellipse is no box or outline"),
     ("masks", gray_masks, ["--classes=cat"], "pixels brighter than half"),
     ("jsonl", jsonl, [], "column 'suffix' of rows.jsonl"),
     ("csv", csv, [], "column 'suffix' of rows.csv"),
