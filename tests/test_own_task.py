@@ -17,7 +17,7 @@ from PIL import Image
 from paligemma_jax.data import prefix_lm, records, tokens
 from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import evaluator, prediction_rows
-from paligemma_jax.tasks import definition, metrics, task, wrong_task
+from paligemma_jax.tasks import definition, metrics, task
 
 PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 TRUTHS = ["a1 c3", "b2", "d4 e5 f6"]
@@ -109,8 +109,8 @@ def test_a_metric_of_ones_own_scores_answers_and_is_reported(own, tokenizer, tmp
 
 def test_answers_of_other_tasks_are_told_from_those_of_ones_own(own):
     boxes = ["<loc0100><loc0200><loc0500><loc0600> cat"] * 3
-    assert "task='detection'" in wrong_task.find("squares", boxes).remedy
-    assert wrong_task.find("squares", TRUTHS) is None
+    assert "task='detection'" in task.find_mismatch("squares", boxes).remedy
+    assert task.find_mismatch("squares", TRUTHS) is None
 
 
 def test_a_field_left_out_is_an_error_where_the_task_is_made(own):

@@ -16,7 +16,7 @@ from paligemma_jax.data import noise_boxes, pipeline, prefix_lm, records, remote
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing
 from paligemma_jax.settings import schema
-from paligemma_jax.tasks import task, text_metrics, wrong_task
+from paligemma_jax.tasks import task, text_metrics
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
 PROMPT_MULTIPLE = 8
@@ -110,7 +110,7 @@ def read_records(
                 progress=report,
             )
     except ValueError:
-        other = wrong_task.find(settings.task, checked)
+        other = task.find_mismatch(settings.task, checked)
         if other is None or not other.is_refused:
             raise
         raise ValueError(f"{fname}: {other.what}: {other.remedy}") from None

@@ -6,7 +6,7 @@ from paligemma_jax.assembly import datasets
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, index_sampler, noise_boxes, pipeline, tokens
 from paligemma_jax.settings import schema
-from paligemma_jax.tasks import task, wrong_task
+from paligemma_jax.tasks import task
 from paligemma_jax.wording import quantities
 
 EPOCHS = "epochs/"  # before the name of a source, in metrics
@@ -70,7 +70,7 @@ def warn_of_task(settings: schema.Settings, examples: datasets.Records) -> None:
 
     All sources count together: a mixture may well have a source of each task.
     """
-    if other := wrong_task.find(settings.task, [record.suffix or "" for record in examples]):
+    if other := task.find_mismatch(settings.task, [record.suffix or "" for record in examples]):
         say.warning(f"training data: {other.what}: {other.remedy}")
 
 

@@ -10,7 +10,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import image_files, jsonl, prefix_lm, records, tokens
 from paligemma_jax.reports import sections
 from paligemma_jax.settings import schema
-from paligemma_jax.tasks import box_text, task, wrong_task
+from paligemma_jax.tasks import box_text, task
 from paligemma_jax.wording import quantities
 
 Finding = findings.Finding
@@ -169,7 +169,7 @@ def classify(
     is_closed = (
         chosen.has_short_answers
         and len(answers) <= MAX_ANSWERS
-        and not wrong_task.find(settings.task, [answer or "" for answer in answers])
+        and not task.find_mismatch(settings.task, [answer or "" for answer in answers])
     )
     classified = []
     for source, examples in sets:

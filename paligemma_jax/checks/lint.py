@@ -15,7 +15,7 @@ from typing import Any
 from paligemma_jax.checks import findings
 from paligemma_jax.data import image_files, jsonl, prefix_lm
 from paligemma_jax.data import records as data_records
-from paligemma_jax.tasks import wrong_task
+from paligemma_jax.tasks import task
 
 Finding = findings.Finding
 at = findings.at
@@ -79,7 +79,7 @@ def other_task(sets: Sequence[DataSet], task_name: str) -> list[Finding]:
         *((data.name, data.records, True) for data in sets),
         ("training data", training, False),
     ):
-        other = wrong_task.find(task_name, [record.suffix or "" for record in records])
+        other = task.find_mismatch(task_name, [record.suffix or "" for record in records])
         if other and other.is_refused == is_refused:
             severity = "error" if is_refused else "warning"
             problems.append(Finding(severity, OTHER_TASK, other.what, other.remedy, name))

@@ -15,7 +15,7 @@ from paligemma_jax.console import say
 from paligemma_jax.evaluation import evaluator
 from paligemma_jax.files import run_folder
 from paligemma_jax.settings import load
-from paligemma_jax.tasks import score_docs, task
+from paligemma_jax.tasks import task
 from paligemma_jax.wording import quantities
 
 
@@ -67,7 +67,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, float] | None:
     check_same_data(out, options.data)
     built = assembly.assemble(settings)
     scores = evaluate_weights(built, source, base=options.base, name=name, out=out, run=run)
-    return score_docs.choose_first(scores) if jax.process_index() == 0 else None
+    return task.choose_first_scores(scores) if jax.process_index() == 0 else None
 
 
 def name_of(data: str) -> str:

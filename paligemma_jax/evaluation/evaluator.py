@@ -20,7 +20,7 @@ from paligemma_jax.models import family
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import gallery, page, run_log
 from paligemma_jax.settings import schema
-from paligemma_jax.tasks import score_docs, task
+from paligemma_jax.tasks import task
 from paligemma_jax.training import step
 
 Params = Mapping[str, jax.Array]
@@ -227,7 +227,7 @@ def write_report(
         rows,
         title=title,
         scores=scores,
-        docs=score_docs.all_docs(),
+        docs=task.all_score_docs(),
         history=history,
         open_image=datasets.open_image,
     )

@@ -15,7 +15,7 @@ from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.reports import plots, run_log, sections
 from paligemma_jax.runs import early_stopping, resume
 from paligemma_jax.settings import load, sweeps
-from paligemma_jax.tasks import score_docs
+from paligemma_jax.tasks import task
 from paligemma_jax.wording import quantities
 
 JSON, PAGE = "sweep.json", "sweep.html"
@@ -173,7 +173,7 @@ def choose_score(runs: Sequence[sweeps.Run], outcomes: Sequence[Outcome], asked:
     if settings.stop_at:
         return settings.stop_at[0][0]
     known = {name for outcome in outcomes for row in outcome.rows for name in row}
-    scores = [score for score in score_docs.first() if score != "loss"]
+    scores = [score for score in task.first_scores() if score != "loss"]
     names = [
         f"{evaluation}/{score}" for evaluation in settings.evals for score in [*scores, "loss"]
     ]

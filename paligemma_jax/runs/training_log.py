@@ -10,7 +10,7 @@ from paligemma_jax.assembly import training_data
 from paligemma_jax.console import say
 from paligemma_jax.files import run_folder
 from paligemma_jax.reports import trackers
-from paligemma_jax.tasks import score_docs
+from paligemma_jax.tasks import task
 from paligemma_jax.training import step
 
 
@@ -89,6 +89,6 @@ def _device_memory() -> dict[str, float]:
 def _shown(values: Mapping[str, float]) -> list[str]:
     """Returns which values a line on the terminal has room for."""
     always = ("loss", "grad_norm", "examples_per_s", "input_wait", "mfu")
-    first = score_docs.first()
+    first = task.first_scores()
     evaluated = [n for n in values if n.count("/") == 1 and n.rpartition("/")[2] in first]
     return [name for name in (*always, *evaluated) if name in values]

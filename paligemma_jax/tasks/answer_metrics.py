@@ -2,13 +2,20 @@
 
 Texts are compared in lower case with their words one space apart; big_vision compares as written
 unless told `to_lower`, which its transfer configs of these data sets mostly are.
+
+VQAv2's own accuracy has the changes of spelling that its server makes before it compares
+(https://visualqa.org/evaluation.html), the official code's two slips included, since published
+numbers have them: one comma between digits lets every mark vanish instead of becoming a space, and
+a point goes if no digit follows, whatever stands before it.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.tasks import answer_text, text_metrics
+import numpy as np
+
+from paligemma_jax.tasks import text_metrics
 
 ANLS_THRESHOLD = 0.5
 MAX_RELATIVE_ERROR = 0.05
@@ -27,14 +34,14 @@ WITHOUT_NUMBERS = (("comp", "presence", "rural_urban"), ("comp", "presence"))
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
     """Returns 1 if the answer is one of the true ones (big_vision's acc_any)."""
-    return float(answer_text.parse(prediction) in map(answer_text.parse, references))
+    return float(text_metrics.canonical(prediction) in map(text_metrics.canonical, references))
 
 
 def vqa_accuracy(prediction: str, references: Sequence[str]) -> float:
     """Returns min(1, n / 3) where n of several people gave this answer (OKVQA, A-OKVQA, VizWiz).
 
     A single true answer is compared with. https://visualqa.org/evaluation.html without its average
-    over leave-one-out sets and without its changes of spelling, which `vqav2.accuracy` has.
+    over leave-one-out sets and without its changes of spelling, which `vqav2.vqav2_accuracy` has.
     """
     if len(references) == 1:
         return exact_match(prediction, references)
@@ -47,8 +54,8 @@ def anls(prediction: str, references: Sequence[str]) -> float:
 
     DocVQA, InfoVQA, ST-VQA: arXiv:1907.00490, equation 1.
     """
-    text = answer_text.parse(prediction)
-    return max(_similarity(text, answer_text.parse(reference)) for reference in references)
+    text = text_metrics.canonical(prediction)
+    return max(_similarity(text, text_metrics.canonical(reference)) for reference in references)
 
 
 def relaxed_accuracy(prediction: str, references: Sequence[str]) -> float:
@@ -58,7 +65,10 @@ def relaxed_accuracy(prediction: str, references: Sequence[str]) -> float:
     authors' and big_vision's code: 5% of nothing is nothing, and scores stay comparable.
     """
     return float(
-        any(_is_near(answer_text.parse(prediction), answer_text.parse(text)) for text in references)
+        any(
+            _is_near(text_metrics.canonical(prediction), text_metrics.canonical(text))
+            for text in references
+        )
     )
 
 
@@ -69,7 +79,7 @@ def pope_accuracy(prediction: str, references: Sequence[str]) -> float:
 
 def summarize_pope(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
     """Returns how many answers were yes or no at all."""
-    valid = [answer_text.parse(row["prediction"]) in YES_NO for row in rows]
+    valid = [text_metrics.canonical(row["prediction"]) in YES_NO for row in rows]
     return {"pope_valid": text_metrics.mean(valid)}
 
 
@@ -153,9 +163,69 @@ def _to_float(text: str) -> float | None:
 
 
 def _to_numeral(text: str) -> str:
-    return NUMBER_WORDS.get(answer_text.parse(text), answer_text.parse(text))
+    return NUMBER_WORDS.get(text_metrics.canonical(text), text_metrics.canonical(text))
 
 
 def _choice(text: str) -> str | None:
     match = CHOICE.match(text.lower())
     return match[1] if match else None
+
+
+ARTICLES = ("a", "an", "the")
+MARKS = ';/[]"{}()=+\\_-><@`,?!'
+DIGIT_COMMA = re.compile(r"\d,\d")
+POINT = re.compile(r"\.(?!\d)")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+# Words that are written without one of their apostrophes get it back.
+CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+    haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't
+    mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've
+    should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've
+    someone'll someone's something'd something'd've something'll that's there'd there'd've there're
+    there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll
+    what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll
+    why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll
+    you're you've
+"""
+
+
+def vqav2_accuracy(prediction: str, references: Sequence[str]) -> float:
+    """Returns the mean of min(1, n / 3) over all ways to leave one of the people's answers out.
+
+    n of the others gave this answer. Spelling is changed only where people do not all agree. Any
+    number of answers will do; VQAv2 has ten.
+    """
+    text, truths = _strip(prediction), [_strip(reference) for reference in references]
+    if len(set(truths)) > 1:
+        text, truths = normalize_vqav2(text), [normalize_vqav2(truth) for truth in truths]
+    matches = np.array([text == truth for truth in truths])
+    if len(matches) == 1:
+        return float(matches[0])
+    return float(np.mean(np.minimum(1, (matches.sum() - matches) / 3)))
+
+
+def normalize_vqav2(text: str) -> str:
+    """Returns an answer in lower case without marks and articles, numbers up to ten as digits."""
+    has_digit_comma = DIGIT_COMMA.search(text)
+    changed = text
+    for mark in MARKS:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        changed = changed.replace(mark, "" if has_digit_comma or beside_space else " ")
+    words = POINT.sub("", changed).lower().split()
+    return " ".join(SPELLING.get(word, word) for word in words if word not in ARTICLES)
+
+
+def _spelling() -> dict[str, str]:
+    spelling = {number: str(value) for value, number in enumerate(NUMBERS)} | {"none": "0"}
+    for word in CONTRACTIONS.split():
+        for place in [place for place, letter in enumerate(word) if letter == "'"]:
+            spelling[word[:place] + word[place + 1 :]] = word
+    return spelling | {"somebody'd": "somebodyd"}
+
+
+SPELLING = _spelling()
+
+
+def _strip(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()

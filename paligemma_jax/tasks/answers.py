@@ -1,10 +1,10 @@
-"""Tasks whose answers are words, scored by metrics that are chosen by name."""
+"""Tasks whose answers are words or JSON, scored by metrics by name: vqa, caption and json."""
 
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from paligemma_jax.tasks import answer_text, definition, metrics, text_metrics
+from paligemma_jax.tasks import definition, metrics, structure_metrics, text_metrics
 
 
 def make(
@@ -17,7 +17,7 @@ def make(
     remedy: str | None,
     imports: tuple[definition.Import, ...],
     has_short_answers: bool,
-    check: Callable[[str], str | None] = answer_text.check,
+    check: Callable[[str], str | None] = text_metrics.check_answer,
 ) -> definition.Task:
     """Returns a task of text; the first of its metrics leads.
 
@@ -46,8 +46,8 @@ def make(
 
     return definition.Task(
         name=name,
-        parse=answer_text.parse,
-        format=answer_text.format,
+        parse=text_metrics.canonical,
+        format=text_metrics.format_answer,
         check=check,
         labels=lambda _: (),
         has_short_answers=has_short_answers,
@@ -68,4 +68,79 @@ def make(
         moves_boxes=False,
         takes_noise_boxes=False,
         keeps_coordinates=False,
+    )
+
+
+CAPTION = definition.Import(
+    name="caption",
+    prompt="caption en",
+    fields=(),
+    source=definition.CAPTIONS,
+    answer="text",
+    columns=("image", "caption"),
+)
+
+
+def make_caption(options: definition.Options) -> definition.Task:
+    """Returns the task of descriptions."""
+    return make(
+        "caption",
+        options,
+        usual_scores=("word_f1", "exact_match"),
+        looks=(definition.WORDS, definition.JSON),
+        form="two dogs play on a beach",
+        remedy=None,  # that of short answers names both
+        imports=(CAPTION,),
+        has_short_answers=False,
+    )
+
+
+VQA = definition.Import(
+    name="vqa",
+    prompt="answer en {question}",
+    fields=("question",),
+    source=definition.QUESTIONS,
+    answer="text",
+    columns=("image", "question", "answer"),
+    endings=(".csv", ".tsv", ".parquet", ".arrow"),
+)
+
+
+def make_vqa(options: definition.Options) -> definition.Task:
+    """Returns the task of short answers."""
+    return make(
+        "vqa",
+        options,
+        usual_scores=("exact_match",),
+        looks=(definition.WORDS, definition.JSON),
+        form="two dogs",
+        remedy="set task='vqa' (or 'caption': scored by its words)",
+        imports=(VQA,),
+        has_short_answers=True,
+    )
+
+
+COUNTING = definition.Import(
+    name="counting",
+    prompt="count {classes} and answer in JSON",
+    fields=("classes",),
+    source=definition.OBJECTS,
+    answer="counts",
+    columns=("image", "objects"),
+    scores=("count_exact", "json_f1"),
+)
+
+
+def make_json(options: definition.Options) -> definition.Task:
+    """Returns the task of answers in JSON."""
+    return make(
+        "json",
+        options,
+        check=structure_metrics.check_json,
+        usual_scores=("json_exact", "json_f1"),
+        looks=(definition.JSON,),
+        form='{"dime": 2}',
+        remedy="set task='json'",
+        imports=(COUNTING,),
+        has_short_answers=False,
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.tasks import answer_text, text_metrics
+from paligemma_jax.tasks import text_metrics
 
 MAX_ORDER = 4  # words in an n-gram
 SIGMA = 6.0  # of CIDEr-D's penalty on lengths that differ
@@ -35,8 +35,8 @@ def word_f1(prediction: str, references: Sequence[str]) -> float:
 
     As SQuAD's F1 (arXiv:1606.05250, 6.1), but words keep their articles and punctuation.
     """
-    words = Counter(answer_text.parse(prediction).split())
-    truths = [Counter(answer_text.parse(reference).split()) for reference in references]
+    words = Counter(text_metrics.canonical(prediction).split())
+    truths = [Counter(text_metrics.canonical(reference).split()) for reference in references]
     totals = [words.total() + truth.total() for truth in truths]
     pairs = zip(truths, totals, strict=True)
     return max(2 * (words & truth).total() / total if total else 1.0 for truth, total in pairs)

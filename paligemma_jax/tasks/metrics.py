@@ -2,13 +2,7 @@
 
 from collections.abc import Sequence
 
-from paligemma_jax.tasks import (
-    answer_metrics,
-    caption_metrics,
-    structure_metrics,
-    text_metrics,
-    vqav2,
-)
+from paligemma_jax.tasks import answer_metrics, caption_metrics, structure_metrics, text_metrics
 from paligemma_jax.wording import near_misses
 
 Metric = text_metrics.Metric
@@ -18,7 +12,7 @@ METRICS = {
     "vqa_accuracy": Metric("min(1, people who agree / 3)", answer_metrics.vqa_accuracy),
     "vqav2_accuracy": Metric(
         "VQAv2: the same, leaving one out, spelling changed; by answer_type",
-        vqav2.accuracy,
+        answer_metrics.vqav2_accuracy,
         groups=("answer_type",),
         needs=("answers",),
     ),

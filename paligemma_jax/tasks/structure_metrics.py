@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.tasks import answer_text, text_metrics
+from paligemma_jax.tasks import text_metrics
 
 NUMBER = (int, float)
 
@@ -76,7 +76,7 @@ def _read(text: str) -> Any:
 def _fields(text: str) -> Counter[Hashable]:
     value = _read(text)
     if value is None:
-        return Counter({("no JSON", answer_text.parse(text)): 1})
+        return Counter({("no JSON", text_metrics.canonical(text)): 1})
     fields: Counter[Hashable] = Counter(_walk(value, ""))
     return fields or Counter({("empty", type(value).__name__): 1})
 
@@ -84,7 +84,7 @@ def _fields(text: str) -> Counter[Hashable]:
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Hashable]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _walk(inner, f"{path}.{answer_text.parse(key)}")
+            yield from _walk(inner, f"{path}.{text_metrics.canonical(key)}")
     elif isinstance(value, list):
         for inner in value:
             yield from _walk(inner, f"{path}[]")
@@ -93,7 +93,7 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, Hashable]]:
     elif isinstance(value, NUMBER):
         yield path, float(value)
     else:
-        yield path, answer_text.parse(value)
+        yield path, text_metrics.canonical(value)
 
 
 def _counts(text: str) -> dict[str, float] | None:
@@ -102,7 +102,7 @@ def _counts(text: str) -> dict[str, float] | None:
         return None
     if not all(isinstance(n, NUMBER) and not isinstance(n, bool) for n in value.values()):
         return None
-    return {answer_text.parse(label): float(count) for label, count in value.items() if count}
+    return {text_metrics.canonical(label): float(count) for label, count in value.items() if count}
 
 
 def _pairs(text: str) -> set[tuple[str, str]]:
@@ -117,7 +117,7 @@ def _pairs(text: str) -> set[tuple[str, str]]:
     pairs = set()
     for event, phases in listed:
         for phase in phases if isinstance(phases, list) else [phases]:
-            pairs.add((answer_text.parse(str(event)), answer_text.parse(str(phase))))
+            pairs.add((text_metrics.canonical(str(event)), text_metrics.canonical(str(phase))))
     return {pair for pair in pairs if pair[0]}
 
 

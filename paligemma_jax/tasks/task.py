@@ -1,16 +1,23 @@
-"""The table of tasks, and a task as the settings of a run want it."""
+"""The table of tasks, and what is asked of all of them.
 
+A task as the settings of a run want it; which task answers look like; what the scores mean.
+"""
+
+import collections
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.tasks import (
-    caption,
+    answers,
+    box_text,
     definition,
     detection,
-    json_answers,
+    metrics,
     segmentation,
-    vqa,
+    structure_metrics,
 )
 from paligemma_jax.wording import near_misses
 
@@ -22,9 +29,9 @@ USUAL = Options()
 TASKS: dict[str, Callable[[Options], Task]] = {
     "detection": detection.make,
     "segmentation": segmentation.make,
-    "vqa": vqa.make,
-    "caption": caption.make,
-    "json": json_answers.make,
+    "vqa": answers.make_vqa,
+    "caption": answers.make_caption,
+    "json": answers.make_json,
 }
 
 
@@ -102,3 +109,101 @@ def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
         for label, values in scores.get(group, {}).items():
             flat |= {f"{group}/{label}/{key}": value for key, value in values.items()}
     return {key: float(value) for key, value in flat.items() if not math.isnan(value)}
+
+
+# Of fewer answers each is judged by itself.
+MIN_ANSWERS = 3
+NEARLY_ALL = 0.9
+
+_SEG = re.compile(r"<seg[0-9]+>")
+_LOC = re.compile(r"<loc[0-9]+>")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mismatch:
+    """Answers that nearly all belong to one other task.
+
+    Attributes:
+      what: how many, what they look like, one of them.
+      remedy: which task to set.
+      is_refused: the task that is set cannot read them; else it would train, on text alone.
+    """
+
+    what: str
+    remedy: str
+    is_refused: bool
+
+
+def find_mismatch(task_name: str, answers: Sequence[str]) -> Mismatch | None:
+    """Returns what nearly all answers look like, where it is another task's; None where not.
+
+    Args:
+      task_name: a key of `task.TASKS`.
+      answers: suffixes of training data; empty ones say nothing.
+    """
+    answers = [answer for answer in answers if answer.strip()]
+    if len(answers) < MIN_ANSWERS:
+        return None
+    asked = look_up(task_name)
+    looks = [_look(answer, asked) for answer in answers]
+    look, count = collections.Counter(looks).most_common(1)[0]
+    if look in asked.looks or count < NEARLY_ALL * len(answers):
+        return None
+    many = "all" if count == len(answers) else f"{count} of"
+    example = box_text.shorten(answers[looks.index(look)])
+    what = f"{many} {len(answers)} answers are {look}, and the task is '{task_name}': '{example}'"
+    remedy = next(one.remedy for one in every() if one.looks[0] == look and one.remedy)
+    if asked.looks[0] == definition.WORDS:  # words may be anything
+        return Mismatch(f"{what} is learnt and scored as words", remedy, is_refused=False)
+    return Mismatch(f"{what} should be as '{asked.form}'", remedy, is_refused=True)
+
+
+def _look(answer: str, asked: definition.Task) -> str:
+    """Returns what an answer looks like, as `definition.Task.looks` has it."""
+    if _LOC.search(answer):
+        return definition.MASKS if _SEG.search(answer) else definition.BOXES
+    # A number alone is JSON too, but a word where JSON is not asked for.
+    is_structure = asked.looks[0] == definition.JSON or answer.lstrip().startswith(("{", "["))
+    is_json = is_structure and structure_metrics.check_json(answer) is None
+    return definition.JSON if is_json else definition.WORDS
+
+
+LOSSES = {
+    "loss": "mean over examples of -log p of a true answer's tokens; lower is better",
+    "perplexity": "e to the loss: 1 is certain of the truth",
+}
+COMMON = {
+    "correct": "share of examples with nothing wrong and nothing left out",
+    "verbatim": "share of answers that are the truth letter by letter",
+    "image_score": "mean of the examples' scores, by which the worst come first",
+    "count_correct": "share of images with as many objects as there should be",
+    "num_images": "images with a known truth",
+    "num_examples": "examples with a known truth",
+    "num_truths": "true objects",
+    "num_predictions": "predicted objects",
+    "empty": "examples for which nothing was predicted",
+    "num_hit_max_new_tokens": "answers that were cut off: no end within max_new_tokens",
+    "mean_tokens": "mean length of an answer",
+}
+
+
+def all_score_docs() -> dict[str, str]:
+    """Returns {score: what it means}, of every task and metric."""
+    docs = dict(LOSSES)
+    for one in every():
+        docs |= one.score_docs
+    docs |= {name: metric.doc for name, metric in metrics.METRICS.items()}
+    for metric in metrics.METRICS.values():
+        docs |= metric.further
+    return docs | COMMON
+
+
+def first_scores() -> tuple[str, ...]:
+    """Returns the scores that say most, of every task and metric, in the order they are read in."""
+    of_tasks = [name for one in every() for name in one.first_scores]
+    return ("loss", *of_tasks, *metrics.METRICS, "verbatim")
+
+
+def choose_first_scores(scores: Mapping[str, float]) -> dict[str, float]:
+    """Returns those of the scores that say most, in the order they are read in."""
+    return {name: scores[name] for name in first_scores() if name in scores}

@@ -164,3 +164,18 @@ def _per_group(rows: Sequence[Row], metrics: Metrics) -> dict[str, dict[str, flo
             for group, values in sorted(members.items()):
                 means[f"{key}: {group}"] |= {name: mean(values), "num_examples": len(values)}
     return dict(means)
+
+
+def canonical(text: str) -> str:
+    """Returns the canonical form of an answer: lower case, words one space apart."""
+    return " ".join(text.lower().split())
+
+
+def format_answer(answer: str) -> str:  # the counterpart of canonical
+    """Returns an answer as text to train on: itself, as its case may matter."""
+    return answer
+
+
+def check_answer(suffix: str) -> str | None:
+    """Returns what is wrong with a training answer, or None."""
+    return None if suffix.strip() else "the answer is empty"

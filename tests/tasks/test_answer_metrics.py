@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from paligemma_jax.tasks import answer_metrics, metrics, text_metrics, vqav2
+from paligemma_jax.tasks import answer_metrics, metrics, text_metrics
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "answer_scores.json"
 CASES = json.loads(REFERENCE.read_text())["answers"]
@@ -105,8 +105,10 @@ def test_counts_above_fifteen_are_scored_too():
 
 
 def test_vqav2_takes_any_number_of_people():
-    assert vqav2.accuracy("yes", ["yes"]) == 1.0
-    assert vqav2.accuracy("yes", ["yes", "no", "yes", "yes"]) == pytest.approx((3 * 2 / 3 + 1) / 4)
+    assert answer_metrics.vqav2_accuracy("yes", ["yes"]) == 1.0
+    assert answer_metrics.vqav2_accuracy("yes", ["yes", "no", "yes", "yes"]) == pytest.approx(
+        (3 * 2 / 3 + 1) / 4
+    )
 
 
 def test_case_and_spaces_do_not_matter():

@@ -19,7 +19,7 @@ OTHER_MEANINGS = {
     ("importers/masks.py", "segmentation"): "part of a folder's name",
 }
 # The settings room knows no tasks; assembly checks the name against the table.
-DEFAULTS = {("settings/keys.py", "detection"): "the default of the key task"}
+DEFAULTS = {("settings/schema.py", "detection"): "the default of the key task"}
 
 
 def names_of_tasks(tree: ast.AST) -> set[str]:

@@ -1,6 +1,8 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paligemma_jax.tasks import metrics, text_metrics
 
@@ -91,3 +93,18 @@ def test_answers_that_are_classes_have_a_confusion_matrix():
 def test_answers_in_sentences_have_no_confusion_matrix():
     rows = rows_of([(f"answer {n}", f"answer {n}") for n in range(50)], EXACT)
     assert "confusion" not in text_metrics.aggregate(rows, metrics=EXACT)
+
+
+@given(st.text(max_size=30))
+def test_parse_undoes_format_up_to_the_canonical_form(answer):
+    assert text_metrics.canonical(text_metrics.format_answer(answer)) == text_metrics.canonical(
+        answer
+    )
+    assert text_metrics.format_answer(text_metrics.canonical(answer)) == text_metrics.canonical(
+        answer
+    )
+
+
+def test_an_empty_training_answer_is_named():
+    assert text_metrics.check_answer(" ") == "the answer is empty"
+    assert text_metrics.check_answer("yes") is None

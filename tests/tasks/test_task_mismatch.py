@@ -2,7 +2,7 @@
 
 import pytest
 
-from paligemma_jax.tasks import task, wrong_task
+from paligemma_jax.tasks import task
 
 BOX = "<loc0100><loc0200><loc0500><loc0600>"
 SEGS = "".join(f"<seg{n:03}>" for n in range(16))
@@ -17,7 +17,7 @@ LOOKS = {
 @pytest.mark.parametrize("asked", task.TASKS)
 @pytest.mark.parametrize("given", LOOKS)
 def test_answers_of_another_task_name_the_task_to_set(asked, given):
-    found = wrong_task.find(asked, LOOKS[given])
+    found = task.find_mismatch(asked, LOOKS[given])
     is_text = asked in ("vqa", "caption")
     if asked == given or (is_text and given in ("vqa", "json")):
         assert found is None
@@ -29,15 +29,15 @@ def test_answers_of_another_task_name_the_task_to_set(asked, given):
 
 
 def test_nearly_all_is_enough_and_empty_answers_say_nothing():
-    found = wrong_task.find("detection", ["red"] * 9 + [f"{BOX} cat"] + [""] * 10)
+    found = task.find_mismatch("detection", ["red"] * 9 + [f"{BOX} cat"] + [""] * 10)
     assert found.what.startswith("9 of 10 answers are words without boxes")
-    assert wrong_task.find("detection", ["red"] * 8 + [f"{BOX} cat"] * 2) is None
+    assert task.find_mismatch("detection", ["red"] * 8 + [f"{BOX} cat"] * 2) is None
 
 
 def test_numbers_are_json_where_that_is_the_task():
-    assert wrong_task.find("json", ["1", "2", "3"]) is None
-    assert "task='vqa'" in wrong_task.find("detection", ["1", "2", "3"]).remedy
+    assert task.find_mismatch("json", ["1", "2", "3"]) is None
+    assert "task='vqa'" in task.find_mismatch("detection", ["1", "2", "3"]).remedy
 
 
 def test_two_answers_are_too_few_to_tell():
-    assert wrong_task.find("detection", ["red", "blue"]) is None
+    assert task.find_mismatch("detection", ["red", "blue"]) is None

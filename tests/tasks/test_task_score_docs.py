@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paligemma_jax.tasks import metrics, score_docs, task
+from paligemma_jax.tasks import metrics, task
 
 BOX = "<loc0000><loc0001><loc0500><loc0600>"
 SUFFIXES = {
@@ -26,20 +26,20 @@ def numbers(chosen, suffix):
 def test_every_number_of_a_task_is_explained_and_its_metric_is_read_first(name):
     chosen = task.choose(name, task.Options(codec=lambda codes: np.ones((len(codes), 64, 64))))
     found = numbers(chosen, SUFFIXES[name])
-    assert set(found) <= set(score_docs.all_docs())
-    assert chosen.metric in score_docs.choose_first(found)
+    assert set(found) <= set(task.all_score_docs())
+    assert chosen.metric in task.choose_first_scores(found)
 
 
 @pytest.mark.parametrize("name", sorted(metrics.METRICS))
 def test_every_number_of_a_metric_is_explained_and_the_metric_is_read_first(name):
     found = numbers(task.choose("vqa", task.Options(scores=(name,))), "a cat")
-    assert set(found) <= set(score_docs.all_docs())
-    assert name in score_docs.choose_first(found)
+    assert set(found) <= set(task.all_score_docs())
+    assert name in task.choose_first_scores(found)
 
 
 def test_what_is_read_first_is_explained():
-    assert set(score_docs.first()) <= set(score_docs.all_docs())
-    assert list(score_docs.choose_first({"verbatim": 0.0, "num_images": 3, "loss": 1.0})) == [
+    assert set(task.first_scores()) <= set(task.all_score_docs())
+    assert list(task.choose_first_scores({"verbatim": 0.0, "num_images": 3, "loss": 1.0})) == [
         "loss",
         "verbatim",
     ]
