@@ -237,6 +237,12 @@ def _read_member(
             f"{where} is compressed with method {info.compress_type}, expected 0 (stored) or 8 "
             f"(deflated), as np.savez and np.savez_compressed write it"
         )
+    stored = info.file_size if info.compress_type == zipfile.ZIP_STORED else info.compress_size
+    if stored != info.compress_size or info.header_offset + stored > num_bytes:
+        raise ValueError(
+            f"{where} is damaged: it says that it takes {info.compress_size} bytes from byte "
+            f"{info.header_offset} on, the file has {num_bytes}. {AGAIN}"
+        )
     try:
         shape, is_fortran, dtype, header_bytes = _read_header(archive, info)
     except (*NO_HEADER, OSError, tokenize.TokenError) as error:
@@ -254,12 +260,6 @@ def _read_member(
         raise ValueError(
             f"{where} is damaged: {shape} of {dtype} takes {member.num_bytes} bytes, found "
             f"{info.file_size - header_bytes}. {AGAIN}"
-        )
-    stored = info.file_size if info.compress_type == zipfile.ZIP_STORED else info.compress_size
-    if stored != info.compress_size or info.header_offset + stored > num_bytes:
-        raise ValueError(
-            f"{where} is damaged: it says that it takes {info.compress_size} bytes from byte "
-            f"{info.header_offset} on, the file has {num_bytes}. {AGAIN}"
         )
     return member
 
