@@ -6,15 +6,18 @@ node where it begins and the one that it returns, where it ends:
     sequence(text(b"a"), repeat(symbols(b"0123456789"), least=1))    # a7, a42, ..
 
 `determinize` makes an automaton of it: in each state a symbol leads to one state, or nowhere.
+
+A part that may come up to a thousand times need not be a thousand states: `counted` is one loop,
+and whoever follows the automaton counts. Only one thing is counted at a time.
 """
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-MAX_STATES = 20_000
+MAX_NODES, MAX_STATES = 300_000, 20_000
 
 Part = Callable[["Net", int], int]
 
@@ -29,11 +32,21 @@ class Automaton:
       accepting: the states in which a sequence may end.
       rising: the states in which a symbol must be above the one that came two before: the second
         corner of a box lies below and right of the first.
+      limits: state within a counted part -> how many items the part may have. A symbol that leads
+        from outside into one begins to count at 0.
+      between: the states within counted parts in which no item has begun: a symbol that leads to a
+        state within the part begins one.
     """
 
     moves: tuple[tuple[np.ndarray, np.ndarray], ...]
     accepting: frozenset[int]
     rising: frozenset[int] = frozenset()
+    limits: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    between: frozenset[int] = frozenset()
+
+
+class TooLargeError(ValueError):
+    """A language that would take too much time and memory."""
 
 
 class Net:
@@ -43,9 +56,17 @@ class Net:
         self.edges: list[list[tuple[Sequence[int], int]]] = []
         self.jumps: list[list[int]] = []
         self.rising: set[int] = set()
+        self.limits: dict[int, int] = {}
+        self.between: set[int] = set()
 
     def node(self) -> int:
-        """Returns a new node."""
+        """Returns a new node.
+
+        Raises:
+          TooLargeError: there are MAX_NODES already.
+        """
+        if len(self.edges) >= MAX_NODES:
+            raise TooLargeError(f"the grammar has more than {MAX_NODES:,} nodes: allow less")
         self.edges.append([])
         self.jumps.append([])
         return len(self.edges) - 1
@@ -140,24 +161,47 @@ def repeat(part: Part, *, least: int = 0, most: int | None = None) -> Part:
     return add
 
 
+def counted(item: Part, *, most: int) -> Part:
+    """The item up to `most` times, counted instead of written out.
+
+    No item is the beginning of another. At least one symbol stands between two counted parts.
+    """
+
+    def add(net: Net, start: int) -> int:
+        first = len(net.edges)
+        loop = net.node()
+        net.jumps[start].append(loop)
+        net.jumps[item(net, loop)].append(loop)
+        net.between.add(loop)
+        net.limits.update(dict.fromkeys(range(first, len(net.edges)), most))
+        end = net.node()
+        net.jumps[loop].append(end)
+        return end
+
+    return add if most else text(())
+
+
 def determinize(part: Part) -> Automaton:
     """Returns the automaton of a language (subset construction).
 
     Raises:
-      ValueError: it has more than MAX_STATES states.
+      TooLargeError: it has more than MAX_STATES states, or its net more than MAX_NODES nodes.
+      ValueError: two things would have to be counted at a time.
     """
     net = Net()
     first = net.node()
     last = part(net, first)
+    groups, edges = _group_symbols(net)
     numbers = {net.follow_jumps([first]): 0}
     moves: list[tuple[np.ndarray, np.ndarray]] = []
     members = list(numbers)
+    limits = [_limit(net, members[0])]
     for nodes in members:  # Grows while new states are found.
         leads: dict[int, set[int]] = defaultdict(set)
         for node in nodes:
-            for chosen, end in net.edges[node]:
-                for symbol in chosen:
-                    leads[symbol].add(end)
+            for chosen, end in edges[node]:
+                for group in chosen:
+                    leads[group].add(end)
         closures: dict[frozenset[int], int] = {}
         targets = []
         for ends in map(frozenset, leads.values()):
@@ -166,66 +210,58 @@ def determinize(part: Part) -> Automaton:
                 if reached not in numbers:
                     numbers[reached] = len(numbers)
                     members.append(reached)
+                    limits.append(_limit(net, reached))
                 closures[ends] = numbers[reached]
+                if limits[numbers[reached]]:
+                    _check_count(net, ends, limits[numbers[nodes]])
             targets.append(closures[ends])
         if len(members) > MAX_STATES:
-            raise ValueError(f"the grammar has more than {MAX_STATES:,} states: allow less")
-        moves.append((np.array(list(leads), np.int32), np.array(targets, np.int32)))
+            raise TooLargeError(f"the grammar has more than {MAX_STATES:,} states: allow less")
+        chosen = [groups[group] for group in leads]
+        targets = np.repeat(np.array(targets, np.int32), [len(one) for one in chosen])
+        moves.append((np.concatenate([np.zeros(0, np.int32), *chosen]), targets))
     return Automaton(
         moves=tuple(moves),
         accepting=frozenset(number for nodes, number in numbers.items() if last in nodes),
         rising=frozenset(number for nodes, number in numbers.items() if nodes & net.rising),
+        limits={number: limit for number, limit in enumerate(limits) if limit},
+        between=frozenset(number for nodes, number in numbers.items() if nodes & net.between),
     )
 
 
-def spell(automaton: Automaton, pieces: Sequence[bytes | None]) -> Automaton:
-    """Returns the automaton over token ids of an automaton over bytes.
-
-    Every way to spell a text with pieces is in it, so also the tokenizer's own, whose pieces may
-    reach over the border between, say, a JSON text and what follows it.
-
-    Args:
-      automaton: its symbols are 0..255.
-      pieces: the text of each token id as UTF-8; None: a token without text of its own.
-    """
-    nowhere = len(automaton.moves)
-    table = np.full((nowhere + 1, 256), nowhere, np.int32)
-    for state, (chosen, targets) in enumerate(automaton.moves):
-        table[state, chosen] = targets
-    ids = np.array([i for i, piece in enumerate(pieces) if piece], np.int32)
-    lengths = np.array([len(piece) for piece in pieces if piece], np.int32)
-    letters = np.zeros((len(ids), lengths.max(initial=1)), np.uint8)
-    for row, i in enumerate(ids):
-        letters[row, : lengths[row]] = np.frombuffer(pieces[i] or b"", np.uint8)
-    # Most states let few bytes come: only pieces that begin with one of these are looked at.
-    begin_with = [np.flatnonzero(letters[:, 0] == byte) for byte in range(256)]
-    moves = []
-    for state in range(nowhere):
-        rows = [begin_with[byte] for byte in np.flatnonzero(table[state] < nowhere)]
-        rows = np.concatenate([np.zeros(0, np.int64), *rows])
-        moves.append(_read(table, state, rows, letters, lengths))
-    return dataclasses.replace(
-        automaton, moves=tuple((ids[rows], targets) for rows, targets in moves)
+def _group_symbols(
+    net: Net,
+) -> tuple[list[np.ndarray], list[list[tuple[Sequence[int], int]]]]:
+    """Returns groups of symbols that stand together on every edge, and the edges of groups."""
+    sets: dict[tuple[int, ...], int] = {}
+    edges = [[(sets.setdefault(tuple(c), len(sets)), end) for c, end in some] for some in net.edges]
+    seen: dict[int, list[int]] = defaultdict(list)
+    for chosen, number in sets.items():
+        for symbol in dict.fromkeys(chosen):
+            seen[symbol].append(number)
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for symbol, where in seen.items():
+        groups[tuple(where)].append(symbol)
+    groups_of_set: list[list[int]] = [[] for _ in sets]
+    for number, where in enumerate(groups):
+        for chosen in where:
+            groups_of_set[chosen].append(number)
+    return (
+        [np.array(group, np.int32) for group in groups.values()],
+        [[(groups_of_set[number], end) for number, end in some] for some in edges],
     )
 
 
-def _read(
-    table: np.ndarray, state: int, rows: np.ndarray, letters: np.ndarray, lengths: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns those rows of `letters` that can be read from a state, and where each leads.
+def _limit(net: Net, nodes: frozenset[int]) -> int:
+    """Returns how many items the part may have that is counted here; 0: none is."""
+    limits = {net.limits[node] for node in nodes if node in net.limits}
+    if len(limits) > 1:
+        raise ValueError(f"two parts are counted at a time, up to {sorted(limits)}")
+    return max(limits, default=0)
 
-    table: int32[S + 1, 256], S being nowhere; letters: uint8[n, longest].
-    """
-    current = np.full(len(rows), state, np.int32)
-    read, reached = [rows[:0]], [current[:0]]
-    for position in range(letters.shape[1]):
-        current = table[current, letters[rows, position]]
-        is_alive = current < len(table) - 1
-        rows, current = rows[is_alive], current[is_alive]
-        is_read = lengths[rows] == position + 1
-        read.append(rows[is_read])
-        reached.append(current[is_read])
-        rows, current = rows[~is_read], current[~is_read]
-        if not len(rows):
-            break
-    return np.concatenate(read), np.concatenate(reached)
+
+def _check_count(net: Net, ends: frozenset[int], limit_before: int) -> None:
+    """Makes sure that a symbol either goes on within a counted part or begins one."""
+    goes_on = {end in net.limits for end in ends}
+    if len(goes_on) > 1 or (goes_on == {False} and limit_before):
+        raise ValueError("two parts are counted at a time: part them by a symbol")

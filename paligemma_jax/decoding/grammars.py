@@ -9,7 +9,7 @@ where its texts and numbers end is not known beforehand, and pieces reach over t
 from collections.abc import Callable, Sequence
 
 from paligemma_jax.data import tokens
-from paligemma_jax.decoding import automaton, json_grammar
+from paligemma_jax.decoding import automaton, json_grammar, spelling
 from paligemma_jax.tasks import box_text
 
 BOX = "".join(tokens.LOC_PIECES[:4])
@@ -79,10 +79,17 @@ def choose(
     return automaton.determinize(automaton.either(*map(automaton.text, spelt)))
 
 
-def write_json(tokenizer: tokens.Tokenizer, schema: json_grammar.Schema) -> automaton.Automaton:
-    """Returns the grammar of JSON texts of a schema; see `json_grammar.make`."""
-    over_bytes = automaton.determinize(json_grammar.make(schema))
-    return automaton.spell(over_bytes, tokenizer.spellings())
+def write_json(tokenizer: tokens.Tokenizer, schema: json_grammar.Schema) -> spelling.Spelt:
+    """Returns the grammar of JSON texts of a schema; see `json_grammar.make`.
+
+    Raises:
+      ValueError: a schema outside the subset, or one that is too large.
+    """
+    try:
+        over_bytes = automaton.determinize(json_grammar.make(schema))
+    except automaton.TooLargeError as error:
+        raise ValueError(f"JSON schema: {error}: {json_grammar.SMALLER}") from None
+    return spelling.spell(over_bytes, tokenizer.spellings())
 
 
 def _box(tokenizer: tokens.Tokenizer) -> automaton.Part:

@@ -4,12 +4,14 @@ A subset of JSON Schema; the rest is an error that names the place:
 
     object    properties, in the order of the schema, of which those not `required` may be left
               out; additionalProperties, which must be false
-    array     items, minItems, maxItems
-    string    maxLength, in characters; no surrogates
+    array     items, minItems, maxItems, up to 1000
+    string    maxLength, in characters, up to a million; no surrogates
     integer   up to 9 digits; "minimum": 0 leaves the sign out; minimum and maximum together, at
               most 1000 apart, list the numbers one by one
     number    up to 9 digits, then up to 6 decimals, no exponent; "minimum": 0
     boolean, null, a list of types; enum and const of texts, numbers, booleans, null
+
+Objects and arrays within each other are at most 32 deep.
 
 White space is what Python's json.dumps writes: on one line, with indent=2, or with the separators
 (",", ":"). An answer keeps to one of the three; the model says which. What has no limit of its own,
@@ -18,6 +20,7 @@ a text or an array, is ended in time by the room for tokens.
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +30,9 @@ Schema = Mapping[str, Any]
 
 DIGITS, DECIMALS = 9, 6
 MAX_LISTED = 1000  # integers
+MAX_LENGTH, MAX_ITEMS, MAX_DEPTH = 1_000_000, 1000, 32
+MAX_INTEGER = 10**18  # of a minimum, a maximum
+SMALLER = "give fewer properties, shorter lists, or a lower maxItems or minItems of an array"
 
 DECIMAL, HEXADECIMAL = b"0123456789", b"0123456789abcdefABCDEF"
 ANNOTATIONS = {"$schema", "title", "description"}
@@ -80,12 +86,28 @@ def make(schema: Schema) -> automaton.Part:
 
 
 def _value(schema: Any, place: Place) -> automaton.Part:
+    """The texts of a schema, which may take so many nodes that the place is named."""
+    part = _read(schema, place)
+
+    def add(net: automaton.Net, start: int) -> int:
+        try:
+            return part(net, start)
+        except automaton.TooLargeError as error:
+            raise place.error(f"{error}: {SMALLER}") from None
+
+    return add
+
+
+def _read(schema: Any, place: Place) -> automaton.Part:
     if not isinstance(schema, Mapping):
         raise place.error(f"expected an object, found {schema!r:.80}")
+    if place.depth > MAX_DEPTH:
+        raise place.error(f"more than {MAX_DEPTH} objects and arrays within each other")
     types = schema.get("type", [])
     types = types if isinstance(types, list) else [types]
-    if unknown := [kind for kind in types if kind not in KEYWORDS]:
-        raise place.error(f"type {unknown[0]!r} is none of {list(KEYWORDS)}")
+    for kind in types:
+        if not isinstance(kind, str) or kind not in KEYWORDS:
+            raise place.error(f"type {kind!r:.80} is none of {list(KEYWORDS)}")
     listed = [key for key in ("enum", "const") if key in schema]
     known = {"type"}.union(listed[:1] or ["enum", "const"])
     if not listed:
@@ -107,6 +129,7 @@ def _listed(schema: Schema, types: Sequence[str], place: Place) -> automaton.Par
     for value in values:
         if isinstance(value, list | Mapping):
             raise place.error(f"{value!r:.80} in enum or const: no lists, no objects")
+        _check_scalar(value, place)
         if types and not _kinds(value) & set(types):
             raise place.error(f"{value!r:.80} is not of the type {types}")
     return automaton.either(*map(_scalar, values))
@@ -116,8 +139,18 @@ def _kinds(value: Any) -> set[str]:
     if value is None or isinstance(value, bool):
         return {"null" if value is None else "boolean"}
     if isinstance(value, int | float):
-        return {"number", "integer"} if float(value).is_integer() else {"number"}
+        return {"number", "integer"} if value == math.floor(value) else {"number"}
     return {"string"}
+
+
+def _check_scalar(value: Any, place: Place) -> None:
+    """Makes sure that a value has a text in JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise place.error(f"{value} is not a number that JSON can write; give finite ones")
+    if isinstance(value, int) and abs(value) >= MAX_INTEGER:
+        raise place.error("a number of more than 18 digits; give it as a text")
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise place.error(f"{value!r:.80} holds half a surrogate pair, which is no text")
 
 
 def _scalar(value: Any) -> automaton.Part:
@@ -130,10 +163,14 @@ def _object(schema: Schema, place: Place) -> automaton.Part:
     properties, required = schema.get("properties", {}), schema.get("required", [])
     if not isinstance(properties, Mapping):
         raise place.error("properties must be an object of schemas")
-    if missing := [key for key in required if key not in properties]:
-        raise place.error(f"'{missing[0]}' is required, but not among the properties")
+    if not isinstance(required, list):
+        raise place.error(f"required must be a list of properties, found {required!r:.80}")
+    if missing := [key for key in required if key not in list(properties)]:
+        raise place.error(f"{missing[0]!r:.80} is required, but not among the properties")
     if schema.get("additionalProperties", False) is not False:
         raise place.error("additionalProperties must be false")
+    for key in properties:
+        _check_scalar(key, place)
     members = [
         automaton.sequence(_scalar(key), _text(place.colon), _value(inner, place.inside(f".{key}")))
         for key, inner in properties.items()
@@ -163,7 +200,7 @@ def _object(schema: Schema, place: Place) -> automaton.Part:
 
 def _array(schema: Schema, place: Place) -> automaton.Part:
     least, most = schema.get("minItems", 0), schema.get("maxItems")
-    _check_count(place, minItems=least, maxItems=most)
+    _check_count(place, MAX_ITEMS, minItems=least, maxItems=most)
     if "items" not in schema:
         raise place.error("an array without items; any value would be too much")
     if most is not None and most < max(least, 1):
@@ -180,8 +217,12 @@ def _array(schema: Schema, place: Place) -> automaton.Part:
 
 
 def _string(schema: Schema, place: Place) -> automaton.Part:
-    _check_count(place, maxLength=schema.get("maxLength"))
-    inner = automaton.repeat(_character(), most=schema.get("maxLength"))
+    longest = schema.get("maxLength")
+    _check_count(place, MAX_LENGTH, maxLength=longest)
+    if longest is None:
+        inner = automaton.repeat(_character())
+    else:
+        inner = automaton.counted(_character(), most=longest)
     return automaton.sequence(_text('"'), inner, _text('"'))
 
 
@@ -213,10 +254,45 @@ def _integer(schema: Schema, place: Place) -> automaton.Part:
         return automaton.sequence(_sign(least, place), _digits())
     if type(least) is not int or type(most) is not int or not 0 <= most - least <= MAX_LISTED:
         raise place.error(
-            f"minimum={least} and maximum={most}; a maximum needs a minimum that is at most "
-            f"{MAX_LISTED} below it, both whole numbers"
+            f"minimum={least!r:.40} and maximum={most!r:.40}; a maximum needs a minimum that is at "
+            f"most {MAX_LISTED} below it, both whole numbers"
         )
-    return automaton.either(*(_text(str(number)) for number in range(least, most + 1)))
+    if max(-least, most) >= MAX_INTEGER:
+        raise place.error("minimum and maximum have more than 18 digits; give smaller ones")
+    ranges = []
+    if least < 0:
+        ranges.append(automaton.sequence(_text("-"), _range(max(1, -most), -least)))
+    if most >= 0:
+        ranges.append(_range(max(0, least), most))
+    return automaton.either(*ranges)
+
+
+def _range(least: int, most: int) -> automaton.Part:
+    """The whole numbers from `least` >= 0 to `most`, by their number of digits."""
+    parts = []
+    for size in range(len(str(least)), len(str(most)) + 1):
+        shortest = 10 ** (size - 1) if size > 1 else 0
+        low, high = max(least, shortest), min(most, 10**size - 1)
+        parts.append(_digits_between(str(low), str(high)))
+    return automaton.either(*parts)
+
+
+def _digits_between(low: str, high: str) -> automaton.Part:
+    """The texts of as many digits that are not below `low` and not above `high`."""
+    if not low:
+        return _text("")
+    rest = len(low) - 1
+    if low[0] == high[0]:
+        return automaton.sequence(_text(low[0]), _digits_between(low[1:], high[1:]))
+    inner = DECIMAL[int(low[0]) + 1 : int(high[0])]
+    parts = [
+        automaton.sequence(_text(low[0]), _digits_between(low[1:], "9" * rest)),
+        automaton.sequence(_text(high[0]), _digits_between("0" * rest, high[1:])),
+    ]
+    if inner:
+        any_digits = [automaton.symbols(DECIMAL)] * rest
+        parts.append(automaton.sequence(automaton.symbols(inner), *any_digits))
+    return automaton.either(*parts)
 
 
 def _number(schema: Schema, place: Place) -> automaton.Part:
@@ -227,8 +303,8 @@ def _number(schema: Schema, place: Place) -> automaton.Part:
 
 def _sign(least: Any, place: Place) -> automaton.Part:
     """A minus or none; with a minimum of 0 none."""
-    if least not in (None, 0):
-        raise place.error(f"minimum={least!r} without maximum; only 0 is supported")
+    if isinstance(least, bool) or least not in (None, 0):
+        raise place.error(f"minimum={least!r:.40} without maximum; only 0 is supported")
     return _text("") if least == 0 else automaton.optional(_text("-"))
 
 
@@ -238,10 +314,12 @@ def _digits() -> automaton.Part:
     return automaton.either(_text("0"), automaton.sequence(automaton.symbols(b"123456789"), more))
 
 
-def _check_count(place: Place, **counts: Any) -> None:
+def _check_count(place: Place, highest: int, **counts: Any) -> None:
     for keyword, value in counts.items():
-        if value is not None and (type(value) is not int or value < 0):
-            raise place.error(f"{keyword}={value!r}: expected a whole number from 0 on")
+        if value is not None and (type(value) is not int or not 0 <= value <= highest):
+            raise place.error(
+                f"{keyword}={value!r:.40}: expected a whole number from 0 on, up to {highest:,}"
+            )
 
 
 def _text(text: str) -> automaton.Part:

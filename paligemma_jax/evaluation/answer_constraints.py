@@ -6,14 +6,14 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.data import noise_boxes, prefix_lm, tokens
-from paligemma_jax.decoding import automaton, constraint, grammars
+from paligemma_jax.decoding import automaton, constraint, grammars, json_grammar
 from paligemma_jax.settings import schema
 from paligemma_jax.tasks import box_text, task
 
 # (prompts, one for each row of a data set or one for all; room for tokens) -> what may be said.
 Constrain = Callable[[Sequence[str], int], constraint.Constraint | None]
 # (what a prompt says of its grammar, room for tokens) -> grammar
-MakeGrammar = Callable[[Any, int], automaton.Automaton]
+MakeGrammar = Callable[[Any, int], constraint.Grammar]
 
 OF_TASK = "task"
 
@@ -101,7 +101,11 @@ def _choose(
             f"constrain='{OF_TASK}' is for {fitting}; for the task '{asked.name}' "
             f"give a list of answers, or the path of a JSON schema"
         )
-    written = grammars.write_json(tokenizer, _read_schema(str(chosen)))
+    asked_json = _read_schema(str(chosen))
+    try:
+        written = grammars.write_json(tokenizer, asked_json)
+    except ValueError as error:
+        raise ValueError(f"constrain='{chosen}': {error}") from error
     return _nothing, lambda _, room: written  # noqa: ARG005 (a MakeGrammar)
 
 
@@ -125,11 +129,18 @@ def _labels(prompt: str, verb: str, *, lowercase: bool) -> tuple[str, ...]:
 def _read_schema(path: str) -> Mapping[str, Any]:
     """Returns a JSON schema from its file."""
     try:
-        return json.loads(pathlib.Path(path).read_text())
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(
             f"constrain='{path}': no such file. Give '{OF_TASK}', a list of answers, or the path "
             f"of a JSON schema"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"constrain='{path}': cannot be read: {error.strerror}") from error
+    except RecursionError:
+        raise ValueError(
+            f"constrain='{path}': objects and arrays too deep within each other; a JSON schema of "
+            f"at most {json_grammar.MAX_DEPTH} levels can be used"
         ) from None
     except ValueError as error:
         raise ValueError(f"constrain='{path}': not JSON: {error}") from error

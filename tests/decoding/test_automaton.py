@@ -1,4 +1,4 @@
-"""Automata against Python's own regular expressions, and against texts cut into pieces."""
+"""Automata against Python's own regular expressions."""
 
 import re
 
@@ -44,13 +44,17 @@ LANGUAGES = st.recursive(
 
 
 def accepts(language, symbols):
-    state = 0
+    state, items = 0, 0
     for symbol in symbols:
         chosen, targets = language.moves[state]
         (found,) = np.nonzero(chosen == symbol)
         if not len(found):
             return False
-        state = int(targets[found[0]])
+        before, state = state, int(targets[found[0]])
+        goes_on = before in language.limits and state in language.limits
+        items = items + (before in language.between) if goes_on else 0
+        if items > language.limits.get(state, items):
+            return False
     return state in language.accepting
 
 
@@ -62,28 +66,6 @@ def test_an_automaton_accepts_what_the_regular_expression_does(language, texts):
         assert accepts(made, text.encode()) == bool(re.fullmatch(regex, text)), (regex, text)
 
 
-@given(
-    LANGUAGES,
-    st.lists(st.text(LETTERS, min_size=1, max_size=3), min_size=1, max_size=5, unique=True),
-    st.lists(st.integers(0, 4), max_size=5),
-)
-def test_pieces_are_accepted_if_their_text_is(language, words, chosen):
-    over_bytes = automaton.determinize(language[0])
-    over_ids = automaton.spell(over_bytes, [None, *(word.encode() for word in words)])
-    ids = [1 + number % len(words) for number in chosen]
-    text = "".join(words[i - 1] for i in ids)
-    assert accepts(over_ids, ids) == accepts(over_bytes, text.encode())
-    assert not accepts(over_ids, [*ids, 0]), "a piece without text"
-
-
-def test_every_way_to_spell_a_text_is_there():
-    language = automaton.determinize(automaton.text("né".encode()))
-    pieces = [b"n", "né".encode(), "é".encode(), b"\xc3", b"\xa9"]
-    spelt = automaton.spell(language, pieces)
-    assert all(accepts(spelt, ids) for ids in ([1], [0, 2], [0, 3, 4]))
-    assert not any(accepts(spelt, ids) for ids in ([0], [0, 3], [0, 4], [1, 2]))
-
-
 def test_states_that_want_a_rising_symbol_are_marked():
     part = automaton.sequence(automaton.symbols((1, 2)), automaton.rising((1, 2, 3)))
     assert automaton.determinize(part).rising == {1}
@@ -93,3 +75,32 @@ def test_too_many_states_are_refused(monkeypatch):
     monkeypatch.setattr(automaton, "MAX_STATES", 50)
     with pytest.raises(ValueError, match="more than 50 states"):
         automaton.determinize(automaton.repeat(automaton.symbols(b"a"), most=60))
+
+
+def test_a_net_of_too_many_nodes_is_refused_while_it_grows(monkeypatch):
+    monkeypatch.setattr(automaton, "MAX_NODES", 50)
+    with pytest.raises(automaton.TooLargeError, match="more than 50 nodes"):
+        automaton.determinize(automaton.repeat(automaton.symbols(b"a"), most=10**9))
+
+
+@given(st.integers(0, 4), st.integers(0, 6), st.sampled_from(["", "z"]))
+def test_a_counted_part_is_one_loop_that_is_left_in_time(most, count, behind):
+    item = automaton.either(automaton.text(b"a"), automaton.text(b"bc"))
+    part = automaton.sequence(
+        automaton.text(b"<"), automaton.counted(item, most=most), automaton.text(b">" + b"z")
+    )
+    made = automaton.determinize(part)
+    assert len(made.moves) <= 7 and set(made.limits.values()) <= {most}
+    text = "<" + "abc"[: 3 * (count > 1)] + "a" * (count - 2 * (count > 1)) + ">" + behind
+    assert accepts(made, text.encode()) == (count <= most and behind == "z")
+
+
+def test_two_parts_that_are_counted_at_a_time_are_refused():
+    letter = automaton.symbols(b"a")
+    long, short = automaton.counted(letter, most=3), automaton.counted(letter, most=2)
+    with pytest.raises(ValueError, match=r"counted at a time, up to \[2, 3\]"):
+        automaton.determinize(automaton.either(long, short))
+    word = automaton.sequence(automaton.text(b"<"), automaton.counted(letter, most=3))
+    other = automaton.sequence(automaton.symbols(b"ab"), automaton.counted(letter, most=3))
+    with pytest.raises(ValueError, match="part them by a symbol"):
+        automaton.determinize(automaton.sequence(word, other))

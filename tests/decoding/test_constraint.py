@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from paligemma_jax.decoding import automaton, constraint
+from paligemma_jax.decoding import automaton, constraint, spelling
 
 EOS, VOCAB = 1, 16
 AB, SEMICOLON, LAST = (5, 6), 7, 8
@@ -97,3 +97,49 @@ def test_tables_that_would_fill_the_memory_are_refused(monkeypatch):
     monkeypatch.setattr(constraint, "MAX_ENTRIES", 10)
     with pytest.raises(ValueError, match=r"1 grammars need a table of .* let rows share one"):
         make(WORDS)
+
+
+def make_counted(most, *pieces):
+    """The grammar of `<`, up to `most` times `a`, `>z`; ids of pieces are their places."""
+    letters = automaton.counted(automaton.text(b"a"), most=most)
+    part = automaton.sequence(automaton.text(b"<"), letters, automaton.text(b">z"))
+    spelt = spelling.spell(automaton.determinize(part), [None, None, *pieces])
+    return constraint.compile_grammars([spelt], eos=EOS, vocab_size=VOCAB)
+
+
+def test_items_are_counted_beside_the_state():
+    for most in (2, 10_000):
+        made = make_counted(most, b"<", b"a", b"aa", b">z")
+        assert made.moves.shape[0] == 8, "however many there may be"
+    made = make_counted(3, b"<", b"a", b"aa", b">z")
+    found = list(follow(made, [2, 4, 3, 5, EOS]))
+    assert found[:5] == [[2], [3, 4, 5], [3, 5], [5], [EOS]]
+
+
+def test_a_part_is_not_filled_up_where_only_one_more_item_ends_it():
+    found = list(follow(make_counted(2, b"<", b"a", b"a>z"), [2, 3, 4, EOS]))
+    assert found[:4] == [[2], [3, 4], [4], [EOS]]
+
+
+def test_a_full_part_may_be_further_from_the_end():
+    made = make_counted(1, b"<", b"a", b"a>z", b">", b"z")
+    assert constraint.shortest_answers(made).tolist() == [3]
+    assert list(follow(made, [2], room=4))[1] == [4, 5], "after `a` come `>`, `z` and eos"
+    assert list(follow(made, [2], room=5))[1] == [3, 4, 5]
+
+
+def test_a_counted_part_must_be_spelt():
+    part = automaton.counted(automaton.symbols(AB), most=3)
+    with pytest.raises(ValueError, match=r"counted parts: make one of its pieces"):
+        make(part)
+
+
+def test_spelt_and_other_grammars_stand_side_by_side():
+    word = automaton.determinize(automaton.text(b"ab"))
+    spelt = spelling.spell(word, [None, None, b"a", b"b", b"ab"])
+    other = automaton.determinize(automaton.symbols((2, 4, 9)))
+    made = constraint.compile_grammars(
+        [spelt, other], grammar_of_row=[0, 1], eos=EOS, vocab_size=VOCAB
+    )
+    assert list(follow(made, [2, 3, EOS], row=0))[:3] == [[2, 4], [3], [EOS]]
+    assert list(follow(made, [9, EOS], row=1))[:2] == [[2, 4, 9], [EOS]]

@@ -200,7 +200,11 @@ def test_an_answer_that_the_tokenizer_does_not_give_back_is_an_error(tokenizer, 
 
 def test_json_is_spelt_in_every_way(tokenizer):
     made = grammars.write_json(tokenizer, {"const": "red"})
-    start = dict(zip(*(x.tolist() for x in made.moves[0]), strict=True))
-    (quote,) = start
-    second = {tokenizer.piece(i) for i in made.moves[start[quote]][0]}
-    assert second == {"r", "re", "red", "<0x72>"}
+
+    def pieces_after(state):
+        symbols = made.moves.symbol[made.moves.source == state]
+        return {tokenizer.piece(i) for i in np.flatnonzero(np.isin(made.classes, symbols))}
+
+    (after_quote,) = made.moves.target[made.moves.source == 0]
+    assert pieces_after(0) == {"<0x22>"} and len(made.moves) >= 4
+    assert pieces_after(after_quote) == {"r", "re", "red", "<0x72>"}

@@ -1,13 +1,16 @@
 """JSON of a schema against json.loads, json.dumps and a plain reading of the schema."""
 
+import itertools
 import json
 
+import hypothesis
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paligemma_jax.decoding import automaton, constraint, json_grammar
+from paligemma_jax.decoding import automaton, constraint, json_grammar, spelling
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 SCALARS = st.none() | st.booleans() | st.integers(-999, 999) | TEXTS
@@ -62,28 +65,44 @@ def make(schema):
 
 
 def accepts(language, text):
-    state = 0
+    state, items = 0, 0
     for byte in text.encode():
         chosen, targets = language.moves[state]
         (found,) = np.nonzero(chosen == byte)
         if not len(found):
             return False
-        state = int(targets[found[0]])
+        before, state = state, int(targets[found[0]])
+        goes_on = before in language.limits and state in language.limits
+        items = items + (before in language.between) if goes_on else 0
+        if items > language.limits.get(state, items):
+            return False
     return state in language.accepting
 
 
 def write(language, random, *, spare):
     """Writes a text at random, of at most so many bytes more than the shortest one has."""
     end = 256
-    made = constraint.compile_grammars([language], eos=end, vocab_size=end + 1)
+    pieces = [bytes([byte]) for byte in range(end)]
+    made = constraint.compile_grammars(
+        [spelling.spell(language, pieces)], eos=end, vocab_size=end + 1
+    )
     room = constraint.shortest_answers(made)[0] + spare
-    state, text = made.starts[0], bytearray()
+    state, items, text = made.starts[0], 0, bytearray()
     while True:
         targets = made.moves[state, made.classes]
-        chosen = random.choice(np.flatnonzero(made.left[targets] < room - len(text)).tolist())
+        fits = made.left[targets] < room - len(text)
+        if made.counts:
+            assert not len(made.counts.spare), "every text can be closed at once"
+            added, opened = (
+                table[state, made.classes] for table in (made.counts.added, made.counts.opened)
+            )
+            fits &= items + added <= made.counts.limits[state]
+        chosen = random.choice(np.flatnonzero(fits).tolist())
         if chosen == end:
             return text.decode()
         text.append(chosen)
+        if made.counts:
+            items = opened[chosen] if opened[chosen] >= 0 else items + added[chosen]
         state = targets[chosen]
 
 
@@ -173,7 +192,20 @@ def test_numbers_have_bounded_digits():
         ({"type": "array", "items": {"type": "object", "x": 1}}, r"\$\[\]: 'x' is not"),
         ({"type": "array", "items": {"type": "null"}, "maxItems": 0}, "maxItems=0 is below 1"),
         ({"type": "array", "items": {"type": "null"}, "minItems": 1.5}, "minItems=1.5: expected"),
+        ({"type": "array", "items": {"type": "null"}, "maxItems": 10**6}, "from 0 on, up to 1,000"),
         ({"type": "string", "maxLength": -1}, "maxLength=-1: expected a whole number"),
+        ({"type": "string", "maxLength": 10**7}, "from 0 on, up to 1,000,000"),
+        ({"type": {"a": 1}}, r"\$: type {'a': 1} is none of \['object'"),
+        ({"type": [["string"]]}, r"\$: type \['string'\] is none of"),
+        ({"type": "object", "required": 5}, r"required must be a list of properties, found 5"),
+        ({"type": "object", "required": [{}]}, r"{} is required, but not among"),
+        ({"type": "integer", "minimum": 10**20, "maximum": 10**20}, "more than 18 digits"),
+        ({"type": "integer", "minimum": {}, "maximum": 5}, r"minimum={} and maximum=5"),
+        ({"type": "number", "minimum": False}, "minimum=False without maximum"),
+        ({"const": 10**400}, "more than 18 digits"),
+        ({"const": float("nan")}, "nan is not a number that JSON can write"),
+        ({"const": "\ud800"}, "half a surrogate pair"),
+        ({"type": "object", "properties": {"\udc00": {"type": "null"}}}, "half a surrogate pair"),
         ({"type": "integer", "maximum": 5}, "minimum=None and maximum=5; a maximum needs"),
         ({"type": "integer", "minimum": 0, "maximum": 5000}, "at most 1000 below"),
         ({"type": "number", "minimum": 3}, "minimum=3 without maximum; only 0"),
@@ -185,3 +217,104 @@ def test_numbers_have_bounded_digits():
 def test_what_is_outside_the_subset_is_refused_with_its_place(schema, message):
     with pytest.raises(ValueError, match=message):
         json_grammar.make(schema)
+
+
+def test_too_many_levels_are_refused():
+    schema = {"type": "null"}
+    for _ in range(40):
+        schema = {"type": "array", "items": schema}
+    with pytest.raises(ValueError, match="more than 32 objects and arrays within each other"):
+        json_grammar.make(schema)
+
+
+def test_arrays_that_grow_too_large_together_are_refused_with_their_place():
+    schema = {"type": "string"}
+    for key in ("c", "b"):
+        schema = {"type": "array", "maxItems": 1000, "items": schema}
+        schema = {"type": "object", "properties": {key: schema}}
+    with pytest.raises(ValueError, match=r"\$\.b.*more than .* nodes.* lower maxItems"):
+        make(schema)
+
+
+@given(st.integers(-1200, 1200), st.integers(0, 1000), st.integers(-2400, 2400))
+def test_a_range_holds_the_numbers_between_its_ends(least, more, number):
+    schema = {"type": "integer", "minimum": least, "maximum": least + more}
+    assert accepts(make(schema), str(number)) == (least <= number <= least + more)
+    for text in ("-0", "01", "", f"{number}0000"):
+        assert not accepts(make(schema), text)
+
+
+# Pieces that hold parts of texts, several characters, ends of one text and beginnings of another.
+PIECES = (
+    """a|ab|abc|a"|bc"|"a|"|""|","|", "|c", "a|é|xé|[|]|["|"]|, |,|{"k|": "|":"|}|"}|a"}|k|{"|\\"""
+)
+PIECES += """|n"|n|u00|e9|\n  |\n|  |:| |0|1|12|-|2}"""
+PIECES = PIECES.split("|")
+BYTES = [b"\xc3", b"\xa9", b"\xe2\x82", b"\xac", b"\xa9\xa9"]
+COUNTED = st.integers(0, 4).map(lambda most: {"type": "string", "maxLength": most})
+SMALL = COUNTED | st.builds(
+    lambda item, most: {"type": "array", "items": item, "maxItems": most},
+    COUNTED | st.just({"type": "integer", "minimum": -2, "maximum": 12}),
+    st.integers(1, 3),
+)
+SMALL |= st.dictionaries(st.sampled_from(["k", "ab"]), SMALL, max_size=2).map(
+    lambda found: {"type": "object", "properties": found}
+)
+
+
+def write_out(schema, pieces):
+    """Returns (moves, left): the tables of a schema with every character and piece written out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(automaton, "counted", lambda item, most: automaton.repeat(item, most=most))
+        language = make(schema)
+    assert not language.limits
+    steps = [dict(zip(*(x.tolist() for x in pair), strict=True)) for pair in language.moves]
+    moves = [{} for _ in steps]
+    for state, piece in itertools.product(range(len(steps)), range(len(pieces))):
+        reached = state
+        for byte in pieces[piece]:
+            reached = None if reached is None else steps[reached].get(byte)
+        if reached is not None:
+            moves[state][piece] = reached
+    left = [1 if state in language.accepting else np.inf for state in range(len(steps))]
+    before = None
+    while left != before:
+        before = left
+        left = [
+            min([old, *(1 + before[target] for target in found.values())])
+            for old, found in zip(before, moves, strict=True)
+        ]
+    return moves, left
+
+
+@pytest.mark.slow
+@hypothesis.settings(max_examples=150)
+@given(
+    SMALL,
+    st.sets(st.sampled_from(PIECES)),
+    st.booleans(),
+    st.integers(1, 14),
+    st.randoms(use_true_random=False),
+)
+def test_the_same_ids_may_come_as_when_all_is_written_out(schema, some, has_rest, room, random):
+    rest = [bytes([byte]) for byte in range(256)] if has_rest else BYTES
+    pieces = [piece.encode() for piece in sorted(some)] + rest
+    moves, left = write_out(schema, pieces)
+    eos, size = len(pieces), 320
+    made = constraint.compile_grammars(
+        [spelling.spell(make(schema), pieces)], eos=eos, vocab_size=size
+    )
+    assert min(constraint.shortest_answers(made)[0], constraint.NEVER) == min(
+        left[0], constraint.NEVER
+    )
+    state, place = 0, constraint.start(made, jnp.array([0]))
+    for used in range(room):
+        allowed = {i for i, t in moves[state].items() if left[t] < room - used}
+        allowed |= {eos} if left[state] == 1 else set()
+        scores = constraint.keep_allowed(made, place, jnp.zeros((1, size)), room=room - used)
+        assert set(np.flatnonzero(scores[0] == 0).tolist()) == allowed
+        if not (going := sorted(allowed - {eos})):
+            break
+        token = random.choice(going)
+        state = moves[state][token]
+        place = constraint.advance(made, place, jnp.array([token]))

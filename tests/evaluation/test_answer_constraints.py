@@ -110,6 +110,29 @@ def test_json_that_does_not_fit_is_an_error(config, tmp_path):
         make(config, str(path), ["count"], room=6)
 
 
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ('{"type": {"type": "string"}}', r"JSON schema, \$: type {'type': 'string'} is none of"),
+        ('{"type": "string", "maxLength": -5}', r"JSON schema, \$: maxLength=-5: expected"),
+        ('{"type": "array", "items": ' * 9999, "not JSON|too deep within each other"),
+        ("[" * 200_000 + "]" * 200_000, "too deep within each other; .* at most 32 levels"),
+        ("\ufeff{", "not JSON: "),
+    ],
+)
+def test_a_wrong_schema_is_one_error_that_names_its_file(config, tmp_path, written, message):
+    path, config.task = tmp_path / "schema.json", "json"
+    path.write_text(written, encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"constrain='.*schema\.json': .*(?:{message})"):
+        make(config, str(path), ["count"])
+
+
+def test_a_folder_is_no_schema(config, tmp_path):
+    config.task = "json"
+    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+        make(config, str(tmp_path), ["count"])
+
+
 def test_noise_boxes_have_no_end_and_so_no_grammar(config):
     config.input.noise_piece = "<seg127>"
     config.evals.val.constrain = "task"
