@@ -2,8 +2,9 @@
 
 What big_vision's trainer does (`decode|resize(R, antialias=True)`), through the same ops:
 
-* Any format that `tf.io.decode_image` reads (JPEG, PNG, GIF, BMP, WebP), told by content and not
-  by name; of an animation the first frame.
+* JPEG, PNG, GIF, BMP and WebP, told by content and not by name; of an animation the first frame.
+  JPEG and PNG are decoded by `tf.io.decode_image`, the others by Pillow: TensorFlow leaves out the
+  canvas around a GIF's first frame, takes a BMP's palette for gray, and refuses WebP with alpha.
 * Always three channels: gray is repeated, a palette is looked up, alpha is dropped (not blended).
   Of 16 bits the upper 8 are kept: a 12-bit X-ray in a 16-bit file comes out nearly black, so
   rescale such files beforehand.
@@ -17,17 +18,22 @@ else in the package.
 """
 
 import functools
+import io
 import os
 import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from paligemma_jax.data import file_heads, remote
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # What TensorFlow wraps around a message: the op and its place in a graph.
+# How files begin that Pillow decodes, by its names of their formats.
+BY_PILLOW = {"GIF": b"GIF8", "BMP": b"BM", "WEBP": b"RIFF"}
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 TF_DECORATION = re.compile(r"\{\{[^{}]*\}\}|\[Op:[^\]]*\](\s+name:)?")
 
 
@@ -119,19 +125,36 @@ def decode_op(path: Any) -> Any:
         data = tf.numpy_function(lambda path: remote.read(path.decode()), [path], tf.string)
         return tf.ensure_shape(data, [])
 
+    def decode_by_pillow():
+        pixels = tf.numpy_function(_decode_by_pillow, [data], tf.uint8)
+        return tf.ensure_shape(pixels, [None, None, 3])
+
     is_address = tf.strings.regex_full_match(path, remote.ADDRESS)
-    return _decode_data(tf.cond(is_address, fetch, lambda: tf.io.read_file(path)))
+    data = tf.cond(is_address, fetch, lambda: tf.io.read_file(path))
+    heads = [tf.strings.substr(data, 0, len(head)) == head for head in BY_PILLOW.values()]
+    return tf.cond(tf.reduce_any(heads), decode_by_pillow, lambda: _decode_by_tensorflow(data))
 
 
 def _decode_now(path: str | os.PathLike[str]) -> Any:
     """As `decode_op`, outside of a graph: errors are Python's own."""
     path = os.fspath(path)
     tf = tensorflow()
-    return _decode_data(remote.read(path) if remote.is_address(path) else tf.io.read_file(path))
+    data = remote.read(path) if remote.is_address(path) else tf.io.read_file(path).numpy()
+    if data.startswith(tuple(BY_PILLOW.values())):
+        return tf.constant(_decode_by_pillow(data))
+    return _decode_by_tensorflow(data)
 
 
-def _decode_data(data: Any) -> Any:
-    return tensorflow().io.decode_image(data, channels=3, expand_animations=False)
+def _decode_by_tensorflow(data: Any) -> Any:
+    tf = tensorflow()
+    pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
+    return tf.ensure_shape(pixels, [None, None, 3])
+
+
+def _decode_by_pillow(data: bytes) -> np.ndarray:
+    """Returns uint8[H, W, 3] of the first frame, on the whole canvas."""
+    with Image.open(io.BytesIO(data), formats=tuple(BY_PILLOW)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def resize_op(image: Any, *, res: int) -> Any:
@@ -147,15 +170,21 @@ def to_uint8(resized: Any) -> Any:
     return tf.cast(tf.clip_by_value(resized, 0, 255), tf.uint8)
 
 
+def _message(error: Exception) -> str:
+    if isinstance(error, PILLOW_ERRORS):
+        return str(error)
+    return TF_DECORATION.sub("", getattr(error, "message", str(error))).strip()
+
+
 def _read(function: Callable[[], Any], path: str | os.PathLike[str], source: str) -> Any:
-    """Returns function(), which reads `path`; what TensorFlow raises becomes a ValueError."""
+    """Returns function(), which reads `path`; what a decoder raises becomes a ValueError."""
     tf = tensorflow()
     where = f"{source}: " if source else ""
     try:
         return function()
     except remote.RemoteError as error:
         raise ValueError(f"{where}cannot read image {error}") from error
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, *PILLOW_ERRORS) as error:
         what = file_heads.describe_file(path)
-        reason = f"it is {what}" if what else TF_DECORATION.sub("", error.message).strip()
+        reason = f"it is {what}" if what else _message(error)
         raise ValueError(f"{where}cannot read image {os.fspath(path)}: {reason}") from error

@@ -91,6 +91,49 @@ def test_every_color_mode_becomes_three_channels(tf, tmp_path):
         np.testing.assert_array_equal(load(tmp_path, data, 28), expected(tf, pixels, 28))
 
 
+def small_first_frame() -> bytes:
+    """Returns a GIF of 40x30 pixels whose first frame has 8x6, on an empty canvas."""
+    data = bytearray(encode(noise(6, 8), "GIF"))
+    data[6:10] = (40).to_bytes(2, "little") + (30).to_bytes(2, "little")
+    return bytes(data)
+
+
+PALETTE = PIL.Image.fromarray(noise(40, 30)).quantize(16)
+CLEAR = PALETTE.copy()
+CLEAR.info["transparency"] = 3
+FRAMES = [PIL.Image.fromarray(noise(40, 30)), PIL.Image.new("RGB", (30, 40))]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(PALETTE, "BMP"),
+        encode(PALETTE.convert("1"), "BMP"),
+        encode(CLEAR, "GIF"),
+        small_first_frame(),
+        encode(noise(40, 30, 4), "WEBP", lossless=True),
+        encode(FRAMES[0], "WEBP", lossless=True, save_all=True, append_images=FRAMES[1:]),
+        encode(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]),
+    ],
+    ids=["palette", "bits", "clear", "canvas", "webp alpha", "webp frames", "gif frames"],
+)
+def test_a_picture_is_what_pillow_sees_in_and_out_of_a_graph(tf, tmp_path, data):
+    path = tmp_path / "image"
+    path.write_bytes(data)
+    with PIL.Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert images.measure(path) == pixels.shape[:2]
+    np.testing.assert_array_equal(images.load(path, res=28), expected(tf, pixels, 28))
+    files = tf.data.Dataset.from_tensors(str(path)).map(images.decode_op)
+    np.testing.assert_array_equal(files.get_single_element().numpy(), pixels)
+
+
+def test_lossy_webp_is_what_tensorflow_decodes(tf, tmp_path):
+    data = encode(noise(40, 30), "WEBP", quality=80)
+    pixels = tf.io.decode_image(data, channels=3, expand_animations=False).numpy()
+    np.testing.assert_array_equal(load(tmp_path, data, 28), expected(tf, pixels, 28))
+
+
 def test_an_array_is_resized_as_a_file_is(tmp_path):
     rgba = noise(40, 30, 4)
     gray = rgba[..., 0]
@@ -138,7 +181,14 @@ def test_a_jpeg_is_close_to_what_pillow_reads(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no image", encode(noise(40, 30), "JPEG")[:600], encode(noise(40, 30), "TIFF")]
+    "data",
+    [
+        b"",
+        b"no image",
+        encode(noise(40, 30), "JPEG")[:600],
+        encode(noise(40, 30), "WEBP")[:300],
+        encode(noise(40, 30), "TIFF"),
+    ],
 )
 def test_a_bad_image_names_source_path_and_reason(tmp_path, data):
     path = tmp_path / "bad.png"
