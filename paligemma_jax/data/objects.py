@@ -27,6 +27,7 @@ from pycocotools import mask as coco_mask
 
 from paligemma_jax.tasks import box_text, masks
 
+MAX_PIXELS = 2**28
 DIGITS = 3  # decimals of a pixel that are kept
 KEYS = ("label", "box", "segmentation")
 
@@ -120,6 +121,8 @@ def from_row(row: Mapping[str, Any]) -> Objects:
             f"found {sizes[0]!r:.40} and {sizes[1]!r:.40}"
         )
     width, height, items = row["width"], row["height"], row["objects"]
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"key 'objects': {width}x{height} pixels are more than an image has here")
     if not isinstance(items, list):
         raise ValueError(
             f"key 'objects': expected a list, found a {type(items).__name__}; give what is not "
@@ -240,7 +243,16 @@ def _outline(value: Any, width: int, height: int) -> Segmentation | None:
             "segmentation: expected polygons [[x, y, x, y, x, y, ...], ...] or run lengths, "
             f"found {value!r:.80}"
         )
-    return tuple(np.array(polygon, np.float64).reshape(-1, 2) for polygon in value)
+    points = [np.array(polygon, np.float64).reshape(-1, 2) for polygon in value]
+    size = np.array([width, height], np.float64)
+    for polygon in points:
+        # Clipped where it sticks out, as imports do; what is far away has another scale or is none.
+        if (polygon < -size).any() or (polygon > 2 * size).any():
+            raise ValueError(
+                f"segmentation: a polygon reaches to {polygon.min():.5g} .. {polygon.max():.5g} "
+                f"pixels, more than a side outside the image's {width}x{height}"
+            )
+    return tuple(np.clip(polygon, 0, size) for polygon in points)
 
 
 def _is_numbers(value: Any) -> bool:

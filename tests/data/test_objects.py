@@ -109,6 +109,12 @@ def test_run_lengths_of_another_image_are_an_error():
         (one(segmentation=[[1, 2, 3, 4]]), "segmentation: expected polygons"),
         (one(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "segmentation: expected polygons"),
         (one(segmentation=[[1, 2, 3, 4, 5, float("nan")]]), "segmentation: expected polygons"),
+        (
+            one(segmentation=[[1, 2, 3e8, 2, 3e8, 5]]),
+            "more than a side outside the image's 640x480",
+        ),
+        (one(segmentation=[[-1, 40, 1e30, 1, 10, 1e308, 0, 10]]), "reaches to -1 .. 1e+308 pixels"),
+        (row(width=10**6, height=10**6), "1000000x1000000 pixels are more than an image has"),
         (one(segmentation={"size": [640, 480], "counts": ""}), "run lengths with size [480, 640]"),
         (one(segmentation={"size": [480, 640], "counts": [1]}), "counts as text"),
         (row(image=[]), "needs one image, found 0"),
@@ -119,3 +125,9 @@ def test_bad_objects_are_named_with_file_and_line(tmp_path, keys, message):
         read(tmp_path, **keys)
     assert "a.jsonl:1: " in str(error.value) and message in str(error.value)
     assert "1 bad objects" in str(error.value)
+
+
+def test_a_polygon_that_sticks_out_is_clipped_to_its_image(tmp_path):
+    outside = [[-20, -5, 700, 10, 30, 500]]
+    record = read(tmp_path, **one(segmentation=outside))
+    assert record.objects.segmentations[0][0].tolist() == [[0, 0], [640, 10], [30, 480]]
