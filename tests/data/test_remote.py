@@ -1,5 +1,6 @@
 """Images at addresses: read, tried again, refused, and named when they cannot be had."""
 
+import contextlib
 import http.server
 import io
 import json
@@ -152,3 +153,41 @@ def test_what_is_no_image_is_said(server):
     server.pages["/a.png"] = [], b"<html>"
     with pytest.raises(ValueError, match=r"cannot read image http://localhost:\d+/a\.png: Unknown"):
         images.load(f"{server.url}/a.png", res=14)
+
+
+class Endless(Handler):
+    """Sends until nobody listens; "/silent.png" is never answered."""
+
+    def do_GET(self):
+        self.server.requests.append(self.path)
+        if self.path == "/silent.png":
+            self.server.stop.wait(20)
+            return
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while not self.server.stop.is_set():
+                self.wfile.write(bytes(2**16))
+
+
+@pytest.fixture
+def endless(server):
+    server.RequestHandlerClass, server.stop = Endless, threading.Event()
+    yield server
+    server.stop.set()
+
+
+def test_a_server_that_never_stops_sending_is_left_at_the_largest_size(endless, monkeypatch):
+    monkeypatch.setattr(remote, "MAX_BYTES", 2**20)
+    with pytest.raises(ValueError, match=r"/a\.png: more than 1\.0 MiB"):
+        remote.read(f"{endless.url}/a.png")
+    assert len(endless.requests) == 1
+
+
+@pytest.mark.parametrize("path", ["/silent.png", "/a.png"])
+def test_a_server_that_takes_too_long_is_left_at_the_deadline(endless, monkeypatch, path):
+    monkeypatch.setattr(remote, "DEADLINE_S", 0.2)
+    monkeypatch.setattr(remote, "MAX_BYTES", 2**40)
+    with pytest.raises(ValueError, match=r"png: not had within 0\.2 s"):
+        remote.read(f"{endless.url}{path}")
+    assert len(endless.requests) == 1
