@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from paligemma_jax.assembly import datasets
-from paligemma_jax.checks import findings, lint
+from paligemma_jax.checks import findings, lint, lint_images
 from paligemma_jax.console import say
 from paligemma_jax.data import image_files, jsonl, prefix_lm, records, tokens
 from paligemma_jax.reports import sections
@@ -230,16 +230,16 @@ def look_at_images(
     sizes = image_files.read_sizes(every)
     with say.progress("comparing images", unit="B", unit_scale=True) as progress:
         contents = image_files.find_contents(sizes, num_workers=num_workers, progress=progress)
-    problems = lint.between(sets, contents)
+    problems = lint_images.between(sets, contents)
     for one in sets:
-        problems += lint.empty_files(one, sizes) + lint.within(one, contents)
+        problems += lint_images.empty_files(one, sizes) + lint_images.within(one, contents)
     if not full:
         return [], problems
     paths = [path for path in every if sizes.get(path) != 0]
     with say.progress("decoding images", unit="images") as progress:
         files = image_files.decode_all(paths, num_workers=num_workers, progress=progress)
     for one in sets:
-        problems += lint.decoded_files(one, files)
+        problems += lint_images.decoded_files(one, files)
     return [("image sizes", describe_sizes(list(files.values()), res=settings.res))], problems
 
 

@@ -1,8 +1,7 @@
 """Tasks whose answers are words or JSON, scored by metrics by name: vqa, caption and json."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from paligemma_jax.tasks import definition, metrics, structure_metrics, text_metrics
 
@@ -31,19 +30,6 @@ def make(
     """
     scores = options.scores or usual_scores
     chosen = metrics.choose(scores)
-
-    def score_example(
-        prediction: str,
-        *,
-        suffix: str | None,
-        tokens: definition.Tokens | None = None,
-        extra: Mapping[str, Any] | None = None,
-        draw_truth: Callable[[], Any] | None = None,  # noqa: ARG001 (a ScoreExample)
-    ) -> dict[str, Any]:
-        return text_metrics.score_example(
-            prediction, suffix=suffix, tokens=tokens, extra=extra, metrics=chosen
-        )
-
     return definition.Task(
         name=name,
         parse=text_metrics.canonical,
@@ -51,7 +37,7 @@ def make(
         check=check,
         labels=lambda _: (),
         has_short_answers=has_short_answers,
-        score_example=score_example,
+        score_example=functools.partial(text_metrics.score_example, metrics=chosen),
         aggregate=functools.partial(text_metrics.aggregate, metrics=chosen),
         check_row=functools.partial(text_metrics.check_row, metrics=chosen),
         usual_scores=usual_scores,

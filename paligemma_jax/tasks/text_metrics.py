@@ -72,6 +72,7 @@ def score_example(
     suffix: str | None,
     tokens: Sequence[tuple[str, float]] | None = None,  # noqa: ARG001 (every task has it)
     extra: Mapping[str, Any] | None = None,
+    draw_truth: Callable[[], Any] | None = None,  # noqa: ARG001 (likewise)
     metrics: Metrics,
 ) -> dict[str, Any]:
     """Compares one answer with the true ones: the keys that a row of text has of its own.

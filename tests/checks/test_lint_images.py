@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_jax.checks import lint
+from paligemma_jax.checks import lint, lint_images
 from paligemma_jax.data import image_files, objects, records, remote
 
 
@@ -54,7 +54,7 @@ def test_rows_that_are_there_twice_are_found(folder):
         record(folder, 4, "b.bmp", suffix="two"),
         record(folder, 5, "b.bmp", prefix="detect dog", suffix="one"),
     )
-    assert kinds(lint.within(data, contents_of(data))) == {
+    assert kinds(lint_images.within(data, contents_of(data))) == {
         "same row twice": ["x:3"],
         "two answers to one question": ["x:4"],
     }
@@ -71,7 +71,7 @@ def test_images_in_two_splits_are_found(folder):
         record(folder, 5, "c.bmp"),
         name="evals.val",
     )
-    found = lint.between([training, val], contents_of(training, val))
+    found = lint_images.between([training, val], contents_of(training, val))
     assert kinds(found) == {
         "same row in two data sets": ["x:3"],
         "same image in two data sets": ["x:4"],
@@ -82,7 +82,9 @@ def test_images_in_two_splits_are_found(folder):
 
 def test_one_file_given_twice_is_one_finding(folder):
     training, val = (make(record(folder, 1, "a.bmp"), name=name) for name in ("training", "val"))
-    assert kinds(lint.between([training, val], contents_of(training))) == {"same data twice": []}
+    assert kinds(lint_images.between([training, val], contents_of(training))) == {
+        "same data twice": []
+    }
 
 
 def test_files_that_cannot_be_used_are_found(folder):
@@ -106,8 +108,8 @@ def test_files_that_cannot_be_used_are_found(folder):
     paths = [path for path, size in sizes.items() if size]
     files = image_files.decode_all(paths, num_workers=2)
     assert (files[paths[0]].width, files[paths[0]].height) == (8, 6)
-    assert kinds(lint.empty_files(data, sizes)) == {"empty image file": ["x:2"]}
-    assert kinds(lint.decoded_files(data, files)) == {
+    assert kinds(lint_images.empty_files(data, sizes)) == {"empty image file": ["x:2"]}
+    assert kinds(lint_images.decoded_files(data, files)) == {
         "image that cannot be decoded": ["x:3"],
         "image to be turned": ["x:4"],
         "image of 16 bits": ["x:5"],
@@ -126,8 +128,8 @@ def test_images_at_addresses_are_equal_where_their_addresses_are(tmp_path, monke
     ]
     one = make(*members)
     assert image_files.read_sizes([first, second]) == {}
-    assert lint.empty_files(one, {}) == []
-    assert kinds(lint.within(one, {})) == {"same row twice": ["x:3"]}
+    assert lint_images.empty_files(one, {}) == []
+    assert kinds(lint_images.within(one, {})) == {"same row twice": ["x:3"]}
     files = image_files.decode_all([first, second], num_workers=1)
     assert [(file.width, file.height) for file in files.values()] == [(8, 6), (8, 6)]
-    assert lint.decoded_files(one, files) == []
+    assert lint_images.decoded_files(one, files) == []
