@@ -313,10 +313,12 @@ def _distinct_moves(
     spelt: Sequence[tuple[int, spelling.Spelt]],
 ) -> tuple[np.ndarray, ...]:
     """Returns (source, target, added, opened) int64[n] of all moves, each once, by source."""
-    reached = [np.unique(targets) for _, targets in moves]
-    sources = np.repeat(np.arange(2, 2 + len(moves)), [len(targets) for targets in reached])
-    none = np.zeros(len(sources), np.int64)
-    found = [(sources, np.concatenate(reached), none, none)]
+    found = []
+    for state, (_, targets) in enumerate(moves, start=2):
+        if len(targets):
+            reached = np.unique(targets)
+            none = np.zeros_like(reached)
+            found.append((none + state, reached, none, none))
     for offset, grammar in spelt:
         own = grammar.moves
         found.append((own.source + offset, own.target + offset, own.added, own.opened))

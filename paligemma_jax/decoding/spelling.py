@@ -84,7 +84,7 @@ def spell(over_bytes: automata.Automaton, pieces: Sequence[bytes | None]) -> Spe
     used = np.unique(np.append(found, DEAD))  # DEAD, the first, becomes class 0.
     classes = np.zeros(len(pieces), np.int32)
     classes[ids] = np.searchsorted(used, found)
-    moves = functions.all_moves()
+    moves = functions.moves
     moves = moves[np.isin(moves.symbol, used)]
     moves.symbol = np.searchsorted(used, moves.symbol)
     return Spelt(over_bytes, classes, moves)
@@ -105,17 +105,17 @@ class _Functions:
         # Bytes that no state tells apart are one letter.
         table, letter = np.unique(table, axis=1, return_inverse=True)
         self.table, self.letter_of_byte, self.nowhere = table, letter.reshape(-1), count
-        self.limits = np.zeros(count + 1, np.int64)
+        self.limits = np.zeros(count + 1, np.int32)
         self.limits[list(over_bytes.limits)] = list(over_bytes.limits.values())
         self.is_between = np.zeros(count + 1, bool)
         self.is_between[list(over_bytes.between)] = True
         self.longest = longest
-        states, zeros = np.arange(count), np.zeros(count, np.int64)
-        opened = np.where(self.limits[:-1] > 0, -1, 0)
-        self.made = [Moves(zeros + IDENTITY, states, states, zeros, opened)]
+        states, zeros = np.arange(count, dtype=np.int32), np.zeros(count, np.int32)
+        opened = np.where(self.limits[:-1] > 0, -1, 0).astype(np.int32)
+        self.moves = Moves(zeros + IDENTITY, states, states, zeros, opened)
         self.after = np.full((64, table.shape[1]), -1, np.int64)
         self.after[DEAD] = DEAD
-        self.numbers = {0: DEAD, int(self._hash(self.made[0]).sum()): IDENTITY}
+        self.numbers = {0: DEAD, int(self._hash(self.moves).sum()): IDENTITY}
 
     def extend(self, functions: np.ndarray, letters: np.ndarray) -> np.ndarray:
         """Returns int64[n], what int64[n] functions are followed by a letter each."""
@@ -126,14 +126,9 @@ class _Functions:
             self._make(pairs // width, pairs % width)
         return self.after[functions, letters]
 
-    def all_moves(self) -> Moves:
-        arrays = zip(*(moves.arrays() for moves in self.made), strict=True)
-        return Moves(*map(np.concatenate, arrays))
-
     def _make(self, functions: np.ndarray, letters: np.ndarray) -> None:
         """Makes the functions that int64[n] functions are with int64[n] letters behind them."""
-        before = self.all_moves()
-        self.made = [before]
+        before = self.moves
         first = np.searchsorted(before.symbol, functions)
         sizes = np.searchsorted(before.symbol, functions, side="right") - first
         pair = np.repeat(np.arange(len(functions)), sizes)
@@ -141,8 +136,9 @@ class _Functions:
         rows = np.arange(len(pair)) - np.repeat(ends - sizes - first, sizes)
         moves = self._read(before[rows], letters[pair])
         moves.symbol = pair[moves.symbol]
-        sums = np.zeros(len(functions), np.uint64)
-        np.add.at(sums, moves.symbol, self._hash(moves))
+        total = np.append(np.uint64(0), np.cumsum(self._hash(moves)))
+        last = np.searchsorted(moves.symbol, np.arange(len(functions)), side="right")
+        sums = np.diff(total[last], prepend=np.uint64(0))
         known = len(self.numbers)
         numbers = np.array([self.numbers.setdefault(h, len(self.numbers)) for h in sums.tolist()])
         while len(self.after) < len(self.numbers):
@@ -153,8 +149,10 @@ class _Functions:
         is_kept = np.zeros(len(functions), bool)
         is_kept[kept] = numbers[kept] >= known
         added = moves[is_kept[moves.symbol]]
-        added.symbol = numbers[added.symbol]
-        self.made.append(added)
+        added.symbol = numbers[added.symbol].astype(np.int32)
+        if len(added):
+            both = zip(before.arrays(), added.arrays(), strict=True)
+            self.moves = Moves(*map(np.concatenate, both))
 
     def _read(self, moves: Moves, letters: np.ndarray) -> Moves:
         """Returns the moves that are left after one more letter; `symbol` is the place before."""
@@ -166,13 +164,21 @@ class _Functions:
         opened = np.where(is_same, -1, np.where(goes_on, moves.opened + step, 0))
         in_time = (added <= self.limits[moves.source]) & (opened <= self.limits[target])
         alive = np.flatnonzero((target < self.nowhere) & in_time)
-        return Moves(alive, moves.source[alive], target[alive], added[alive], opened[alive])
+        return Moves(
+            alive.astype(np.int32), moves.source[alive], target[alive], added[alive], opened[alive]
+        )
 
     def _hash(self, moves: Moves) -> np.ndarray:
         """Returns uint64[n], a well-mixed number for each move (splitmix64's finalizer)."""
         width = self.longest + 2
-        packed = (moves.source * self.nowhere + moves.target) * width + moves.added
-        mixed = (packed * width + moves.opened + 2).astype(np.uint64)
+        mixed = moves.source.astype(np.uint64)
+        for size, values in (
+            (self.nowhere, moves.target),
+            (width, moves.added),
+            (width, moves.opened + 1),
+        ):
+            mixed = mixed * np.uint64(size) + values.astype(np.uint64)
+        mixed += np.uint64(1)  # No move is 0, which a sum would not show.
         mixed *= np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
