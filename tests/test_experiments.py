@@ -178,9 +178,14 @@ COMMANDS = {
         # Held to it, all are well formed.
         says=(r"detection +nucleus +10 +10 +\d", r"json +nucleus +10 +10 +\d"),
     ),
+    "constrained_compile": Command(
+        "experiments/benchmarks/constrained_compile.py --schemas text_80 nested "
+        "--tokenizer tests/reference/tiny_spm.model",
+        says=(r"paligemma_jax \| text_80 \| \d", r"paligemma_jax \| nested \| \d"),
+    ),
     "constrained_cost": Command(
         "experiments/benchmarks/constrained.py --what cost --size tiny --rounds 1 --new_tokens 4",
-        says=("free", "detection", "segmentation", "answers", "json"),
+        says=("free", "detection", "segmentation", "answers", "json", "texts"),
     ),
 }
 # What compare starts, with what the table says where a peer is not installed: these come from no

@@ -39,7 +39,13 @@ SCHEMA = {
     "properties": {**COUNTS, "note": {"type": "string"}, "sure": {"type": "boolean"}},
     "required": ["note"],
 }
-ROOM = {"detection": 32, "segmentation": 64, "answers": 8, "json": 48}
+# Texts whose characters are counted.
+TEXTS = {
+    "type": "object",
+    "properties": {"note": {"type": "string", "maxLength": 12}, "sure": {"type": "boolean"}},
+    "required": ["note", "sure"],
+}
+ROOM = {"detection": 32, "segmentation": 64, "answers": 8, "json": 48, "texts": 48}
 SEARCHES = {
     "greedy": functools.partial(generate.generate, sampler="greedy"),
     "temperature": functools.partial(generate.generate, sampler="temperature"),
@@ -98,6 +104,7 @@ def make_grammars(tokenizer: tokens.Tokenizer, *, room: int | None = None) -> di
         },
         "answers": grammars.choose(tokenizer, ANSWERS, room=size["answers"]),
         "json": grammars.write_json(tokenizer, SCHEMA),
+        "texts": grammars.write_json(tokenizer, TEXTS),
     }
 
 
@@ -112,6 +119,8 @@ def is_well_formed(name: str, text: str) -> bool:
         value = json.loads(text)
     except ValueError:
         return False
+    if name == "texts":
+        return list(value) == ["note", "sure"] and len(value["note"]) <= 12
     return (
         isinstance(value, dict)
         and isinstance(value.get("note"), str)
