@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "paligemma_jax"
 NAMED = re.compile(r"paligemma(?![-_]jax)|(?<!pali)gemma|siglip|(?<!\w)(llm|img)/", re.IGNORECASE)
 EXCEPTIONS = {
     "models/paligemma/": "the family itself",
-    "assembly/families.py": "the table of families",
+    "assembly/model_functions.py": "the table of families",
     "settings/": "presets, and the defaults of keys",
     "checkpoints/huggingface": "tables of names, and config.json of transformers",
     "checkpoints/peft.py": "what PEFT calls the same weights",

@@ -101,7 +101,7 @@ HOMES = {
     "matplotlib": {"reports"},
     "jinja2": {"reports/page.py"},
     "av": {"prediction/video.py"},
-    "tensorboardX": {"reports/trackers.py"},
+    "tensorboardX": {"reports/run_log.py"},
     # What all doors show progress with.
     "tqdm": {"console/say.py"},
     # To compare a conversion with; tests and benchmarks use them too.

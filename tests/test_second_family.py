@@ -12,7 +12,7 @@ from PIL import Image
 
 import paligemma_jax
 from paligemma_jax import evaluate, train
-from paligemma_jax.assembly import families
+from paligemma_jax.assembly import model_functions
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.data import tokens
 from paligemma_jax.reports import run_log
@@ -34,7 +34,7 @@ def example() -> types.ModuleType:
         tables = types.SimpleNamespace(FAMILIES={}), types.SimpleNamespace(LOADERS={})
         exec(lines, given | dict(zip(("families", "tokens"), tables, strict=True)))
         for real, written in (
-            (families.FAMILIES, tables[0].FAMILIES),
+            (model_functions.FAMILIES, tables[0].FAMILIES),
             (tokens.LOADERS, tables[1].LOADERS),
         ):
             for name, value in written.items():

@@ -23,7 +23,8 @@ from paligemma_jax.console import host_memory, say
 from paligemma_jax.models import family
 from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.params import names
-from paligemma_jax.training import optimizer, step, step_memory
+from paligemma_jax.runs import memory_plan
+from paligemma_jax.training import optimizer, step
 from paligemma_jax.wording import quantities
 
 POLICIES = ("nothing_saveable", "dots_with_no_batch_dims_saveable", "dots_saveable")
@@ -106,7 +107,7 @@ def make_step(policy: str, args: argparse.Namespace, batch: dict[str, jax.Array]
         state, metrics = compiled(state, batch)
         jax.block_until_ready((state, metrics))
 
-    return update, step_memory.temporary_bytes(compiled), step_memory.bytes_of(state.trainable)
+    return update, memory_plan.temporary_bytes(compiled), memory_plan.bytes_of(state.trainable)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from paligemma_jax.assembly import (
-    attention_kernels,
     datasets,
-    families,
     mask_codecs,
     model_functions,
     quantization,
@@ -22,7 +20,7 @@ from paligemma_jax.assembly import (
 from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
-from paligemma_jax.files import atomic, disk_space, run_folder
+from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.models import family
 from paligemma_jax.params import names, sharding
 from paligemma_jax.settings import load as load_settings
@@ -59,7 +57,7 @@ def assemble(settings: schema.Settings) -> Assembly:
         "It may be a path; for a model from scratch import_data --train_tokenizer makes a small one"
     )
     with weights.named_by("tokenizer", settings.tokenizer, hint):
-        tokenizer = families.load_tokenizer(
+        tokenizer = model_functions.load_tokenizer(
             settings.model.family, weights.fetch(settings.tokenizer)
         )
     model = model_functions.describe(settings, vocab_size=tokenizer.vocab_size)
@@ -69,7 +67,7 @@ def assemble(settings: schema.Settings) -> Assembly:
             f"embedding. Is it the tokenizer that the weights were trained with?"
         )
     compute = model_functions.make_compute(settings)
-    attention_kernels.check(settings, model, compute)
+    model_functions.check_attention(settings, model, compute)
     if settings.compute_dtype == model_functions.AUTO:
         _, why = model_functions.choose_compute_dtype(settings.compute_dtype)
         say.info(f"compute_dtype: {compute.dtype} ({why})")
@@ -247,7 +245,7 @@ def choose_weights(
 
 def check_writable(folder: pathlib.Path, *, option: str) -> None:
     """Raises a ValueError if nothing can be written into a folder that is there or to be made."""
-    nearest = disk_space.nearest_existing(folder)
+    nearest = atomic.nearest_existing(folder)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         problem = "may not be written to" if nearest.is_dir() else "is a file"
         raise ValueError(f"{option} {folder}: {nearest} {problem}; choose another folder")

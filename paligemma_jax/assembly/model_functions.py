@@ -1,14 +1,24 @@
-"""From settings to a model: its dimensions, how it computes, and what decoding reads."""
+"""From settings to a model: its family, its dimensions, how it computes, and what decoding reads.
 
+What cuDNN's attention refuses is an error here, before anything is loaded. Its limits are those of
+`jax.nn.dot_product_attention(implementation="cudnn")` in jax 0.10; what a cuDNN of some version
+refuses besides shows when the step is compiled, before weights are read.
+"""
+
+import pathlib
+import re
+from collections.abc import Collection
 from typing import Any
 
 import jax
 
-from paligemma_jax.assembly import families
+from paligemma_jax.data import tokens
 from paligemma_jax.hub import published
 from paligemma_jax.models import family
+from paligemma_jax.models.paligemma import as_family as paligemma
 from paligemma_jax.params import lora
 from paligemma_jax.settings import schema
+from paligemma_jax.wording import near_misses
 
 AUTO = "auto"  # a value of compute_dtype and remat_policy
 # What an automatic remat_policy chooses from. The first keeps the products with weights; those of
@@ -35,7 +45,7 @@ def describe(settings: schema.Settings, *, vocab_size: int) -> family.Model:
             f"model.llm.vocab_size={rows}, but the tokenizer {settings.tokenizer} has {vocab_size} "
             f"pieces: use the model's own tokenizer, or set model.llm.vocab_size=None"
         )
-    chosen = families.choose(settings.model.family)
+    chosen = choose_family(settings.model.family)
     made = chosen.make(
         family.Spec(
             img=_tower(settings.model.img),
@@ -60,7 +70,7 @@ def make_lora(settings: schema.Settings) -> lora.Lora | None:
     targets = settings.lora.targets
     if targets is None:
         return None
-    short_forms = families.choose(settings.model.family).names.lora_targets
+    short_forms = choose_family(settings.model.family).names.lora_targets
     return lora.Lora(
         targets=str(short_forms.get(targets, targets)),
         rank=settings.lora.rank,
@@ -112,3 +122,84 @@ def for_decoding(
     """
     others = {n: x for n, x in params.items() if blocks is None or not n.startswith(blocks)}
     return {**others, **functions.unstack(params)}
+
+
+# By the key model.family. Another one is written as docs/extending.md says, and put in here.
+FAMILIES: dict[str, family.Family] = {"paligemma": paligemma.FAMILY}
+
+
+def choose_family(name: str) -> family.Family:
+    """Returns the family of the key model.family; an unknown one is a ValueError."""
+    if name not in FAMILIES:
+        hint = near_misses.did_you_mean(name, FAMILIES)
+        raise ValueError(f"model.family='{name}' is not known. {hint}Known: {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def load_tokenizer(name: str, path: pathlib.Path) -> tokens.Tokenizer:
+    """Returns the tokenizer in a file, of the kind that models of this family have."""
+    return tokens.load_tokenizer(path, kind=choose_family(name).tokenizer)
+
+
+def family_of_arrays(names: Collection[str]) -> family.Family | None:
+    """Returns the family whose table of the vocabulary is among these names; None: of none."""
+    return next((one for one in FAMILIES.values() if one.names.embedding in names), None)
+
+
+CUDNN = "cudnn"  # a value of model.img.attention and model.llm.attention
+# Compute capabilities (of Ampere, of Hopper) and the longest head that each serves.
+FIRST_CAPABILITY, LONG_CAPABILITY = 8.0, 9.0
+HEAD_DIM, LONG_HEAD_DIM = 128, 256
+
+
+def check_attention(
+    settings: schema.Settings, model: family.Model, compute: family.Compute
+) -> None:
+    """Raises a ValueError if a tower is to use cuDNN's attention and cannot, with the reason."""
+    towers = {"img": compute.img_attention, "llm": compute.attention}
+    for tower in (tower for tower, kernel in towers.items() if kernel == CUDNN):
+        problem = _attention_problem(settings, model, model.heads().get(tower), compute.dtype)
+        if problem:
+            raise ValueError(f"model.{tower}.attention='{CUDNN}': {problem}; or use 'xla'")
+
+
+def _attention_problem(
+    settings: schema.Settings,
+    model: family.Model,
+    heads: family.Heads | None,
+    dtype: str,
+) -> str | None:
+    if heads is None:
+        return f"a model of the family '{model.kind.name}' has no attention there"
+    if heads.softcap:
+        return f"it has no soft-cap, and this model's is {heads.softcap:g} (attn_logits_softcap)"
+    problem = _problem_of_lengths(settings, model) if heads.is_masked else None
+    return problem or _problem_of_device(heads.head_dim, dtype)
+
+
+def _problem_of_lengths(settings: schema.Settings, model: family.Model) -> str | None:
+    num_image = settings.input.max_images * model.num_image_tokens
+    for length in (settings.input.text_len, *(settings.input.text_lens or ())):
+        if (num_image + length) % 2:
+            return (
+                f"gradients through a mask need an even number of tokens, found {num_image} of "
+                f"images and {length} of text: change input.text_len or input.text_lens by one"
+            )
+    return None
+
+
+def _problem_of_device(head_dim: int, dtype: str) -> str | None:
+    device: Any = jax.local_devices()[0]
+    found = str(getattr(device, "compute_capability", ""))
+    if device.platform != "gpu" or not re.fullmatch(r"\d+\.\d+", found):
+        return f"it needs an NVIDIA GPU, found {device.device_kind}"
+    if dtype != "bfloat16":
+        return f"it needs compute_dtype bfloat16, found {dtype}"
+    capability, needed = float(found), FIRST_CAPABILITY
+    if head_dim > LONG_HEAD_DIM or head_dim % 8:
+        return f"heads must be a multiple of 8 up to {LONG_HEAD_DIM} long, found {head_dim}"
+    if head_dim > HEAD_DIM:
+        needed = LONG_CAPABILITY
+    if capability < needed:
+        return f"heads of {head_dim} need compute capability {needed:g}, found {found}"
+    return None

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from paligemma_jax.assembly import families, model_functions, weights
+from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import checksums, npz, partial_weights, train_checkpoint
 from paligemma_jax.files import run_folder
 from paligemma_jax.settings import load, schema
@@ -72,7 +72,7 @@ def find(path: pathlib.Path, base: str | None = None) -> partial_weights.Weights
     own = {name: _describe(said["arrays"][f"{group}/{key}"]) for name, (group, key) in keys.items()}
     below = _find_base(path, settings, said["base"], base)
     found = {**(below.arrays if below else {}), **own}
-    table = families.choose(settings.model.family).names.embedding
+    table = model_functions.choose_family(settings.model.family).names.embedding
     made = model_functions.describe(settings, vocab_size=found[table].shape[0])
     metadata = weights.metadata(settings, made, step=said["step"], base=below)
     cast = settings.frozen_dtype if below else None

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from paligemma_jax.checkpoints import npz_members
-from paligemma_jax.files import atomic, direct_file, disk_space, part_files
+from paligemma_jax.files import atomic, direct_file, part_files
 from paligemma_jax.wording import near_misses
 
 Path = str | os.PathLike[str]
@@ -119,7 +119,7 @@ def write(
     comment = _comment(metadata or {}, types, path)
     total = sum(math.prod(np.shape(params[name])) * types[name].itemsize for name in params)
     needed = total + OVERHEAD_BYTES * len(params) + len(comment)
-    disk_space.require(path.parent, needed, what=str(path), remedy="nothing was written")
+    atomic.require_space(path.parent, needed, what=str(path), remedy="nothing was written")
     try:
         with atomic.new_file(path) as unfinished, direct_file.DirectFile(unfinished) as file:
             _write_zip(file, params, types, comment, total, progress)

@@ -24,7 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from paligemma_jax.checkpoints import checksums
-from paligemma_jax.files import disk_space
+from paligemma_jax.files import atomic
 
 Groups = Mapping[str, Mapping[str, Any]]  # group -> name -> array, or its ShapeDtypeStruct
 
@@ -300,7 +300,7 @@ class Writer:
         }
         needed = sum(x.nbytes for x in arrays.values()) + OVERHEAD_BYTES
         path = self._path(step)
-        disk_space.require(path.parent, needed, what=str(path), remedy="nothing was written")
+        atomic.require_space(path.parent, needed, what=str(path), remedy="nothing was written")
         self._keep.values[step] = value
         items = {group: ocp.args.PyTreeSave(dict(named)) for group, named in groups.items()}
         items[METADATA] = ocp.args.JsonSave({"sha256": sha256(content), "content": content})

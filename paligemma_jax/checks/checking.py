@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.assembly import assembly, families, mask_codecs, weights
+from paligemma_jax.assembly import assembly, mask_codecs, model_functions, weights
 from paligemma_jax.checks import data_sets, environment, findings, planned_run, shown_examples
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
@@ -153,7 +153,9 @@ def _load_tokenizer(
 ) -> tokens.Tokenizer | None:
     """Returns the tokenizer, fetched if need be; what keeps it away is added to `problems`."""
     try:
-        return families.load_tokenizer(settings.model.family, weights.fetch(settings.tokenizer))
+        return model_functions.load_tokenizer(
+            settings.model.family, weights.fetch(settings.tokenizer)
+        )
     except (ValueError, OSError) as error:
         what = f"{error}\nwithout it these are left out: {planned_run.left_out(settings)}"
         remedy = (

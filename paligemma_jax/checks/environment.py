@@ -13,7 +13,7 @@ from packaging import requirements, specifiers, utils, version
 
 from paligemma_jax.assembly import weights
 from paligemma_jax.checks import findings
-from paligemma_jax.files import disk_space
+from paligemma_jax.files import atomic
 from paligemma_jax.hub import addresses as hub_addresses
 from paligemma_jax.hub import published, sites
 from paligemma_jax.reports import sections
@@ -66,7 +66,7 @@ def look(sources: Sequence[str]) -> tuple[sections.Section, list[Finding]]:
     packages = find_packages()
     device_facts, problems = _devices()
     key_facts, missing = _keys(sources)
-    free = quantities.size(disk_space.free_bytes(os.getcwd()))
+    free = quantities.size(atomic.free_bytes(os.getcwd()))
     facts = [
         ("python", f"{platform.python_version()}, {platform.platform()}"),
         *device_facts,

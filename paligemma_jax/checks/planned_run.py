@@ -10,18 +10,16 @@ import jax
 
 from paligemma_jax.assembly import (
     assembly,
-    attention_kernels,
     datasets,
     model_functions,
     quantization,
-    released,
     training_data,
     weights,
 )
 from paligemma_jax.checks import findings
 from paligemma_jax.data import tokens
 from paligemma_jax.evaluation import answer_constraints, evaluator
-from paligemma_jax.files import disk_space
+from paligemma_jax.files import atomic
 from paligemma_jax.hub import addresses, published
 from paligemma_jax.models import family
 from paligemma_jax.reports import sections
@@ -69,7 +67,7 @@ def look(
     vocab_size = tokenizer.vocab_size if tokenizer else settings.model.llm.vocab_size
     try:
         model = model_functions.describe(settings, vocab_size=vocab_size or ASSUMED_PIECES)
-        attention_kernels.check(settings, model, model_functions.make_compute(settings))
+        model_functions.check_attention(settings, model, model_functions.make_compute(settings))
     except ValueError as error:
         all_problems.append(_refused("model", error))
     if model is not None:
@@ -190,7 +188,7 @@ def _weights(settings: schema.Settings, model: family.Model) -> list[Finding]:
     """Returns why the starting weights do not fit, where they are here already."""
     source, base = settings.model_init, settings.model_init_base
     try:
-        released.check_name(settings, model)
+        weights.check_name(settings, model)
         if source is None or not all(addresses.find(s) for s in (source, base) if s):
             return []
         weights.check(settings, weights.find(source, base), model)
@@ -233,7 +231,7 @@ def stored_bytes(source: str | None) -> int:
 
 
 def _too_large(size: float, folder: pathlib.Path, what: str) -> list[Finding]:
-    free = disk_space.free_bytes(folder)
+    free = atomic.free_bytes(folder)
     if size <= free:
         return []
     text = (

@@ -20,7 +20,6 @@ from paligemma_jax.data import (
     prefix_lm,
     records,
     tokens,
-    warp,
 )
 from paligemma_jax.reports import drawing, sections, sheets
 from paligemma_jax.settings import schema
@@ -249,7 +248,9 @@ def _change(
 ) -> sheets.Picture:
     """Returns an example as it is drawn at a position of the run."""
     numbers = augmenter.draw(record, position).to_array()
-    pixels = warp.load_op(record.images[0], numbers, res=res, settings=augmenter.settings).numpy()
+    pixels = augment.load_op(
+        record.images[0], numbers, res=res, settings=augmenter.settings
+    ).numpy()
     return _picture(pixels, augmenter.answer(record, position), augmenter)
 
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.data import image_batches, records, remote
-from paligemma_jax.files import atomic, disk_space, locks
+from paligemma_jax.data import pipeline, records, remote
+from paligemma_jax.files import atomic, locks
 
 Progress = Callable[[int, int], None]
 # uint8[B, 1, R, R, 3] -> float[B, 1, P, D], B the same in every call.
@@ -151,7 +151,7 @@ def survey(
 
 def check_space(store: Store, num_entries: int) -> None:
     """Raises an OSError if the disk has no room for so many more entries."""
-    disk_space.require(
+    atomic.require_space(
         store.folder,
         num_entries * store.entry_bytes,
         what=f"a cache of {num_entries} image embeddings",
@@ -188,12 +188,12 @@ def fill(
     starts = range(0, len(digests), batch_size)
     batches = [digests[start : start + batch_size] for start in starts]
 
-    def plan() -> Iterator[list[image_batches.Example]]:
+    def plan() -> Iterator[list[pipeline.Example]]:
         for batch in batches:
             full = batch + batch[-1:] * (batch_size - len(batch))
             yield [(examples[digest], 0) for digest in full]
 
-    pixels = image_batches.read(
+    pixels = pipeline.read_image_batches(
         plan, res=res, batch_size=batch_size, max_images=1, num_workers=num_workers
     )
     done = 0
@@ -212,7 +212,7 @@ def fill(
 
 
 def read_batches(
-    plan: image_batches.Plan,
+    plan: pipeline.Plan,
     store: Store,
     digests: Mapping[str, str],
     *,
@@ -243,14 +243,14 @@ def read_batches(
                 f"same command makes it again, and goes on"
             ) from error
 
-    def join(examples: Sequence[image_batches.Example], found: list[Any]) -> np.ndarray:
+    def join(examples: Sequence[pipeline.Example], found: list[Any]) -> np.ndarray:
         batch = np.zeros((len(examples), max_images, *store.shape), store.dtype)
         slots = ((row, slot) for row, (one, _) in enumerate(examples) for slot in _slots(one))
         for place, future in zip(slots, found, strict=True):
             batch[place] = future.result()
         return batch
 
-    ahead: collections.deque[tuple[Sequence[image_batches.Example], list[Any]]]
+    ahead: collections.deque[tuple[Sequence[pipeline.Example], list[Any]]]
     ahead = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
         for examples in plan():

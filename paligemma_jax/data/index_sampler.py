@@ -3,6 +3,10 @@
 Sources take turns by their weights in an even pattern, no source more than a few examples ahead of
 its share at any time: with weights 2 and 1 the turns are b a a b a a ... Each source is read in
 passes, every pass a permutation of its own.
+
+Random numbers follow from where they are used and are the same with every version of numpy: the raw
+stream of a bit generator is fixed; the methods of `numpy.random.Generator` may change (NEP 19). A
+resumed run needs both properties, and several processes need the first.
 """
 
 import dataclasses
@@ -11,8 +15,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
-
-from paligemma_jax.data import randomness
 
 # Shares are taken as the nearest fraction with such a denominator, so that turns are exact.
 MAX_DENOMINATOR = 1_000_000
@@ -53,9 +55,7 @@ class Order:
         # A step may need the end of one pass and the beginning of the next.
         self._permutations = [
             functools.lru_cache(maxsize=2)(
-                functools.partial(
-                    randomness.permutation, seed, size=source.num_records, source=number
-                )
+                functools.partial(permutation, seed, size=source.num_records, source=number)
             )
             for number, source in enumerate(self.sources)
         ]
@@ -121,3 +121,31 @@ def _turns_before(positions: np.ndarray, weights: Sequence[float]) -> list[np.nd
         found.append(mine)
         left = left - mine
     return found
+
+
+# Every use of `uniforms` has numbers of its own.
+AUGMENT, SHUFFLE_OBJECTS, NOISE_BOXES = range(3)
+# Keys of `uniforms`; those of permutations stay below.
+UNIFORMS = 1 << 63
+# Passes over one source before the keys of the next source begin.
+PASSES = 1 << 40
+
+
+def permutation(seed: int, epoch: int, size: int, *, source: int = 0) -> np.ndarray:
+    """Returns int64[size], the order of a source's records in one pass over them."""
+    key = np.array([seed, source * PASSES + epoch], np.uint64)
+    return np.argsort(np.random.Philox(key=key).random_raw(size), kind="stable")
+
+
+def uniforms(seed: int, use: int, position: int, count: int) -> np.ndarray:
+    """Returns float64[count] in 0..1 (1 excluded) for the example at `position` of the run.
+
+    Args:
+      seed: of the run.
+      use: one of the constants above.
+      position: of the example among all that the run trains on: step * batch size + place.
+      count: how many; the first ones do not depend on it.
+    """
+    key = np.array([seed, UNIFORMS + use], np.uint64)
+    bits = np.random.Philox(key=key, counter=[0, position, 0, 0]).random_raw(count)
+    return (bits >> np.uint64(11)) * 2.0**-53

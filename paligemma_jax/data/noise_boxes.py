@@ -20,7 +20,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from paligemma_jax.data import randomness, tokens
+from paligemma_jax.data import index_sampler, tokens
 from paligemma_jax.tasks import box_text
 
 NUM_KINDS = 3  # own, of another answer, anywhere
@@ -84,7 +84,9 @@ class NoiseBoxes:
 
     def _draw(self, num_boxes: int, position: int, own: np.ndarray) -> np.ndarray:
         """Returns int[n, 4], ids of boxes: of int[k, 4] `own`, of `places`, or anywhere."""
-        numbers = randomness.uniforms(self.seed, randomness.NOISE_BOXES, position, 6 * num_boxes)
+        numbers = index_sampler.uniforms(
+            self.seed, index_sampler.NOISE_BOXES, position, 6 * num_boxes
+        )
         corners, kinds, choices = np.split(numbers.reshape(6, num_boxes), [4, 5])
         first, second = corners.reshape(2, 2, num_boxes)
         first = (first * len(self.loc_ids)).astype(np.int64)

@@ -5,23 +5,24 @@ A batch holds B examples of this process, M image slots each, all of it what a m
     image       uint8[B, M, R, R, 3]   zeros in unused slots; or what `read_images` gives instead
     mask_image  bool[B, M]             False for an unused slot
     text        int32[B, T + 1] to train on, [B, T] to decode from; mask_ar, mask_input (and
-                mask_loss) bool of the same shape: see `rows`
+                mask_loss) bool of the same shape: see `prefix_lm`
 
-Order (`order`) and augmentation (`augment`) are functions of (seed, step): nothing but the step
-number is needed to resume. Files are read, decoded, resized and augmented in TensorFlow's threads,
-some batches ahead.
+Order (`index_sampler`) and augmentation (`augment`) are functions of (seed, step): nothing but the
+step number is needed to resume. Files are read, decoded, resized and augmented in TensorFlow's
+threads, some batches ahead.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
 from paligemma_jax.data import (
     augment,
-    image_batches,
+    images,
     index_sampler,
     length_buckets,
     noise_boxes,
@@ -31,8 +32,12 @@ from paligemma_jax.data import (
 from paligemma_jax.data import records as data_records
 
 Batch = dict[str, np.ndarray]
+# (record, position of the example in the run)
+Example = tuple[data_records.Record, int]
+# The examples of each batch; an iterable that can restart.
+Plan = Callable[[], Iterable[Sequence[Example]]]
 # (batches of examples, what a batch looks like) -> for each batch its arrays made of images
-ReadImages = Callable[[image_batches.Plan, "BatchSpec"], Iterator[Batch]]
+ReadImages = Callable[[Plan, "BatchSpec"], Iterator[Batch]]
 # (record, position of the example in the run) -> a row of text and masks
 Encode = Callable[[data_records.Record, int], Batch]
 
@@ -46,7 +51,7 @@ class BatchSpec:
       text_len: T above.
       batch_size: examples per batch over all processes; each process makes its share.
       max_images: image slots per example, M above.
-      lowercase, allow_truncation: as in `rows`.
+      lowercase, allow_truncation: as in `prefix_lm`.
       process_index, process_count: which share; jax.process_index() and jax.process_count().
       num_workers: images decoded at a time; None is one per core.
       prefetch: batches made ahead of use.
@@ -88,7 +93,7 @@ class BatchSpec:
 
     @property
     def text_options(self) -> dict[str, Any]:
-        """Arguments of `rows.encode_training` and `rows.encode_prompt`."""
+        """Arguments of `prefix_lm.encode_training` and `prefix_lm.encode_prompt`."""
         return dict(
             text_len=self.text_len,
             lowercase=self.lowercase,
@@ -121,7 +126,7 @@ def train_batches(
     read_images: ReadImages | None = None,
     text_lens: Sequence[int] = (),
 ) -> Iterator[Batch]:
-    """Returns the batches of steps start_step .. total_steps - 1, in the order of `order.Order`.
+    """Returns the batches of steps start_step .. total_steps - 1, as `index_sampler.Order` says.
 
     Args:
       records: of all sources, one after the other.
@@ -147,12 +152,12 @@ def train_batches(
     sources = sources or [index_sampler.Source("training data", len(records))]
     order = index_sampler.Order(seed, sources, batch_size=spec.batch_size)
 
-    def plan_all() -> Iterator[list[image_batches.Example]]:
+    def plan_all() -> Iterator[list[Example]]:
         for step in range(start_step, total_steps):
             numbers, positions = order.records(step).tolist(), order.positions(step).tolist()
             yield [(records[i], p) for i, p in zip(numbers, positions, strict=True)]
 
-    def plan() -> Iterator[list[image_batches.Example]]:
+    def plan() -> Iterator[list[Example]]:
         return (examples[spec.local_slice] for examples in plan_all())
 
     encode = functools.partial(
@@ -236,11 +241,11 @@ def _number_rows(
 
 
 def _read_pixels(
-    plan: image_batches.Plan,
+    plan: Plan,
     spec: BatchSpec,
     augmentation: augment.Augmenter | None = None,
 ) -> Iterator[Batch]:
-    pixels = image_batches.read(
+    pixels = read_image_batches(
         plan,
         res=spec.res,
         batch_size=spec.local_batch_size,
@@ -252,9 +257,7 @@ def _read_pixels(
     return ({"image": array} for array in pixels)
 
 
-def _make_batches(
-    plan: image_batches.Plan, encode: Encode, spec: BatchSpec, read: ReadImages
-) -> Iterator[Batch]:
+def _make_batches(plan: Plan, encode: Encode, spec: BatchSpec, read: ReadImages) -> Iterator[Batch]:
     """Yields a batch for each list of examples in `plan()`."""
     images = read(plan, spec)
     for examples in plan():
@@ -267,9 +270,7 @@ def _make_batches(
         }
 
 
-def _encode_others(
-    encode: Encode, examples: Sequence[image_batches.Example], spec: BatchSpec
-) -> list[Batch]:
+def _encode_others(encode: Encode, examples: Sequence[Example], spec: BatchSpec) -> list[Batch]:
     """Returns the rows of the other processes."""
     others = [*examples[: spec.local_slice.start], *examples[spec.local_slice.stop :]]
     return [_encode_row(encode, *example) for example in others]
@@ -301,3 +302,88 @@ def _encode_prompt(
 ) -> Batch:
     del position  # A prompt is the same wherever it stands.
     return prefix_lm.encode_prompt(tokenizer, record.prefix, **spec.text_options)
+
+
+def read_image_batches(
+    plan: Plan,
+    *,
+    res: int,
+    batch_size: int,
+    max_images: int,
+    num_workers: int | None = None,
+    prefetch: int = 2,
+    augmentation: augment.Augmenter | None = None,
+) -> Iterator[np.ndarray]:
+    """Yields uint8[B, M, R, R, 3] for each batch of `plan()`; an unused slot is zeros.
+
+    Args:
+      plan: batches of `batch_size` examples.
+      res: R, in pixels.
+      batch_size: B.
+      max_images: M.
+      num_workers: images decoded at a time; None is one per core.
+      prefetch: batches made ahead of use.
+      augmentation: changes the images of every example in its own way.
+
+    Raises:
+      ValueError: an image that cannot be read, naming the record's source.
+    """
+    tf = images.tensorflow()
+    num_slots = batch_size * max_images
+    settings = augment.Augmentation() if augmentation is None else augmentation.settings
+
+    def load_slot(path, numbers):
+        return tf.cond(
+            path == "",
+            lambda: tf.zeros((res, res, 3), tf.uint8),
+            lambda: augment.load_op(path, numbers, res=res, settings=settings),
+        )
+
+    # Python only names the files, once per batch, and says how each one is changed.
+    slots = tf.data.Dataset.from_generator(
+        functools.partial(_name_files, plan, max_images=max_images, augmentation=augmentation),
+        output_signature=(
+            tf.TensorSpec((num_slots,), tf.string),
+            tf.TensorSpec((num_slots, augment.NUM_NUMBERS), tf.float32),
+        ),
+    )
+    loaded = slots.unbatch().map(
+        load_slot, num_parallel_calls=num_workers or os.cpu_count() or 1, deterministic=True
+    )
+    # Nothing is left to tune; and the thread that would tune sleeps for up to a minute at the end,
+    # with this one waiting for it.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    loaded = loaded.batch(num_slots, drop_remainder=True).prefetch(prefetch).with_options(options)
+    batches = loaded.as_numpy_iterator()
+    for examples in plan():
+        try:
+            batch = next(batches)
+        except tf.errors.OpError as error:
+            _raise_bad_image([record for record, _ in examples], error, res=res)
+        yield batch.reshape(batch_size, max_images, res, res, 3)
+
+
+def _name_files(
+    plan: Plan, *, max_images: int, augmentation: augment.Augmenter | None
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yields each batch's paths, "" for an unused slot, and float32[slots, NUM_NUMBERS] draws."""
+    for examples in plan():
+        slots = [record.images for record, _ in examples]
+        paths = [path for used in slots for path in (*used, *[""] * (max_images - len(used)))]
+        drawn = np.zeros((len(examples), augment.NUM_NUMBERS), np.float32)
+        if augmentation and augmentation.settings.changes_pixels:
+            for row, (record, position) in zip(drawn, examples, strict=True):
+                row[:] = augmentation.draw(record, position).to_array()
+        yield paths, np.repeat(drawn, max_images, axis=0)
+
+
+def _raise_bad_image(
+    chosen: Sequence[data_records.Record], error: Exception, *, res: int
+) -> NoReturn:
+    """Finds which image of a batch TensorFlow could not read, and says where it is from."""
+    for record in chosen:
+        for path in record.images:
+            images.load(path, res=res, source=record.source)
+    sources = ", ".join(record.source for record in chosen)
+    raise ValueError(f"an image of {sources} could not be read, and now can: {error}") from error

@@ -24,7 +24,7 @@ from paligemma_jax.checkpoints import (
 )
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
-from paligemma_jax.files import atomic, disk_space
+from paligemma_jax.files import atomic
 from paligemma_jax.hub import published
 from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.params import names
@@ -65,7 +65,7 @@ def to_huggingface(
     }
     texts = {name: (json.dumps(x, indent=2) + "\n").encode() for name, x in files.items()}
     texts |= _tokenizer_files(tokenizer, model) if tokenizer else {}
-    disk_space.require(folder, layout.num_bytes, what=str(folder), remedy="nothing was written")
+    atomic.require_space(folder, layout.num_bytes, what=str(folder), remedy="nothing was written")
     # Weights of another number of files must not stay: transformers might read these.
     stale = ("model*.safetensors", tensor_files.INDEX)
     with atomic.files_of_folder(folder, stale=stale) as made:

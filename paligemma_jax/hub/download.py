@@ -22,7 +22,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 
-from paligemma_jax.files import disk_space, locks
+from paligemma_jax.files import atomic, locks
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -253,7 +253,9 @@ def _digest(path: pathlib.Path, algorithm: str) -> str:
 def _check_space(partial: pathlib.Path, size: int | None) -> None:
     # What is there already will be overwritten.
     needed = (size or 0) - _size(partial)
-    disk_space.require(partial.parent, needed, what="the download", remedy="choose another folder")
+    atomic.require_space(
+        partial.parent, needed, what="the download", remedy="choose another folder"
+    )
 
 
 def _size(path: pathlib.Path) -> int:

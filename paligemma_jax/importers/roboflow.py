@@ -18,7 +18,7 @@ import urllib.request
 import zipfile
 from typing import Any
 
-from paligemma_jax.files import disk_space
+from paligemma_jax.files import atomic
 from paligemma_jax.importers import example
 
 KEY = "ROBOFLOW_API_KEY"
@@ -90,7 +90,7 @@ def unpack(packed: str | os.PathLike[str], folder: str | os.PathLike[str]) -> No
     try:
         with zipfile.ZipFile(packed) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            disk_space.require(
+            atomic.require_space(
                 root,
                 sum(member.file_size for member in members),
                 what=f"{packed}, unpacked,",

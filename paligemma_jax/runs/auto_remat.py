@@ -11,7 +11,6 @@ from paligemma_jax.console import say
 from paligemma_jax.models import family
 from paligemma_jax.runs import memory_plan, optimization, training_run
 from paligemma_jax.settings import load, schema
-from paligemma_jax.training import step_memory
 from paligemma_jax.wording import quantities
 
 NUM_CHANGES = 3
@@ -68,7 +67,7 @@ def require_fit(
     raise ValueError("\n".join(lines))
 
 
-def describe(change: Change, memory: step_memory.Memory) -> str:
+def describe(change: Change, memory: memory_plan.Memory) -> str:
     """Returns a change as one writes it, with the peak that it gives and what it costs."""
     keys = " ".join(f"--config.{override}" for override in change.overrides)
     return f"{keys} (then the peak is {quantities.size(memory.peak)}; {change.cost})"
@@ -76,7 +75,7 @@ def describe(change: Change, memory: step_memory.Memory) -> str:
 
 def find_changes(
     built: assembly.Assembly, planned: training_run.Plan, *, limit: int
-) -> list[tuple[Change, step_memory.Memory]]:
+) -> list[tuple[Change, memory_plan.Memory]]:
     """Returns up to three changes that make the run fit, and its memory then, the cheapest first.
 
     Each is planned, with its step compiled. Where no single change does, all of them are taken
@@ -188,7 +187,7 @@ def _replace_compute(built: assembly.Assembly, compute: family.Compute) -> assem
 
 def _try_out(
     built: assembly.Assembly, planned: training_run.Plan, change: Change, *, limit: int
-) -> step_memory.Memory | None:
+) -> memory_plan.Memory | None:
     """Returns the memory of the changed run if it fits. What cannot fit is not compiled."""
     settings = load.change(built.settings, change.overrides)
     try:

@@ -18,7 +18,7 @@ import numpy as np
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checkpoints import checksums
 from paligemma_jax.console import say
-from paligemma_jax.data import augment, embeddings, image_batches, pipeline, records
+from paligemma_jax.data import augment, embeddings, pipeline, records
 from paligemma_jax.hub import sites
 from paligemma_jax.models import family
 from paligemma_jax.params import sharding
@@ -162,7 +162,7 @@ def _make_embed(
 def _read(
     store: embeddings.Store,
     digests_of: Mapping[str, str],
-    plan: image_batches.Plan,
+    plan: pipeline.Plan,
     spec: pipeline.BatchSpec,
 ) -> Iterator[pipeline.Batch]:
     found = embeddings.read_batches(

@@ -4,6 +4,7 @@ The step is compiled once, here, from shapes: the run goes on with the compiled 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,10 +19,63 @@ from paligemma_jax.evaluation import evaluator
 from paligemma_jax.models.common import quantize
 from paligemma_jax.params import sharding
 from paligemma_jax.runs import embedding_cache, optimization, training_run
-from paligemma_jax.training import flops, loss, step, step_memory
+from paligemma_jax.training import flops, loss, step
 from paligemma_jax.wording import quantities
 
 FLOAT32_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device. All are known from shapes but `temporary`, which the compiler tells.
+
+    Attributes:
+      trained: trainable parameters, float32.
+      frozen: the others, as they are stored.
+      optimizer: the optimizer's state.
+      batch: the arrays of a batch.
+      temporary: gradients, activations and logits, at the moment when they are most.
+      logits: of these, the logits of one chunk of positions.
+      evaluation: what an evaluation needs beside parameters and optimizer, from shapes: the cache,
+        the blocks once more, as decoding reads them, and the logits of a token. 0: none decodes.
+      quantized: of the frozen ones, those in 4 or 8 bits.
+    """
+
+    trained: int
+    frozen: int
+    optimizer: int
+    batch: int
+    temporary: int
+    logits: int
+    evaluation: int = 0
+    quantized: int = 0
+
+    @property
+    def resident(self) -> int:
+        """What is there all the time."""
+        return self.trained + self.frozen + self.optimizer
+
+    @property
+    def peak(self) -> int:
+        """The most that is needed at any time."""
+        return self.resident + max(self.batch + self.temporary, self.evaluation)
+
+
+def bytes_of(tree: Any) -> int:
+    """Returns the bytes of a tree's arrays, or of their shapes, on one device."""
+    return sum(_bytes_of_array(x) for x in jax.tree.leaves(tree))
+
+
+def temporary_bytes(compiled: Any) -> int:
+    """Returns what a compiled step needs beside its arguments, and results without their memory."""
+    analysis = compiled.memory_analysis()
+    not_in_place = max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
+    return analysis.temp_size_in_bytes + not_in_place
+
+
+def _bytes_of_array(x: Any) -> int:
+    shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+    return math.prod(shape) * x.dtype.itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +92,7 @@ class Planned:
       remat: the remat_policy, and why it is that one where the settings left it open.
     """
 
-    memory: step_memory.Memory
+    memory: Memory
     limit: int | None
     works: Mapping[int, flops.Work]
     num_devices: int
@@ -89,9 +143,7 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
         for length in (*datasets.text_lens(built.settings), text_len)
     }
     return Planned(
-        memory=dataclasses.replace(
-            at_least(built, planned), temporary=step_memory.temporary_bytes(compiled)
-        ),
+        memory=dataclasses.replace(at_least(built, planned), temporary=temporary_bytes(compiled)),
         limit=device_limit(),
         works=works,
         num_devices=built.mesh.size,
@@ -119,7 +171,7 @@ def meter(
     return measure
 
 
-def at_least(built: assembly.Assembly, planned: training_run.Plan) -> step_memory.Memory:
+def at_least(built: assembly.Assembly, planned: training_run.Plan) -> Memory:
     """Returns what shapes tell without a compiler: temporary memory holds the gradients alone."""
     state, batch = _shapes(built, planned)
     settings = built.settings
@@ -128,21 +180,21 @@ def at_least(built: assembly.Assembly, planned: training_run.Plan) -> step_memor
     start = built.model.kind.names.blocks
     blocks = {name: x for name, x in params.items() if start and name.startswith(start)}
     evaluations = [
-        _cache_bytes(built, one) + step_memory.bytes_of(blocks)
+        _cache_bytes(built, one) + bytes_of(blocks)
         for one, _ in planned.evaluations
         if one.generate is not None
     ]
-    trained = step_memory.bytes_of(state.trainable)
+    trained = bytes_of(state.trainable)
     quantized = [x for x in state.frozen.values() if isinstance(x, quantize.Quantized)]
-    return step_memory.Memory(
+    return Memory(
         trained=trained,
-        frozen=step_memory.bytes_of(state.frozen),
-        optimizer=step_memory.bytes_of(state.opt_state),
-        batch=step_memory.bytes_of(batch),
+        frozen=bytes_of(state.frozen),
+        optimizer=bytes_of(state.opt_state),
+        batch=bytes_of(batch),
         temporary=trained,
         logits=rows * loss.CHUNK * built.model.vocab_size * FLOAT32_BYTES,
         evaluation=max(evaluations, default=0),
-        quantized=step_memory.bytes_of(quantized),
+        quantized=bytes_of(quantized),
     )
 
 

@@ -9,7 +9,7 @@ import jax
 from paligemma_jax.assembly import training_data
 from paligemma_jax.console import say
 from paligemma_jax.files import run_folder
-from paligemma_jax.reports import trackers
+from paligemma_jax.reports import run_log
 from paligemma_jax.tasks import task
 from paligemma_jax.training import step
 
@@ -38,14 +38,14 @@ class Log:
         total_steps: int,
         done: int = 0,
         settings: Mapping[str, Any] | None = None,
-        more_trackers: Sequence[trackers.Tracker] = (),
+        more_trackers: Sequence[run_log.Tracker] = (),
         measure: Callable[[Mapping[str, float]], dict[str, float]] = lambda _: {},
     ):
         self._workdir, self._settings, self._done = workdir, settings or {}, done
         self._every, self._total, self._measure = every, total_steps, measure
         is_first = jax.process_index() == 0
-        self._trackers = trackers.Trackers(more_trackers) if is_first else None
-        self.status: trackers.Status = "finished"
+        self._trackers = run_log.Trackers(more_trackers) if is_first else None
+        self.status: run_log.Status = "finished"
 
     def append(self, row: Mapping[str, float]) -> None:
         """Writes a row if its step is due, or if it holds an evaluation."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from paligemma_jax.assembly import assembly, datasets, released, training_data, weights
+from paligemma_jax.assembly import assembly, datasets, training_data, weights
 from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import say, signals
 from paligemma_jax.data import pipeline
@@ -83,7 +83,7 @@ def plan(built: assembly.Assembly) -> Plan:
         _plan_evaluation(built, name, steps=steps, data_size=data_size) for name in settings.evals
     )
     early_stopping.check_scores(settings, {one.name: one.score_names for one, _ in evaluations})
-    released.check_name(settings, built.model)
+    weights.check_name(settings, built.model)
     embedding_cache.check(
         settings,
         built.model,

@@ -8,7 +8,7 @@ from paligemma_jax.assembly import assembly, training_data
 from paligemma_jax.console import compilation, say, signals
 from paligemma_jax.files import run_folder
 from paligemma_jax.params import sharding
-from paligemma_jax.reports import trackers
+from paligemma_jax.reports import run_log
 from paligemma_jax.runs import (
     auto_remat,
     embedding_cache,
@@ -30,7 +30,7 @@ def train(
     workdir: pathlib.Path,
     *,
     resume_anyway: bool = False,
-    more_trackers: Sequence[trackers.Tracker] = (),
+    more_trackers: Sequence[run_log.Tracker] = (),
 ) -> None:
     """Runs a config to its end. Everything that can be wrong is looked at before weights load.
 

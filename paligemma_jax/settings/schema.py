@@ -64,7 +64,7 @@ class LlmSettings:
 class ModelSettings:
     """The model and its two towers, `model.*`."""
 
-    family: str = key("paligemma", "kind of model: a name in assembly/families.py")
+    family: str = key("paligemma", "kind of model: a name in assembly/model_functions.py")
     img: ImgSettings = dataclasses.field(default_factory=ImgSettings)
     llm: LlmSettings = dataclasses.field(default_factory=LlmSettings)
 

@@ -67,3 +67,73 @@ def test_the_type_that_was_chosen_is_said(config, capsys):
     config.compute_dtype = "auto"
     assert assembly.assemble(load.typed(config)).functions.compute.dtype == "float32"
     assert "compute_dtype: float32 (cpu: no units for 16 bits" in capsys.readouterr().err
+
+
+GEMMA_1 = dict(head_dim=256, attn_logits_softcap=0.0)
+
+
+def check(config, monkeypatch, *, capability: str | None, platform: str = "gpu"):
+    device = types.SimpleNamespace(platform=platform, device_kind="Kind")
+    if capability:
+        device.compute_capability = capability
+    monkeypatch.setattr(model_functions.jax, "local_devices", lambda: [device])
+    model = model_functions.describe(load.typed(config), vocab_size=1500)
+    model_functions.check_attention(
+        load.typed(config), model, model_functions.make_compute(load.typed(config))
+    )
+
+
+@pytest.fixture
+def cudnn(config):
+    """Both towers by cuDNN, as a Hopper GPU can."""
+    config.compute_dtype = "bfloat16"
+    config.model.img.attention = config.model.llm.attention = "cudnn"
+    config.model.llm.dims = {**(config.model.llm.dims or {}), **GEMMA_1}
+    config.model.img.dims = {**(config.model.img.dims or {}), "width": 16, "num_heads": 2}
+    config.input.text_len = 23  # beside one image token
+    return config
+
+
+def test_what_a_device_can_do_passes(cudnn, monkeypatch):
+    check(cudnn, monkeypatch, capability="9.0")
+    check(cudnn, monkeypatch, capability="10.0")
+    cudnn.model.llm.attention = "xla"
+    check(cudnn, monkeypatch, capability="8.0")
+    cudnn.model.img.attention = "xla"
+    check(cudnn, monkeypatch, capability=None, platform="cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        (dict(capability=None, platform="cpu"), "img.attention='cudnn': it needs an NVIDIA GPU"),
+        (dict(capability="gfx942"), "it needs an NVIDIA GPU, found Kind"),
+        (dict(capability="7.5"), "img.*: heads of 8 need compute capability 8, found 7.5"),
+        (dict(capability="8.9"), "llm.*: heads of 256 need compute capability 9, found 8.9"),
+    ],
+)
+def test_a_device_that_has_no_kernel_is_named(cudnn, monkeypatch, device, message):
+    with pytest.raises(ValueError, match=message):
+        check(cudnn, monkeypatch, **device)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("compute_dtype", "float32", "img.*compute_dtype bfloat16, found float32"),
+        ("compute_dtype", "float16", "img.*compute_dtype bfloat16, found float16"),
+        ("model.llm.dims.attn_logits_softcap", 50.0, "llm.*no soft-cap, and this model's is 50"),
+        ("model.llm.dims.head_dim", 264, "llm.*a multiple of 8 up to 256 long, found 264"),
+        ("model.llm.dims.head_dim", 20, "llm.*a multiple of 8 up to 256 long, found 20"),
+        ("input.text_len", 24, "llm.*even number of tokens, found 1 of images and 24 of text"),
+        ("input.text_lens", [11, 12], "llm.*even number.* 12 of text.*or use 'xla'"),
+    ],
+)
+def test_settings_that_the_kernel_does_not_serve_are_named(cudnn, monkeypatch, key, value, message):
+    *folders, leaf = key.split(".")
+    node = cudnn
+    for folder in folders:
+        node = node[folder]
+    node[leaf] = value
+    with pytest.raises(ValueError, match=message):
+        check(cudnn, monkeypatch, capability="9.0")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.checkpoints import train_checkpoint
-from paligemma_jax.files import disk_space
+from paligemma_jax.files import atomic
 
 GROUPS = ("trainable", "optimizer")
 
@@ -189,7 +189,7 @@ def test_too_little_space_is_an_error_before_anything_is_written(tmp_path, monke
 
 def test_disk_that_is_full_leaves_the_last_good_checkpoint_and_a_clear_error(tmp_path, monkeypatch):
     write(tmp_path, [1])
-    monkeypatch.setattr(disk_space, "require", lambda *_, **__: None)  # it fills up meanwhile
+    monkeypatch.setattr(atomic, "require_space", lambda *_, **__: None)  # it fills up meanwhile
     big = {"trainable": {"w": jnp.arange(100_000.0)}}
     writer = train_checkpoint.Writer(tmp_path, big, keep_last=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -3,7 +3,7 @@
 from paligemma_jax.checks import planned_run
 from paligemma_jax.runs import auto_remat, memory_plan
 from paligemma_jax.settings import load
-from paligemma_jax.training import flops, step_memory
+from paligemma_jax.training import flops
 
 
 def test_a_kernel_that_the_machine_lacks_is_an_error(config):
@@ -42,7 +42,7 @@ def test_plan_of_weights_that_are_not_here_takes_the_type_that_their_name_tells(
 
 def test_run_that_does_not_fit_is_an_error_with_what_would(config, monkeypatch):
     planned_for = fake_plan(monkeypatch, limit=1)
-    fits = step_memory.Memory(1, 1, 1, 1, 1, 1)
+    fits = memory_plan.Memory(1, 1, 1, 1, 1, 1)
     change = auto_remat.Change(("accumulation_steps=2",), "same result")
     monkeypatch.setattr(auto_remat, "find_changes", lambda *_, **__: [(change, fits)])
     _, [found] = planned_run.look_at_memory(load.typed(config))

@@ -11,7 +11,7 @@ from paligemma_jax.console import compilation
 from paligemma_jax.data import pipeline
 from paligemma_jax.runs import auto_remat, memory_plan, profiling, training_run
 from paligemma_jax.settings import load
-from paligemma_jax.training import flops, step, step_memory
+from paligemma_jax.training import flops, step
 
 FASTER, SMALLER = model_functions.FASTER, model_functions.SMALLER
 
@@ -188,7 +188,7 @@ def test_what_cannot_fit_is_not_compiled(adam, monkeypatch):
 def test_run_that_fits_is_let_through(adam):
     built, planned = prepare(adam)
     found = memory_plan.Planned(
-        memory=step_memory.Memory(1, 1, 1, 1, 1, 1),
+        memory=memory_plan.Memory(1, 1, 1, 1, 1, 1),
         limit=5,
         works={24: flops.Work(1e12, 0.0, 0.5e12)},
         num_devices=2,
@@ -203,7 +203,7 @@ def test_run_that_fits_is_let_through(adam):
 
 def test_mfu_is_model_flops_over_what_all_devices_can_do(monkeypatch):
     found = memory_plan.Planned(
-        memory=step_memory.Memory(1, 1, 1, 1, 1, 1),
+        memory=memory_plan.Memory(1, 1, 1, 1, 1, 1),
         limit=None,
         works={24: flops.Work(1e12, 1e10, 0.5e12)},
         num_devices=2,
