@@ -1,1 +1,1 @@
-"""Assembly: settings in, everything a door needs out."""
+"""Settings in, everything a door needs out."""

@@ -1,1 +1,1 @@
-"""Decoding and evaluation around prefill and decode_step."""
+"""Answers token by token, around prefill and decode_step: sampling, beams, grammars."""

@@ -1,1 +1,1 @@
-"""The evaluate door's room: predictions, scores and their report."""
+"""What the evaluate door does, and training on the way: predictions, scores, their report."""

@@ -1,1 +1,1 @@
-"""What the convert door does: weights and data sets into other formats."""
+"""What the convert door does: weights into other formats, written and compared."""
