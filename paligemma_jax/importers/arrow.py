@@ -68,6 +68,7 @@ def _examples(
 ) -> Iterator[example.Example]:
     root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
     folder = pictures.open_folder(request.images or root)
+    names_by_number = request.numbered(classes)
     done = 0
     for split, file in files:
         name = os.path.relpath(file, root)
@@ -84,7 +85,9 @@ def _examples(
                 picture = _picture(row[chosen["image"]], source, split, done, folder, tally)
                 if picture is None:
                     continue
-                made = columns.make(row, chosen, picture, source, split, tally, names=classes)
+                made = columns.make(
+                    row, chosen, picture, source, split, tally, names=names_by_number
+                )
                 if made:
                     yield made
 

@@ -15,10 +15,11 @@ from pycocotools import mask as coco_mask
 
 from paligemma_jax.data import jsonl
 from paligemma_jax.data import objects as data_objects
-from paligemma_jax.tasks import definition, task
+from paligemma_jax.tasks import definition, geometry, task
 
 # A box may stick out of its image by this share of the side before it is worth a count.
 ROUNDING = 1e-3
+SAME_BOX_IOU = 0.5  # of a box and the one around its outline
 
 Progress = Callable[[int, int], None]
 
@@ -92,6 +93,10 @@ class Request:
       classes: class names where the source has numbers only.
       columns: our names for columns -> the source's: {"question": "q"}.
       components: a mask's connected pieces are objects of their own.
+      masks: folder of the masks where it is not found by looking.
+      min_area: connected pieces of a mask with fewer pixels are left out.
+      first_class: number of the first class, where numbers stand for classes; None: as usual for
+        the format.
     """
 
     path: str
@@ -100,6 +105,13 @@ class Request:
     classes: tuple[str, ...] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     components: bool = False
+    masks: str | None = None
+    min_area: int = 0
+    first_class: int | None = None
+
+    def numbered(self, classes: tuple[str, ...], first: int = 0) -> tuple[str, ...]:
+        """Returns class names at the places of their numbers; `first` is a format's usual one."""
+        return ("",) * (first if self.first_class is None else self.first_class) + classes
 
     @property
     def rule(self) -> definition.Import:
@@ -209,6 +221,7 @@ def collect_objects(
         outline = _outline(annotation, size, tally)
         box = _box(annotation, outline, size, tally)
         if box is not None:
+            _compare(box, annotation, outline, size, tally)
             labels.append(annotation.label)
             boxes.append(box)
             outlines.append(outline)
@@ -244,6 +257,18 @@ def _box(annotation, outline, size: tuple[int, int], tally: Tally) -> np.ndarray
     if (np.abs(inside - box) > ROUNDING * limits).any():
         tally.changed["boxes clipped to their image"] += 1
     return inside
+
+
+def _compare(
+    box: np.ndarray, annotation: Annotation, outline, size: tuple[int, int], tally: Tally
+) -> None:
+    """Counts a box that is another one than its outline's; both are kept as they are."""
+    around = _around(outline, size) if annotation.box is not None else None
+    if around is None:
+        return
+    boxes = np.stack([box, np.array(around)])[:, [1, 0, 3, 2]]
+    if geometry.iou(boxes[:1], boxes[1:])[0, 0] < SAME_BOX_IOU:
+        tally.changed["boxes kept that are not around their outlines: look at the sheet"] += 1
 
 
 def _outline(

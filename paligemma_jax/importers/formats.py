@@ -29,11 +29,13 @@ class Format:
       detect: path -> the file that shows it, or None.
       read: (request, tally, progress) -> DataSet.
       sources: what it may hold, see `definition.Import`.
+      options: of `example.Request`, those that this format alone or few know.
     """
 
     detect: Callable[[str], str | None]
     read: Callable[[example.Request, example.Tally, example.Progress], example.DataSet]
     sources: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
     def tasks(self) -> list[str]:
         """Returns what its rows can be made for."""
@@ -43,14 +45,19 @@ class Format:
 # The first one that fits wins: a VOC folder may hold masks, a folder of masks a CSV of notes.
 FORMATS = {
     "coco": Format(coco.detect, coco.read, (OBJECTS, CAPTIONS)),
-    "yolo": Format(yolo.detect, yolo.read, (OBJECTS,)),
-    "jsonl": Format(tables.detect_jsonl, tables.read_jsonl, ANYTHING),
+    "yolo": Format(yolo.detect, yolo.read, (OBJECTS,), ("first_class",)),
+    "jsonl": Format(tables.detect_jsonl, tables.read_jsonl, ANYTHING, ("first_class",)),
     "labelme": Format(labelme.detect, labelme.read, (OBJECTS,)),
     "cvat": Format(cvat.detect, cvat.read, (OBJECTS,)),
     "voc": Format(voc.detect, voc.read, (OBJECTS,)),
-    "parquet": Format(arrow.detect, arrow.read, ANYTHING),
-    "masks": Format(masks.detect, masks.read, (OBJECTS,)),
-    "csv": Format(tables.detect_csv, tables.read_csv, ANYTHING),
+    "parquet": Format(arrow.detect, arrow.read, ANYTHING, ("first_class",)),
+    "masks": Format(
+        masks.detect,
+        masks.read,
+        (OBJECTS,),
+        ("components", "masks", "min_area", "first_class"),
+    ),
+    "csv": Format(tables.detect_csv, tables.read_csv, ANYTHING, ("first_class",)),
 }
 
 
@@ -94,3 +101,15 @@ def choose(path: str, task_name: str, given: str | None = None) -> tuple[str, st
             f"{', '.join(FORMATS[name].tasks())}"
         )
     return name, reason
+
+
+def check_options(name: str, request: example.Request) -> None:
+    """Raises a ValueError for an option that this format would ignore."""
+    special = dict.fromkeys(option for one in FORMATS.values() for option in one.options)
+    for option in special:
+        is_set = getattr(request, option) not in (None, False, 0) or (
+            option == "first_class" and request.first_class is not None
+        )
+        if is_set and option not in FORMATS[name].options:
+            known = [key for key, one in FORMATS.items() if option in one.options]
+            raise ValueError(f"--{option} is for {', '.join(known)}, and {request.path} is {name}")

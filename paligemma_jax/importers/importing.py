@@ -62,11 +62,14 @@ def _fetch(chosen: options.ImportOptions, folder: pathlib.Path) -> str:
 
 
 def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> dict[str, Any]:
-    name, reason = formats.choose(source, chosen.task, chosen.format)
+    given = chosen.format or ("masks" if chosen.masks else None)
+    name, reason = formats.choose(source, chosen.task, given)
+    reason = "as --masks says" if given != chosen.format else reason
     say.info(f"{chosen.source} is {name} ({reason})")
-    tally = example.Tally()
+    tally, request = example.Tally(), chosen.request(source)
+    formats.check_options(name, request)
     with say.progress(f"reading {name}", unit="images") as report:
-        data = formats.FORMATS[name].read(chosen.request(source), tally, report)
+        data = formats.FORMATS[name].read(request, tally, report)
     formatter = formatting.Formatter(
         chosen.task,
         data.classes,
@@ -78,6 +81,8 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
     label_check.check(rows, tally, source=chosen.source, task=chosen.task, searched=data.searched)
     parts = splits.divide(rows, out, ratios=chosen.ratios, group=chosen.group, seed=chosen.seed)
     label_check.warn_of_empty_splits(parts, task=chosen.task)
+    if "{classes}" in formatter.template:
+        label_check.warn_of_unused_classes(data.classes, rows)
     _write(parts, tally, formatter.round_trip, out, train_tokenizer=chosen.train_tokenizer)
     reader = tasks.look_up(
         tasks.trained_as(chosen.task).name,

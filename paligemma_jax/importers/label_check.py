@@ -14,6 +14,7 @@ from paligemma_jax.tasks import task as tasks
 from paligemma_jax.wording import quantities
 
 MIN_SHARE = 0.01
+MAX_SHOWN = 12
 # What is dropped (`example.Drop.what`) and would have been an object, or several.
 LABELS = ("object", "mask", "label file")
 REMEDY = "Correct the source, or name the right places: --format, --images, --classes, --columns"
@@ -55,6 +56,20 @@ def warn_of_empty_splits(parts: Mapping[str, Sequence[splits.Row]], *, task: str
     if _has_objects(task) and empty and len(empty) < len(parts):
         names = ", ".join(f"{split} ({len(parts[split])} images)" for split in empty)
         say.warning(f"no object in any image of {names}: are its labels missing?")
+
+
+def warn_of_unused_classes(classes: Sequence[str], rows: Sequence[splits.Row]) -> None:
+    """Warns of classes that every prompt asks for and no row has."""
+    kept = [row.line["objects"] for row in rows if "objects" in row.line]
+    used = {one["label"] for objects in kept for one in objects}
+    unused = [name for name in classes if name not in used]
+    if kept and unused:
+        shown = ", ".join(unused[:MAX_SHOWN]) + ", ..." * (len(unused) > MAX_SHOWN)
+        say.warning(
+            f"{quantities.count(len(unused), 'classes')} of {len(classes)} in every prompt and in "
+            f"no row: {shown}. A model learns not to find them: --prompt 'detect a ; b' names "
+            f"others"
+        )
 
 
 def _has_objects(task: str) -> bool:

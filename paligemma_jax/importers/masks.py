@@ -6,8 +6,9 @@ of the images' folder: masks/train belongs to images/train, Training_GroundTruth
 
 A mask is a picture of the image's size. With one class (the usual black and white) everything
 brighter than half is it, whatever the file's format. With several, a pixel of value i is the i-th
-class, 0 is nothing and 255 is left open; such masks must be stored without loss. All pixels of a
-class are one object, or with `components` every connected piece is one.
+class, 0 is nothing and 255 is left open; with `first_class` 0 it is the first class that is 0. A
+class called "-" is nothing. Such masks must be stored without loss. All pixels of a class are one
+object, or with `components` every connected piece is one; pieces below `min_area` are left out.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from paligemma_jax.console import say
 from paligemma_jax.data import image_folder
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.importers import example, pictures
@@ -39,6 +41,9 @@ SEARCHED = (
     f"files with the stems of the images, in folders with one of the words "
     f"{', '.join(sorted(MASK_WORDS))} in their name, or ending in {', '.join(MASK_ENDINGS)}"
 )
+NOTHING = "-"  # the name of a class that is none
+FIRST = 1  # the value of the first of several classes, unless it is given
+SPECK, MANY_SPECKS = 16, 100  # pixels of a piece that is hardly an object, and many of these
 OPEN = 255  # "void" of Pascal VOC
 HALF = 127
 PROGRESS_IMAGES = 50
@@ -63,48 +68,55 @@ def read(
     if not classes:
         raise ValueError(
             f"{request.path}: masks do not name their classes; give them: --classes water, or "
-            f"--classes first,second for masks whose pixels are 1, 2, ..."
+            f"--classes first,second for masks whose pixels are 1, 2, ... (0, 1, ...: "
+            f"--first_class 0)"
         )
-    pairs, alone = _pair(request.path)
+    pairs, alone = _pair_given(request) if request.masks else _pair(request.path)
     if not any(mask for _, mask in pairs):
         raise ValueError(f"{request.path}: no masks found; expected {SEARCHED}")
-    folder = pictures.open_folder(request.path)
+    folder = pictures.open_folder(request.images or request.path)
+    mask_folder = pictures.open_folder(request.masks or request.path)
+    found = _Found()
     for mask in alone:
         tally.read["masks without an image"] += 1
         tally.drop("mask", "without an image", os.path.relpath(mask, request.path))
     examples = []
     for number, (image, mask) in enumerate(pairs, 1):
-        name = os.path.relpath(image, request.path)
-        if read := _read_pair(name, mask, request, folder, tally):
+        name = os.path.relpath(os.path.realpath(image), folder.root)
+        if read := _read_pair(name, mask, request, (folder, mask_folder), found, tally):
             examples.append(read)
         if number % PROGRESS_IMAGES == 0 or number == len(pairs):
             progress(number, len(pairs))
-    pixels = "pixels brighter than half" if len(classes) == 1 else f"pixels 1 to {len(classes)}"
-    return example.DataSet(classes, examples, len(examples), f"{SEARCHED}; {pixels}")
+    found.say(request)
+    chosen = tuple(name for name in classes if name != NOTHING)
+    pixels = "pixels brighter than half" if len(classes) == 1 else f"pixels {_describe(request)}"
+    return example.DataSet(chosen, examples, len(examples), f"{SEARCHED}; {pixels}")
 
 
 def _read_pair(
     name: str,
     mask: str | None,
     request: example.Request,
-    folder: image_folder.ImageFolder,
+    folders: tuple[image_folder.ImageFolder, image_folder.ImageFolder],
+    found: "_Found",
     tally: example.Tally,
 ) -> example.Example | None:
+    folder, mask_folder = folders
     tally.read["images"] += 1
     if mask is None:
         tally.drop("image", "without a mask", name)
         return None
     picture = pictures.locate(folder, name, name, tally)
     size = pictures.measure(picture, name, tally) if picture else None
-    mask_name = os.path.relpath(mask, request.path)
-    mask_picture = pictures.locate(folder, mask_name, name, tally) if size else None
+    mask_name = os.path.relpath(os.path.realpath(mask), mask_folder.root)
+    mask_picture = pictures.locate(mask_folder, mask_name, name, tally) if size else None
     mask_size = pictures.measure(mask_picture, name, tally) if mask_picture else None
     if picture is None or size is None or mask_size is None:
         return None
     if not pictures.is_of_size(picture, size, mask_size, f"{name}, {mask_name}", tally):
         return None
     try:
-        parts = _split_mask(mask, request)
+        parts = _split_mask(mask, request, found, tally)
     except (OSError, ValueError, SyntaxError) as error:
         tally.drop("image", "mask cannot be used", mask_name, error)
         return None
@@ -116,7 +128,50 @@ def _read_pair(
     return example.Example(picture, name, example.split_name(os.path.dirname(name)), objects)
 
 
-def _split_mask(path: str, request: example.Request) -> list[tuple[str, np.ndarray]]:
+class _Found:
+    """What masks hold, where it may be meant otherwise than it is read.
+
+    Attributes:
+      values: the values of all pixels. zeros, pixels: how many are 0, and how many there are.
+      specks: pieces of fewer than SPECK pixels.
+    """
+
+    def __init__(self):
+        self.values: set[int] = set()
+        self.zeros = self.pixels = self.specks = 0
+
+    def add(self, values: np.ndarray) -> None:
+        self.values |= set(np.unique(values).tolist())
+        self.zeros += int((values == 0).sum())
+        self.pixels += values.size
+
+    def say(self, request: example.Request) -> None:
+        """Says what an option would change."""
+        if self.specks > MANY_SPECKS and not request.min_area:
+            say.warning(
+                f"{self.specks:,} pieces of masks have fewer than {SPECK} pixels, as lossy files "
+                f"have them: --min_area {SPECK} leaves them out"
+            )
+        if len(request.classes) == 1 or not self.pixels or request.first_class is not None:
+            return
+        share = f"0 is nothing, and covers {self.zeros / self.pixels:.0%} of all masks"
+        if self.zeros and len(request.classes) not in self.values:
+            say.warning(
+                f"{share}, while no pixel is {len(request.classes)}: if classes are counted from "
+                f"0, --first_class 0"
+            )
+        elif self.zeros:
+            say.info(f"{share}; if it is the first class: --first_class 0")
+
+
+def _describe(request: example.Request) -> str:
+    first = FIRST if request.first_class is None else request.first_class
+    return f"{first} to {first + len(request.classes) - 1}"
+
+
+def _split_mask(
+    path: str, request: example.Request, found: _Found, tally: example.Tally
+) -> list[tuple[str, np.ndarray]]:
     """Returns (class name, bool[H, W]) of every object in a mask.
 
     Raises:
@@ -125,16 +180,26 @@ def _split_mask(path: str, request: example.Request) -> list[tuple[str, np.ndarr
     from scipy import ndimage
 
     parts = []
-    for label, mask in _classes(path, request.classes):
+    for label, mask in _classes(path, request, found):
+        if mask.all():
+            tally.changed["masks that cover their whole image: look at the sheet"] += 1
+        pieces, count = ndimage.label(mask, structure=np.ones((3, 3)))
+        areas = np.bincount(pieces.reshape(-1), minlength=count + 1)
+        found.specks += int((areas[1:] < SPECK).sum())
+        large = [n for n in range(1, count + 1) if areas[n] >= request.min_area]
+        if left_out := count - len(large):
+            tally.changed[f"pieces of masks below {request.min_area} pixels left out"] += left_out
         if request.components:
-            pieces, count = ndimage.label(mask, structure=np.ones((3, 3)))
-            parts += [(label, pieces == number) for number in range(1, count + 1)]
-        elif mask.any():
-            parts.append((label, mask))
+            parts += [(label, pieces == number) for number in large]
+        elif large:
+            parts.append((label, np.isin(pieces, large) if left_out else mask))
     return parts
 
 
-def _classes(path: str, classes: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:
+def _classes(
+    path: str, request: example.Request, found: _Found
+) -> Iterator[tuple[str, np.ndarray]]:
+    classes = request.classes
     with Image.open(path) as image:
         if len(classes) == 1:
             values = np.asarray(image if image.mode in "1LP" else image.convert("L"))
@@ -144,15 +209,22 @@ def _classes(path: str, classes: tuple[str, ...]) -> Iterator[tuple[str, np.ndar
             return
         if image.mode not in "1LP" or image.format == "JPEG":
             raise ValueError(
-                f"{image.format} of mode {image.mode}: pixels must be class numbers 0.."
-                f"{len(classes)}, one channel, stored without loss (PNG)"
+                f"{image.format} of mode {image.mode}: pixels must be class numbers "
+                f"{_describe(request)}, one channel, stored without loss (PNG)"
             )
         values = np.asarray(image)
-    unknown = sorted(set(np.unique(values).tolist()) - {0, OPEN, *range(1, len(classes) + 1)})
+    found.add(values)
+    numbers = dict(enumerate(request.numbered(classes, FIRST)))
+    nothing = {OPEN} if request.first_class == 0 else {0, OPEN}
+    unknown = sorted(set(np.unique(values).tolist()) - nothing - set(numbers))
     if unknown:
-        raise ValueError(f"holds the values {unknown[:8]}, but {len(classes)} classes are named")
-    for number, label in enumerate(classes, 1):
-        yield label, values == number
+        raise ValueError(
+            f"holds the values {unknown[:8]}, but {len(classes)} classes are named, "
+            f"{_describe(request)}; a name '{NOTHING}' stands for nothing"
+        )
+    for number, label in numbers.items():
+        if label not in ("", NOTHING):
+            yield label, values == number
 
 
 def _pair(root: str) -> tuple[list[tuple[str, str | None]], list[str]]:
@@ -175,6 +247,31 @@ def _pair(root: str) -> tuple[list[tuple[str, str | None]], list[str]]:
                 images.append((path, _places(parts, words)))
     pairs = [(path, _find_mask(path, places, masks)) for path, places in images]
     return pairs, sorted(set(masks.values()) - {mask for _, mask in pairs})
+
+
+def _pair_given(request: example.Request) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """As `_pair`, with masks from the folder that is named: of the same place below, or name."""
+    images, mask_root = request.images or request.path, os.path.realpath(request.masks or "")
+    if not os.path.isdir(mask_root):
+        raise ValueError(f"--masks {request.masks}: no such folder")
+    by_place: dict[tuple[str, str], str] = {}
+    by_stem: dict[str, list[str]] = {}
+    for folder, _, _ in sorted(os.walk(mask_root)):
+        for path in pictures.list_images(folder):
+            key = _without(_stem(path), MASK_ENDINGS)
+            by_place[os.path.relpath(folder, mask_root), key] = path
+            by_stem.setdefault(key, []).append(path)
+    pairs: list[tuple[str, str | None]] = []
+    for folder, _, _ in sorted(os.walk(os.path.realpath(images))):
+        if folder == mask_root or folder.startswith(mask_root + os.sep):
+            continue
+        place = os.path.relpath(folder, os.path.realpath(images))
+        for path in pictures.list_images(folder):
+            stem = _without(_stem(path), IMAGE_ENDINGS)
+            same = by_stem.get(_stem(path)) or by_stem.get(stem, [])
+            alone = same[0] if len(same) == 1 else None
+            pairs.append((path, by_place.get((place, stem), alone)))
+    return pairs, sorted(set(by_place.values()) - {mask for _, mask in pairs})
 
 
 @dataclasses.dataclass(frozen=True)

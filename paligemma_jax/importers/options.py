@@ -12,6 +12,8 @@ from paligemma_jax.importers import example, formats, formatting, import_report
 from paligemma_jax.tasks import geometry, task
 
 SEED = 0
+# What an importer needs of the options: the fields of its request, but for the path.
+SHARED = tuple(field for field in dataclasses.fields(example.Request) if field.name != "path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class ImportOptions:
       target: the folder to write.
       task: what rows are made for, a key of `task.imports()`.
       format: a key of `formats.FORMATS`; None: detected.
-      images, classes, columns, components: see `example.Request`.
+      images, classes, columns, components, masks, min_area, first_class: see `example.Request`.
       prompt: template of the prompts; None is the task's own.
       coordinates: convention of `<loc>` tokens.
       ratios: {split: share} where the source has no splits; {} leaves them together.
@@ -41,6 +43,9 @@ class ImportOptions:
     classes: tuple[str, ...] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     components: bool = False
+    masks: str | None = None
+    min_area: int = 0
+    first_class: int | None = None
     prompt: str | None = None
     coordinates: str = geometry.DEFAULT_CONVENTION
     ratios: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -52,9 +57,8 @@ class ImportOptions:
 
     def request(self, source: str) -> example.Request:
         """Returns what an importer needs to read `source`, a path on this machine."""
-        return example.Request(
-            source, self.task, self.images, self.classes, self.columns, self.components
-        )
+        shared = {field.name: getattr(self, field.name) for field in SHARED}
+        return example.Request(path=source, **shared)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +73,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--classes", metavar="A,B", help="names where SRC has numbers only")
     add("--columns", metavar="OURS=THEIRS,..", help="as question=q,answer=a")
     add("--components", action="store_true", help="each connected piece of a mask is an object")
+    add("--masks", metavar="FOLDER", help="of the masks; default: detected")
+    add("--min_area", type=int, help="leaves out pieces of a mask with fewer pixels")
+    add("--first_class", type=int, help="number of the first class; default: masks 1, others 0")
     add("--prompt", metavar="TEXT", help="with {classes} or {question}")
     add("--coordinates", choices=sorted(geometry.CONVENTIONS), help="of <loc>; default: 1023")
     add("--mask_codec", metavar="FILE", help="writes <seg> tokens; default: the published one")
@@ -90,6 +97,8 @@ def read(args: argparse.Namespace) -> ImportOptions:
     """
     if (args.group or args.seed is not None) and not args.split:
         raise ValueError("--group and --seed say how to divide: add --split train=0.8,valid=0.2")
+    if min(args.min_area or 0, args.first_class or 0) < 0:
+        raise ValueError("--min_area and --first_class are numbers from 0 on")
     if args.group:
         try:
             re.compile(args.group)
@@ -110,6 +119,9 @@ def read(args: argparse.Namespace) -> ImportOptions:
         classes=tuple(" ".join(name.split()) for name in (args.classes or "").split(",") if name),
         columns=_pairs(args.columns, "--columns", allowed=tuple(column_names.ALIASES)),
         components=args.components,
+        masks=args.masks,
+        min_area=args.min_area or 0,
+        first_class=args.first_class,
         prompt=args.prompt,
         coordinates=args.coordinates or geometry.DEFAULT_CONVENTION,
         ratios=_shares(args.split),

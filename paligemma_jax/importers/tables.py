@@ -70,7 +70,9 @@ def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
                 chosen = columns.choose(row, request, where, columns=request.columns)
             source = f"{os.path.basename(path)}:{number}"
             split = columns.split_of(path)
-            if made := _example(row, chosen, folder, source, split, tally, request.classes):
+            if made := _example(
+                row, chosen, folder, source, split, tally, request.numbered(request.classes)
+            ):
                 examples.append(made)
             if number % PROGRESS_ROWS == 0:
                 progress(done + number, total)

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from paligemma_jax.console import say
 from paligemma_jax.data import image_folder
 from paligemma_jax.importers import example, pictures
 
@@ -53,9 +54,8 @@ def read(
     """
     root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
     description = _describe(request, root)
-    labels = _Labels(
-        root, request.classes or _class_names(description, root), "kpt_shape" in description
-    )
+    names = request.numbered(request.classes or _class_names(description, root))
+    labels = _Labels(root, names, "kpt_shape" in description)
     folder = pictures.open_folder(root)
     images = list(_images(description, root, request, tally))
     if not images:
@@ -68,6 +68,7 @@ def read(
             examples.append(read)
         if number % PROGRESS_IMAGES == 0 or number == len(images):
             progress(number, len(images))
+    _warn_of_first_class(names, examples, tally)
     for file in _labels_alone(paths, set(files.values()), root):
         tally.read["label files without an image"] += 1
         tally.drop("label file", "without an image", os.path.relpath(file, root))
@@ -85,6 +86,21 @@ class _Labels:
     root: str
     classes: tuple[str, ...]
     has_keypoints: bool
+
+
+def _warn_of_first_class(
+    names: tuple[str, ...], examples: list[example.Example], tally: example.Tally
+) -> None:
+    """Says it where the numbers of dropped objects look as if they were counted from 1."""
+    used = {label for one in examples if one.objects for label in one.objects.labels}
+    beyond = f"class {len(names)} of {len(names)} names"
+    if not names or not names[0] or names[0] in used:
+        return
+    if any(drop.source.endswith(beyond) for drop in tally.drops):
+        say.warning(
+            f"no label has class 0, and some have {len(names)}: if classes are counted from 1, "
+            f"--first_class 1"
+        )
 
 
 def _describe(request: example.Request, root: str) -> dict[str, Any]:

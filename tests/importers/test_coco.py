@@ -282,3 +282,20 @@ def test_ids_as_text_name_the_same_images_as_numbers(tmp_path, picture, read):
     _, (one,), tally = read("coco", tmp_path)
     assert one.objects.labels == ("cat",) and not tally.drops
     assert one.objects.segmentations[0][0].reshape(-1).tolist() == outline
+
+
+def test_a_box_that_is_another_one_than_its_outline_s_is_counted(tmp_path, picture, read):
+    picture("a.png")
+    outline = [[1, 1, 9, 1, 9, 9, 1, 9]]
+    boxes = [[1, 1, 8, 8], [30, 20, 8, 8]]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": 1, "bbox": box, "segmentation": outline}
+            for n, box in enumerate(boxes)
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    _, _, tally = read("coco", tmp_path)
+    assert tally.changed == {"boxes kept that are not around their outlines: look at the sheet": 1}

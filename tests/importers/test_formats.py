@@ -2,7 +2,7 @@
 
 import pytest
 
-from paligemma_jax.importers import formats
+from paligemma_jax.importers import example, formats
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,17 @@ def test_a_class_list_beside_xml_files_is_not_yolo(tmp_path):
     assert formats.choose(str(tmp_path), "detection") == ("voc", "1.xml")
     (tmp_path / "2.txt").write_text("0 0.5 0.5 0.25 0.5\n")
     assert formats.choose(str(tmp_path), "detection")[0] == "yolo"
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "known"),
+    [
+        ("coco", {"min_area": 3}, "masks"),
+        ("voc", {"first_class": 0}, "yolo, jsonl, parquet, masks"),
+    ],
+)
+def test_an_option_that_a_format_would_ignore_is_an_error(name, option, known):
+    request = example.Request("src", "detection", **option)
+    with pytest.raises(ValueError, match=f"--{next(iter(option))} is for {known}.*src is {name}"):
+        formats.check_options(name, request)
+    formats.check_options("masks", request)

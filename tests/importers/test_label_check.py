@@ -165,3 +165,15 @@ def test_a_split_without_objects_beside_others_is_a_warning(capsys):
     assert "no object in any image of valid (2 images)" in capsys.readouterr().err
     label_check.warn_of_empty_splits({"train": make_rows(2, 0)}, task="detection")
     assert capsys.readouterr().err == ""
+
+
+def test_a_class_that_every_prompt_asks_for_and_no_row_has_is_said(tmp_path, picture, capsys):
+    picture("source/a.png")
+    (tmp_path / "source/data.yaml").write_text("names: [cat, dog, emu]\ntrain: .\n")
+    (tmp_path / "source/a.txt").write_text("1 0.5 0.5 0.2 0.2\n")
+    import_data.main([str(tmp_path / "source"), str(tmp_path / "out"), "--task=detection"])
+    said = "2 classes of 3 in every prompt and in no row: cat, emu."
+    assert said in capsys.readouterr().err
+    words = [str(tmp_path / "source"), str(tmp_path / "o2"), "--task=detection"]
+    import_data.main([*words, "--prompt=detect dog"])
+    assert "in no row" not in capsys.readouterr().err

@@ -156,3 +156,73 @@ def test_classes_must_be_named_and_masks_be_there(tmp_path, picture, read):
         read("masks", tmp_path)
     with pytest.raises(ValueError, match="no masks found"):
         read("masks", tmp_path, classes=("water",))
+
+
+def numbered(tmp_path, picture, values):
+    """Writes an image with a mask of four quarters that have these values."""
+    picture("images/a.png", size=(4, 4))
+    save(tmp_path / "masks/a.png", np.kron(np.uint8(values).reshape(2, 2), np.ones((2, 2), "u1")))
+
+
+def test_classes_that_count_from_0_have_their_own_names(tmp_path, picture, read):
+    numbered(tmp_path, picture, [0, 1, 2, 3])
+    names = ("sky", "house", "car", "-")
+    classes, (one,), _ = read("masks", tmp_path, classes=names, first_class=0)
+    assert classes == ("sky", "house", "car")
+    assert one.objects.labels == ("sky", "house", "car")
+    assert one.objects.boxes_xyxy.tolist() == [[0, 0, 2, 2], [2, 0, 4, 2], [0, 2, 2, 4]]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0, 1, 1, 0], "while no pixel is 2: if classes are counted from 0, --first_class 0"),
+        ([0, 1, 2, 2], "0 is nothing, and covers 25% of all masks; if it is the first class"),
+    ],
+)
+def test_what_0_is_taken_for_is_said(tmp_path, picture, read, capsys, values, said):
+    numbered(tmp_path, picture, values)
+    read("masks", tmp_path, classes=("a", "b"))
+    assert said in capsys.readouterr().err
+    read("masks", tmp_path, classes=("a", "b"), first_class=1)
+    assert not capsys.readouterr().err
+
+
+def test_a_value_beyond_the_classes_is_named_with_the_remedy(tmp_path, picture, read, drops):
+    numbered(tmp_path, picture, [0, 1, 2, 2])
+    _, _, tally = read("masks", tmp_path, classes=("a", "b"), first_class=0)
+    ((place,),) = drops(tally).values()
+    assert "holds the values [2], but 2 classes are named, 0 to 1; a name '-' stands for" in place
+
+
+def test_masks_are_taken_from_the_folder_that_is_named(tmp_path, picture, read, drops):
+    for name in ("photos/x/a.png", "photos/y/a.png", "photos/b.jpg", "photos/c.jpg"):
+        picture(name, size=(4, 4))
+    corner = np.pad(np.full((2, 2), 255, np.uint8), (0, 2))
+    for name in ("x/a", "y/a_mask", "z/b"):
+        save(tmp_path / "other" / f"{name}.png", corner)
+    masks = str(tmp_path / "other")
+    _, examples, tally = read("masks", tmp_path / "photos", classes=("w",), masks=masks)
+    assert [one.picture.name for one in examples] == ["b.jpg", "x/a.png", "y/a.png"]
+    assert drops(tally) == {("image", "without a mask"): ["c.jpg: "]}
+
+
+def test_specks_are_left_out_below_an_area_and_said_without_it(tmp_path, picture, read, capsys):
+    picture("images/a.png", size=(64, 64))
+    dots = np.zeros((64, 64), np.uint8)
+    dots[::4, ::4] = 255
+    dots[30:40, 30:40] = 255
+    save(tmp_path / "masks" / "a.png", dots)
+    read("masks", tmp_path, classes=("w",))
+    assert "pieces of masks have fewer than 16 pixels" in capsys.readouterr().err
+    _, (one,), tally = read("masks", tmp_path, classes=("w",), min_area=16)
+    assert one.objects.boxes_xyxy.tolist() == [[30, 30, 41, 41]]  # dots touch its lower corner
+    assert tally.changed["pieces of masks below 16 pixels left out"] > 200
+    assert not capsys.readouterr().err
+
+
+def test_a_mask_of_the_whole_image_is_counted(tmp_path, picture, read):
+    picture("images/a.png", size=(4, 4))
+    save(tmp_path / "masks" / "a.png", np.full((4, 4), 255, np.uint8))
+    _, _, tally = read("masks", tmp_path, classes=("w",))
+    assert tally.changed == {"masks that cover their whole image: look at the sheet": 1}

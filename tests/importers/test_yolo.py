@@ -252,3 +252,12 @@ def test_yaml_that_breaks_its_reader_is_an_error_that_names_the_file(folder, rea
     (folder / "data.yaml").write_text(f"train: train/images\n{line}\n")
     with pytest.raises(ValueError, match=r"data\.yaml: cannot be read"):
         read("yolo", folder)
+
+
+def test_classes_that_count_from_1_are_said_and_read(folder, read, capsys):
+    (folder / "data.yaml").write_text("train: train/images\nnames: [cat, dog]\n")
+    (folder / "train/labels/a.txt").write_text("1 0.5 0.5 0.2 0.2\n2 0.5 0.5 0.4 0.4\n")
+    read("yolo", folder)
+    assert "no label has class 0, and some have 2" in capsys.readouterr().err
+    classes, (one,), tally = read("yolo", folder, first_class=1)
+    assert (classes, one.objects.labels) == (("cat", "dog"), ("cat", "dog")) and not tally.drops
