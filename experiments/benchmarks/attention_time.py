@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import report
 
-from paligemma_jax.console import host_memory, say
+from paligemma_jax.console import process, say
 from paligemma_jax.models.common import attention
 from paligemma_jax.wording import quantities
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
-    host_memory.keep_freed()
+    process.keep_freed_memory()
     rows = [
         row
         for name, shape in SHAPES.items()

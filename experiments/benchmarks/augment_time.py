@@ -15,7 +15,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from paligemma_jax.console import host_memory
+from paligemma_jax.console import process
 from paligemma_jax.data import augment, pipeline, records, tokens
 
 WARM_UP = 4  # batches, more than are made ahead
@@ -37,7 +37,7 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--num_workers", type=int, default=None)
     args = parser.parse_args()
-    host_memory.keep_freed()  # as our commands do
+    process.keep_freed_memory()  # as our commands do
     with tempfile.TemporaryDirectory() as folder:
         data, tokenizer = make_data(pathlib.Path(folder), args.size)
         base = None

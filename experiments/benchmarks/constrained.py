@@ -25,7 +25,7 @@ import serve
 import work
 
 from paligemma_jax.assembly import model_functions
-from paligemma_jax.console import host_memory, say
+from paligemma_jax.console import process, say
 from paligemma_jax.data import tokens
 from paligemma_jax.decoding import beam, constraint, generate, grammars
 from paligemma_jax.models.paligemma import as_family, paligemma, variants
@@ -77,7 +77,7 @@ def main() -> None:
         rows = check_answers(tokenizer, args)
         header = ("grammar", "sampler", "answers", "well formed", "free, well formed")
     else:
-        host_memory.keep_freed()
+        process.keep_freed_memory()
         rows = time_tokens(tokenizer, args)
         header = ("grammar", "table", "each token", "to free", "95% interval")
     print(say.table(rows, header=header))

@@ -22,7 +22,7 @@ import tempfile
 
 import augment_time
 
-from paligemma_jax.console import host_memory
+from paligemma_jax.console import process
 from paligemma_jax.data import images, pipeline
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.this_process:
         if not args.give_back:
-            host_memory.keep_freed()
+            process.keep_freed_memory()
         print(json.dumps(compare(args)))
         return
     found = {count: run_on(count) for count in args.cores}

@@ -19,7 +19,7 @@ import numpy as np
 import report
 import work
 
-from paligemma_jax.console import host_memory, say
+from paligemma_jax.console import process, say
 from paligemma_jax.models import family
 from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.params import names
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES)
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
-    host_memory.keep_freed()
+    process.keep_freed_memory()
     batch = make_batch(work.SIZES[args.size].model, cached=args.cached)
     steps = {policy: make_step(policy, args, batch) for policy in args.policies}
     seconds = {policy: [] for policy in args.policies}

@@ -15,7 +15,7 @@ import optax
 import prepare
 import serve
 
-from paligemma_jax.console import host_memory
+from paligemma_jax.console import process
 from paligemma_jax.params import names
 
 with big_vision_imports.importable():
@@ -27,7 +27,7 @@ with big_vision_imports.importable():
 
 
 def main() -> None:
-    host_memory.keep_freed()
+    process.keep_freed_memory()
     work, arrays = serve.read_work()
     if work.what == "checkpoint":
         run = make_checkpoint(work)

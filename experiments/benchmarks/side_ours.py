@@ -13,7 +13,7 @@ import serve
 import work as sizes
 
 from paligemma_jax.checkpoints import npz
-from paligemma_jax.console import host_memory
+from paligemma_jax.console import process
 from paligemma_jax.decoding import generate
 from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.params import names
@@ -25,7 +25,7 @@ TEXT_INPUTS = ("mask_image", "text", "mask_ar", "mask_input")
 
 
 def main() -> None:
-    host_memory.keep_freed()
+    process.keep_freed_memory()
     work, arrays = serve.read_work()
     model = sizes.SIZES[work.size].model
     if work.what == "checkpoint":

@@ -7,15 +7,21 @@ version of transformers reads; `hub_name` understands two more spellings:
   Hub, 4.x      vision_tower.vision_model.*  language_model.model.*  multi_modal_projector.*
   saved by 5.x  vision_tower.*               language_model.model.*  multi_modal_projector.*
   in 5.x        model.vision_tower.*         model.language_model.*  model.multi_modal_projector.*
+
+Low-rank factors follow from that: a linear layer of theirs is [out, in]; its factors, as PEFT has
+them, are A [r, in] and B [out, r].
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import einops
 import jax
 import numpy as np
+
+from paligemma_jax.params import lora
 
 # transformers' embedding has more rows: `<image>`, and padding to a multiple of 64.
 EXTRA_ROWS = 64
@@ -152,3 +158,63 @@ def hub_name(name: str) -> str:
     name = re.sub(r"^model\.(?=vision_tower|language_model|multi_modal)", "", name)
     name = re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", name)
     return re.sub(r"^language_model\.(?!model\.|lm_head)", "language_model.model.", name)
+
+
+_LINEAR = re.compile(r"(\(.*?\)|\w+) (\(.*?\)|\w+)")
+
+
+def pieces_with_factors(arrays: Mapping[str, Any]) -> dict[str, list[Piece]]:
+    """Returns base weight -> its linear layers, of every weight that has factors.
+
+    Args:
+      arrays: factors and at least the weights that they stand beside, or their shapes.
+    """
+    pieces_of: dict[str, list[Piece]] = {base: [] for base in lora.pairs(arrays)}
+    for piece in pieces({base: arrays[base] for base in pieces_of}):
+        pieces_of[piece.ours].append(piece)
+    return pieces_of
+
+
+def is_linear(piece: Piece) -> bool:
+    """Whether a tensor is the weight of a linear layer, which can have factors."""
+    ours, _, theirs = piece.pattern.partition(" -> ")
+    # An embedding's rows are no outputs: its axes stay as they are.
+    return bool(_LINEAR.fullmatch(theirs)) and ours != theirs
+
+
+def factors_to_theirs(piece: Piece, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns A [r, in] and B [out, r] of one linear layer, from the whole of our factors."""
+    outputs, inputs = _axes(piece)
+    return (
+        einops.rearrange(a[piece.index], f"{inputs} r -> r ({inputs})"),
+        einops.rearrange(b[piece.index], f"r {outputs} -> ({outputs}) r"),
+    )
+
+
+def factors_to_ours(piece: Piece, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what belongs at `piece.index` of our factors, from A [r, in] and B [out, r]."""
+    outputs, inputs = _axes(piece)
+    sizes = [{axis: piece.axes[axis] for axis in axes.split()} for axes in (inputs, outputs)]
+    return (
+        einops.rearrange(a, f"r ({inputs}) -> {inputs} r", **sizes[0]),
+        einops.rearrange(b, f"({outputs}) r -> r {outputs}", **sizes[1]),
+    )
+
+
+def merge_factors(
+    weight: np.ndarray, a: np.ndarray, b: np.ndarray, *, layers: Sequence[Piece], scale: float
+) -> np.ndarray:
+    """Returns w + scale A B in the type of w; the sum is float32, one linear layer at a time."""
+    merged = np.array(weight)
+    for piece in layers:
+        their_a, their_b = (x.astype(np.float32) for x in factors_to_theirs(piece, a, b))
+        delta = piece.to_ours(scale * (their_b @ their_a))
+        merged[piece.index] = (weight[piece.index].astype(np.float32) + delta).astype(weight.dtype)
+    return merged
+
+
+def _axes(piece: Piece) -> tuple[str, str]:
+    """Returns our axes that are the outputs and the inputs of a linear layer: "N H" and "D"."""
+    matched = _LINEAR.fullmatch(piece.pattern.partition(" -> ")[2])
+    assert matched is not None  # weights with factors are matrices to transformers
+    return matched[1].strip("()"), matched[2].strip("()")

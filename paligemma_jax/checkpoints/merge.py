@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from paligemma_jax.checkpoints import huggingface_factors, npz, partial_weights
+from paligemma_jax.checkpoints import huggingface_names, npz, partial_weights
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names as parameter_names
 
@@ -62,12 +62,12 @@ class Merged:
     ) -> dict[str, Any]:
         """Returns arrays by name: as `npz.read`. The factors are added before `transform`."""
         pairs = lora_lib.pairs(self.factors)
-        layers = huggingface_factors.pieces({**self.arrays, **self.factors})
+        layers = huggingface_names.pieces_with_factors({**self.arrays, **self.factors})
 
         def merge(name: str, array: np.ndarray) -> Any:
             if name in pairs:
                 a, b = (self.factors[factor] for factor in pairs[name])
-                array = huggingface_factors.merge(
+                array = huggingface_names.merge_factors(
                     array, a, b, layers=layers[name], scale=self.lora.scale
                 )
             return transform(name, array) if transform else array

@@ -16,12 +16,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from paligemma_jax.checkpoints import (
-    config_files,
-    huggingface_factors,
-    huggingface_names,
-    tensor_files,
-)
+from paligemma_jax.checkpoints import config_files, huggingface_names, tensor_files
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names
 
@@ -92,7 +87,7 @@ def read(
     layers = {
         piece.theirs: piece
         for piece in huggingface_names.pieces(shapes)
-        if huggingface_factors.is_linear(piece)
+        if huggingface_names.is_linear(piece)
     }
     factors_of: dict[str, dict[str, np.ndarray]] = {}
     foreign, twice = [], []
@@ -119,7 +114,7 @@ def read(
     factors: dict[str, np.ndarray] = {}
     for theirs, pair in factors_of.items():
         piece = layers[theirs]
-        parts = huggingface_factors.to_ours(piece, pair["A"], pair["B"])
+        parts = huggingface_names.factors_to_ours(piece, pair["A"], pair["B"])
         for which, part in zip(names.FACTORS, parts, strict=True):
             stacked = shapes[piece.ours].shape[: len(piece.index)]
             name = names.factor(piece.ours, which)
@@ -148,9 +143,9 @@ def write(
     """
     tensors, modules = {}, set()
     pairs = lora_lib.pairs(factors)
-    for name, layers in huggingface_factors.pieces({**shapes, **factors}).items():
+    for name, layers in huggingface_names.pieces_with_factors({**shapes, **factors}).items():
         for piece in layers:
-            a, b = huggingface_factors.to_theirs(piece, *(factors[n] for n in pairs[name]))
+            a, b = huggingface_names.factors_to_theirs(piece, *(factors[n] for n in pairs[name]))
             module = _in_memory(piece.theirs).removesuffix(".weight")
             tensors[f"{PREFIX}{module}.lora_A.weight"] = np.ascontiguousarray(a)
             tensors[f"{PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray(b)

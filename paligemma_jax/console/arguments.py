@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from paligemma_jax.console import compilation, host_memory, say, signals
+from paligemma_jax.console import process, say, signals
 
 TRACEBACK = "PALIGEMMA_JAX_TRACEBACK"
 # Stands in jax's notes on a traceback, which is not shown here.
@@ -136,8 +136,8 @@ def run(main: Callable[[], None]) -> None:
     A run that was asked to stop and can go on is status 75: see `signals`.
     """
     say.show_on_stderr()
-    host_memory.keep_freed()
-    compilation.keep_programs()
+    process.keep_freed_memory()
+    process.keep_programs()
     try:
         main()
     except signals.Preempted as stopped:

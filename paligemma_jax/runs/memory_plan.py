@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from paligemma_jax.assembly import assembly, datasets, model_functions
-from paligemma_jax.console import compilation, host_memory, say
+from paligemma_jax.console import process, say
 from paligemma_jax.evaluation import evaluator
 from paligemma_jax.models.common import quantize
 from paligemma_jax.params import sharding
@@ -154,7 +154,7 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
 
 
 def meter(
-    found: Planned, compiled: compilation.Count
+    found: Planned, compiled: process.Count
 ) -> Callable[[Mapping[str, float]], dict[str, float]]:
     """Returns the function from a row of metrics to its `mfu`, where the device is known, and to
     `programs_compiled` so far: it grows where a shape changes."""
@@ -223,8 +223,8 @@ def device_limit() -> int | None:
     if jax.process_count() == 1:
         return own
     # Bytes would not fit the integers that devices exchange.
-    mib = multihost_utils.process_allgather(np.int32((own or 0) // host_memory.MIB))
-    return int(np.min(mib)) * host_memory.MIB or None
+    mib = multihost_utils.process_allgather(np.int32((own or 0) // process.MIB))
+    return int(np.min(mib)) * process.MIB or None
 
 
 def _own_limit() -> int | None:
@@ -232,7 +232,7 @@ def _own_limit() -> int | None:
     stats = devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
-    total = host_memory.total() if devices[0].platform == "cpu" else None
+    total = process.total_memory() if devices[0].platform == "cpu" else None
     return None if total is None else total // len(devices)
 
 

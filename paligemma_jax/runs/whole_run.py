@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from paligemma_jax.assembly import assembly, training_data
-from paligemma_jax.console import compilation, say, signals
+from paligemma_jax.console import process, say, signals
 from paligemma_jax.files import run_folder
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import run_log
@@ -44,7 +44,7 @@ def train(
       signals.Preempted: it was asked to stop before; the state is saved.
     """
     say.show_on_stderr()
-    compiled = compilation.start_counting()
+    compiled = process.start_counting()
     built, planned, needed = _prepare(settings, workdir, resume_anyway=resume_anyway)
     state, about = saving.start(
         built,
@@ -77,7 +77,7 @@ def train(
     ):
         begun = built, planned, state, train_step, workdir
         state = training_run.run(*begun, log=log, saver=saver, stop=stop, read_images=read_images)
-    say.info(compilation.describe(compiled))
+    say.info(process.describe(compiled))
     if not training_run.is_finished(planned, state):
         raise signals.Preempted(
             f"preempted: {stop.signal or 'another process'} after step {int(state.step)} of "

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.assembly import assembly, datasets, model_functions
-from paligemma_jax.console import compilation
+from paligemma_jax.console import process
 from paligemma_jax.data import pipeline
 from paligemma_jax.runs import auto_remat, memory_plan, profiling, training_run
 from paligemma_jax.settings import load
@@ -45,7 +45,7 @@ def test_plan_counts_the_arrays_of_the_run_and_compiles_its_step(adam):
     batches = pipeline.train_batches(
         planned.data.records, built.tokenizer, spec, seed=0, total_steps=2
     )
-    count = compilation.start_counting()
+    count = process.start_counting()
     for number, batch in enumerate(datasets.on_mesh(batches, built.mesh)):
         assert found.memory.batch == sum(x.nbytes for x in batch.values())
         state, metrics = found.train_step(state, batch, number)

@@ -4,14 +4,14 @@ import sys
 
 import pytest
 
-from paligemma_jax.console import host_memory
+from paligemma_jax.console import process
 
 # Maps and frees 100 MiB again and again, and prints the page faults that the last rounds took.
 PROGRAM = """
 import resource, sys
-from paligemma_jax.console import host_memory
+from paligemma_jax.console import process
 if sys.argv[1] == "keep":
-    assert host_memory.keep_freed()
+    assert process.keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for round in range(6):
@@ -40,4 +40,4 @@ def test_freed_memory_is_used_again_without_the_kernel():
 
 def test_other_systems_are_left_as_they_are(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert not host_memory.keep_freed()
+    assert not process.keep_freed_memory()
