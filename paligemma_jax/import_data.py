@@ -6,11 +6,11 @@
     python -m paligemma_jax.import_data roboflow://workspace/project/3 data/mine --task detection
 
 SRC is COCO, YOLO, Pascal VOC, labelme, CVAT for images, images with masks, JSONL (conversations of
-LLaVA, OpenAI and ms-swift too), CSV, parquet or Arrow (detected from its files), or a version of a
-Roboflow project. DST is a folder that gets a JSONL file per split, the images (hard links where the
-disk is the same, else copies), a contact sheet, dropped.jsonl, which lists everything that was left
-out, and for segmentation mask_round_trip.jsonl, which tells how much of every mask its tokens
-keep.
+LLaVA, OpenAI and ms-swift too), CSV with boxes or texts, parquet or Arrow (detected from its
+files), or a version of a Roboflow project. DST is a folder that gets a JSONL file per split, the
+images (hard links where the disk is the same, else copies), a contact sheet, dropped.jsonl, which
+lists everything that was left out, and for segmentation mask_round_trip.jsonl, which tells how much
+of every mask its tokens keep.
 """
 
 import argparse

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from paligemma_jax.importers import (
     arrow,
+    box_tables,
     coco,
     cvat,
     example,
@@ -57,6 +58,7 @@ FORMATS = {
         (OBJECTS,),
         ("components", "masks", "min_area", "first_class"),
     ),
+    "box_csv": Format(box_tables.detect, box_tables.read, (OBJECTS,)),
     "csv": Format(tables.detect_csv, tables.read_csv, ANYTHING, ("first_class",)),
 }
 

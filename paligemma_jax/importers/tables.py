@@ -50,7 +50,7 @@ def read_csv(
     request: example.Request, tally: example.Tally, progress: example.Progress
 ) -> example.DataSet:
     """Returns the data set of one or several CSV files."""
-    return _read(request, tally, progress, CSV, _csv_rows)
+    return _read(request, tally, progress, CSV, csv_rows)
 
 
 def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
@@ -168,7 +168,7 @@ def _json_list(path: str) -> list[Any]:
     return content
 
 
-def _csv_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, Any]]]:
+def csv_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (number of the row's last line, {column: text})."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
@@ -217,12 +217,23 @@ def _files(path: str, endings: tuple[str, ...]) -> list[str]:
     return [one for one in paths if not one.lower().endswith(".txt") or _has_header(one)]
 
 
-def _has_header(path: str) -> bool:
-    """Whether the first line of a file names columns, one of them of images."""
+def csv_files(path: str) -> list[str]:
+    """Returns the CSV files at a path, in order."""
+    return _files(path, CSV)
+
+
+def header(path: str) -> list[str]:
+    """Returns the names of columns, or what else the cells of the first line hold."""
     try:
         with open(path, encoding="utf-8-sig") as file:
-            header = file.readline(MAX_HEADER)
+            line = file.readline(MAX_HEADER)
     except UnicodeDecodeError:
-        return False
-    names = header.split(max(DELIMITERS, key=header.count))
+        return []
+    delimiter = max(DELIMITERS, key=line.count)
+    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+
+
+def _has_header(path: str) -> bool:
+    """Whether the first line of a file names columns, one of them of images."""
+    names = header(path)
     return len(names) > 1 and column_names.find("image", names) is not None

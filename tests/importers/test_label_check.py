@@ -59,6 +59,11 @@ def csv(folder):
     (folder / "rows.csv").write_text("\n".join(lines))
 
 
+def box_csv(folder):
+    lines = ["image,class,xmin,ymin,xmax,ymax", *(f"{name},cat,1;2,,30,20" for name in IMAGES)]
+    (folder / "boxes.csv").write_text("\n".join(lines))
+
+
 def parquet(folder):
     arrow = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
@@ -90,6 +95,7 @@ SOURCES = [
     ("cvat", cvat, [], "2 objects, ellipse is no box or outline"),
     ("masks", gray_masks, ["--classes=cat"], "pixels brighter than half"),
     ("jsonl", jsonl, [], "column 'suffix' of rows.jsonl"),
+    ("box_csv", box_csv, [], "2 objects, box is not four numbers"),
     ("csv", csv, [], "column 'suffix' of rows.csv"),
     ("parquet", parquet, [], "column 'objects' of 1 file"),
 ]
