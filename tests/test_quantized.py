@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
     ]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
-    config = make_config(folder, **{"lora.targets": None})
+    config = make_config(folder, **{"lora.targets": None, "lora.rank": 8})
     vocab_size = tokens.load_tokenizer(config.tokenizer).vocab_size
     model = model_functions.describe(load.typed(config), vocab_size=vocab_size)
     rng = np.random.default_rng(0)
