@@ -16,6 +16,7 @@ from paligemma_jax.importers import columns, example, pictures
 from paligemma_jax.tasks import definition
 from paligemma_jax.wording import quantities
 
+NUM_SAMPLED = 40  # rows that tell where images lie
 BATCH_ROWS = 64  # decoded at a time: images are large
 SUFFIX_OF = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp"}
 
@@ -67,7 +68,11 @@ def _examples(
     files, request, tally: example.Tally, classes: tuple[str, ...]
 ) -> Iterator[example.Example]:
     root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
-    folder = pictures.open_folder(request.images or root)
+    folder = (
+        pictures.open_folder(request.images)
+        if request.images
+        else pictures.find_folder(_sample_paths(files, request), root)
+    )
     names_by_number = request.numbered(classes)
     done = 0
     for split, file in files:
@@ -90,6 +95,16 @@ def _examples(
                 )
                 if made:
                     yield made
+
+
+def _sample_paths(files, request: example.Request) -> list[str]:
+    """Returns the paths of some images; none where they are inside the files."""
+    names, _, batches = _open(files[0][1])
+    column = columns.choose(names, request, files[0][1], columns=request.columns)["image"]
+    first = next(batches, None)  # a file may have no rows
+    values = [] if first is None else first.column(column).slice(0, NUM_SAMPLED).to_pylist()
+    paths = [v.get("path") if isinstance(v, dict) and not v.get("bytes") else v for v in values]
+    return [path for path in paths if isinstance(path, str)]
 
 
 def _wanted(chosen: dict[str, str]) -> set[str]:

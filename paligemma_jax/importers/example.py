@@ -153,6 +153,7 @@ class Tally:
         self.read: collections.Counter[str] = collections.Counter()
         self.changed: collections.Counter[str] = collections.Counter()
         self.drops: list[Drop] = []
+        self.located: dict[str, str] = {}  # path of an image -> the name that it was found by
 
     def drop(self, what: str, reason: str, source: str, detail: Any = "") -> None:
         self.drops.append(Drop(what, reason, source, str(detail)))

@@ -38,9 +38,13 @@ def read(
         raise ValueError(f"{request.path}: no JSON file with 'shapes', as labelme writes them")
     root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
     folder = pictures.open_folder(request.images or root)
+    by_name: dict[str, list[str]] = {}
+    for place, _, _ in os.walk(folder.root):
+        for image in pictures.list_images(place):
+            by_name.setdefault(os.path.basename(image), []).append(image)
     examples, classes = [], {}
     for number, path in enumerate(files, 1):
-        if read := _read_file(path, root, folder, tally):
+        if read := _read_file(path, root, folder, by_name, tally):
             examples.append(read)
             assert read.objects is not None
             classes |= dict.fromkeys(read.objects.labels)
@@ -52,7 +56,11 @@ def read(
 
 
 def _read_file(
-    path: str, root: str, folder: image_folder.ImageFolder, tally: example.Tally
+    path: str,
+    root: str,
+    folder: image_folder.ImageFolder,
+    by_name: dict[str, list[str]],
+    tally: example.Tally,
 ) -> example.Example | None:
     tally.read["images"] += 1
     name = os.path.relpath(path, root)
@@ -65,7 +73,7 @@ def _read_file(
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         tally.drop("image", "broken labelme file", name, error)
         return None
-    picture = _picture(content, path, folder, name, tally)
+    picture = _picture(content, path, folder, by_name, name, tally)
     size = pictures.measure(picture, name, tally) if picture else None
     if picture is None or size is None:
         return None
@@ -85,6 +93,7 @@ def _picture(
     content: dict[str, Any],
     path: str,
     folder: image_folder.ImageFolder,
+    by_name: dict[str, list[str]],
     name: str,
     tally: example.Tally,
 ) -> example.Picture | None:
@@ -95,6 +104,8 @@ def _picture(
     tries = [os.path.join(near, given), os.path.join(near, os.path.basename(given))]
     tries += [os.path.join(folder.root, os.path.basename(given))]
     tries += [os.path.realpath(stem) + ending for ending in pictures.SUFFIXES]
+    same = by_name.get(os.path.basename(given), [])
+    tries += same if len(same) == 1 else []
     found = next((one for one in map(os.path.normpath, tries) if os.path.isfile(one)), None)
     data = content.get("imageData")
     if found is None and isinstance(data, str) and data:

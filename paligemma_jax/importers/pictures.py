@@ -4,9 +4,11 @@ import collections
 import io
 import os
 import pathlib
+import re
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -78,8 +80,19 @@ def is_of_size(
 def locate(
     folder: image_folder.ImageFolder, name: str, source: str, tally: example.Tally
 ) -> example.Picture | None:
-    """Returns the picture of this name, or drops the image with the reason."""
+    """Returns the picture of this name, or drops the image with the reason.
+
+    A name may be a path of another machine or system: then the longest end of it that lies in the
+    folder is meant, unless that is another name's image.
+    """
     path, problem = folder.locate(name)
+    if problem and (moved := _locate_end(folder, name)):
+        path, problem = moved, None
+        if tally.located.get(path, name) == name:
+            tally.changed["images found by the end of their path"] += 1
+        else:
+            detail = f"image '{name}': only its end is there, which is {tally.located[path]}"
+            problem = "image not found", detail
     if remote.is_address(path):
         detail = f"{remote.public(path)}: download it and name the file"
         tally.drop("image", "at an address; an import takes images of this machine", source, detail)
@@ -87,7 +100,45 @@ def locate(
     if problem:
         tally.drop("image", problem[0], source, problem[1])
         return None
+    tally.located.setdefault(path, name)
     return example.Picture(os.path.relpath(path, folder.root), path)
+
+
+def find_folder(names: Iterable[Any], root: str) -> image_folder.ImageFolder:
+    """Returns a finder of images in root, or below it where most of the named images lie."""
+    named = [name for name in names if isinstance(name, str) and name]
+    if any(os.path.isfile(os.path.join(root, name)) for name in named):
+        return open_folder(root)
+    try:
+        return open_folder(choose_folder(named, root, None))
+    except ValueError:  # nowhere: each row is dropped, with the nearest name that there is
+        return open_folder(root)
+
+
+def _locate_end(folder: image_folder.ImageFolder, name: str) -> str | None:
+    """Returns the longest end of a path that is an image in the folder; None if there is none.
+
+    No folder of another split is cut off: train/1.png is not the 1.png that is there.
+    """
+    parts = _parts(name)
+    for start in range(len(parts)):
+        split = example.split_name("/".join(parts[:start]))
+        if split is not None and split != example.split_name(os.path.basename(folder.root)):
+            return None
+        path, problem = folder.locate("/".join(parts[start:]))
+        if not problem:
+            return path
+    return None
+
+
+def _parts(name: str) -> list[str]:
+    """Returns the parts of a path of any system, without drive and dots."""
+    if remote.is_address(name):
+        return []
+    parts = re.split(r"[\\/]", name)
+    if ".." in parts:  # it leads out of the folder, and nothing outside is meant
+        return []
+    return [part for part in parts if part not in ("", ".") and not part.endswith(":")]
 
 
 def open_folder(root: str) -> image_folder.ImageFolder:
@@ -106,6 +157,12 @@ def choose_folder(names: Sequence[str], root: str, given: str | None) -> str:
     counts = [sum(os.path.isfile(os.path.join(c, name)) for name in sample) for c in candidates]
     if not sample:
         return candidates[0]
+    ends = [["/".join(_parts(name)[start:]) for name in sample] for start in range(MAX_DEPTH + 2)]
+    for shortened in () if given or max(counts) else ends:
+        shortened = list(filter(None, shortened))
+        counts = [sum(os.path.isfile(os.path.join(c, n)) for n in shortened) for c in candidates]
+        if max(counts) > 0:
+            break
     if max(counts) == 0:
         where = given or f"{root} and its subfolders"
         raise ValueError(

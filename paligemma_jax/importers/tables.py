@@ -90,13 +90,7 @@ def _open_images(
     if request.images:
         return pictures.open_folder(request.images)
     sample = itertools.islice(_image_names(request, files, read_rows), NUM_SAMPLED)
-    names = [name for name in sample if isinstance(name, str) and name]
-    if any(os.path.isfile(os.path.join(root, name)) for name in names):
-        return pictures.open_folder(root)
-    try:
-        return pictures.open_folder(pictures.choose_folder(names, root, None))
-    except ValueError:  # nowhere: each row is dropped, with the nearest name that there is
-        return pictures.open_folder(root)
+    return pictures.find_folder(sample, root)
 
 
 def _flat_rows(
