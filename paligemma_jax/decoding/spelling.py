@@ -28,14 +28,21 @@ class Moves:
         0 where none is open there; -1: the part of `source` is open still.
     """
 
-    def __init__(self, symbol, source, target, added, opened):
+    def __init__(
+        self,
+        symbol: np.ndarray,
+        source: np.ndarray,
+        target: np.ndarray,
+        added: np.ndarray,
+        opened: np.ndarray,
+    ):
         self.symbol, self.source, self.target = symbol, source, target
         self.added, self.opened = added, opened
 
     def __len__(self) -> int:
         return len(self.symbol)
 
-    def __getitem__(self, chosen) -> "Moves":
+    def __getitem__(self, chosen: np.ndarray) -> "Moves":
         return Moves(*(array[chosen] for array in self.arrays()))
 
     def arrays(self) -> tuple[np.ndarray, ...]:
