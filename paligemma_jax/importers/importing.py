@@ -61,15 +61,23 @@ def _fetch(chosen: options.ImportOptions, folder: pathlib.Path) -> str:
     return str(folder)
 
 
-def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> dict[str, Any]:
+def _read(
+    chosen: options.ImportOptions, source: str, tally: example.Tally
+) -> tuple[str, example.DataSet]:
+    """Returns (the name of the format, what the source holds)."""
     given = chosen.format or ("masks" if chosen.masks else None)
     name, reason = formats.choose(source, chosen.task, given)
     reason = "as --masks says" if given != chosen.format else reason
     say.info(f"{chosen.source} is {name} ({reason})")
-    tally, request = example.Tally(), chosen.request(source)
+    request = chosen.request(source)
     formats.check_options(name, request)
     with say.progress(f"reading {name}", unit="images") as report:
-        data = formats.FORMATS[name].read(request, tally, report)
+        return name, formats.FORMATS[name].read(request, tally, report)
+
+
+def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> dict[str, Any]:
+    tally = example.Tally()
+    name, data = _read(chosen, source, tally)
     formatter = formatting.Formatter(
         chosen.task,
         data.classes,
