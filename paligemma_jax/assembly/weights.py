@@ -70,9 +70,18 @@ def named_by(key: str, source: str, hint: str) -> Iterator[None]:
 def find(source: str, base: str | None = None) -> partial_weights.Weights:
     """Returns the weights of a name, an address or a path, with their base's if they need one.
 
-    Fetches files if need be; reads no array. `base`: as `source`; None: what the file itself names.
+    Fetches files if need be; reads no array. `base`: as `source`; None: what the file itself names,
+    as far as `partial_weights.find` believes it.
     """
-    return partial_weights.find(fetch(source), base=fetch(base) if base else None, fetch=fetch)
+    found = partial_weights.find(
+        fetch(source),
+        base=fetch(base) if base else None,
+        fetch=fetch,
+        published=published.FILES,
+    )
+    if found.base and not base:
+        say.info(f"{found.path}: what was not trained comes from its base {found.base.path}")
+    return found
 
 
 def check(settings: schema.Settings, stored: partial_weights.Weights, model: family.Model) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from paligemma_jax.checkpoints import huggingface_names, npz, partial_weights
+from paligemma_jax.checkpoints import config_files, huggingface_names, npz, partial_weights
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names as parameter_names
 
@@ -97,4 +97,11 @@ def describe(weights: partial_weights.Weights | Merged) -> lora_lib.Lora | None:
             f"{weights.path}: has LoRA factors, but its metadata does not say how they act "
             f"('{LORA}': targets, rank, alpha, dropout, rank_stabilized)"
         )
-    return lora_lib.Lora(**weights.metadata[LORA])
+    said = weights.metadata[LORA]
+    try:
+        return lora_lib.Lora(**said)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{weights.path}: its metadata says {LORA}={config_files.shown(said)}, expected "
+            f"targets, rank, alpha, dropout and rank_stabilized ({error})"
+        ) from error

@@ -4,24 +4,31 @@ Fine-tuning changes some arrays and leaves the others as they are, so it is enou
 instead of 5.8. The file's metadata records the base: its name, its path, its fingerprint (another
 file in its place is an error), and the dtype that the run held its arrays in. Read together, both
 files give bit for bit what the whole file would hold.
+
+A run's folder is its user's own: its base is opened wherever it was. Any other file may come from
+anybody, so what it says opens nothing but a file beside it or a released one.
 """
 
 import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoints import checksums, lazy_array, npz
+from paligemma_jax.checkpoints import checksums, config_files, lazy_array, npz
+from paligemma_jax.files import run_folder
 
 # Metadata: what the weights were trained from, and (where arrays are left out) how many there are
 # with those of the base.
 BASE, NUM_ARRAYS = "base", "num_arrays_with_base"
+RECORDED = ("source", "path", "fingerprint")  # of a base, beside its dtype
+BASE_DTYPES = ("float32", "float16", "bfloat16")
 SHOWN_DIGITS = 12  # of a fingerprint, in messages
 
 Fetch = Callable[[str], pathlib.Path]
@@ -38,6 +45,7 @@ class Weights:
       base: has the other arrays; None: there are no others.
       base_dtype: what the base's arrays are cast to; None: they keep their types.
       read_own: reads arrays of the file itself, with the arguments of `npz.read`.
+      fingerprint: of the file when it was found, see `checksums.of_file`; "": it is none.
     """
 
     path: pathlib.Path
@@ -46,6 +54,7 @@ class Weights:
     base: "Weights | None" = None
     base_dtype: str | None = None
     read_own: Callable[..., dict[str, Any]] = npz.read
+    fingerprint: str = ""
 
     @property
     def arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -82,6 +91,7 @@ class Weights:
         params = self.read_own(
             self.path, names=own, transform=transform, place=place, progress=report
         )
+        check_unchanged(self)
         if self.base and others:
             params |= self.base.read(
                 others,
@@ -105,33 +115,82 @@ def find(
     *,
     base: str | os.PathLike[str] | None = None,
     fetch: Fetch | None = None,
+    published: Collection[str] = (),
 ) -> Weights:
     """Returns the weights of an .npz file with those of the base that it needs. Reads no array.
 
     Args:
       path: the file.
-      base: the file's base; None: the one that its metadata names, if it lacks arrays.
+      base: the file's base; None: the one that its metadata names, if it lacks arrays. That of a
+        run's final.npz is opened wherever it was; that of another file only if it lies beside it,
+        or is one of `published`.
       fetch: name or address of a base that is not where it was -> file; None: looks no further.
+      published: names that any file may have `fetch` look for.
 
     Raises:
       ValueError: as `npz.read_header`; a base that is not found, that is another one than the
         weights were trained from, or that is given where nothing is missing.
     """
-    path = pathlib.Path(path)
+    return _find(pathlib.Path(path), base, fetch, published, above=())
+
+
+def _find(
+    path: pathlib.Path,
+    base: str | os.PathLike[str] | None,
+    fetch: Fetch | None,
+    published: Collection[str],
+    *,
+    above: tuple[pathlib.Path, ...],
+) -> Weights:
+    """As `find`. `above`: the files whose base this one is."""
+    if path.resolve() in above:
+        raise ValueError(f"{path} is the base of its own base: give the right one as --base")
+    fingerprint = checksums.of_file(path)
     header = npz.read_header(path)
     metadata = {key: value for key, value in header.metadata.items() if key != "dtypes"}
     num_arrays = metadata.pop(NUM_ARRAYS, None)
     if base is None and num_arrays is None:
-        return Weights(path, header.arrays, metadata)
-    record = metadata.get(BASE) or {}
+        return Weights(path, header.arrays, metadata, fingerprint=fingerprint)
+    record = _check_record(metadata, num_arrays, path)
     if base is None:
-        missing = f"{path}: {num_arrays - len(header.arrays)} of {num_arrays} arrays missing"
-        base = find_recorded(record, fetch, missing)
-    _check_same(path, base, record)
-    below = find(base, fetch=fetch)
+        missing = f"{path}: {(num_arrays or 0) - len(header.arrays)} of {num_arrays} arrays missing"
+        if _is_runs(path):
+            base = find_recorded(record, fetch, missing)
+        else:
+            base = _find_beside(path, record, fetch, published, missing)
+    below = _find(pathlib.Path(base), None, fetch, published, above=(*above, path.resolve()))
+    _check_same(path, below, record)
     if not below.arrays.keys() - header.arrays.keys():
         raise ValueError(f"{path} has all arrays of the base {base}: leave the base out")
-    return Weights(path, header.arrays, metadata, below, record.get("dtype"))
+    dtype = record.get("dtype")
+    return Weights(path, header.arrays, metadata, below, dtype, fingerprint=fingerprint)
+
+
+def _is_runs(path: pathlib.Path) -> bool:
+    """Whether a file is the final.npz in a run's folder."""
+    return path.name == run_folder.FINAL and (path.parent / run_folder.CONFIG).is_file()
+
+
+def _check_record(metadata: Mapping[str, Any], num_arrays: Any, path: pathlib.Path) -> Mapping:
+    """Returns what a file's metadata says of its base, which can say anything."""
+    record = metadata.get(BASE) or {}
+    remedy = "Give the base as --base, or write the file anew with a run's own final.npz"
+    if not isinstance(record, dict):
+        shown = config_files.shown(record)
+        raise ValueError(f"{path}: its metadata says base={shown}, expected an object. {remedy}")
+    wrong = {
+        f"{BASE}.{key}": value
+        for key, value in record.items()
+        if key in RECORDED and not isinstance(value, str | None)
+    }
+    if record.get("dtype") not in (None, *BASE_DTYPES):
+        wrong[f"{BASE}.dtype"] = record["dtype"]
+    if num_arrays is not None and (type(num_arrays) is not int or not 0 < num_arrays < 2**31):
+        wrong[NUM_ARRAYS] = num_arrays
+    if wrong:
+        said = "; ".join(f"{key}={config_files.shown(value)}" for key, value in wrong.items())
+        raise ValueError(f"{path}: its metadata says {said}, which cannot be. {remedy}")
+    return record
 
 
 def find_recorded(
@@ -147,8 +206,8 @@ def find_recorded(
     Raises:
       ValueError: it is not to be had.
     """
-    path, source = record.get("path", ""), record.get("source", "")
-    if os.path.exists(path):
+    path, source = record.get("path") or "", record.get("source") or ""
+    if os.path.isfile(path):
         return path
     advice = f"{missing}: trainable-only file, give --base. Its base {source} was at {path}"
     if not fetch:
@@ -159,8 +218,40 @@ def find_recorded(
         raise ValueError(f"{advice}; {error}") from error
 
 
+def _find_beside(
+    path: pathlib.Path,
+    record: Mapping[str, Any],
+    fetch: Fetch | None,
+    published: Collection[str],
+    missing: str,
+) -> pathlib.Path:
+    """Returns the base of a file from anywhere: a file beside it, or a released one."""
+    recorded, source = record.get("path") or "", record.get("source") or ""
+    for place in (recorded, source):
+        name = re.split(r"[/\\]", place)[-1]
+        beside = path.parent / name
+        if name.endswith(".npz") and name.isprintable() and beside.is_file():
+            return beside
+    advice = (
+        f"{missing}: trainable-only file, give --base. It names {source or 'no base'!r:.200} at "
+        f"{recorded!r:.200}"
+    )
+    if not fetch or source not in published:
+        raise ValueError(
+            f"{advice}; of what a file says only a base in its own folder or a released one is "
+            f"opened"
+        )
+    try:
+        return fetch(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{advice}; {error}") from error
+
+
 def describe_base(source: str, weights: Weights, *, dtype: str | None) -> dict[str, Any]:
     """Returns what the metadata of trained weights says of their base.
+
+    The fingerprint is that of the file that was read: one that has taken its place since is told
+    from it when the two are read together.
 
     Args:
       source: what the base was called: a published name, an address or a path.
@@ -170,9 +261,30 @@ def describe_base(source: str, weights: Weights, *, dtype: str | None) -> dict[s
     return {
         "source": source,
         "path": os.path.abspath(weights.path),
-        "fingerprint": checksums.of_file(weights.path),
+        "fingerprint": weights.fingerprint,
         "dtype": dtype,
     }
+
+
+def check_unchanged(weights: Weights) -> None:
+    """Raises a ValueError if other files have taken the place of the weights or their base."""
+    if weights.base:
+        check_unchanged(weights.base)
+    if not weights.fingerprint:
+        return
+    try:
+        actual = checksums.of_file(weights.path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{weights.path} was replaced while it was in use: it had the fingerprint "
+            f"{weights.fingerprint[:SHOWN_DIGITS]}, and now: {error}. Put the first one back"
+        ) from error
+    if actual != weights.fingerprint:
+        raise ValueError(
+            f"{weights.path} was replaced while it was in use: it had the fingerprint "
+            f"{weights.fingerprint[:SHOWN_DIGITS]}, the file there now has "
+            f"{actual[:SHOWN_DIGITS]}. Put the first one back"
+        )
 
 
 def differing(arrays: Mapping[str, Any], base: Weights) -> set[str]:
@@ -185,16 +297,14 @@ def differing(arrays: Mapping[str, Any], base: Weights) -> set[str]:
     }
 
 
-def _check_same(
-    path: pathlib.Path, base: str | os.PathLike[str], record: Mapping[str, Any]
-) -> None:
+def _check_same(path: pathlib.Path, base: Weights, record: Mapping[str, Any]) -> None:
     """Raises a ValueError if the weights were trained from another base than this file."""
-    expected, actual = record.get("fingerprint"), checksums.of_file(base)
-    if expected and actual != expected:
+    expected = record.get("fingerprint")
+    if expected and base.fingerprint != expected:
         raise ValueError(
             f"{path} was trained from {record.get('source')} (fingerprint "
-            f"{expected[:SHOWN_DIGITS]}); {os.fspath(base)} is another file "
-            f"({actual[:SHOWN_DIGITS]}): give the right one as --base"
+            f"{expected[:SHOWN_DIGITS]}); {base.path} is another file "
+            f"({base.fingerprint[:SHOWN_DIGITS]}): give the right one as --base"
         )
 
 

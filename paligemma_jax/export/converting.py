@@ -129,7 +129,10 @@ def _to_folder(
 ) -> tuple[variants.PaliGemma, writers.Written]:
     """Writes a folder for transformers, or for PEFT where the weights have LoRA factors."""
     if source.weights is None or source.is_peft:
-        raise ValueError("SRC and DST are both Hugging Face folders: go through an npz file")
+        raise ValueError(
+            f"SRC {source.path} and DST {options.target} are both Hugging Face folders: go through "
+            f"an npz file"
+        )
     if isinstance(source.weights, partial_weights.Weights) and merge.describe(source.weights):
         _check_adapter_options(options)
         model = _infer_model(source, options)

@@ -15,6 +15,7 @@ from paligemma_jax.checkpoints import (
     partial_weights,
     peft,
 )
+from paligemma_jax.console import say
 from paligemma_jax.data import wrong_file
 from paligemma_jax.files import part_files, run_folder
 from paligemma_jax.models import family
@@ -68,9 +69,7 @@ def open_source(
     if path.is_file():
         if not re.search(r"\.npz(\.part\w+)?$", path.name):
             raise ValueError(f"{path}: {EXPECTED}. A data set? {suggestion}")
-        return WeightsSource(
-            path, partial_weights.find(path, base=base), tokenizer=_tokenizer(path.parent)
-        )
+        return WeightsSource(path, _find(path, base), tokenizer=_tokenizer(path.parent))
     if not path.is_dir():
         raise ValueError(
             f"{path}: no such file or folder; nothing is downloaded here. "
@@ -79,19 +78,27 @@ def open_source(
     return _open_folder(path, base, suggestion)
 
 
+def _find(path: pathlib.Path, base: pathlib.Path | None) -> partial_weights.Weights:
+    """Returns the weights of an npz file, and says which base completes them."""
+    found = partial_weights.find(path, base=base)
+    if found.base and not base:
+        say.info(f"{path}: what was not trained comes from its base {found.base.path}")
+    return found
+
+
 def _open_folder(path: pathlib.Path, base: pathlib.Path | None, suggestion: str) -> WeightsSource:
     config, final = path / run_folder.CONFIG, path / run_folder.FINAL
     if final.exists():
         return WeightsSource(
             final,
-            partial_weights.find(final, base=base),
+            _find(final, base),
             config=config if config.exists() else None,
             tokenizer=_tokenizer(path),
         )
     if peft.is_folder(path):
         if base is None:
             raise ValueError(f"{path}: an adapter of PEFT: give its model's npz file as --base")
-        return WeightsSource(path, partial_weights.find(base))
+        return WeightsSource(path, _find(base, None))
     if any(path.glob("*.safetensors")):
         if base:
             raise ValueError(f"--base {base}: {path} is a Hugging Face folder, which is whole")
@@ -150,7 +157,7 @@ def infer_model(
         if not huggingface_config.is_tied(stored):
             huggingface.check_head(source.path)
     else:
-        model = _infer_from_npz(source, source.weights, variant, config)
+        model = _infer_named(source, source.weights, variant, config)
         lora = merge.describe(source.weights)
         model = dataclasses.replace(model, lora=lora)
         names.check_shapes(source.weights.arrays, paligemma.shapes(model), where=str(source.path))
@@ -158,6 +165,25 @@ def infer_model(
         return model
     llm = dataclasses.replace(model.llm, final_logits_softcap=final_logits_softcap)
     return dataclasses.replace(model, llm=llm)
+
+
+def _infer_named(
+    source: WeightsSource,
+    stored: partial_weights.Weights | merge.Merged,
+    variant: str | None,
+    config: str | None,
+) -> variants.PaliGemma:
+    """As `_infer_from_npz`; an error names the file, whose metadata may say anything."""
+    where = str(source.path)
+    try:
+        return _infer_from_npz(source, stored, variant, config)
+    except (TypeError, ValueError) as error:
+        if where in str(error):
+            raise
+        named = ValueError(f"{where}: {error}. Give --variant or --config if the file is right")
+        for note in getattr(error, "__notes__", ()):
+            named.add_note(note)
+        raise named from error
 
 
 def _infer_from_npz(

@@ -203,6 +203,13 @@ def save(
         kept = state.trainable.keys() | partial_weights.differing(params, planned.base)
         params = {name: array for name, array in params.items() if name in kept}
     weights.save(path, params, said)
+    if what == TRAINABLE and planned.base:
+        try:
+            partial_weights.check_unchanged(planned.base)
+        except ValueError as error:
+            say.warning(
+                f"{path} is saved, and will be read with no other base than its own. {error}"
+            )
 
 
 def _plan_evaluation(

@@ -89,8 +89,9 @@ def test_a_base_that_moved_is_asked_for_with_real_counts(files, tmp_path):
     ):
         partial_weights.find(trained)
     assert set(partial_weights.find(trained, base=tmp_path / "moved.npz").read()) == set(BASE)
+    places = {"pt_224": "moved.npz"}
     fetched = partial_weights.find(
-        trained, fetch=lambda source: tmp_path / {"pt_224": "moved.npz"}[source]
+        trained, fetch=lambda source: tmp_path / places[source], published=places
     )
     assert set(fetched.read()) == set(BASE)
 
@@ -98,7 +99,7 @@ def test_a_base_that_moved_is_asked_for_with_real_counts(files, tmp_path):
         raise OSError(f"no network for {source}")
 
     with pytest.raises(ValueError, match=r"2 of 3 arrays missing.*no network for pt_224"):
-        partial_weights.find(trained, fetch=refuse)
+        partial_weights.find(trained, fetch=refuse, published=places)
 
 
 def test_another_base_is_refused_naming_both(files, tmp_path):
@@ -133,3 +134,75 @@ def test_a_damaged_base_is_found_when_it_is_read(files, tmp_path):
     (tmp_path / "base.npz").write_bytes(data)
     with pytest.raises(ValueError, match=r"base\.npz: member 'img/a\.npy' is damaged"):
         weights.read()
+
+
+def test_what_a_file_from_elsewhere_names_is_neither_opened_nor_fetched(files, tmp_path):
+    trained = files(source="https://example.com/base.npz")
+    elsewhere, theirs = tmp_path / "elsewhere", tmp_path / "theirs"
+    elsewhere.mkdir()
+    theirs.mkdir()
+    (tmp_path / "base.npz").rename(elsewhere / "base.npz")
+    trained = trained.rename(theirs / "trained.npz")
+    header = npz.read_header(trained)
+    base = {**header.metadata["base"], "path": str(elsewhere / "base.npz")}
+    metadata = {k: x for k, x in header.metadata.items() if k != "dtypes"} | {"base": base}
+    npz.write(trained, TRAINED, metadata=metadata)
+
+    def refuse(source):
+        raise AssertionError(f"{source} was asked for")
+
+    for known in ((), ("pt_224",)):
+        with pytest.raises(ValueError, match=r"2 of 3 .*give --base.*https://example.com.*opened"):
+            partial_weights.find(trained, fetch=refuse, published=known)
+    assert set(partial_weights.find(trained, base=elsewhere / "base.npz").read()) == set(BASE)
+    # A run's folder is its user's own.
+    (theirs / "config.json").write_text("{}")
+    trained = trained.rename(theirs / "final.npz")
+    assert set(partial_weights.find(trained).read()) == set(BASE)
+    # A base beside the file is its own, whatever folder it was in once.
+    (elsewhere / "base.npz").rename(theirs / "base.npz")
+    trained = trained.rename(theirs / "trained.npz")
+    assert partial_weights.find(trained).files == [trained, theirs / "base.npz"]
+
+
+@pytest.mark.parametrize(
+    ("base", "num_arrays", "message"),
+    [
+        ("a word", 3, r'says base="a word", expected an object'),
+        ([1], 3, r"says base=\[1\], expected an object"),
+        ({"path": 5}, 3, "says base.path=5, which cannot be"),
+        ({"path": "/dev/zero"}, 3, "2 of 3 arrays missing"),
+        ({"source": "/dev/zero"}, 3, "2 of 3 arrays missing"),
+        ({"path": "/dev/zero.npz/../../etc/passwd"}, 3, "2 of 3 arrays missing"),
+        ({"fingerprint": {"a": 1}}, 3, "says base.fingerprint="),
+        ({"dtype": "object"}, 3, 'says base.dtype="object"'),
+        ({"dtype": 7}, 3, "says base.dtype=7"),
+        ({}, "three", 'says num_arrays_with_base="three"'),
+        ({}, -3, "says num_arrays_with_base=-3"),
+        ({"path": "bad.npz"}, 3, "is the base of its own base"),
+    ],
+)
+def test_metadata_that_cannot_be_is_an_error_of_its_file(tmp_path, base, num_arrays, message):
+    metadata = {partial_weights.BASE: base, partial_weights.NUM_ARRAYS: num_arrays}
+    npz.write(tmp_path / "bad.npz", {"a": np.ones(1)}, metadata=metadata)
+    with pytest.raises(ValueError, match=rf"bad\.npz.*{message}.*(G|g)ive .*--base"):
+        partial_weights.find(tmp_path / "bad.npz")
+
+
+def test_a_base_that_is_replaced_is_noticed_and_never_described_as_the_old_one(files, tmp_path):
+    base = partial_weights.find(files()).base
+    first = base.fingerprint
+    npz.write(tmp_path / "base.npz", {**BASE, "llm/c": np.zeros(2, "float32")})
+    message = rf"base\.npz was replaced .*{first[:12]}, the file there now has \w{{12}}\. Put"
+    with pytest.raises(ValueError, match=message):
+        partial_weights.check_unchanged(base)
+    with pytest.raises(ValueError, match="was replaced while it was in use"):
+        base.read(["llm/c"])
+    said = partial_weights.describe_base("pt_224", base, dtype=None)
+    assert said["fingerprint"] == first
+    npz.write(tmp_path / "trained.npz", TRAINED, metadata={"base": said, "num_arrays_with_base": 3})
+    with pytest.raises(ValueError, match=r"trained\.npz was trained .*base\.npz is another file"):
+        partial_weights.find(tmp_path / "trained.npz")
+    (tmp_path / "base.npz").unlink()
+    with pytest.raises(ValueError, match=r"base\.npz was replaced .*and now: .*base\.npz"):
+        partial_weights.check_unchanged(base)
