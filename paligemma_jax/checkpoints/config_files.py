@@ -28,7 +28,7 @@ def read(path: pathlib.Path, what: str) -> dict[str, Any]:
     """
     try:
         if not path.is_file():
-            raise ValueError(f"{path}: not found; {what}")
+            raise ValueError(f"{path}: not found; {what}: copy it too")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ValueError(f"{path}: {size} bytes, expected a short JSON object: {what}")
         found = json.loads(path.read_bytes())

@@ -158,7 +158,10 @@ def _find(
             base = find_recorded(record, fetch, missing)
         else:
             base = _find_beside(path, record, fetch, published, missing)
-    below = _find(pathlib.Path(base), None, fetch, published, above=(*above, path.resolve()))
+    try:
+        below = _find(pathlib.Path(base), None, fetch, published, above=(*above, path.resolve()))
+    except ValueError as error:
+        raise ValueError(f"the base of {path}: {error}") from error
     _check_same(path, below, record)
     if not below.arrays.keys() - header.arrays.keys():
         raise ValueError(f"{path} has all arrays of the base {base}: leave the base out")

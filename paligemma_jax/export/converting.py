@@ -130,8 +130,8 @@ def _to_folder(
     """Writes a folder for transformers, or for PEFT where the weights have LoRA factors."""
     if source.weights is None or source.is_peft:
         raise ValueError(
-            f"SRC {source.path} and DST {options.target} are both Hugging Face folders: go through "
-            f"an npz file"
+            f"SRC {source.path} and DST {options.target} are both Hugging Face folders: convert "
+            f"SRC to an npz file, and that to DST"
         )
     if isinstance(source.weights, partial_weights.Weights) and merge.describe(source.weights):
         _check_adapter_options(options)
