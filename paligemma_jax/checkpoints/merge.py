@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from paligemma_jax.checkpoints import config_files, huggingface_names, npz, partial_weights
+from paligemma_jax.checkpoints import huggingface_names, npz, partial_weights
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names as parameter_names
 
@@ -102,6 +102,6 @@ def describe(weights: partial_weights.Weights | Merged) -> lora_lib.Lora | None:
         return lora_lib.Lora(**said)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{weights.path}: its metadata says {LORA}={config_files.shown(said)}, expected "
+            f"{weights.path}: its metadata says {LORA}={said!r:.60}, expected "
             f"targets, rank, alpha, dropout and rank_stabilized ({error})"
         ) from error

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoints import checksums, config_files, lazy_array, npz
+from paligemma_jax.checkpoints import checksums, lazy_array, npz
 from paligemma_jax.files import run_folder
 
 # Metadata: what the weights were trained from, and (where arrays are left out) how many there are
@@ -179,8 +179,9 @@ def _check_record(metadata: Mapping[str, Any], num_arrays: Any, path: pathlib.Pa
     record = metadata.get(BASE) or {}
     remedy = "Give the base as --base, or write the file anew with a run's own final.npz"
     if not isinstance(record, dict):
-        shown = config_files.shown(record)
-        raise ValueError(f"{path}: its metadata says base={shown}, expected an object. {remedy}")
+        raise ValueError(
+            f"{path}: its metadata says base={record!r:.60}, expected an object. {remedy}"
+        )
     wrong = {
         f"{BASE}.{key}": value
         for key, value in record.items()
@@ -191,7 +192,7 @@ def _check_record(metadata: Mapping[str, Any], num_arrays: Any, path: pathlib.Pa
     if num_arrays is not None and (type(num_arrays) is not int or not 0 < num_arrays < 2**31):
         wrong[NUM_ARRAYS] = num_arrays
     if wrong:
-        said = "; ".join(f"{key}={config_files.shown(value)}" for key, value in wrong.items())
+        said = "; ".join(f"{key}={value!r:.60}" for key, value in wrong.items())
         raise ValueError(f"{path}: its metadata says {said}, which cannot be. {remedy}")
     return record
 
