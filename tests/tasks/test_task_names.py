@@ -16,6 +16,7 @@ OTHER_MEANINGS = {
     ("importers/coco.py", "caption"): "COCO's key for a caption",
     ("importers/coco.py", "segmentation"): "COCO's key for an outline",
     ("importers/columns.py", "caption"): "a column of a table",
+    ("importers/conversations.py", "caption"): "a column of a table",
     ("importers/masks.py", "segmentation"): "part of a folder's name",
 }
 # The settings room knows no tasks; assembly checks the name against the table.
