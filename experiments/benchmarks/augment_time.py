@@ -7,6 +7,7 @@ one box an image whose text follows. Prints a line of JSON for each chain.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import tempfile
@@ -17,6 +18,7 @@ from PIL import Image
 
 from paligemma_jax.console import process
 from paligemma_jax.data import augment, pipeline, records, tokens
+from paligemma_jax.settings import schema
 
 WARM_UP = 4  # batches, more than are made ahead
 CHAINS = {
@@ -66,7 +68,9 @@ def measure(data, tokenizer, settings, args):
     spec = pipeline.BatchSpec(
         res=args.res, text_len=24, batch_size=args.batch_size, num_workers=args.num_workers
     )
-    augmentation = augment.Augmenter(augment.Augmentation(**settings), 0, "1023")
+    augmentation = augment.Augmenter(
+        augment.Augmentation(**dataclasses.asdict(schema.AugmentSettings(**settings))), 0, "1023"
+    )
     batches = pipeline.train_batches(
         data,
         tokenizer,

@@ -5,7 +5,7 @@ import dataclasses
 from paligemma_jax.assembly import datasets
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, index_sampler, noise_boxes, pipeline, tokens
-from paligemma_jax.settings import schema
+from paligemma_jax.settings import keys, schema
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import quantities
 
@@ -59,7 +59,7 @@ def read(settings: schema.Settings, tokenizer: tokens.Tokenizer) -> TrainingData
     augmentation = make_augmenter(settings)
     if augmentation:
         augmentation.check(records)
-        say.info(f"augmentation: {augmentation.settings.describe()}")
+        say.info(f"augmentation: {describe_augmentation(settings)}")
     return TrainingData(
         records, sources, augmentation, datasets.make_noise(settings, tokenizer, records)
     )
@@ -124,7 +124,12 @@ def make_augmenter(settings: schema.Settings) -> augment.Augmenter | None:
         chosen = augment.Augmentation(**dataclasses.asdict(settings.input.augment))
     except ValueError as error:
         raise ValueError(f"config: input.{error}") from error
-    if chosen == augment.Augmentation(min_visible=chosen.min_visible):
+    if not keys.changed(settings.input.augment).keys() - {"min_visible"}:
         return None
     convention = settings.coordinates if task.look_up(settings.task).moves_boxes else None
     return augment.Augmenter(chosen, settings.seed, convention)
+
+
+def describe_augmentation(settings: schema.Settings) -> str:
+    """Returns what is not as by default, "flip_lr 0.5, crop 0.6"."""
+    return ", ".join(f"{k} {x}" for k, x in keys.changed(settings.input.augment).items())

@@ -240,7 +240,7 @@ def write_augment_sheet(
             drawn.append((title, [plain, *changed]))
             report(number, len(chosen))
     sheets.write_rows(path, drawn)
-    say.info(f"{os.fspath(path)}: {augmenter.settings.describe()}")
+    say.info(f"{os.fspath(path)}: {training_data.describe_augmentation(settings)}")
 
 
 def _change(

@@ -47,7 +47,7 @@ LIMITS = {
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What may change, and how far. The defaults change nothing.
+    """What may change, and how far. What each is by default, the settings say.
 
     Attributes:
       flip_lr, flip_ud: probability of a flip left to right, upside down.
@@ -63,17 +63,17 @@ class Augmentation:
       shuffle_objects: whether an answer names its objects in random order.
     """
 
-    flip_lr: float = 0.0
-    flip_ud: float = 0.0
-    crop: float | None = None
-    aspect: float = 1.0
-    scale: Sequence[float] | None = None
-    min_visible: float = 0.3
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    jpeg_quality: int | None = None
-    shuffle_objects: bool = False
+    flip_lr: float
+    flip_ud: float
+    crop: float | None
+    aspect: float
+    scale: Sequence[float] | None
+    min_visible: float
+    brightness: float
+    contrast: float
+    saturation: float
+    jpeg_quality: int | None
+    shuffle_objects: bool
 
     def __post_init__(self):
         for name, (least, most) in LIMITS.items():
@@ -100,12 +100,6 @@ class Augmentation:
     @property
     def changes_pixels(self) -> bool:
         return self.moves_objects or self.changes_colors or self.jpeg_quality is not None
-
-    def describe(self) -> str:
-        """Returns what is not as by default, "flip_lr 0.5, crop 0.6", or "none"."""
-        fields = {field.name: field.default for field in dataclasses.fields(self)}
-        changed = [f"{n} {getattr(self, n)}" for n in fields if getattr(self, n) != fields[n]]
-        return ", ".join(changed) or "none"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -330,13 +330,17 @@ def read_image_batches(
     """
     tf = images.tensorflow()
     num_slots = batch_size * max_images
-    settings = augment.Augmentation() if augmentation is None else augmentation.settings
+
+    def load(path, numbers):
+        if augmentation is None:
+            return images.load_op(path, res=res)
+        return augment.load_op(path, numbers, res=res, settings=augmentation.settings)
 
     def load_slot(path, numbers):
         return tf.cond(
             path == "",
             lambda: tf.zeros((res, res, 3), tf.uint8),
-            lambda: augment.load_op(path, numbers, res=res, settings=settings),
+            lambda: load(path, numbers),
         )
 
     # Python only names the files, once per batch, and says how each one is changed.

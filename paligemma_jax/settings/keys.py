@@ -87,14 +87,14 @@ def about(
 @functools.cache
 def keys_of(settings_class: type, prefix: str = "") -> tuple[Key, ...]:
     """Returns the keys of a settings class and of the classes that its fields are of, in order."""
-    found, hints = [], typing.get_type_hints(settings_class)
+    known, hints = [], typing.get_type_hints(settings_class)
     for field in dataclasses.fields(settings_class):
         name, hint = f"{prefix}{field.name}", hints[field.name]
         if dataclasses.is_dataclass(hint):
-            found += keys_of(hint, f"{name}.")
+            known += keys_of(hint, f"{name}.")
             continue
         rules = next((part for part in _parts(hint) if _is_rules(part)), None)
-        found.append(
+        known.append(
             Key(
                 name=name,
                 default=default_of(field),
@@ -104,7 +104,7 @@ def keys_of(settings_class: type, prefix: str = "") -> tuple[Key, ...]:
                 **field.metadata,
             )
         )
-    return tuple(found)
+    return tuple(known)
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
@@ -112,6 +112,13 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return None if field.default is dataclasses.MISSING else field.default
+
+
+def changed(settings: Any) -> dict[str, Any]:
+    """Returns the fields of a settings object that are not as by default."""
+    fields = dataclasses.fields(settings)
+    values = {field.name: (getattr(settings, field.name), default_of(field)) for field in fields}
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def item_class(hint: Any) -> type | None:
@@ -143,14 +150,14 @@ def _is_rules(hint: Any) -> bool:
 
 def _types(hint: Any) -> tuple[type, ...]:
     """Returns the types of values that a config may give: a whole number does for any number."""
-    found: list[type] = []
+    types_of_values: list[type] = []
     for part in _parts(hint):
         if part is float:
-            found += [int, float]
+            types_of_values += [int, float]
         elif typing.get_origin(part) is tuple:
-            found += [list, tuple]
+            types_of_values += [list, tuple]
         elif typing.get_origin(part) is Mapping:
-            found.append(dict)
+            types_of_values.append(dict)
         else:
-            found.append(part)
-    return tuple(found)
+            types_of_values.append(part)
+    return tuple(types_of_values)

@@ -25,7 +25,7 @@ def test_settings_reach_the_augmenter(config, tokenizer, capsys):
     load.override(config, ["input.augment.scale=[0.5, 2]", "input.augment.flip_lr=0.5"])
     config.coordinates, config.seed = "1024", 7
     found = training_data.read(load.typed(config), tokenizer).augmentation
-    assert found.settings.describe() == "flip_lr 0.5, scale (0.5, 2)"
+    assert (found.settings.flip_lr, found.settings.scale) == (0.5, (0.5, 2))
     assert (found.seed, found.convention) == (7, "1024")
     assert "augmentation: flip_lr 0.5, scale (0.5, 2)" in capsys.readouterr().err
 
