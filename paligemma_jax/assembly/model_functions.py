@@ -70,14 +70,32 @@ def make_lora(settings: schema.Settings) -> lora.Lora | None:
     targets = settings.lora.targets
     if targets is None:
         return None
-    short_forms = choose_family(settings.model.family).names.lora_targets
     return lora.Lora(
-        targets=str(short_forms.get(targets, targets)),
+        targets=_expand(targets, choose_family(settings.model.family).names),
         rank=settings.lora.rank,
         alpha=float(settings.lora.alpha),
         dropout=float(settings.lora.dropout),
         rank_stabilized=settings.lora.rank_stabilized,
     )
+
+
+def _expand(targets: str, names: family.Names) -> str:
+    """Returns the regex that lora.targets is, or is a family's short form of.
+
+    Raises:
+      ValueError: a word that is no short form. Names of parameters have a "/", so it matches none.
+    """
+    short_forms = names.lora_targets
+    if targets in short_forms:
+        return str(short_forms[targets])
+    if re.fullmatch(r"[\w-]+", targets) and short_forms:
+        expected = ", ".join(f"'{name}'" for name in short_forms)
+        example = f", as '{names.attention}'" if names.attention else ""
+        raise ValueError(
+            f"config: lora.targets='{targets}': expected {expected} or a regex on full names"
+            f"{example}. {near_misses.did_you_mean(targets, short_forms)}"
+        )
+    return targets
 
 
 def make_compute(settings: schema.Settings) -> family.Compute:

@@ -19,7 +19,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # arXiv:2305.14314: the same on a base of 4 bits.
 METHODS["qlora"] = {**METHODS["lora"], "quantize": "nf4"}
-# What configs/digits.py was found to learn with.
+# What configs/digits.py learns with.
 FROM_SCRATCH = {"optax_name": "scale_by_adam", "lr": 1e-3, "optax.b2": 0.99, "grad_clip_norm": 1.0}
 
 

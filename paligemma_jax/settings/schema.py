@@ -18,6 +18,10 @@ Rules, key = keys.Rules, keys.key
 # Instead of a file to evaluate on: the examples that are trained on.
 INPUT = "input"
 
+# A duration that is not given, beside None: any negative number, as in big_vision. A sweep may
+# thus take a duration back.
+NOT_GIVEN = -1
+
 Class = TypeVar("Class")
 
 
@@ -187,10 +191,14 @@ class EvalSettings:
         metadata=keys.about(f"data set: a JSONL file, or '{INPUT}': what is trained on")
     )
     image_dir: str | None = key(None, "its images; None: beside its own JSONL file")
-    log_steps: int | None = key(None, "how often; one of four, and always after the last")
-    log_epochs: float | None = key(None, "how often, in passes over the training data")
-    log_examples: int | None = key(None, "how often, in training examples")
-    log_percent: float | None = key(None, "how often, as a fraction of the run")
+    log_steps: int | None = key(
+        None, "how often; one of four, and always after the last", least=NOT_GIVEN
+    )
+    log_epochs: float | None = key(
+        None, "how often, in passes over the training data", least=NOT_GIVEN
+    )
+    log_examples: int | None = key(None, "how often, in training examples", least=NOT_GIVEN)
+    log_percent: float | None = key(None, "how often, as a fraction of the run", least=NOT_GIVEN)
     batch_size: int | None = key(None, "None: the training batch size", least=1)
     num_examples: int | None = key(None, "use only the first so many rows; None: all", least=1)
     decode: bool = key(True, "write and score answers; False: validation loss only")
@@ -268,13 +276,17 @@ class Settings:
         "auto: the products with weights, where memory allows, else nothing",
     )
     input: InputSettings = dataclasses.field(default_factory=InputSettings)
-    total_steps: int | None = key(None, "length of the run; one of the three is set", least=0)
+    total_steps: int | None = key(
+        None,
+        "length of the run; one of the three is set. -1 is None, as of all durations",
+        least=NOT_GIVEN,
+    )
     total_epochs: float | None = key(
         None,
         "length of the run in passes over the data; of a mixture: in sums of all its rows",
-        least=0,
+        least=NOT_GIVEN,
     )
-    total_examples: int | None = key(None, "length of the run in examples", least=0)
+    total_examples: int | None = key(None, "length of the run in examples", least=NOT_GIVEN)
     stop_at: Rules[float] | None = key(
         None, "end the run once evaluations reach all of these: [('valid/map50', 0.9)]"
     )
@@ -335,11 +347,11 @@ class Settings:
         None,
         "save the run's state every so many steps; 0: only when it stops; none of the four: "
         "ten times a run",
-        least=0,
+        least=NOT_GIVEN,
     )
-    ckpt_epochs: float | None = key(None, "how often, in passes over the data", least=0)
-    ckpt_examples: int | None = key(None, "how often, in examples", least=0)
-    ckpt_percent: float | None = key(None, "how often, as a fraction of the run", least=0)
+    ckpt_epochs: float | None = key(None, "how often, in passes over the data", least=NOT_GIVEN)
+    ckpt_examples: int | None = key(None, "how often, in examples", least=NOT_GIVEN)
+    ckpt_percent: float | None = key(None, "how often, as a fraction of the run", least=NOT_GIVEN)
     keep_last: int = key(2, "checkpoints that stay: so many of the newest", least=1)
     keep_every: int | None = key(None, "also save, and keep for good, every so many steps", least=1)
     keep_best: str | None = key(

@@ -1,5 +1,6 @@
 """Dimensions in settings are checked by name and type."""
 
+import dataclasses
 import types
 
 import pytest
@@ -29,6 +30,31 @@ def test_whole_number_does_for_a_soft_cap(config):
     assert (
         model_functions.describe(load.typed(config), vocab_size=1500).heads()["llm"].softcap == 50
     )
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ("lm", "lora.targets='lm': expected 'llm', 'hf_compat' or .*Did you mean 'llm'"),
+        ("all-linear", "'all-linear': expected 'llm', .*full names, as 'llm/layers/attn/"),
+        ("hfcompat", "Did you mean 'hf_compat'"),
+    ],
+)
+def test_a_word_that_is_no_short_form_of_the_family_is_named(config, targets, message):
+    config.lora.targets = targets
+    with pytest.raises(ValueError, match=message):
+        model_functions.describe(load.typed(config), vocab_size=1500)
+
+
+def test_short_forms_are_those_of_the_family(config, monkeypatch):
+    own = model_functions.FAMILIES["paligemma"]
+    names = dataclasses.replace(own.names, lora_targets={"decoder": "llm/layers/attn/.*"})
+    monkeypatch.setitem(model_functions.FAMILIES, "other", dataclasses.replace(own, names=names))
+    config.model.family, config.lora.targets = "other", "decoder"
+    assert model_functions.make_lora(load.typed(config)).targets == "llm/layers/attn/.*"
+    config.lora.targets = "llm"
+    with pytest.raises(ValueError, match=r"lora.targets='llm': expected 'decoder' or a regex"):
+        model_functions.make_lora(load.typed(config))
 
 
 def test_published_weights_need_a_tokenizer_of_their_size(config):
