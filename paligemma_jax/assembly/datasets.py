@@ -1,4 +1,4 @@
-"""From settings to records and batches: everything that can be wrong with data is said here."""
+"""From settings to records and batches; what is wrong with data is an error here."""
 
 import dataclasses
 import io
@@ -101,7 +101,7 @@ def read_records(
 
     try:
         with say.progress(f"reading {fname}", unit="B", unit_scale=True) as report:
-            found = records.read_jsonl(
+            read = records.read_jsonl(
                 fname,
                 keys=keys,
                 prefix_template=prefix_template or data.prefix_template,
@@ -115,16 +115,16 @@ def read_records(
             raise
         raise ValueError(f"{fname}: {other.what}: {other.remedy}") from None
     if passed and not is_known:
-        start_cache.store(passed, {"num_records": np.array(len(found))})
-    return found
+        start_cache.store(passed, {"num_records": np.array(len(read))})
+    return read
 
 
 def _checks_entry(settings: schema.Settings, fname: str, keys: Mapping[str, str]) -> str | None:
     """Returns the entry that says that a file's suffixes are good; None for a small file."""
     if not os.path.isfile(fname) or os.path.getsize(fname) < start_cache.MIN_BYTES:
         return None
-    said = json.dumps([settings.task, settings.coordinates, dict(keys)])
-    return start_cache.name("checks", [start_cache.hash_file(fname), said.encode()])
+    rules = json.dumps([settings.task, settings.coordinates, dict(keys)])
+    return start_cache.name("checks", [start_cache.hash_file(fname), rules.encode()])
 
 
 def as_learnt(settings: schema.Settings, examples: Records) -> Records:
@@ -186,12 +186,12 @@ def _measure(
             removed = json.loads(bytes(kept.pop("removed")))
             return prefix_lm.Lengths(**kept, removed=removed)
     with say.progress(f"measuring {name}", unit="records") as progress:
-        found = prefix_lm.measure(examples, tokenizer, lowercase=lowercase, progress=progress)
+        measured = prefix_lm.measure(examples, tokenizer, lowercase=lowercase, progress=progress)
     if entry:
-        removed = np.frombuffer(json.dumps(found.removed).encode(), np.uint8)
-        arrays = {"heads": found.heads, "tails": found.tails, "removed": removed}
+        removed = np.frombuffer(json.dumps(measured.removed).encode(), np.uint8)
+        arrays = {"heads": measured.heads, "tails": measured.tails, "removed": removed}
         start_cache.store(entry, arrays)
-    return found
+    return measured
 
 
 def open_image(path: str) -> Any:
@@ -221,19 +221,19 @@ def text_lens(settings: schema.Settings) -> tuple[int, ...]:
     Raises:
       ValueError: too many, no lengths below it, or answers that noise boxes fill up to it.
     """
-    found, longest = tuple(settings.input.text_lens or ()), settings.input.text_len
-    are_lengths = all(type(x) is int and 0 < x < longest for x in found)
-    if not are_lengths or len(set(found)) < len(found) or len(found) > MAX_TEXT_LENS:
+    lengths, longest = tuple(settings.input.text_lens or ()), settings.input.text_len
+    are_lengths = all(type(x) is int and 0 < x < longest for x in lengths)
+    if not are_lengths or len(set(lengths)) < len(lengths) or len(lengths) > MAX_TEXT_LENS:
         raise ValueError(
-            f"config: input.text_lens={list(found)}: expected up to {MAX_TEXT_LENS} different "
+            f"config: input.text_lens={list(lengths)}: expected up to {MAX_TEXT_LENS} different "
             f"lengths of 1 to {longest - 1}, below input.text_len"
         )
-    if found and settings.input.noise_piece is not None:
+    if lengths and settings.input.noise_piece is not None:
         raise ValueError(
             "config: input.text_lens: with input.noise_piece every answer is filled up to "
             "input.text_len; leave out one of them"
         )
-    return found
+    return lengths
 
 
 def prompt_len(settings: schema.Settings, examples: Records, tokenizer: tokens.Tokenizer) -> int:

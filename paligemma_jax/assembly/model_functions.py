@@ -208,16 +208,16 @@ def _problem_of_lengths(settings: schema.Settings, model: family.Model) -> str |
 
 def _problem_of_device(head_dim: int, dtype: str) -> str | None:
     device: Any = jax.local_devices()[0]
-    found = str(getattr(device, "compute_capability", ""))
-    if device.platform != "gpu" or not re.fullmatch(r"\d+\.\d+", found):
+    capability = str(getattr(device, "compute_capability", ""))
+    if device.platform != "gpu" or not re.fullmatch(r"\d+\.\d+", capability):
         return f"it needs an NVIDIA GPU, found {device.device_kind}"
     if dtype != "bfloat16":
         return f"it needs compute_dtype bfloat16, found {dtype}"
-    capability, needed = float(found), FIRST_CAPABILITY
+    needed = FIRST_CAPABILITY
     if head_dim > LONG_HEAD_DIM or head_dim % 8:
         return f"heads must be a multiple of 8 up to {LONG_HEAD_DIM} long, found {head_dim}"
     if head_dim > HEAD_DIM:
         needed = LONG_CAPABILITY
-    if capability < needed:
-        return f"heads of {head_dim} need compute capability {needed:g}, found {found}"
+    if float(capability) < needed:
+        return f"heads of {head_dim} need compute capability {needed:g}, found {capability}"
     return None

@@ -58,8 +58,8 @@ def choose(
             )
     else:
         rules = [(str(regex), kind) for regex, kind in asked]
-        found = names.match(rules, possible, what=WHAT, default=None)
-        kinds = {name: kind for name, kind in found.items() if kind is not None}
+        matched = names.match(rules, possible, what=WHAT, default=None)
+        kinds = {name: kind for name, kind in matched.items() if kind is not None}
     if trained := sorted(kinds.keys() & set(trainable)):
         raise ValueError(
             f"{WHAT}: '{trained[0]}' is trained, and only frozen weights can be quantized "

@@ -30,19 +30,23 @@ def choose(run: pathlib.Path, which: str) -> pathlib.Path:
     Raises:
       ValueError: there is no such one; lists those that there are.
     """
-    found = {int(path.name): path for path in train_checkpoint.steps(run / run_folder.CHECKPOINTS)}
-    if not found:
+    by_step = {
+        int(path.name): path for path in train_checkpoint.steps(run / run_folder.CHECKPOINTS)
+    }
+    if not by_step:
         raise ValueError(f"--checkpoint {which}: {run / run_folder.CHECKPOINTS} holds none")
     if which == LAST:
-        return found[max(found)]
-    if which.isdecimal() and int(which) in found:
-        return found[int(which)]
+        return by_step[max(by_step)]
+    if which.isdecimal() and int(which) in by_step:
+        return by_step[int(which)]
     metric = load.from_json(run / run_folder.CONFIG).keep_best
-    values = {step: value for step, path in found.items() if (value := _value(path)) is not None}
+    values = {step: value for step, path in by_step.items() if (value := _value(path)) is not None}
     if which == BEST and metric and values:
         best = min if train_checkpoint.best_is(metric) == "min" else max
-        return found[best(sorted(values), key=values.__getitem__)]
-    raise ValueError(f"--checkpoint {which}: {_problem(which, metric)}{_list(run, found, metric)}")
+        return by_step[best(sorted(values), key=values.__getitem__)]
+    raise ValueError(
+        f"--checkpoint {which}: {_problem(which, metric)}{_list(run, by_step, metric)}"
+    )
 
 
 def is_checkpoint(source: str) -> bool:
@@ -65,16 +69,18 @@ def find(path: pathlib.Path, base: str | None = None) -> partial_weights.Weights
     """
     settings = load.from_json(path.parents[1] / run_folder.CONFIG)
     try:
-        said = train_checkpoint.read_metadata(path)
+        stored = train_checkpoint.read_metadata(path)
     except train_checkpoint.Damaged as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    keys = _find_arrays(said["arrays"], averaged=settings.ema_decay is not None)
-    own = {name: _describe(said["arrays"][f"{group}/{key}"]) for name, (group, key) in keys.items()}
-    below = _find_base(path, settings, said["base"], base)
-    found = {**(below.arrays if below else {}), **own}
+    keys = _find_arrays(stored["arrays"], averaged=settings.ema_decay is not None)
+    own = {
+        name: _describe(stored["arrays"][f"{group}/{key}"]) for name, (group, key) in keys.items()
+    }
+    below = _find_base(path, settings, stored["base"], base)
+    arrays = {**(below.arrays if below else {}), **own}
     table = model_functions.choose_family(settings.model.family).names.embedding
-    made = model_functions.describe(settings, vocab_size=found[table].shape[0])
-    metadata = weights.metadata(settings, made, step=said["step"], base=below)
+    made = model_functions.describe(settings, vocab_size=arrays[table].shape[0])
+    metadata = weights.metadata(settings, made, step=stored["step"], base=below)
     cast = settings.frozen_dtype if below else None
     return partial_weights.Weights(path, own, metadata, below, cast, read_own=_reader(keys))
 
@@ -138,13 +144,13 @@ def _find_base(
         asked = str(
             partial_weights.find_recorded(record, weights.fetch, f"{path}: trained arrays alone")
         )
-    found = weights.find(asked, settings.model_init_base)
-    if "+".join(checksums.of_file(file) for file in found.files) != recorded["fingerprint"]:
+    frozen = weights.find(asked, settings.model_init_base)
+    if "+".join(checksums.of_file(file) for file in frozen.files) != recorded["fingerprint"]:
         raise ValueError(
             f"{path} was trained from {settings.model_init}; {asked} is another file: give the "
             f"right one as --base"
         )
-    return found
+    return frozen
 
 
 def _describe(stored: Any) -> jax.ShapeDtypeStruct:
@@ -167,7 +173,7 @@ def _problem(which: str, metric: str | None) -> str:
     return f"none has a value of {metric}. " if metric else "the run had no keep_best. "
 
 
-def _list(run: pathlib.Path, found: Mapping[int, pathlib.Path], metric: str | None) -> str:
-    values = {step: _value(path) for step, path in sorted(found.items())}
+def _list(run: pathlib.Path, by_step: Mapping[int, pathlib.Path], metric: str | None) -> str:
+    values = {step: _value(path) for step, path in sorted(by_step.items())}
     shown = [f"{s}" if v is None else f"{s} ({metric} {v:.4g})" for s, v in values.items()]
     return f"{run / run_folder.CHECKPOINTS} holds {', '.join(shown)}"

@@ -1,4 +1,4 @@
-"""What the start of a run found out about a large data set, kept for the next start.
+"""Results of the checks of a large data set, kept for the next start.
 
 An entry's name is a hash of all that it depends on (texts, tokenizer, settings), so nothing has to
 be thrown away when one of them changes. Entries are some megabytes in $PALIGEMMA_JAX_CACHE/starts,

@@ -93,17 +93,17 @@ def check(settings: schema.Settings, stored: partial_weights.Weights, model: fam
         itself (loc convention, soft-caps, query scale, how factors act) contradicts the settings.
         Without any low-rank factor it fits: these are then made.
     """
-    found, where = stored.arrays, os.fspath(stored.path)
-    stored_family = model_functions.family_of_arrays(found)
+    arrays, where = stored.arrays, os.fspath(stored.path)
+    stored_family = model_functions.family_of_arrays(arrays)
     if stored_family is not None and stored_family.name != model.kind.name:
         raise ValueError(
             f"{where} holds weights of the family '{stored_family.name}', and the settings say "
             f"model.family='{model.kind.name}'"
         )
     expected = model.shapes()
-    if not any(map(names.is_factor, found)):
+    if not any(map(names.is_factor, arrays)):
         expected = {name: shape for name, shape in expected.items() if not names.is_factor(name)}
-    shapes = {name: array.shape for name, array in found.items()}
+    shapes = {name: array.shape for name, array in arrays.items()}
     shapes = model.fit_shapes(shapes, resample=settings.model.img.resample_posemb, where=where)
     try:
         names.check_shapes(shapes, expected, where=where)
@@ -192,7 +192,7 @@ def metadata(
       step: updates done.
       base: what `model_init` stands for.
     """
-    said = {
+    values = {
         "format": "paligemma_jax",
         "variant": {"img": settings.model.img.variant, "llm": settings.model.llm.variant},
         **model_metadata(model),
@@ -203,22 +203,22 @@ def metadata(
     }
     if settings.quantize is not None:
         is_kind = isinstance(settings.quantize, str)
-        said["quantize"] = settings.quantize if is_kind else str(list(settings.quantize))
+        values["quantize"] = settings.quantize if is_kind else str(list(settings.quantize))
     if base:
-        said[partial_weights.BASE] = partial_weights.describe_base(
+        values[partial_weights.BASE] = partial_weights.describe_base(
             settings.model_init or str(base.path), base, dtype=settings.frozen_dtype
         )
-    return said
+    return values
 
 
 def model_metadata(model: family.Model) -> dict[str, Any]:
     """Returns what a file of weights says of its model, besides its arrays."""
-    said = {
+    values = {
         "res": model.res,
         "vocab_size": model.vocab_size,
         **model.metadata(),
     }
-    return said | ({merge.LORA: dataclasses.asdict(model.lora)} if model.lora else {})
+    return values | ({merge.LORA: dataclasses.asdict(model.lora)} if model.lora else {})
 
 
 def _check_metadata(

@@ -255,7 +255,7 @@ def look_at_memory(settings: schema.Settings) -> tuple[sections.Section, list[Fi
         planned = training_run.plan(built)
     except ValueError as error:
         return memory_left_out(str(error)), []
-    built, needed = auto_remat.plan_run(built, planned)
+    built, planned, needed = auto_remat.plan_run(built, planned)
     section = _memory_section(memory_plan.facts(needed))
     if needed.fits or needed.limit is None:
         return section, []

@@ -114,13 +114,13 @@ def evaluate_weights(
       out: folder for predictions, scores and report.
       run: the training run whose curves the report shows.
     """
-    start = time.monotonic()
+    start, settings = time.monotonic(), built.settings
     one = evaluator.make(built, name)
-    stored = assembly.find_weights(built.settings, source, base)
+    stored = assembly.find_weights(settings, source, base)
     params = assembly.load_weights(built, stored)
     say.info(f"weights: {source or 'random'}, {assembly.parameter_counts(params)}")
     rows, scores = evaluator.run(built, one, params)
-    summary = {"weights": source or "random", "data": one.settings.fname, **scores}
+    summary = {"weights": source or "random", "data": settings.evals[name].fname, **scores}
     evaluator.write_report(out, rows, summary, title=str(out), run=run)
     say.info(
         f"{quantities.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "

@@ -85,7 +85,7 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
     room = chosen.max_new_tokens or datasets.answer_len(settings, records, tokenizer)
     noise = datasets.make_noise(settings, tokenizer, records)
     check_decoding(chosen, noise)
-    constrain = make_constrain(built, chosen, noise)
+    constrain = make_constrain(settings, built, chosen, noise)
     decode = make_generate(
         built.functions, chosen, eos=tokenizer.eos, max_new_tokens=room, seed=settings.seed
     )
@@ -105,11 +105,14 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
 
 
 def make_constrain(
-    built: assembly.Assembly, chosen: schema.EvalSettings, noise: noise_boxes.NoiseBoxes | None
+    settings: schema.Settings,
+    built: assembly.Assembly,
+    chosen: schema.EvalSettings,
+    noise: noise_boxes.NoiseBoxes | None,
 ) -> answer_constraints.Constrain:
     """Returns what makes the constraint on answers to prompts; see `grammars.make`."""
     return answer_constraints.make(
-        built.settings,
+        settings,
         chosen.constrain,
         tokenizer=built.tokenizer,
         vocab_size=built.functions.vocab_size,

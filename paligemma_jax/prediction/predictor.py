@@ -30,6 +30,7 @@ class Predictor:
     """A model that is ready to answer; make it with `open_predictor`.
 
     Attributes:
+      settings: of the run.
       built: the assembly that the weights belong to.
       params: weights on their devices, as decoding wants them.
       generate: (params, batch, constraint) -> Generation, compiled once per batch shape.
@@ -38,6 +39,7 @@ class Predictor:
       batch_size: queries answered at a time.
     """
 
+    settings: schema.Settings
     built: assembly.Assembly
     params: Mapping[str, jax.Array]
     generate: Callable[..., generate.Generation]
@@ -94,7 +96,7 @@ class Predictor:
         if not chosen:
             return
         records, broken = [query.record for query in chosen], {}
-        settings, tokenizer = self.built.settings, self.built.tokenizer
+        settings, tokenizer = self.settings, self.built.tokenizer
         allowed = self.constrain([record.prefix for record in records], self.max_new_tokens)
         spec = datasets.spec(
             settings,
@@ -142,21 +144,23 @@ def open_predictor(
       batch_size: queries answered at a time, rounded up to a multiple of the devices.
       prompts: that will be asked; what is wrong with them is an error before weights load.
     """
-    room = decoding.max_new_tokens or _room(built)
-    noise = datasets.make_noise(built.settings, built.tokenizer)
+    settings = built.settings
+    room = decoding.max_new_tokens or _room(settings)
+    noise = datasets.make_noise(settings, built.tokenizer)
     evaluator.check_decoding(decoding, noise)
-    constrain = evaluator.make_constrain(built, decoding, noise)
+    constrain = evaluator.make_constrain(settings, built, decoding, noise)
     if prompts:
         constrain(prompts, room)
-    stored = assembly.find_weights(built.settings, source, base)
+    stored = assembly.find_weights(settings, source, base)
     decode = evaluator.make_generate(
         built.functions,
         decoding,
         eos=built.tokenizer.eos,
         max_new_tokens=room,
-        seed=built.settings.seed,
+        seed=settings.seed,
     )
     return Predictor(
+        settings=settings,
         built=built,
         params=model_functions.for_decoding(
             built.functions,
@@ -190,11 +194,11 @@ def open_run(
     )
 
 
-def _room(built: assembly.Assembly) -> int:
+def _room(settings: schema.Settings) -> int:
     """Returns how many new tokens there is room for where the settings name none."""
-    if built.settings.input.noise_piece is None:
+    if settings.input.noise_piece is None:
         return NEW_TOKENS
-    return max(1, built.settings.input.text_len - datasets.PROMPT_MULTIPLE)
+    return max(1, settings.input.text_len - datasets.PROMPT_MULTIPLE)
 
 
 def _unread(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -29,37 +29,38 @@ class Change:
 
 def plan_run(
     built: assembly.Assembly, planned: training_run.Plan
-) -> tuple[assembly.Assembly, memory_plan.Planned]:
-    """Returns the run and what it needs, with the step compiled.
+) -> tuple[assembly.Assembly, training_run.Plan, memory_plan.Planned]:
+    """Returns the run, its plan and what it needs, with the step compiled.
 
     An automatic remat_policy becomes the faster one if that is known to leave some memory free,
-    else the smaller one. The settings that are returned, and so the run's settings.json, name it.
+    else the smaller one. The settings that are returned, and so the run's config.json, name it.
     """
-    if built.settings.remat_policy != model_functions.AUTO:
-        return built, memory_plan.make(built, planned)
+    if planned.settings.remat_policy != model_functions.AUTO:
+        return built, planned, memory_plan.make(built, planned)
     limit, is_host = memory_plan.device_limit(), jax.local_devices()[0].platform == "cpu"
     if limit is None:
         return _settle(
             built, planned, model_functions.SMALLER, "how much memory there is is not known"
         )
     room = int(limit * (HOST_SHARE if is_host else DEVICE_SHARE))
-    chosen, needed = _settle(built, planned, model_functions.FASTER, "its products fit")
+    settled = _settle(built, planned, model_functions.FASTER, "its products fit")
+    needed = settled[-1]
     if needed.memory.peak <= room:
-        return chosen, needed
+        return settled
     wanted = f"{model_functions.FASTER} would need {quantities.size(needed.memory.peak)}"
     why = f"{wanted}, and may take {quantities.size(room)} of {quantities.size(limit)}"
     return _settle(built, planned, model_functions.SMALLER, why)
 
 
 def require_fit(
-    built: assembly.Assembly, planned: training_run.Plan, found: memory_plan.Planned
+    built: assembly.Assembly, planned: training_run.Plan, needed: memory_plan.Planned
 ) -> None:
     """Raises a ValueError that says what would make the run fit, if it does not."""
-    if found.fits:
+    if needed.fits:
         return
     say.warning("the run does not fit: looking for changes that make it fit")
-    fitting = find_changes(built, planned, limit=found.limit or 0)
-    lines = [f"the run needs more memory than a device has:\n{memory_plan.describe(found)}"]
+    fitting = find_changes(built, planned, limit=needed.limit or 0)
+    lines = [f"the run needs more memory than a device has:\n{memory_plan.describe(needed)}"]
     lines += [describe(change, memory) for change, memory in fitting]
     if not fitting:
         lines.append("no change of settings that was tried makes it fit: use more devices")
@@ -82,16 +83,16 @@ def find_changes(
     together, one after the other, until it fits.
     """
     changes = list(_candidates(built, planned))
-    found, seen = [], set()
+    fitting, seen = [], set()
     for change in changes:
         key = change.overrides[0].partition("=")[0]
-        if key in seen or len(found) == NUM_CHANGES:
+        if key in seen or len(fitting) == NUM_CHANGES:
             continue
         if memory := _try_out(built, planned, change, limit=limit):
-            found.append((change, memory))
+            fitting.append((change, memory))
             seen.add(key)
     together: dict[str, tuple[str, str]] = {}
-    for change in changes if not found else ():
+    for change in changes if not fitting else ():
         for override in change.overrides:
             key, _, value = override.partition("=")
             together[key] = value, change.cost
@@ -100,12 +101,12 @@ def find_changes(
         joined = Change(overrides, cost)
         if memory := _try_out(built, planned, joined, limit=limit):
             return [(joined, memory)]
-    return found
+    return fitting
 
 
 def _candidates(built: assembly.Assembly, planned: training_run.Plan) -> Iterator[Change]:
     """Yields changes, the cheapest first: what changes no result before what changes the recipe."""
-    settings = built.settings
+    settings = planned.settings
     batch_size, parts = settings.input.batch_size, settings.accumulation_steps
     if built.functions.compute.remat != model_functions.SMALLER:
         yield Change(
@@ -164,32 +165,39 @@ def _can_quantize(built: assembly.Assembly, planned: training_run.Plan) -> bool:
 
 
 def _trains_more_than(part: str, settings: schema.Settings, planned: training_run.Plan) -> bool:
-    is_plain = isinstance(settings.schedule, schema.Settings)
+    is_plain = isinstance(settings.schedule, Mapping)
     outside = [n for n in planned.optimizer.trainable if not re.fullmatch(part, n)]
     return is_plain and bool(outside)
 
 
 def _settle(
     built: assembly.Assembly, planned: training_run.Plan, remat: str, why: str
-) -> tuple[assembly.Assembly, memory_plan.Planned]:
-    """Returns the run with a remat_policy of its own, and what it then needs."""
-    settings = dataclasses.replace(built.settings, remat_policy=remat)
+) -> tuple[assembly.Assembly, training_run.Plan, memory_plan.Planned]:
+    """Returns the run with a remat_policy of its own, its plan, and what it then needs."""
+    settings = dataclasses.replace(planned.settings, remat_policy=remat)
     compute = dataclasses.replace(built.functions.compute, remat=remat)
-    chosen = _replace_compute(dataclasses.replace(built, settings=settings), compute)
-    needed = memory_plan.make(chosen, planned)
-    return chosen, dataclasses.replace(needed, remat=f"{remat} (auto: {why})")
+    built, planned = _change(built, planned, settings, compute)
+    needed = memory_plan.make(built, planned)
+    return built, planned, dataclasses.replace(needed, remat=f"{remat} (auto: {why})")
 
 
-def _replace_compute(built: assembly.Assembly, compute: family.Compute) -> assembly.Assembly:
-    functions = assembly.make_functions(built.settings, built.model, compute, built.mesh)
-    return dataclasses.replace(built, functions=functions)
+def _change(
+    built: assembly.Assembly,
+    planned: training_run.Plan,
+    settings: schema.Settings,
+    compute: family.Compute,
+) -> tuple[assembly.Assembly, training_run.Plan]:
+    """Returns the run and its plan with other settings, which ask for this way to compute."""
+    functions = assembly.make_functions(settings, built.model, compute, built.mesh)
+    built = dataclasses.replace(built, settings=settings, functions=functions)
+    return built, dataclasses.replace(planned, settings=settings)
 
 
 def _try_out(
     built: assembly.Assembly, planned: training_run.Plan, change: Change, *, limit: int
 ) -> memory_plan.Memory | None:
     """Returns the memory of the changed run if it fits. What cannot fit is not compiled."""
-    settings = load.change(built.settings, change.overrides)
+    settings = load.change(planned.settings, change.overrides)
     try:
         weights.check_divisible(
             settings.input.batch_size,
@@ -199,16 +207,15 @@ def _try_out(
         )
     except ValueError:
         return None
-    changed = _replace_compute(
-        dataclasses.replace(built, settings=settings), model_functions.make_compute(settings)
-    )
+    compute = model_functions.make_compute(settings)
+    changed, replanned = _change(built, planned, settings, compute)
     optimizer = optimization.make(
         settings,
         built.model.shapes(),
         steps=planned.total_steps,
         data_size=len(planned.data.records),
     )
-    replanned = dataclasses.replace(planned, optimizer=optimizer)
+    replanned = dataclasses.replace(replanned, optimizer=optimizer)
     if memory_plan.at_least(changed, replanned).peak > limit:
         return None
     memory = memory_plan.make(changed, replanned).memory

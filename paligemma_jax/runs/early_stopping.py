@@ -37,10 +37,10 @@ def check_scores(
     for key, metric in [*wanted, *(("stop_at", metric) for metric, _ in settings.stop_at or ())]:
         evaluation = check(metric, list(names), key=key)
         score = metric.partition("/")[2]
-        if score.startswith(PER_LABEL) or score in (found := names[evaluation]()):
+        if score.startswith(PER_LABEL) or score in (known := names[evaluation]()):
             continue
-        hint = near_misses.did_you_mean(score, found, prefix=f"{evaluation}/")
-        raise ValueError(f"{key}='{metric}': {hint}That evaluation gives {', '.join(found)}")
+        hint = near_misses.did_you_mean(score, known, prefix=f"{evaluation}/")
+        raise ValueError(f"{key}='{metric}': {hint}That evaluation gives {', '.join(known)}")
 
 
 def find(row: Mapping[str, float], metric: str, *, key: str) -> float | None:
@@ -49,9 +49,9 @@ def find(row: Mapping[str, float], metric: str, *, key: str) -> float | None:
     Raises:
       ValueError: the evaluation gives other scores.
     """
-    found = [name for name in row if name.startswith(f"{metric.split('/')[0]}/")]
-    if found and metric not in found:
-        raise ValueError(f"{key}='{metric}': that evaluation gives {', '.join(found)}")
+    given = [name for name in row if name.startswith(f"{metric.split('/')[0]}/")]
+    if given and metric not in given:
+        raise ValueError(f"{key}='{metric}': that evaluation gives {', '.join(given)}")
     value = row.get(metric, math.nan)
     return value if math.isfinite(value) else None
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.assembly import assembly
+from paligemma_jax.assembly import assembly, training_data
 from paligemma_jax.checkpoints import checksums
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, embeddings, pipeline, records
@@ -48,7 +48,9 @@ def check(
     if settings.model.img.dropout:
         raise _changing(model, "model.img.dropout draws at random in the vision tower")
     if augmentation and augmentation.settings.changes_pixels:
-        raise _changing(model, f"images are augmented ({augmentation.settings.describe()})")
+        raise _changing(
+            model, f"images are augmented ({training_data.describe_augmentation(settings)})"
+        )
     if jax.process_count() > 1:
         raise ValueError(
             f"input.embedding_cache: {jax.process_count()} processes train together, and each "
@@ -78,29 +80,35 @@ def batch_arrays(
 
 
 def prepare(
-    built: assembly.Assembly, examples: Sequence[records.Record], params: Mapping[str, jax.Array]
+    built: assembly.Assembly,
+    examples: Sequence[records.Record],
+    params: Mapping[str, jax.Array],
+    spec: pipeline.BatchSpec,
+    *,
+    stored: str | None,
 ) -> pipeline.ReadImages | None:
     """Returns what reads the embeddings of batches, after making those that are missing.
 
-    None where none are cached. Damaged entries are made again, and said.
+    Damaged entries are made again, with a warning.
 
     Args:
       built: of the run.
       examples: of all batches, training and evaluation.
       params: with the vision tower's.
+      spec: of training batches: as many images are embedded at a time.
+      stored: type of the embeddings on the disk; None: none are cached, and None is returned.
 
     Raises:
       OSError: the disk has no room for them.
       ValueError: an image that cannot be read.
     """
-    if built.settings.input.embedding_cache is None:
+    if stored is None:
         return None
-    num_workers = built.settings.input.num_workers
+    num_workers = spec.num_workers
     start = built.model.kind.names.image
     tower = {name: array for name, array in params.items() if name.startswith(start)}
-    dtype = jnp.dtype(built.settings.input.embedding_cache)
-    folder = sites.own_cache() / "embeddings" / _name(built, tower)
-    store = embeddings.Store(folder, _shape(built.model), dtype)
+    folder = sites.own_cache() / "embeddings" / _name(built, tower, res=spec.res, stored=stored)
+    store = embeddings.Store(folder, _shape(built.model), jnp.dtype(stored))
     with say.progress("hashing images", unit="images") as report:
         digests_of = embeddings.hash_images(examples, num_workers=num_workers, progress=report)
     chosen = {
@@ -121,7 +129,7 @@ def prepare(
             say.warning(f"{store.path(digest)} is damaged: making it again")
         to_make = {digest: chosen[digest] for digest in missing + damaged}
         embeddings.check_space(store, len(missing))
-        _fill(built, store, to_make, tower)
+        _fill(built, store, to_make, tower, spec)
     size = quantities.size(len(chosen) * store.entry_bytes)
     say.info(f"image embeddings: {len(chosen)} in {folder}, {size}, {len(to_make)} of them new")
     return functools.partial(_read, store, digests_of)
@@ -132,17 +140,17 @@ def _fill(
     store: embeddings.Store,
     examples: Mapping[str, records.Record],
     tower: Mapping[str, jax.Array],
+    spec: pipeline.BatchSpec,
 ) -> None:
-    # As many images as in a step of training, whose numbers the results then equal bit for bit.
-    batch_size = built.settings.input.batch_size
     with say.progress("embedding images", unit="images") as report:
         embeddings.fill(
             store,
             examples,
             _make_embed(built, tower, store.dtype),
-            res=built.settings.res,
-            batch_size=batch_size,
-            num_workers=built.settings.input.num_workers,
+            res=spec.res,
+            # As many as in a step of training, whose numbers the results then equal bit for bit.
+            batch_size=spec.batch_size,
+            num_workers=spec.num_workers,
             progress=report,
         )
 
@@ -165,7 +173,7 @@ def _read(
     plan: pipeline.Plan,
     spec: pipeline.BatchSpec,
 ) -> Iterator[pipeline.Batch]:
-    found = embeddings.read_batches(
+    arrays = embeddings.read_batches(
         plan,
         store,
         digests_of,
@@ -173,10 +181,12 @@ def _read(
         num_workers=spec.num_workers,
         prefetch=spec.prefetch,
     )
-    return ({family.IMAGE_TOKENS: array} for array in found)
+    return ({family.IMAGE_TOKENS: array} for array in arrays)
 
 
-def _name(built: assembly.Assembly, tower: Mapping[str, jax.Array]) -> str:
+def _name(
+    built: assembly.Assembly, tower: Mapping[str, jax.Array], *, res: int, stored: str
+) -> str:
     """Returns a hash of all that an embedding depends on, besides its image."""
     arrays = {
         f"{name}/{number}": array
@@ -188,8 +198,8 @@ def _name(built: assembly.Assembly, tower: Mapping[str, jax.Array]) -> str:
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
         "compute_dtype": built.functions.compute.dtype,
-        "stored": built.settings.input.embedding_cache,
-        "res": built.settings.res,
+        "stored": stored,
+        "res": res,
         "img": built.model.image_metadata(),
         "types": {name: str(array.dtype) for name, array in arrays.items()},
         "weights": checksums.of_arrays(arrays),

@@ -125,36 +125,36 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
     state, batch = _shapes(built, planned)
     groups = built.model.kind.names.groups
     jitted = optimization.make_train_step(
-        built.settings, built.functions, planned.optimizer, state, groups=groups
+        planned.settings, built.functions, planned.optimizer, state, groups=groups
     )
     with say.working("compiling the train step, which later runs find compiled"):
         compiled = jitted.lower(state, batch, 0).compile()
-    text_len = built.settings.input.text_len
+    text_len = planned.settings.input.text_len
     works = {
         length: flops.count(
             built.model,
             state.params,
             text_len=length,
-            max_images=built.settings.input.max_images,
+            max_images=planned.settings.input.max_images,
             trainable=set(planned.optimizer.trainable),
-            embeds_images=built.settings.input.embedding_cache is None,
+            embeds_images=planned.settings.input.embedding_cache is None,
             repeats_layers=built.functions.compute.remat == model_functions.SMALLER,
         )
-        for length in (*datasets.text_lens(built.settings), text_len)
+        for length in (*datasets.text_lens(planned.settings), text_len)
     }
     return Planned(
         memory=dataclasses.replace(at_least(built, planned), temporary=temporary_bytes(compiled)),
         limit=device_limit(),
         works=works,
         num_devices=built.mesh.size,
-        batch_size=built.settings.input.batch_size,
+        batch_size=planned.settings.input.batch_size,
         train_step=by_text_len(jitted, {text_len: compiled}),
         remat=built.functions.compute.remat,
     )
 
 
 def meter(
-    found: Planned, compiled: process.Count
+    needed: Planned, compiled: process.Count
 ) -> Callable[[Mapping[str, float]], dict[str, float]]:
     """Returns the function from a row of metrics to its `mfu`, where the device is known, and to
     `programs_compiled` so far: it grows where a shape changes."""
@@ -165,7 +165,7 @@ def meter(
             return counted
         supervised = row["supervised_tokens_mean"]
         text_len = int(row["text_len"])
-        mfu = found.mfu(seconds=row["seconds"], supervised=supervised, text_len=text_len)
+        mfu = needed.mfu(seconds=row["seconds"], supervised=supervised, text_len=text_len)
         return counted if mfu is None else {"mfu": mfu, **counted}
 
     return measure
@@ -174,13 +174,13 @@ def meter(
 def at_least(built: assembly.Assembly, planned: training_run.Plan) -> Memory:
     """Returns what shapes tell without a compiler: temporary memory holds the gradients alone."""
     state, batch = _shapes(built, planned)
-    settings = built.settings
+    settings = planned.settings
     rows = settings.input.batch_size // (built.mesh.size * settings.accumulation_steps)
     params = state.params
     start = built.model.kind.names.blocks
     blocks = {name: x for name, x in params.items() if start and name.startswith(start)}
     evaluations = [
-        _cache_bytes(built, one) + bytes_of(blocks)
+        _cache_bytes(built, planned, one) + bytes_of(blocks)
         for one, _ in planned.evaluations
         if one.generate is not None
     ]
@@ -236,9 +236,9 @@ def _own_limit() -> int | None:
     return None if total is None else total // len(devices)
 
 
-def facts(found: Planned) -> list[tuple[str, str]]:
+def facts(needed: Planned) -> list[tuple[str, str]]:
     """Returns the plan as pairs of names and values: bytes per device, then two lines of text."""
-    memory = found.memory
+    memory = needed.memory
     rows = [
         ("trained parameters", memory.trained),
         ("frozen parameters", memory.frozen),
@@ -250,26 +250,26 @@ def facts(found: Planned) -> list[tuple[str, str]]:
         ("evaluation, instead of the last three", memory.evaluation),
         ("peak", memory.peak),
     ]
-    if found.limit is not None:
-        rows.append(("there is", found.limit))
-    texts = [("remat_policy", found.remat), ("work of a step", _describe_work(found))]
+    if needed.limit is not None:
+        rows.append(("there is", needed.limit))
+    texts = [("remat_policy", needed.remat), ("work of a step", _describe_work(needed))]
     return [*((name, quantities.size(size)) for name, size in rows), *texts]
 
 
-def describe(found: Planned) -> str:
+def describe(needed: Planned) -> str:
     """Returns the plan as text, one line per kind of memory."""
-    *rows, remat, work = facts(found)
+    *rows, remat, work = facts(needed)
     table = say.table(rows, header=("memory per device", "bytes"))
     return "\n".join([table, *(f"{name}: {text}" for name, text in (remat, work))])
 
 
-def _describe_work(found: Planned) -> str:
-    step_flops = found.batch_size * found.work.per_example
-    again = found.batch_size * found.work.again_per_example
+def _describe_work(needed: Planned) -> str:
+    step_flops = needed.batch_size * needed.work.per_example
+    again = needed.batch_size * needed.work.again_per_example
     text = f"{step_flops / 1e12:.3g} TFLOP and the vocabulary"
     kind = jax.devices()[0].device_kind
     if top := flops.peak(kind):
-        least_s = (step_flops + again) / (top * found.num_devices)
+        least_s = (step_flops + again) / (top * needed.num_devices)
         ceiling = step_flops / (step_flops + again)
         text += f"; {kind}: {least_s:.3g} s or more, MFU {ceiling:.0%} at most"
     return text
@@ -289,8 +289,8 @@ def _shapes(
         )
         for name, x in layout.shapes.items()
     }
-    spec, rows = datasets.spec(built.settings), sharding.batch_sharding(built.mesh)
-    arrays = embedding_cache.batch_arrays(built.settings, built.model, spec)
+    spec, rows = datasets.spec(planned.settings), sharding.batch_sharding(built.mesh)
+    arrays = embedding_cache.batch_arrays(planned.settings, built.model, spec)
     batch = {
         name: jax.ShapeDtypeStruct((spec.batch_size, *shape), dtype, sharding=rows)
         for name, (shape, dtype) in arrays.items()
@@ -298,12 +298,14 @@ def _shapes(
     return step.state_shapes(placed, trainable, planned.optimizer.tx), batch
 
 
-def _cache_bytes(built: assembly.Assembly, one: evaluator.Evaluation) -> int:
+def _cache_bytes(
+    built: assembly.Assembly, planned: training_run.Plan, one: evaluator.Evaluation
+) -> int:
     """Returns the bytes of keys and values, and of the logits of a token, on one device."""
-    spec, chosen = one.prompts, one.settings
+    spec, chosen = one.prompts, planned.settings.evals[one.name]
     candidates = chosen.beam_size if chosen.sampler == "beam" else chosen.best_of
     slots = spec.max_images * built.model.num_image_tokens + spec.text_len + one.max_new_tokens
-    itemsize = jnp.dtype(built.settings.cache_dtype).itemsize
+    itemsize = jnp.dtype(planned.settings.cache_dtype).itemsize
     cache = built.model.cache_bytes(slots=slots, itemsize=itemsize)
     rows = spec.batch_size // built.mesh.size * candidates
     return rows * (cache + built.model.vocab_size * FLOAT32_BYTES)

@@ -69,11 +69,11 @@ def _check_no_data(settings: schema.Settings, workdir: pathlib.Path) -> None:
             )
 
 
-def allow(found: list[str], what: str, *, resume_anyway: bool) -> None:
+def allow(differing: list[str], what: str, *, resume_anyway: bool) -> None:
     """Says what differs; raises a ValueError unless `--resume_anyway`."""
-    if not found:
+    if not differing:
         return
-    text = f"{what}:\n  " + "\n  ".join(found)
+    text = f"{what}:\n  " + "\n  ".join(differing)
     if not resume_anyway:
         raise ValueError(f"{text}\nChoose another --workdir, or go on with {ANYWAY}")
     say.warning(text)

@@ -207,10 +207,11 @@ def _describe_base(
     """Returns where frozen weights come from; None where nothing is frozen."""
     if layout.shapes.keys() == set(made.trainable):
         return None
+    settings = built.settings
     if layout.stored is None:
-        return {"seed": built.settings.seed, **quantization.describe(layout.shapes)}
+        return {"seed": settings.seed, **quantization.describe(layout.shapes)}
     return {
-        "model_init": built.settings.model_init,
+        "model_init": settings.model_init,
         "path": str(layout.stored.path),
         "fingerprint": "+".join(checksums.of_file(file) for file in layout.stored.files),
         **quantization.describe(layout.shapes),
@@ -284,5 +285,5 @@ def _unflatten(
 
 
 def _digest(arrays: Mapping[str, Any]) -> str:
-    found = json.dumps(sorted(checksums.of_arrays(_flat(arrays)).items()))
-    return hashlib.sha256(found.encode()).hexdigest()[:16]
+    text = json.dumps(sorted(checksums.of_arrays(_flat(arrays)).items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -42,11 +42,11 @@ class Outcome:
 
     def best(self, metric: str) -> tuple[float, int | None]:
         """Returns the best value of a metric and its step; (nan, None) where there is none."""
-        found = [(row[metric], row["step"]) for row in self.rows if metric in row]
-        found = [pair for pair in found if math.isfinite(pair[0])]
-        if not found:
+        values = [(row[metric], row["step"]) for row in self.rows if metric in row]
+        values = [pair for pair in values if math.isfinite(pair[0])]
+        if not values:
             return math.nan, None
-        return min(found, key=lambda pair: (_rank(metric, pair[0]), pair[1]))
+        return min(values, key=lambda pair: (_rank(metric, pair[0]), pair[1]))
 
 
 def command(run: sweeps.Run, workdir: pathlib.Path, *, python: str = sys.executable) -> list[str]:

@@ -37,6 +37,7 @@ class Plan:
     """What a run will do, before it has weights.
 
     Attributes:
+      settings: of the run.
       data: to train on.
       total_steps: updates.
       optimizer: of the trainable parameters.
@@ -46,6 +47,7 @@ class Plan:
       goal: what ends the run before that.
     """
 
+    settings: schema.Settings
     data: training_data.TrainingData
     total_steps: int
     optimizer: optimizer.Optimizer
@@ -80,7 +82,8 @@ def plan(built: assembly.Assembly) -> Plan:
     saving = runs_saving.plan(settings, total_steps=steps, data_size=data_size)
     made = optimization.make(settings, built.model.shapes(), steps=steps, data_size=data_size)
     evaluations = tuple(
-        _plan_evaluation(built, name, steps=steps, data_size=data_size) for name in settings.evals
+        _plan_evaluation(built, settings, name, steps=steps, data_size=data_size)
+        for name in settings.evals
     )
     early_stopping.check_scores(settings, {one.name: one.score_names for one, _ in evaluations})
     weights.check_name(settings, built.model)
@@ -95,7 +98,8 @@ def plan(built: assembly.Assembly) -> Plan:
     if lora := built.model.lora:
         say.info(f"LoRA: rank {lora.rank}, scale {lora.scale:g}, beside {settings.lora.targets}")
     what_is_saved(settings, built.model)
-    return Plan(read, steps, made, evaluations, base, saving, early_stopping.make(settings))
+    goal = early_stopping.make(settings)
+    return Plan(settings, read, steps, made, evaluations, base, saving, goal)
 
 
 def run(
@@ -118,11 +122,11 @@ def run(
     batches = _make_batches(built, planned, int(state.step), read_images)
 
     def log_row(row: Mapping[str, float]) -> None:
-        num_examples = int(row["step"]) * built.settings.input.batch_size
+        num_examples = int(row["step"]) * planned.settings.input.batch_size
         log.append({**row, **planned.data.epochs(num_examples)})
 
     hooks = [
-        _make_hook(built, one, every, workdir, log, read_images)
+        _make_hook(built, planned, one, every, workdir, log, read_images)
         for one, every in planned.evaluations
     ]
     with say.progress("training", unit="steps", first="reading the first images") as report:
@@ -164,15 +168,15 @@ def _make_batches(
     return pipeline.train_batches(
         planned.data.records,
         built.tokenizer,
-        datasets.spec(built.settings),
-        seed=built.settings.seed,
+        datasets.spec(planned.settings),
+        seed=planned.settings.seed,
         total_steps=planned.total_steps,
         start_step=start_step,
         sources=planned.data.sources,
         augmentation=planned.data.augmentation,
         noise=planned.data.noise,
         read_images=read_images,
-        text_lens=datasets.text_lens(built.settings),
+        text_lens=datasets.text_lens(planned.settings),
     )
 
 
@@ -196,13 +200,15 @@ def save(
 ) -> None:
     """Writes the weights as one npz file: all, or what the base lacks, as `save` says."""
     params = state.averaged
-    said = weights.metadata(built.settings, built.model, step=int(state.step), base=planned.base)
-    what = what_is_saved(built.settings, built.model)
+    metadata = weights.metadata(
+        planned.settings, built.model, step=int(state.step), base=planned.base
+    )
+    what = what_is_saved(planned.settings, built.model)
     if what == TRAINABLE and planned.base:
-        said[partial_weights.NUM_ARRAYS] = len(params)
+        metadata[partial_weights.NUM_ARRAYS] = len(params)
         kept = state.trainable.keys() | partial_weights.differing(params, planned.base)
         params = {name: array for name, array in params.items() if name in kept}
-    weights.save(path, params, said)
+    weights.save(path, params, metadata)
     if what == TRAINABLE and planned.base:
         try:
             partial_weights.check_unchanged(planned.base)
@@ -213,14 +219,19 @@ def save(
 
 
 def _plan_evaluation(
-    built: assembly.Assembly, name: str, *, steps: int, data_size: int
+    built: assembly.Assembly,
+    settings: schema.Settings,
+    name: str,
+    *,
+    steps: int,
+    data_size: int,
 ) -> tuple[evaluator.Evaluation, int]:
     made = evaluator.make(built, name)
     try:
         every = run_length.steps_between_evaluations(
-            made.settings,
+            settings.evals[name],
             data_size=data_size,
-            batch_size=built.settings.input.batch_size,
+            batch_size=settings.input.batch_size,
             total_steps=steps,
         )
     except ValueError as error:
@@ -230,6 +241,7 @@ def _plan_evaluation(
 
 def _make_hook(
     built: assembly.Assembly,
+    planned: Plan,
     one: evaluator.Evaluation,
     every: int,
     workdir: pathlib.Path,
@@ -250,7 +262,7 @@ def _make_hook(
                 run=workdir,
                 now={"step": number, **numbers},
                 predictions=run_folder.predictions(one.name, number),
-                evaluation=one.name if len(built.settings.evals) > 1 else "",
+                evaluation=one.name if len(planned.evaluations) > 1 else "",
             )
             log.append_files(number, one.name, files)
         return numbers

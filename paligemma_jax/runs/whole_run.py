@@ -4,8 +4,9 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from paligemma_jax.assembly import assembly, training_data
+from paligemma_jax.assembly import assembly, datasets, training_data
 from paligemma_jax.console import process, say, signals
+from paligemma_jax.data import pipeline
 from paligemma_jax.files import run_folder
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import run_log
@@ -21,6 +22,7 @@ from paligemma_jax.runs import (
     training_run,
 )
 from paligemma_jax.settings import load, schema
+from paligemma_jax.training import step
 
 PROFILE = "profile"
 
@@ -57,16 +59,15 @@ def train(
     )
     say.info(optimization.describe(state, planned.optimizer))
     assembly.write_run_files(built, workdir)
-    examples = training_run.all_records(planned.data, planned.evaluations)
-    read_images = embedding_cache.prepare(built, examples, state.params)
-    train_step = profiling.trace(needed.train_step, built.settings.profile_steps, workdir / PROFILE)
+    settings, read_images = planned.settings, _read_images(built, planned, state)
+    train_step = profiling.trace(needed.train_step, settings.profile_steps, workdir / PROFILE)
     total, measure = planned.total_steps, memory_plan.meter(needed, compiled)
     log = training_log.Log(
         workdir,
-        every=built.settings.log_training_steps,
+        every=settings.log_training_steps,
         total_steps=total,
         done=int(state.step),
-        settings=json.loads(load.to_json(built.settings)),
+        settings=json.loads(load.to_json(settings)),
         more_trackers=more_trackers,
         measure=measure,
     )
@@ -97,8 +98,21 @@ def _prepare(
     built = assembly.assemble(settings)
     planned = training_run.plan(built)
     training_data.warn_of_task(settings, planned.data.records)
-    built, needed = auto_remat.plan_run(built, planned)
+    built, planned, needed = auto_remat.plan_run(built, planned)
     if not settings.allow_over_memory:
         auto_remat.require_fit(built, planned, needed)
     say.info(memory_plan.describe(needed))
     return built, planned, needed
+
+
+def _read_images(
+    built: assembly.Assembly, planned: training_run.Plan, state: step.TrainState
+) -> pipeline.ReadImages | None:
+    """Returns what reads cached embeddings in place of images, after making them; None without."""
+    return embedding_cache.prepare(
+        built,
+        training_run.all_records(planned.data, planned.evaluations),
+        state.params,
+        datasets.spec(planned.settings),
+        stored=planned.settings.input.embedding_cache,
+    )

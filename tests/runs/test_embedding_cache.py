@@ -81,11 +81,12 @@ def test_losses_with_embeddings_are_those_without(cached):
         examples = datasets.read_records(
             load.typed(cached), cached.input.data.fname, key="input.data.fname"
         )
+        spec = datasets.spec(load.typed(cached))
         batches = pipeline.validation_batches(
             examples,
             built.tokenizer,
-            datasets.spec(load.typed(cached)),
-            read_images=embedding_cache.prepare(built, examples, params),
+            spec,
+            read_images=embedding_cache.prepare(built, examples, params, spec, stored=dtype),
         )
         placed = list(datasets.on_mesh(batches, built.mesh))
         assert ("image" in placed[0]) == (dtype is None)
@@ -142,19 +143,23 @@ def test_other_weights_and_another_resolution_have_a_folder_of_their_own(cached,
     def folders():
         return {path.name for path in (tmp_path / "cache" / "embeddings").iterdir()}
 
+    def prepare(built, records, params):
+        spec = datasets.spec(built.settings)
+        embedding_cache.prepare(built, records, params, spec, stored="float32")
+
     built = assembly.assemble(load.typed(cached))
     records = datasets.read_records(
         load.typed(cached), cached.input.data.fname, key="input.data.fname"
     )
     params = assembly.load_weights(built, None)
-    embedding_cache.prepare(built, records, params)
+    prepare(built, records, params)
     assert len(folders()) == 1
-    embedding_cache.prepare(built, records, {**params, "llm/x": np.ones(3)})  # no tower's
+    prepare(built, records, {**params, "llm/x": np.ones(3)})  # no tower's
     assert len(folders()) == 1
     name = "img/head/bias"
-    embedding_cache.prepare(built, records, {**params, name: params[name] + 1})
+    prepare(built, records, {**params, name: params[name] + 1})
     assert len(folders()) == 2
     cached.res = 28
     larger = assembly.assemble(load.typed(cached))
-    embedding_cache.prepare(larger, records, assembly.load_weights(larger, None))
+    prepare(larger, records, assembly.load_weights(larger, None))
     assert len(folders()) == 3

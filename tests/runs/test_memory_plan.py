@@ -119,6 +119,11 @@ def test_changes_are_taken_together_where_none_is_enough(adam, fake_compiler):
     assert memory.frozen == frozen_half
 
 
+def test_training_attention_alone_is_among_the_changes_of_a_run_that_trains_all(adam):
+    changes = list(auto_remat._candidates(*prepare(adam)))
+    assert ("trainable=llm/layers/attn/.*",) in [change.overrides for change in changes]
+
+
 @pytest.fixture
 def plan_with(adam, monkeypatch):
     """Plans an automatic policy on a host of so many bytes; returns what was compiled for it too.
@@ -139,7 +144,9 @@ def plan_with(adam, monkeypatch):
 
     def run(limit):
         monkeypatch.setattr(memory_plan, "device_limit", lambda: limit)
-        return *auto_remat.plan_run(built, planned), compiled
+        chosen, changed, needed = auto_remat.plan_run(built, planned)
+        assert changed.settings == chosen.settings
+        return chosen, needed, compiled
 
     monkeypatch.setattr(memory_plan, "make", make)
     return run
