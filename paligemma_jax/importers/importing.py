@@ -100,7 +100,25 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
     )
     read_back = _read_back(chosen.task, parts, out)
     import_report.write_sheet(out / import_report.SHEET, read_back, task=reader)
-    summary = {
+    summary = _summarize(chosen, name, data.classes, tally, formatter, parts, ways)
+    atomic.write_json(out / import_report.SUMMARY, summary)
+    for line in import_report.lines(summary, tally):
+        say.info(line)
+    _say_what_next(chosen, chosen.target / f"{next(iter(parts))}.jsonl")
+    return summary
+
+
+def _summarize(
+    chosen: options.ImportOptions,
+    name: str,
+    classes: Sequence[str],
+    tally: example.Tally,
+    formatter: formatting.Formatter,
+    parts: Mapping[str, list[splits.Row]],
+    ways: Mapping[str, int],
+) -> dict[str, Any]:
+    """Returns what an import read, dropped and wrote: the content of its summary file."""
+    return {
         "source": chosen.source,
         "format": name,
         "task": chosen.task,
@@ -109,18 +127,13 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
         "mask_codec": chosen.mask_codec,
         "seed": chosen.seed,
         **import_report.summarize(
-            data.classes,
+            classes,
             tally,
             formatter.round_trip,
             {split: len(lines) for split, lines in parts.items()},
         ),
         "images": dict(ways),
     }
-    atomic.write_json(out / import_report.SUMMARY, summary)
-    for line in import_report.lines(summary, tally):
-        say.info(line)
-    _say_what_next(chosen, chosen.target / f"{next(iter(parts))}.jsonl")
-    return summary
 
 
 def _make_rows(
