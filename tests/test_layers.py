@@ -127,6 +127,9 @@ LAZY = {
     "tensorboardX",
 }
 
+# Names that would fit the result of any search or any message.
+EMPTY_NAMES = {"found", "said", "told"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Import:
@@ -236,6 +239,23 @@ def check_calls(path: str, tree: ast.Module) -> list[str]:
     return found
 
 
+def check_names(path: str, tree: ast.Module) -> list[str]:
+    """Returns the names given in a file that tell how a value came about, not what it holds."""
+    named = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            name = node.id if isinstance(node, ast.Name) else node.attr
+        elif isinstance(node, ast.arg):
+            name = node.arg
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = node.name
+        else:
+            continue
+        if name in EMPTY_NAMES:
+            named.append(f"{path}:{node.lineno}: '{name}': name it for what it holds")
+    return named
+
+
 @functools.cache
 def trees(folder: str) -> dict[str, ast.Module]:
     """Returns path relative to the folder -> parsed text, for every Python file below it."""
@@ -263,6 +283,11 @@ def test_imports_follow_the_layers_and_libraries_stay_at_home():
 def test_rooms_below_the_doors_print_nothing_and_read_no_config():
     found = [line for path, tree in trees(PACKAGE).items() for line in check_calls(path, tree)]
     assert not found, "\n".join(found)
+
+
+def test_names_tell_what_a_value_holds():
+    named = [line for path, tree in trees(PACKAGE).items() for line in check_names(path, tree)]
+    assert not named, "\n".join(named)
 
 
 def test_every_file_is_a_door_or_stands_in_a_room():
@@ -401,3 +426,25 @@ def test_a_print_and_a_config_default_are_found_below_the_doors_only():
         "training/a.py:2: reads a config",
     ]
     assert check_calls("train.py", tree) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "found = 1",
+        "for found, x in y: pass",
+        "[found for found in x]",
+        "if told := f(): pass",
+        "x.said = 1",
+        "def f(*, said): pass",
+        "lambda found: 1",
+        "def told(): pass",
+    ],
+)
+def test_a_name_that_fits_any_value_is_found_where_it_is_given(source):
+    (line,) = check_names("data/a.py", ast.parse(source))
+    assert line.startswith("data/a.py:1: '")
+
+
+def test_a_name_that_is_used_or_written_in_a_message_is_left_alone():
+    assert not check_names("data/a.py", ast.parse("found_ids = x.found + f(found=1, y='said')"))

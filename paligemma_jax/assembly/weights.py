@@ -73,15 +73,15 @@ def find(source: str, base: str | None = None) -> partial_weights.Weights:
     Fetches files if need be; reads no array. `base`: as `source`; None: what the file itself names,
     as far as `partial_weights.find` believes it.
     """
-    found = partial_weights.find(
+    weights = partial_weights.find(
         fetch(source),
         base=fetch(base) if base else None,
         fetch=fetch,
         published=published.FILES,
     )
-    if found.base and not base:
-        say.info(f"{found.path}: what was not trained comes from its base {found.base.path}")
-    return found
+    if weights.base and not base:
+        say.info(f"{weights.path}: what was not trained comes from its base {weights.base.path}")
+    return weights
 
 
 def check(settings: schema.Settings, stored: partial_weights.Weights, model: family.Model) -> None:

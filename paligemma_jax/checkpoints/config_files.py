@@ -31,7 +31,7 @@ def read(path: pathlib.Path, what: str) -> dict[str, Any]:
             raise ValueError(f"{path}: not found; {what}: copy it too")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ValueError(f"{path}: {size} bytes, expected a short JSON object: {what}")
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}. {_AGAIN}") from error
     except UnicodeDecodeError as error:
@@ -40,9 +40,9 @@ def read(path: pathlib.Path, what: str) -> dict[str, Any]:
         raise ValueError(f"{path}: not JSON: brackets too deep. {_AGAIN}") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); {what}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: {shown(found)}, expected a JSON object: {what}. {_AGAIN}")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: {shown(content)}, expected a JSON object: {what}. {_AGAIN}")
+    return content
 
 
 _AGAIN = "Download or copy it again"

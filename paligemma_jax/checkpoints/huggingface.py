@@ -161,12 +161,13 @@ def _compare_sizes(
     stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, Any], folder: pathlib.Path
 ) -> None:
     """Raises a ValueError if config.json and the tensors differ in layers or in the vocabulary."""
-    found, said = (_count_layers(tensors) for tensors in (stored, expected))
-    for place in said.keys() & found.keys():
-        if found[place] != said[place]:
+    held_layers, config_layers = (_count_layers(tensors) for tensors in (stored, expected))
+    for place in config_layers.keys() & held_layers.keys():
+        if held_layers[place] != config_layers[place]:
             raise ValueError(
-                f"{folder}: config.json says num_hidden_layers={said[place]}, and the files hold "
-                f"{found[place]} layers {place}*: copy all files again, from one model"
+                f"{folder}: config.json says num_hidden_layers={config_layers[place]}, and the "
+                f"files hold {held_layers[place]} layers {place}*: copy all files again, "
+                f"from one model"
             )
     for name, tensor in expected.items():
         if name.endswith("embed_tokens.weight") and name in stored:

@@ -124,14 +124,14 @@ def model(stored: Mapping[str, Any], *, where: str) -> variants.PaliGemma:
     rows = _rows(stored, text, where)
     try:
         img, llm = _vit(vision, in_vision), _gemma(text, in_text)
-        found = variants.PaliGemma(
+        paligemma = variants.PaliGemma(
             img, llm, _whole(vision, "image_size", in_vision), rows - huggingface_names.EXTRA_ROWS
         )
     except ValueError as error:
-        said = str(error)
-        raise ValueError(said if said.startswith(where) else f"{where}: {said}") from error
-    _compare(stored, text, vision, found, where)
-    return found
+        message = str(error)
+        raise ValueError(message if message.startswith(where) else f"{where}: {message}") from error
+    _compare(stored, text, vision, paligemma, where)
+    return paligemma
 
 
 def is_tied(stored: Mapping[str, Any]) -> bool:
@@ -208,32 +208,32 @@ def _compare(
     stored: Mapping[str, Any],
     text: Mapping[str, Any],
     vision: Mapping[str, Any],
-    found: variants.PaliGemma,
+    paligemma: variants.PaliGemma,
     where: str,
 ) -> None:
     """Raises a ValueError where a config.json says a thing twice, and not the same."""
-    rows = found.vocab_size + huggingface_names.EXTRA_ROWS
+    rows = paligemma.vocab_size + huggingface_names.EXTRA_ROWS
     images = {key: stored.get(key) for key in ("image_token_index", "image_token_id")}
     config_files.compare(
         images,
-        found.vocab_size,
+        paligemma.vocab_size,
         f"<image> is the first of {huggingface_names.EXTRA_ROWS} rows behind the pieces, of {rows} "
         f"in all (vocab_size). Was the embedding resized? Give the model without the new tokens",
         where,
     )
     sizes = {"vocab_size": stored.get("vocab_size") or rows}
-    if sizes["vocab_size"] not in (rows, found.vocab_size):
+    if sizes["vocab_size"] not in (rows, paligemma.vocab_size):
         config_files.compare(sizes, rows, "the same as text_config.vocab_size", where)
     grid = "the patches of image_size by patch_size. Set it right, or give the right image_size"
     for name, place in (("text_config", text), ("vision_config", vision)):
         tokens = {f"{name}.num_image_tokens": place.get("num_image_tokens")}
-        config_files.compare(tokens, found.num_image_tokens, grid, where)
+        config_files.compare(tokens, paligemma.num_image_tokens, grid, where)
     widths = {
         "projection_dim": stored.get("projection_dim"),
         "vision_config.projection_dim": vision.get("projection_dim"),
     }
     what = "the width of the text model (text_config.hidden_size). Set both right"
-    config_files.compare(widths, found.llm.width, what, where)
+    config_files.compare(widths, paligemma.llm.width, what, where)
 
 
 def _with_defaults(

@@ -97,11 +97,11 @@ def describe(weights: partial_weights.Weights | Merged) -> lora_lib.Lora | None:
             f"{weights.path}: has LoRA factors, but its metadata does not say how they act "
             f"('{LORA}': targets, rank, alpha, dropout, rank_stabilized)"
         )
-    said = weights.metadata[LORA]
+    lora_settings = weights.metadata[LORA]
     try:
-        return lora_lib.Lora(**said)
+        return lora_lib.Lora(**lora_settings)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{weights.path}: its metadata says {LORA}={said!r:.60}, expected "
+            f"{weights.path}: its metadata says {LORA}={lora_settings!r:.60}, expected "
             f"targets, rank, alpha, dropout and rank_stabilized ({error})"
         ) from error

@@ -112,7 +112,7 @@ def metadata(archive: zipfile.ZipFile) -> dict[str, Any]:
         raise ValueError(f"{constant} is no JSON")
 
     try:
-        found = json.loads(archive.comment, parse_constant=refuse)
+        content = json.loads(archive.comment, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         if not archive.comment.startswith(b'{"'):
             return {}
@@ -120,7 +120,7 @@ def metadata(archive: zipfile.ZipFile) -> dict[str, Any]:
             f"{archive.filename}: its metadata (the zip's comment) is damaged ({error!s:.80}). "
             f"{AGAIN}"
         ) from error
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_all(archive: zipfile.ZipFile) -> dict[str, Member]:

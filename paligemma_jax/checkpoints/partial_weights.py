@@ -192,8 +192,8 @@ def _check_record(metadata: Mapping[str, Any], num_arrays: Any, path: pathlib.Pa
     if num_arrays is not None and (type(num_arrays) is not int or not 0 < num_arrays < 2**31):
         wrong[NUM_ARRAYS] = num_arrays
     if wrong:
-        said = "; ".join(f"{key}={value!r:.60}" for key, value in wrong.items())
-        raise ValueError(f"{path}: its metadata says {said}, which cannot be. {remedy}")
+        entries = "; ".join(f"{key}={value!r:.60}" for key, value in wrong.items())
+        raise ValueError(f"{path}: its metadata says {entries}, which cannot be. {remedy}")
     return record
 
 

@@ -179,8 +179,8 @@ def linear_layer(key: str) -> tuple[str, str]:
 def _lora(settings: Mapping[str, Any], where: str) -> lora_lib.Lora:
     """Returns how the factors act, `targets` aside. What is no plain LoRA is a ValueError."""
     if settings.get("peft_type") != "LORA":
-        found = settings.get("peft_type")
-        raise ValueError(f"{where}: peft_type is {found!r:.60}, expected 'LORA': {REMEDY}")
+        peft_type = settings.get("peft_type")
+        raise ValueError(f"{where}: peft_type is {peft_type!r:.60}, expected 'LORA': {REMEDY}")
     config_files.check_closed(
         settings,
         read_elsewhere=READ,
@@ -191,8 +191,8 @@ def _lora(settings: Mapping[str, Any], where: str) -> lora_lib.Lora:
     )
     is_stabilized = settings.get("use_rslora") or False
     if not isinstance(is_stabilized, bool):
-        found = config_files.shown(is_stabilized)
-        raise ValueError(f"{where}: use_rslora is {found}, expected true or false")
+        value = config_files.shown(is_stabilized)
+        raise ValueError(f"{where}: use_rslora is {value}, expected true or false")
     if settings.get("lora_alpha") is None:
         raise ValueError(f"{where}: lora_alpha is missing, expected the adapter's strength")
     dropout = config_files.number(settings, "lora_dropout", where, default=0.0)

@@ -243,10 +243,10 @@ def read_batches(
                 f"same command makes it again, and goes on"
             ) from error
 
-    def join(examples: Sequence[pipeline.Example], found: list[Any]) -> np.ndarray:
+    def join(examples: Sequence[pipeline.Example], pending: list[Any]) -> np.ndarray:
         batch = np.zeros((len(examples), max_images, *store.shape), store.dtype)
         slots = ((row, slot) for row, (one, _) in enumerate(examples) for slot in _slots(one))
-        for place, future in zip(slots, found, strict=True):
+        for place, future in zip(slots, pending, strict=True):
             batch[place] = future.result()
         return batch
 
@@ -273,10 +273,10 @@ def _map(
     progress: Progress | None,
 ) -> list[str]:
     """Returns function(item) for each item, in threads."""
-    found = []
+    results = []
     with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
         for result in pool.map(function, items):
-            found.append(result)
+            results.append(result)
             if progress:
-                progress(len(found), len(items))
-    return found
+                progress(len(results), len(items))
+    return results

@@ -75,8 +75,8 @@ def decode_all(
       progress: called with (files done, files).
     """
     images.tensorflow()  # once, before the threads
-    found = _map(decode, paths, [1] * len(paths), num_workers=num_workers, progress=progress)
-    return dict(zip(paths, found, strict=True))
+    decoded = _map(decode, paths, [1] * len(paths), num_workers=num_workers, progress=progress)
+    return dict(zip(paths, decoded, strict=True))
 
 
 def decode(path: str) -> ImageFile:

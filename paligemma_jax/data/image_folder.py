@@ -67,10 +67,10 @@ class ImageFolder:
         return known.get(name.casefold()) or known.get(stem.casefold()) if stem else None
 
     def _locate_below(self, address: str, image: str) -> tuple[str, jsonl.Problem | None]:
-        found = f"{address}/{image}"
-        if image.startswith("/") or ".." in image.split("/") or not remote.is_address(found):
+        location = f"{address}/{image}"
+        if image.startswith("/") or ".." in image.split("/") or not remote.is_address(location):
             return "", ("image outside the folder", f"image '{image}' is outside {address}")
-        return found, None
+        return location, None
 
     def contains(self, path: str) -> bool:
         return path == self.root or path.startswith(self.root.rstrip(os.sep) + os.sep)

@@ -76,22 +76,22 @@ class Order:
     def _read(self, number: int, turn: np.ndarray, source: Source) -> np.ndarray:
         """Returns which of a source's own records each turn reads."""
         epoch, offset = np.divmod(turn, source.num_records)
-        found = np.empty_like(turn)
+        indices = np.empty_like(turn)
         for e in np.unique(epoch).tolist():
             here = epoch == e
-            found[here] = self._permutations[number](e)[offset[here]]
-        return found
+            indices[here] = self._permutations[number](e)[offset[here]]
+        return indices
 
 
 def passes(sources: Sequence[Source], num_examples: int) -> dict[str, float]:
     """Returns how often each source has been read after so many examples: {name: passes}."""
     positions = np.array([num_examples])
     weights = [source.weight for source in sources]
-    found = {}
+    num_passes = {}
     for number, source in enumerate(sources):
         taken = _turns_before(positions, weights)[number]
-        found[source.name] = float(taken[0]) / source.num_records
-    return found
+        num_passes[source.name] = float(taken[0]) / source.num_records
+    return num_passes
 
 
 def take_turns(positions: np.ndarray, weights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -113,14 +113,14 @@ def take_turns(positions: np.ndarray, weights: Sequence[float]) -> tuple[np.ndar
 def _turns_before(positions: np.ndarray, weights: Sequence[float]) -> list[np.ndarray]:
     """Returns for each source int64[n], how many of the positions below each one are its own."""
     exact = [Fraction(weight) for weight in weights]
-    found, left = [], np.asarray(positions, np.int64)
+    turns, left = [], np.asarray(positions, np.int64)
     for number, weight in enumerate(exact):
         share = (weight / sum(exact[number:])).limit_denominator(MAX_DENOMINATOR)
         share = max(share, Fraction(1, MAX_DENOMINATOR))
         mine = left * share.numerator // share.denominator
-        found.append(mine)
+        turns.append(mine)
         left = left - mine
-    return found
+    return turns
 
 
 # Every use of `uniforms` has numbers of its own.

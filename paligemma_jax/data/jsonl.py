@@ -27,8 +27,8 @@ def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if number == 1:
-                if told := file_heads.describe(line):
-                    raise ValueError(f"{path} is {told}")
+                if description := file_heads.describe(line):
+                    raise ValueError(f"{path} is {description}")
                 line = _strip_byte_order_mark(path, line)
             if line.strip():
                 yield from blank
@@ -53,8 +53,8 @@ def parse_line(line: bytes) -> tuple[dict[str, Any] | None, Problem | None]:
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        found = f"byte {line[error.start]:#04x} at position {error.start + 1}"
-        return None, ("not UTF-8", f"{found} is not UTF-8; save the file as UTF-8")
+        wrong_byte = f"byte {line[error.start]:#04x} at position {error.start + 1}"
+        return None, ("not UTF-8", f"{wrong_byte} is not UTF-8; save the file as UTF-8")
     except json.JSONDecodeError as error:
         return None, ("broken JSON", f"broken JSON at character {error.pos + 1}: {error.msg}")
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep

@@ -120,9 +120,9 @@ def make(
     tokens.check_has_places(tokenizer, "input.noise_piece")
     first, separator = tokenizer.loc_ids[0], tokenizer.encode(box_text.SEPARATOR)
     ids = tokenizer.encode(piece)
-    found = tokenizer.encode(f"{tokens.LOC_PIECES[0]}{piece}{box_text.SEPARATOR}")
+    joined_ids = tokenizer.encode(f"{tokens.LOC_PIECES[0]}{piece}{box_text.SEPARATOR}")
     taken = (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.newline, *tokenizer.loc_ids)
-    if len(ids) != 1 or found != [first, *ids, *separator] or ids[0] in taken:
+    if len(ids) != 1 or joined_ids != [first, *ids, *separator] or ids[0] in taken:
         raise ValueError(
             f"noise piece '{piece}': the tokenizer reads it as {len(ids)} pieces (ids {ids[:8]}), "
             f"expected one that stands for itself and that no answer has: '<unused0>' of Gemma's "
@@ -142,8 +142,8 @@ def make(
 def _bins(suffixes: Iterable[str]) -> list[list[int]]:
     """Returns [y1, x1, y2, x2] in bins of every box in the answers."""
     return [
-        found.bins
+        item.bins
         for suffix in suffixes
-        for found in box_text.cut_objects(suffix)
-        if found.problem_of_box is None
+        for item in box_text.cut_objects(suffix)
+        if item.problem_of_box is None
     ]

@@ -167,8 +167,8 @@ def to_regions(objects: Objects) -> masks.Regions:
             mask[y0:y1, x0:x1] = True
         else:
             mask[:] = bitmap(outline, width=objects.width, height=objects.height)
-    found = to_detections(objects)
-    return masks.Regions(found.boxes_yxyx, found.labels, drawn)
+    detections = to_detections(objects)
+    return masks.Regions(detections.boxes_yxyx, detections.labels, drawn)
 
 
 def bitmap(outline: Segmentation, *, width: int, height: int) -> np.ndarray:

@@ -209,8 +209,10 @@ def measure(
     heads, tails = np.zeros((2, len(records)), np.int32)
     removed: collections.Counter[str] = collections.Counter()
     for i, record in enumerate(records):
-        prefix, suffix, found = clean(record.prefix, record.suffix or "", lowercase=lowercase)
-        removed.update(found)
+        prefix, suffix, removed_here = clean(
+            record.prefix, record.suffix or "", lowercase=lowercase
+        )
+        removed.update(removed_here)
         head, tail = _encode_parts(tokenizer, prefix, suffix)
         heads[i], tails[i] = len(head), len(tail)
         if progress and ((i + 1) % 1000 == 0 or i + 1 == len(records)):

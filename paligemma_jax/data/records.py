@@ -77,7 +77,7 @@ def read_jsonl(
       ValueError: no such file, an empty one, or bad lines: the first 20 with file:line and reason,
         and how many there are of each kind.
     """
-    found, report = scan_jsonl(
+    records, report = scan_jsonl(
         path,
         keys=keys,
         required=required,
@@ -87,7 +87,7 @@ def read_jsonl(
         progress=progress,
     )
     report.raise_problems()
-    return found
+    return records
 
 
 def scan_jsonl(
@@ -211,9 +211,9 @@ def _find_images(row, row_format, folder, problems: list[Problem]) -> tuple[str,
             ("wrong type", f"key '{key}': expected a path or a list of paths, found {value!r:.80}")
         )
         return ()
-    found = [folder.locate(name) for name in names]
-    problems += [problem for _, problem in found if problem]
-    return tuple(path for path, _ in found)
+    located = [folder.locate(name) for name in names]
+    problems += [problem for _, problem in located if problem]
+    return tuple(path for path, _ in located)
 
 
 def _read_objects(row, images, problems: list[Problem]) -> data_objects.Objects | None:
@@ -266,8 +266,8 @@ def _missing(keys: Sequence[str], row: Mapping[str, Any]) -> Problem:
 
 
 def _wrong_type(key: str, expected: str, value: Any) -> Problem:
-    found = f"{type(value).__name__} {value!r:.80}" if value is not None else "null"
-    return "wrong type", f"key '{key}': expected {expected}, found {found}"
+    actual = f"{type(value).__name__} {value!r:.80}" if value is not None else "null"
+    return "wrong type", f"key '{key}': expected {expected}, found {actual}"
 
 
 def _broken_unicode(key: str) -> Problem:

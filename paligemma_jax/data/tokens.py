@@ -137,9 +137,9 @@ class SentencePiece:
                 f"{name}: '\\n' must be one token, found ids {newline}; use Gemma's tokenizer"
             )
         extra = (*LOC_PIECES, *SEG_PIECES)
-        found = self.encode("".join(extra))
-        first = found[0] if found else -1
-        if found != list(range(first, first + len(extra))):
+        extra_ids = self.encode("".join(extra))
+        first = extra_ids[0] if extra_ids else -1
+        if extra_ids != list(range(first, first + len(extra))):
             raise ValueError(
                 f"{name}: the <loc> and <seg> pieces must be 1152 ids in a row, each one token; "
                 f"'{extra[0]}' is {self.encode(extra[0])}, '{extra[-1]}' {self.encode(extra[-1])}"

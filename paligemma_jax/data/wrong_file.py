@@ -58,8 +58,8 @@ def propose_names(
     keys, settings = list(keys), []
     for ours in missing:
         likely = (column_names.find(role, keys) for role in ROLES[ours])
-        if found := next(filter(None, likely), None):
-            settings.append(f"input.data.fields.{ours}={shlex.quote(found)}")
+        if key := next(filter(None, likely), None):
+            settings.append(f"input.data.fields.{ours}={shlex.quote(key)}")
         elif ours == "prefix":
             settings.append("input.data.prefix_template='caption en' (one prompt for all)")
         elif ours == "suffix" and column_names.find("objects", keys):
@@ -114,9 +114,9 @@ def _data_files(folder: str) -> list[str]:
 
 
 def _list_data(folder: str) -> str:
-    found = _data_files(folder)
-    more = f" and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
-    return f"JSONL files in {folder}: {', '.join(found[:MAX_LISTED]) or 'none'}{more}"
+    files = _data_files(folder)
+    more = f" and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else ""
+    return f"JSONL files in {folder}: {', '.join(files[:MAX_LISTED]) or 'none'}{more}"
 
 
 def _check_is_lines(path: str) -> None:

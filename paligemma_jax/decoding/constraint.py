@@ -313,16 +313,16 @@ def _distinct_moves(
     spelt: Sequence[tuple[int, spelling.Spelt]],
 ) -> tuple[np.ndarray, ...]:
     """Returns (source, target, added, opened) int64[n] of all moves, each once, by source."""
-    found = []
+    parts = []
     for state, (_, targets) in enumerate(moves, start=2):
         if len(targets):
             reached = np.unique(targets)
             none = np.zeros_like(reached)
-            found.append((none + state, reached, none, none))
+            parts.append((none + state, reached, none, none))
     for offset, grammar in spelt:
         own = grammar.moves
-        found.append((own.source + offset, own.target + offset, own.added, own.opened))
-    source, target, added, opened = map(np.concatenate, zip(*found, strict=True))
+        parts.append((own.source + offset, own.target + offset, own.added, own.opened))
+    source, target, added, opened = map(np.concatenate, zip(*parts, strict=True))
     sizes = (int(source.max(initial=0)) + 1, int(target.max(initial=0)) + 1)
     sizes += (int(added.max(initial=0)) + 1, int(opened.max(initial=0)) + 2)
     packed = np.unique(np.ravel_multi_index((source, target, added, opened + 1), sizes))

@@ -80,17 +80,17 @@ def spell(over_bytes: automata.Automaton, pieces: Sequence[bytes | None]) -> Spe
     functions = _Functions(over_bytes, longest=int(lengths.max(initial=1)))
     letters = functions.letter_of_byte[text]
     where = np.cumsum(lengths) - lengths
-    found = np.full(len(ids), DEAD, np.int64)
+    symbols = np.full(len(ids), DEAD, np.int64)
     rows, current = np.arange(len(ids)), np.full(len(ids), IDENTITY, np.int64)
     for position in range(int(lengths.max(initial=0))):
         current = functions.extend(current, letters[where[rows] + position])
         is_read = lengths[rows] == position + 1
-        found[rows[is_read]] = current[is_read]
+        symbols[rows[is_read]] = current[is_read]
         is_alive = ~is_read & (current != DEAD)
         rows, current = rows[is_alive], current[is_alive]
-    used = np.unique(np.append(found, DEAD))  # DEAD, the first, becomes class 0.
+    used = np.unique(np.append(symbols, DEAD))  # DEAD, the first, becomes class 0.
     classes = np.zeros(len(pieces), np.int32)
-    classes[ids] = np.searchsorted(used, found)
+    classes[ids] = np.searchsorted(used, symbols)
     moves = functions.moves
     moves = moves[np.isin(moves.symbol, used)]
     moves.symbol = np.searchsorted(used, moves.symbol)

@@ -80,10 +80,10 @@ def open_source(
 
 def _find(path: pathlib.Path, base: pathlib.Path | None) -> partial_weights.Weights:
     """Returns the weights of an npz file, and says which base completes them."""
-    found = partial_weights.find(path, base=base)
-    if found.base and not base:
-        say.info(f"{path}: what was not trained comes from its base {found.base.path}")
-    return found
+    weights = partial_weights.find(path, base=base)
+    if weights.base and not base:
+        say.info(f"{path}: what was not trained comes from its base {weights.base.path}")
+    return weights
 
 
 def _open_folder(path: pathlib.Path, base: pathlib.Path | None, suggestion: str) -> WeightsSource:

@@ -188,9 +188,9 @@ def _open(
             opened = arrow.ipc.open_stream(arrow.memory_map(file))
             schema, batches = opened.schema, _slices(opened)
     except (arrow.ArrowInvalid, OSError) as error:
-        told = file_heads.describe_file(file)
-        told = f"it is {told}" if told else f"pyarrow cannot read it: {error}"
-        raise ValueError(f"{file}: {told}") from error
+        kind = file_heads.describe_file(file)
+        reason = f"it is {kind}" if kind else f"pyarrow cannot read it: {error}"
+        raise ValueError(f"{file}: {reason}") from error
     features = _features((schema.metadata or {}).get(b"huggingface", b"{}"), file)
     return schema.names, features, batches
 
@@ -223,9 +223,9 @@ def _count_rows(file: str) -> int:
         with arrow.memory_map(file) as opened:
             return sum(batch.num_rows for batch in arrow.ipc.open_stream(opened))
     except (arrow.ArrowInvalid, OSError) as error:
-        told = file_heads.describe_file(file)
-        told = f"it is {told}" if told else f"pyarrow cannot read it: {error}"
-        raise ValueError(f"{file}: {told}") from error
+        kind = file_heads.describe_file(file)
+        reason = f"it is {kind}" if kind else f"pyarrow cannot read it: {error}"
+        raise ValueError(f"{file}: {reason}") from error
 
 
 def _pyarrow() -> Any:

@@ -47,15 +47,15 @@ def read(
     Raises:
       ValueError: no such file, or images that are nowhere.
     """
-    files = {file: found for file in tables.csv_files(request.path) if (found := _columns(file))}
+    files = {file: header for file in tables.csv_files(request.path) if (header := _columns(file))}
     if not files:
         raise ValueError(f"{request.path}: no CSV file with {SEARCHED}")
     root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
     examples, classes = [], {}
-    for number, (file, found) in enumerate(files.items(), 1):
-        rows = _by_image(file, found, tally)
+    for number, (file, header) in enumerate(files.items(), 1):
+        rows = _by_image(file, header, tally)
         where = pictures.choose_folder(_on_disk(list(rows), root), root, request.images)
-        for made in _read_file(file, rows, found, where, tally):
+        for made in _read_file(file, rows, header, where, tally):
             examples.append(made)
             assert made.objects is not None
             classes |= dict.fromkeys(made.objects.labels)
@@ -65,11 +65,11 @@ def read(
     return example.DataSet(chosen, examples, len(examples), searched)
 
 
-Found = tuple[str, str, tuple[str, ...], bool]  # columns: image, class, corners; is a size last
+Header = tuple[str, str, tuple[str, ...], bool]  # columns: image, class, corners; is a size last
 Cells = tuple[str, Mapping[str, Any]]  # where a row stands, and its cells
 
 
-def _columns(file: str) -> Found | None:
+def _columns(file: str) -> Header | None:
     """Returns the columns of a file of boxes, None for any other file."""
     names = tables.header(file)
     if _is_nameless(names):
@@ -91,9 +91,9 @@ def _is_nameless(names: Sequence[str]) -> bool:
     return all(cell.strip().lstrip("-").replace(".", "", 1).isdecimal() for cell in names[1:5])
 
 
-def _by_image(file: str, found: Found, tally: example.Tally) -> dict[str, list[Cells]]:
+def _by_image(file: str, header: Header, tally: example.Tally) -> dict[str, list[Cells]]:
     rows: dict[str, list[Cells]] = collections.defaultdict(list)
-    image = found[0]
+    image = header[0]
     for number, row in _rows(file, tally):
         rows[row[image].strip().replace("\\", "/")].append(
             (f"{os.path.basename(file)}:{number}", row)
@@ -130,10 +130,10 @@ def _on_disk(names: list[str], root: str) -> list[str]:
 
 
 def _read_file(
-    file: str, rows: Mapping[str, list[Cells]], found: Found, where: str, tally: example.Tally
+    file: str, rows: Mapping[str, list[Cells]], header: Header, where: str, tally: example.Tally
 ) -> Iterator[example.Example]:
     folder, split = pictures.open_folder(where), columns.split_of(file)
-    is_share = _are_shares(rows, found[2])
+    is_share = _are_shares(rows, header[2])
     if is_share:
         tally.changed["files of numbers in 0..1 taken as shares of the image"] += 1
     for name, placed in zip(_on_disk(list(rows), where), rows.values(), strict=True):
@@ -146,12 +146,12 @@ def _read_file(
             for place, _ in placed:
                 tally.drop("object", "of an image that was dropped", place, name)
             continue
-        if not pictures.is_of_size(picture, size, _size(placed[0][1], found, size), source, tally):
+        if not pictures.is_of_size(picture, size, _size(placed[0][1], header, size), source, tally):
             continue
         annotations = [
             one
             for place, row in placed
-            if (one := _annotation(row, place, found, size if is_share else (1, 1)))
+            if (one := _annotation(row, place, header, size if is_share else (1, 1)))
         ]
         objects = example.collect_objects(annotations, size, tally)
         if objects is None:
@@ -161,10 +161,10 @@ def _read_file(
 
 
 def _annotation(
-    row: Mapping[str, Any], source: str, found: Found, sides: tuple[int, int]
+    row: Mapping[str, Any], source: str, header: Header, sides: tuple[int, int]
 ) -> example.Annotation | None:
     """Returns the object of a row; None for the row of an image without any."""
-    _, label, corners, is_size = found
+    _, label, corners, is_size = header
     cells = [str(row[corner]).strip() for corner in corners]
     name = example.clean_name(row[label])
     if not name and not any(cells):
@@ -193,11 +193,11 @@ def _are_shares(rows: Mapping[str, list[Cells]], corners: Sequence[str]) -> bool
     return max(numbers, default=2) <= 1 and any(0 < number < 1 for number in numbers)
 
 
-def _size(row: Mapping[str, Any], found: Found, size: tuple[int, int]) -> tuple[int, int]:
+def _size(row: Mapping[str, Any], header: Header, size: tuple[int, int]) -> tuple[int, int]:
     """Returns the size that a row gives for its image, else the image's own."""
     lowered = {str(key).strip().lower(): value for key, value in row.items()}
     sides = [str(lowered.get(side, "")).strip() for side in ("width", "height")]
     is_given = all(side.isdecimal() and 0 < len(side) < 10 for side in sides)
-    if not is_given or {"width", "height"} & {corner.lower() for corner in found[2]}:
+    if not is_given or {"width", "height"} & {corner.lower() for corner in header[2]}:
         return size
     return int(sides[0]), int(sides[1])

@@ -106,16 +106,16 @@ def _picture(
     tries += [os.path.realpath(stem) + ending for ending in pictures.SUFFIXES]
     same = by_name.get(os.path.basename(given), [])
     tries += same if len(same) == 1 else []
-    found = next((one for one in map(os.path.normpath, tries) if os.path.isfile(one)), None)
+    file = next((one for one in map(os.path.normpath, tries) if os.path.isfile(one)), None)
     data = content.get("imageData")
-    if found is None and isinstance(data, str) and data:
+    if file is None and isinstance(data, str) and data:
         try:
             held = base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError) as error:
             tally.drop("image", "broken imageData", name, error)
             return None
         return example.Picture(os.path.splitext(name)[0] + ".png", data=held)
-    wanted = os.path.relpath(found, folder.root) if found else given or name
+    wanted = os.path.relpath(file, folder.root) if file else given or name
     return pictures.locate(folder, wanted, name, tally)
 
 

@@ -76,18 +76,18 @@ def read(
         raise ValueError(f"{request.path}: no masks found; expected {SEARCHED}")
     folder = pictures.open_folder(request.images or request.path)
     mask_folder = pictures.open_folder(request.masks or request.path)
-    found = _Found()
+    contents = _Contents()
     for mask in alone:
         tally.read["masks without an image"] += 1
         tally.drop("mask", "without an image", os.path.relpath(mask, request.path))
     examples = []
     for number, (image, mask) in enumerate(pairs, 1):
         name = os.path.relpath(os.path.realpath(image), folder.root)
-        if read := _read_pair(name, mask, request, (folder, mask_folder), found, tally):
+        if read := _read_pair(name, mask, request, (folder, mask_folder), contents, tally):
             examples.append(read)
         if number % PROGRESS_IMAGES == 0 or number == len(pairs):
             progress(number, len(pairs))
-    found.say(request)
+    contents.say(request)
     chosen = tuple(name for name in classes if name != NOTHING)
     pixels = "pixels brighter than half" if len(classes) == 1 else f"pixels {_describe(request)}"
     return example.DataSet(chosen, examples, len(examples), f"{SEARCHED}; {pixels}")
@@ -98,7 +98,7 @@ def _read_pair(
     mask: str | None,
     request: example.Request,
     folders: tuple[image_folder.ImageFolder, image_folder.ImageFolder],
-    found: "_Found",
+    contents: "_Contents",
     tally: example.Tally,
 ) -> example.Example | None:
     folder, mask_folder = folders
@@ -116,7 +116,7 @@ def _read_pair(
     if not pictures.is_of_size(picture, size, mask_size, f"{name}, {mask_name}", tally):
         return None
     try:
-        parts = _split_mask(mask, request, found, tally)
+        parts = _split_mask(mask, request, contents, tally)
     except (OSError, ValueError, SyntaxError) as error:
         tally.drop("image", "mask cannot be used", mask_name, error)
         return None
@@ -128,7 +128,7 @@ def _read_pair(
     return example.Example(picture, name, example.split_name(os.path.dirname(name)), objects)
 
 
-class _Found:
+class _Contents:
     """What masks hold, where it may be meant otherwise than it is read.
 
     Attributes:
@@ -170,7 +170,7 @@ def _describe(request: example.Request) -> str:
 
 
 def _split_mask(
-    path: str, request: example.Request, found: _Found, tally: example.Tally
+    path: str, request: example.Request, contents: _Contents, tally: example.Tally
 ) -> list[tuple[str, np.ndarray]]:
     """Returns (class name, bool[H, W]) of every object in a mask.
 
@@ -180,12 +180,12 @@ def _split_mask(
     from scipy import ndimage
 
     parts = []
-    for label, mask in _classes(path, request, found):
+    for label, mask in _classes(path, request, contents):
         if mask.all():
             tally.changed["masks that cover their whole image: look at the sheet"] += 1
         pieces, count = ndimage.label(mask, structure=np.ones((3, 3)))
         areas = np.bincount(pieces.reshape(-1), minlength=count + 1)
-        found.specks += int((areas[1:] < SPECK).sum())
+        contents.specks += int((areas[1:] < SPECK).sum())
         large = [n for n in range(1, count + 1) if areas[n] >= request.min_area]
         if left_out := count - len(large):
             tally.changed[f"pieces of masks below {request.min_area} pixels left out"] += left_out
@@ -197,7 +197,7 @@ def _split_mask(
 
 
 def _classes(
-    path: str, request: example.Request, found: _Found
+    path: str, request: example.Request, contents: _Contents
 ) -> Iterator[tuple[str, np.ndarray]]:
     classes = request.classes
     with Image.open(path) as image:
@@ -213,7 +213,7 @@ def _classes(
                 f"{_describe(request)}, one channel, stored without loss (PNG)"
             )
         values = np.asarray(image)
-    found.add(values)
+    contents.add(values)
     numbers = dict(enumerate(request.numbered(classes, FIRST)))
     nothing = {OPEN} if request.first_class == 0 else {0, OPEN}
     unknown = sorted(set(np.unique(values).tolist()) - nothing - set(numbers))

@@ -45,8 +45,8 @@ def measure(picture: example.Picture, source: str, tally: example.Tally) -> tupl
         return None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
         what = _describe(picture)
-        told = f"it is {what}" if what else error
-        detail = f"{picture.name}, {num_bytes} byte{'s' * (num_bytes != 1)}: {told}"
+        problem = f"it is {what}" if what else error
+        detail = f"{picture.name}, {num_bytes} byte{'s' * (num_bytes != 1)}: {problem}"
         tally.drop("image", "not an image", source, detail)
         return None
     if kind not in READABLE:

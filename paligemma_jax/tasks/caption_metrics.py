@@ -64,8 +64,8 @@ def summarize_bleu(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
     for words, truths in _split_rows(rows):
         length += len(words)
         true_length += min((abs(len(t) - len(words)), len(t)) for t in truths)[1]
-        found, known = _grams(words), [_grams(truth) for truth in truths]
-        for gram, count in found.items():
+        grams, known = _grams(words), [_grams(truth) for truth in truths]
+        for gram, count in grams.items():
             matches[len(gram) - 1] += min(count, max(truth[gram] for truth in known))
             totals[len(gram) - 1] += count
     if not rows:
@@ -88,8 +88,8 @@ def summarize_cider(rows: Sequence[text_metrics.Row]) -> dict[str, float]:
     documents = Counter(gram for _, truths in split for gram in set().union(*truths))
     num_images = math.log(max(len(split), 1))
     scores = []
-    for found, truths in split:
-        vector = _Vector(found, documents, num_images)
+    for grams, truths in split:
+        vector = _Vector(grams, documents, num_images)
         similar = [vector.similarity(_Vector(t, documents, num_images)) for t in truths]
         scores.append(10 * text_metrics.mean(similar))
     return {"cider": text_metrics.mean(scores)}

@@ -292,7 +292,7 @@ def _pixel_iou(truths: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _to_rows(
-    found: masks.Regions | mask_text.Segments, painted: np.ndarray
+    regions: masks.Regions | mask_text.Segments, painted: np.ndarray
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -300,7 +300,7 @@ def _to_rows(
             "label": label,
             "mask": masks.pack(mask > 0),
         }
-        for box, label, mask in zip(found.boxes_yxyx, found.labels, painted, strict=True)
+        for box, label, mask in zip(regions.boxes_yxyx, regions.labels, painted, strict=True)
     ]
 
 
