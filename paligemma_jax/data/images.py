@@ -129,7 +129,7 @@ def decode_op(path: Any) -> Any:
         pixels = tf.numpy_function(_decode_by_pillow, [data], tf.uint8)
         return tf.ensure_shape(pixels, [None, None, 3])
 
-    is_address = tf.strings.regex_full_match(path, remote.ADDRESS)
+    is_address = tf.strings.regex_full_match(path, remote.pattern())
     data = tf.cond(is_address, fetch, lambda: tf.io.read_file(path))
     heads = [tf.strings.substr(data, 0, len(head)) == head for head in BY_PILLOW.values()]
     return tf.cond(tf.reduce_any(heads), decode_by_pillow, lambda: _decode_by_tensorflow(data))

@@ -15,24 +15,29 @@ import fsspec.asyn
 
 from paligemma_jax.wording import quantities
 
-# "::" would let an address name another one inside it, a local file among them.
-ADDRESS = r"(gs|s3|https?)://([^:]|:[^:])+"
+# By the scheme of an address: the package that fsspec needs for it.
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "https": "aiohttp", "http": "aiohttp"}
 ATTEMPTS = 4
 WAIT_S = 0.5  # before the second attempt; twice as long before each further one
 DEADLINE_S = 60.0  # for one file
 MAX_BYTES = 2**28  # of one file
 CHUNK = 2**18
 RETRIED = {408, 429, *range(500, 600)}
-PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "https": "aiohttp", "http": "aiohttp"}
 
 
 class RemoteError(ValueError):
     """What lies at an address cannot be had; the message names the address and the reason."""
 
 
+def pattern() -> str:
+    """Returns the regular expression of all addresses that can be read: schemes of `PACKAGES`."""
+    # "::" would let an address name another one inside it, a local file among them.
+    return rf"({'|'.join(map(re.escape, PACKAGES))})://([^:]|:[^:])+"
+
+
 def is_address(path: str) -> bool:
     """Tells an address from a local path."""
-    return "://" in path and re.fullmatch(ADDRESS, path) is not None
+    return "://" in path and re.fullmatch(pattern(), path) is not None
 
 
 def read(address: str) -> bytes:
