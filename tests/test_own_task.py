@@ -5,10 +5,6 @@ the page's own, and no line of the package is changed.
 """
 
 import json
-import pathlib
-import re
-import textwrap
-import types
 
 import numpy as np
 import pytest
@@ -18,25 +14,16 @@ from paligemma_jax.data import prefix_lm, records, tokens
 from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import evaluator, prediction_rows
 from paligemma_jax.tasks import definition, metrics, task
+from tests import extending_page
 
-PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 TRUTHS = ["a1 c3", "b2", "d4 e5 f6"]
 ROOM = 24
-
-
-def run_example(title):
-    """The names that the Python blocks of a section of the page define."""
-    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-    module = types.ModuleType("example")
-    for block in re.findall(r"^ *```python\n(.*?)^ *```$", section, re.MULTILINE | re.DOTALL):
-        exec(textwrap.dedent(block), module.__dict__)
-    return module
 
 
 @pytest.fixture
 def own(monkeypatch):
     """The page's task and metric, listed in the tables."""
-    squares, first = run_example("A task"), run_example("A metric")
+    squares, first = extending_page.run_example("A task"), extending_page.run_example("A metric")
     monkeypatch.setitem(task.TASKS, "squares", squares.make)
     monkeypatch.setitem(metrics.METRICS, "first_word", first.FIRST_WORD)
 
