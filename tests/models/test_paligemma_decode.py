@@ -131,7 +131,7 @@ import functools, json, re
 import jax
 import jax.numpy as jnp
 from paligemma_jax.decoding import generate
-from paligemma_jax.models import paligemma
+from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.models.paligemma import variants
 from paligemma_jax.params import sharding
 
