@@ -139,9 +139,14 @@ def _grams(words: Sequence[str]) -> Grams:
 
 
 def _longest_common(first: Sequence[str], second: Sequence[str]) -> int:
-    row = [0] * (len(second) + 1)
+    """Returns the length of the longest common subsequence.
+
+    A row of its table is one integer: bit j is 0 where the entry is one more than the one before it
+    (Hyyro, 2004: bit-parallel LCS-length computation revisited).
+    """
+    places, every = text_metrics.places(second), (1 << len(second)) - 1
+    row = every
     for word in first:
-        diagonal = 0
-        for j, other in enumerate(second, start=1):
-            diagonal, row[j] = row[j], diagonal + 1 if word == other else max(row[j - 1], row[j])
-    return row[-1]
+        same = row & places.get(word, 0)
+        row = ((row + same) | (row - same)) & every
+    return len(second) - row.bit_count()

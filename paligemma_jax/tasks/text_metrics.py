@@ -6,7 +6,7 @@ people's answers, several captions. Some metrics read other keys of the row too,
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,6 +165,14 @@ def _per_group(rows: Sequence[Row], metrics: Metrics) -> dict[str, dict[str, flo
             for group, values in sorted(members.items()):
                 means[f"{key}: {group}"] |= {name: mean(values), "num_examples": len(values)}
     return dict(means)
+
+
+def places(items: Sequence[Hashable]) -> dict[Hashable, int]:
+    """Returns {item: the bits of the places where it stands}, the first place in the lowest bit."""
+    bits: dict[Hashable, int] = {}
+    for place, item in enumerate(items):
+        bits[item] = bits.get(item, 0) | 1 << place
+    return bits
 
 
 def canonical(text: str) -> str:

@@ -2,8 +2,11 @@
 
 import json
 import pathlib
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paligemma_jax.tasks import answer_metrics, metrics, text_metrics
 
@@ -115,3 +118,29 @@ def test_case_and_spaces_do_not_matter():
     assert answer_metrics.exact_match("Two  dogs\n", ["two dogs"]) == 1.0
     assert answer_metrics.pope_accuracy("yes", ["Yes"]) == 1.0
     assert answer_metrics.relaxed_accuracy(" 10.4", ["10"]) == 1.0
+
+
+LETTERS = st.text(alphabet="abcé", max_size=70)
+
+
+@given(LETTERS, LETTERS)
+def test_the_edit_distance_is_that_of_the_table(first, second):
+    row = list(range(len(second) + 1))
+    for i, letter in enumerate(first, start=1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(second, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (letter != other))
+    longer = max(len(first), len(second))
+    expected = (
+        1 - row[-1] / longer
+        if longer and row[-1] < 0.5 * longer
+        else float(not second and not first)
+    )
+    assert answer_metrics.anls(first, [second]) == pytest.approx(expected)
+
+
+def test_long_texts_are_compared_in_little_time():
+    start = time.process_time()
+    assert answer_metrics.anls("ab" * 10_000, ["ba" * 10_000 + "c"]) > 0.99
+    assert answer_metrics.anls("a" * 1_000_000, ["a" * 100_000]) == 0
+    assert time.process_time() - start < 5  # the table of distances itself: minutes

@@ -4,6 +4,8 @@ import json
 import pathlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paligemma_jax.tasks import caption_metrics, metrics, text_metrics
 
@@ -68,3 +70,22 @@ def test_nothing_predicted_scores_nothing():
     rows = rows_of([{"prediction": "", "answers": ["a dog"]}])
     scores = text_metrics.aggregate(rows, metrics=CHOSEN)
     assert scores["bleu4"] == scores["cider"] == scores["rouge_l"] == 0.0
+
+
+WORDS = st.lists(st.sampled_from(["a", "cat", "on"]), max_size=70)
+
+
+@given(WORDS, WORDS)
+def test_rouge_counts_the_longest_common_subsequence(first, second):
+    row = [0] * (len(second) + 1)
+    for word in first:
+        diagonal = 0
+        for j, other in enumerate(second, start=1):
+            diagonal, row[j] = row[j], diagonal + 1 if word == other else max(row[j - 1], row[j])
+    score = caption_metrics.rouge_l(" ".join(first), [" ".join(second)])
+    if not row[-1]:
+        assert score == 0
+        return
+    precision, recall = row[-1] / len(first), row[-1] / len(second)
+    expected = 2.44 * precision * recall / (recall + 1.44 * precision)
+    assert score == pytest.approx(expected)
