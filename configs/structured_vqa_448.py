@@ -5,7 +5,8 @@
     python -m paligemma_jax.train --config configs/structured_vqa_448.py --workdir runs/events
 
 labels.jsonl has rows {"image": "1.jpg", "question": "which events are there?", "answer": "fall:
-start; cry: end"}; a prompt is "answer en" and the question. The recipe is that of a published
+start; cry: end"}; a prompt is "answer en" and the question. Answers may be sentences: "I can see a
+fall in the start phase, and no other events are visible." The recipe is that of a published
 PaliGemma 2 project: rank 8 beside q, k, v, o, gate, up and down (with PEFT these names hit q, k and
 v of the vision tower too), AdamW at 2e-5 after 2 steps of warm-up, linear decay, batch 4 with two
 accumulation steps, 10 epochs, weight decay 1e-6. (There weight decay is multiplied by lr, here it

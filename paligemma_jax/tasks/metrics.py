@@ -56,7 +56,7 @@ METRICS = {
     "json_exact": Metric("all fields of a JSON", structure_metrics.json_exact),
     "count_exact": Metric('{"dime": 2}: all counts, zeros left out', structure_metrics.count_exact),
     "event_phase_f1": Metric(
-        "'fall: start; cry: end': pairs, as F1", structure_metrics.event_phase_f1
+        "'fall: start; cry: end', or sentences: pairs, as F1", structure_metrics.event_phase_f1
     ),
     "event_f1": Metric("the same without phases", structure_metrics.event_f1),
     "word_f1": Metric("words shared with the truth, as F1", caption_metrics.word_f1),

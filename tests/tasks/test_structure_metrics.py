@@ -56,6 +56,49 @@ def test_events_are_scored_with_and_without_their_phases(prediction, pairs, even
     assert structure_metrics.event_f1(prediction, truth) == pytest.approx(events)
 
 
+SENTENCE = (
+    "In this picture I can see a fall in the 1 phase, a cry in the 4 phase, and no other events."
+)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "pairs", "events"),
+    [
+        (SENTENCE, 1.0, 1.0),
+        ("I can see a cry in the 4 phase and a fall in the 1 phase.", 1.0, 1.0),
+        ("A fall is visible in the first phase. There is a cry in the 4th phase.", 1.0, 1.0),
+        ("In phase 1 the fall is visible, and in phase 4 the cry.", 1.0, 1.0),
+        ("fall: 1; cry: 4", 1.0, 1.0),
+        ("I can see a fall in the 1 phase, a cry in the 3 phase, and no other events.", 0.5, 1.0),
+        ("I can see a fall and a cry in the 4 phase.", 0.5, 1.0),
+        ("I can see a fall in the 1 and the 4 phase.", 0.5, 2 / 3),
+        ("I can see a fall, and no other events are visible.", 0.0, 2 / 3),
+        ("I can see a jump in the 1 phase", 0.0, 0.0),
+        ("Based on the image, no events are visible.", 0.0, 0.0),
+        ("I cannot see a fall or a cry.", 0.0, 0.0),
+        ("I can see a fall in the 1 phase, a cry in", 0.5, 0.5),
+    ],
+)
+def test_events_are_read_out_of_sentences(prediction, pairs, events):
+    assert structure_metrics.event_phase_f1(prediction, [SENTENCE]) == pytest.approx(pairs)
+    assert structure_metrics.event_f1(prediction, [SENTENCE]) == pytest.approx(events)
+
+
+def test_a_sentence_without_events_is_right_where_there_are_none():
+    truth = ["No other events are visible."]
+    assert structure_metrics.event_phase_f1("In this image, no events are visible.", truth) == 1
+    assert structure_metrics.event_phase_f1("There are no events", truth) == 1
+    assert structure_metrics.event_phase_f1("There is a fall in the 2 phase", truth) == 0
+
+
+def test_numbers_of_hundreds_of_digits_and_deep_lists_are_scored():
+    long, deep = "9" * 400, "[" * 900 + "1" + "]" * 900
+    assert structure_metrics.json_f1(long, [long]) == structure_metrics.json_f1(deep, [deep]) == 1
+    assert structure_metrics.json_f1(long, ["1"]) == structure_metrics.json_f1(deep, ["1"]) == 0
+    assert structure_metrics.count_exact(f'{{"a": {long}}}', [f'{{"a": {long}}}']) == 1
+    assert structure_metrics.count_exact(f'{{"a": {long}}}', [f'{{"a": {long[1:]}}}']) == 0
+
+
 @given(st.one_of(st.text(), st.text(alphabet='{}[]":,1a')))
 def test_a_models_text_never_raises(text):
     for name in ("json_f1", "json_exact", "count_exact", "event_f1", "event_phase_f1"):
