@@ -17,6 +17,7 @@ from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing
 from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task, text_metrics
+from paligemma_jax.wording import quantities
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
 PROMPT_MULTIPLE = 8
@@ -101,7 +102,7 @@ def read_records(
 
     try:
         with say.progress(f"reading {fname}", unit="B", unit_scale=True) as report:
-            read = records.read_jsonl(
+            read, lines = records.scan_jsonl(
                 fname,
                 keys=keys,
                 prefix_template=prefix_template or data.prefix_template,
@@ -109,11 +110,14 @@ def read_records(
                 check=None if is_known else check_suffix,
                 progress=report,
             )
+            lines.raise_problems()
     except ValueError:
         other = task.find_mismatch(settings.task, checked)
         if other is None or not other.is_refused:
             raise
         raise ValueError(f"{fname}: {other.what}: {other.remedy}") from None
+    for note, count in lines.notes.items():
+        say.info(f"{fname}: {quantities.count(count, note)}")
     if passed and not is_known:
         start_cache.store(passed, {"num_records": np.array(len(read))})
     return read

@@ -22,6 +22,7 @@ at = findings.at
 # PaliGemma 2's prompt for boxes of every class (arXiv:2412.03555, appendix C).
 ALL_CLASSES = "all classes"
 IMBALANCE = 50  # the most frequent class has so many times more than the rarest
+OPEN_PHRASES = 10  # different ones, and half as many as rows: prompts are no list of classes
 MUCH_SHORTER = 2  # text_len could be so many times smaller
 
 # What `parse` says it dropped -> what to call it, and what to do.
@@ -55,8 +56,16 @@ class DataSet:
 
 
 def bad_lines(name: str, report: jsonl.Report) -> list[Finding]:
-    """Returns the lines that reading refuses, a finding for each kind of trouble."""
-    return [
+    """Returns the lines that reading refuses or changes, a finding for each kind of trouble."""
+    changed = [
+        Finding(
+            *("note", "prompt that has the template's words", note),
+            *("leave them out of one of the two, the template or the rows", name),
+            count=count,
+        )
+        for note, count in report.notes.items()
+    ]
+    return changed + [
         Finding(
             *("error", kind, findings.join(messages), report.remedy(kind), name),
             count=report.kinds[kind],
@@ -193,16 +202,26 @@ def spare_length(text_len: int, reports: Iterable[prefix_lm.LengthReport]) -> li
 def prompts(data: DataSet) -> list[Finding]:
     """Returns rows whose prefix asks for other classes than the suffix names.
 
-    A class that is asked for and not there is how a negative looks, and no finding.
+    A class that is asked for and not there is how a negative looks, and no finding; nor are words
+    that refer to an object, "detect the dog on the left". Where prompts ask for something else in
+    every other row, they are no list of classes.
     """
     nothing, more = [], []
+    phrases = {phrase for asked in data.asked for phrase in asked}
+    is_open = len(phrases) >= max(OPEN_PHRASES, sum(map(bool, data.asked)) / 2)
     for record, asked, answered in zip(data.records, data.asked, data.answered, strict=True):
-        extra = set(answered) - set(asked)
+        extra = {label for label in answered if not _is_named(label, asked)}
         if not asked or list(asked) == [ALL_CLASSES] or not extra:
             continue
         place = f"{record.source} (asks for {_list(asked)}; has {_list(sorted(extra))})"
         (nothing if len(extra) == len(set(answered)) else more).append(place)
     problems = []
+    if is_open and (nothing or more):
+        what = "the prefix has other words than the suffix, as where prompts refer to objects"
+        remedy = "nothing, if the words are meant; a metric compares labels as they are written"
+        places = at(nothing + more)
+        kind = "prompts in words of their own"
+        return [Finding("note", kind, what, remedy, data.name, **places)]
     if nothing:
         what = "the prefix names no class of the suffix"
         remedy = "one of the two is spelt wrongly, or belongs to another row"
@@ -216,6 +235,11 @@ def prompts(data: DataSet) -> list[Finding]:
             Finding("warning", "class not asked for", what, remedy, data.name, **at(more))
         )
     return problems
+
+
+def _is_named(label: str, asked: Sequence[str]) -> bool:
+    """Whether a prompt asks for a label, in further words or without."""
+    return any(f" {label} " in f" {phrase} " for phrase in asked)
 
 
 def spellings(sets: Sequence[DataSet]) -> list[Finding]:

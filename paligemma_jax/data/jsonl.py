@@ -74,6 +74,7 @@ class Report:
       places: the first sources of each kind.
       messages: how often each message is there, by kind; the first `MAX_MESSAGES` of them.
       remedies: what to do about a kind, where it is another thing than `CORRECT`.
+      notes: what was read otherwise than it is written, in words, and in how many lines.
     """
 
     def __init__(self, path: str):
@@ -83,6 +84,7 @@ class Report:
         self.places: dict[str, list[str]] = {}
         self.messages: dict[str, collections.Counter[str]] = {}
         self.remedies: dict[str, str] = {}
+        self.notes: collections.Counter[str] = collections.Counter()
         # All that is wrong with a line -> the lines that have just that: the first, how many.
         self._alike: dict[str, tuple[str, int]] = {}
 

@@ -66,7 +66,7 @@ def read_jsonl(
         keep their own.
       required: which of image, prefix, suffix every row must have; ("image", "prefix") where
         answers are to be predicted.
-      prefix_template: makes the prefix from keys of the row, "answer en {question}"; the prefix key
+      prefix_template: makes the prefix from keys of the row, see `fill_template`; the prefix key
         itself is then not read.
       image_dir: the folder (or its address) that image paths are relative to and must not leave,
         symbolic links resolved; None is the folder of the file.
@@ -112,7 +112,7 @@ def scan_jsonl(
     records, done, total = [], 0, os.path.getsize(path)
     for number, line in jsonl.read_lines(path):
         source = f"{path}:{number}"
-        record, problems = _parse_line(line, source, row_format, folder)
+        record, problems = _parse_line(line, source, row_format, folder, report)
         report.add(source, problems)
         if record is not None:
             records.append(record)
@@ -178,8 +178,26 @@ def _template_fields(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(fields))
 
 
+def fill_template(template: str, values: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Returns (a prompt, what was not done to the letter, in words of many prompts, or None).
+
+    "answer en {question}" makes "answer en how many?" of "how many?", and of "answer en how many?"
+    too: words at the beginning that the value of the first field has itself are written once.
+    """
+    prompt = template.format(**values)
+    head, field, _, _ = next(iter(string.Formatter().parse(template)), ("", None, None, None))
+    words, value = head.lower().split(), str(values.get(field or "", "")).strip()
+    if not words or value.lower().split()[: len(words)] != words:
+        return prompt, None
+    return prompt[len(head) :].lstrip(), f"prompts with their own '{head.strip()}': written once"
+
+
 def _parse_line(
-    line: bytes, source: str, row_format: _RowFormat, folder: image_folder.ImageFolder
+    line: bytes,
+    source: str,
+    row_format: _RowFormat,
+    folder: image_folder.ImageFolder,
+    report: jsonl.Report,
 ) -> tuple[Record | None, list[Problem]]:
     """Returns (record, []) or (None, everything that is wrong with the line)."""
     row, problem = jsonl.parse_line(line)
@@ -188,7 +206,7 @@ def _parse_line(
     missing = [key for key in row_format.needed if key not in row]
     problems: list[Problem] = [_missing(missing, row)] if missing else []
     images = _find_images(row, row_format, folder, problems)
-    prefix = _make_prefix(row, row_format, problems)
+    prefix = _make_prefix(row, row_format, problems, report)
     suffix = _get_text(row, "suffix", row_format, problems)
     if suffix is not None and row_format.check and (reason := row_format.check(suffix)):
         problems.append((BAD_SUFFIX, f"suffix {_shorten(suffix)}: {reason}"))
@@ -229,7 +247,7 @@ def _read_objects(row, images, problems: list[Problem]) -> data_objects.Objects 
     return kept
 
 
-def _make_prefix(row, row_format, problems: list[Problem]) -> str | None:
+def _make_prefix(row, row_format, problems: list[Problem], report: jsonl.Report) -> str | None:
     if row_format.template is None:
         return _get_text(row, "prefix", row_format, problems)
     values = {}
@@ -242,7 +260,12 @@ def _make_prefix(row, row_format, problems: list[Problem]) -> str | None:
         elif isinstance(value, str) and not _is_unicode(value):
             problems.append(_broken_unicode(field))
         values[field] = value
-    return row_format.template.format(**values) if not problems else None
+    if problems:
+        return None
+    prefix, note = fill_template(row_format.template, values)
+    if note:
+        report.notes[note] += 1
+    return prefix
 
 
 def _get_text(row, name: str, row_format, problems: list[Problem]) -> str | None:

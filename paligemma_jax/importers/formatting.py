@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from paligemma_jax.data import objects as data_objects
+from paligemma_jax.data import records
 from paligemma_jax.importers import example, mending
 from paligemma_jax.tasks import box_text, definition, geometry, mask_text, masks, task
 
@@ -112,7 +113,9 @@ class Formatter:
         """Returns the texts of an example, checked, or None where none of its objects is left."""
         prefix = item.prefix
         if prefix is None:
-            prefix = self.template.format(classes=self.classes, question=item.question or "")
+            values = {"classes": self.classes, "question": item.question or ""}
+            prefix, note = records.fill_template(self.template, values)
+            tally.changed.update([note] if note else [])
         if item.suffix is not None:
             return self._texts(item, prefix, tally)
         objects = item.objects

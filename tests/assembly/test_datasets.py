@@ -1,5 +1,7 @@
 """Records are scored by the text that is learnt."""
 
+import json
+
 from paligemma_jax.assembly import datasets
 from paligemma_jax.settings import load
 
@@ -14,6 +16,18 @@ def test_bos_newline_and_eos_of_the_users_own_are_no_part_of_the_truth(config, d
     assert found[0].suffix.endswith("<eos>")
     learnt = datasets.as_learnt(load.typed(config), found)
     assert [(r.prefix, r.suffix) for r in learnt] == [(r.prefix, r.suffix) for r in plain]
+
+
+def test_a_prompt_with_the_words_of_its_template_is_said_once(config, tmp_path, capsys):
+    rows = [{"image": None, "q": f"answer en {n}?", "suffix": "1"} for n in range(3)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config.task, config.input.data.prefix_template = "vqa", "answer en {q}"
+    settings = load.typed(config)
+    read = datasets.read_records(settings, str(path), key="input.data.fname")
+    assert [record.prefix for record in read] == [row["q"] for row in rows]
+    line = f"{path}: 3 prompts with their own 'answer en': written once"
+    assert capsys.readouterr().err.splitlines().count(line) == 1
 
 
 def test_truth_is_lower_case_where_training_is(config, data_folder):

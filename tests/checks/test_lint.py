@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from paligemma_jax.checks import lint
-from paligemma_jax.data import prefix_lm, records, tokens
+from paligemma_jax.data import jsonl, prefix_lm, records, tokens
 from paligemma_jax.tasks import box_text, task
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
@@ -140,6 +140,28 @@ def test_prompts_that_ask_for_other_classes_are_found():
         "prefix names no class": ("error", ["x:2"]),
         "class not asked for": ("warning", ["x:3"]),
     }
+
+
+def test_words_that_refer_to_an_object_are_no_wrong_class():
+    data = make(
+        record(1, prefix="detect the cat on the left"),
+        record(2, prefix="detect black cat ; dog"),
+        record(3, prefix="detect catfish"),
+    )
+    assert kinds(lint.prompts(data)) == {"prefix names no class": ("error", ["x:3"])}
+    own_words = [record(i, prefix=f"detect what the {i}. child strokes") for i in range(10)]
+    known = [record(i) for i in range(10, 20)]
+    (note,) = lint.prompts(make(*own_words, *known))
+    assert (note.severity, note.kind, note.count) == ("note", "prompts in words of their own", 10)
+    (error,) = lint.prompts(make(*own_words[:8], *known, record(21)))
+    assert (error.severity, error.kind) == ("error", "prefix names no class")
+
+
+def test_prompts_that_had_the_words_of_their_template_are_a_note():
+    report = jsonl.Report("x.jsonl")
+    report.notes["prompts with their own 'answer en': written once"] = 3
+    (note,) = lint.bad_lines("training data", report)
+    assert (note.severity, note.count) == ("note", 3) and "answer en" in note.what
 
 
 def test_a_rare_class_and_a_class_that_is_never_trained_are_found():

@@ -69,6 +69,21 @@ def test_keys_are_mapped_and_a_template_makes_the_prefix(folder):
     assert record.extra == {"n": 1}
 
 
+def test_words_that_a_question_has_itself_are_not_written_twice(folder):
+    questions = ["answer en how many?", " Answer  en: which?", "Answer EN how many?", "answer end?"]
+    path = write(folder, *(dict(row(), question=question) for question in questions))
+    read, report = records.scan_jsonl(path, prefix_template="answer en {question}")
+    assert [record.prefix for record in read] == [
+        "answer en how many?",
+        "answer en  Answer  en: which?",
+        "Answer EN how many?",
+        "answer en answer end?",
+    ]
+    assert report.notes == {"prompts with their own 'answer en': written once": 2}
+    _, report = records.scan_jsonl(path, prefix_template="{question} {suffix}")
+    assert not report.notes
+
+
 @pytest.mark.parametrize("template", ["{", "{}", "{0}", "{a.b}", "{a[0]}", "{a!r}", "{a:3}"])
 def test_a_template_holds_plain_fields_only(folder, template):
     assert "prefix_template" in error_of(write(folder, row()), prefix_template=template)

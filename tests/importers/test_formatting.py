@@ -64,6 +64,10 @@ def test_questions_and_captions_become_prompts():
     question = example.Example(PICTURE, "x:1", question="how many?", suffix="3")
     assert make("vqa", question)[0] == formatting.FormattedExample("answer en how many?", "3")
     assert make("vqa", question, prompt="{question}")[0].prefix == "how many?"
+    asked = example.Example(PICTURE, "x:1", question="answer en how many?", suffix="3")
+    row, _, tally = make("vqa", asked)
+    assert row.prefix == "answer en how many?"
+    assert tally.changed == {"prompts with their own 'answer en': written once": 1}
     caption = example.Example(PICTURE, "x:1", suffix="a coin")
     assert make("caption", caption)[0] == formatting.FormattedExample("caption en", "a coin")
 
