@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -135,9 +136,11 @@ def _their_logits(folder: pathlib.Path, batch: Batch, *, model: variants.PaliGem
     import torch  # pyright: ignore[reportMissingImports]
     import transformers  # pyright: ignore[reportMissingImports]
 
-    theirs, info = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
+    # Its type is that of a call without `output_loading_info`.
+    loaded: Any = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
         folder, attn_implementation="eager", local_files_only=True, output_loading_info=True
     )
+    theirs, info = loaded
     if info["missing_keys"]:
         raise ValueError(f"{folder}: transformers misses {sorted(info['missing_keys'])}")
     inputs = _their_inputs(batch, model)
