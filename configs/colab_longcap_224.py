@@ -29,6 +29,7 @@ def get_config(arg=""):
     c.total_steps = 64
     c.trainable = "llm/layers/attn/.*"
     c.frozen_dtype = "float16"
+    c.compute_dtype = c.cache_dtype = "float32"
     c.optax_name, c.lr = "sgd", 0.03
     c.schedule_offset = 1
     c.log_training_steps = 1

@@ -42,7 +42,6 @@ def get_config(arg=""):
         c.lr = LR * 1.4 ** math.log2(arg.batch_size / BATCH_SIZE)
         c.schedule = [("llm/.*", schedule), ("img/.*", None)]
     c.grad_clip_norm = 1.0
-    c.compute_dtype = "auto"
     c.evals.val = dict(
         fname=f"{arg.data}/valid.jsonl",
         scores=("count_exact", "exact_match", "json_f1"),

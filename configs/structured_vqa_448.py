@@ -45,7 +45,6 @@ def get_config(arg=""):
     c.schedule = dict(decay_type="linear", warmup_steps=2)
     c.wd_mults = [(".*", 1.0)]
     c.grad_clip_norm = 1.0
-    c.compute_dtype = "auto"
     c.evals.val = dict(
         fname=f"{arg.data}/valid.jsonl",
         scores=("exact_match", "event_phase_f1", "event_f1"),

@@ -53,6 +53,5 @@ def get_config(arg=""):
         c.schedule = [("img/.*", None), ("llm/.*", schedule)]
         c.wd_mults = [(".*/scale", 0.0), (".*", 1.0)]
     c.grad_clip_norm = 1.0
-    c.compute_dtype = "auto"
     c.evals.val = dict(fname=f"{arg.data}/valid.jsonl", log_percent=0.25, max_new_tokens=32)
     return overfit.make(c) if arg.overfit else c

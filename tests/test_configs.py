@@ -25,7 +25,8 @@ def test_config_builds(path):
     config = load.load(str(path))
     vocab_size = config.model.llm.vocab_size or 1500
     model = model_functions.describe(config, vocab_size=vocab_size)
-    model.functions(model_functions.make_compute(config), cache_dtype=config.cache_dtype)
+    cache_dtype, _ = model_functions.choose_dtype(config.cache_dtype)
+    model.functions(model_functions.make_compute(config), cache_dtype=cache_dtype)
     shapes = model.shapes()
     steps = run_length.total_steps(config, data_size=1000)
     made = optimization.make(config, shapes, steps=steps, data_size=1000)
@@ -87,3 +88,11 @@ def test_colab_recipe_is_the_notebooks():
     assert float(schedule(5)) == pytest.approx(1.0)
     assert 0 < float(schedule(63)) < 0.01
     assert set(made.lrs.values()) == {0.03}
+
+
+def test_fine_tuning_computes_in_what_the_device_has_units_for_but_the_colab():
+    for path in CONFIGS:
+        config = load.load(str(path))
+        is_finetuned = config.model_init is not None and path.stem != "colab_longcap_224"
+        expected = "auto" if is_finetuned else "float32"
+        assert (config.compute_dtype, config.cache_dtype) == (expected, expected), path.stem

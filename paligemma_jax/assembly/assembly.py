@@ -69,7 +69,7 @@ def assemble(settings: schema.Settings) -> Assembly:
     compute = model_functions.make_compute(settings)
     model_functions.check_attention(settings, model, compute)
     if settings.compute_dtype == model_functions.AUTO:
-        _, why = model_functions.choose_compute_dtype(settings.compute_dtype)
+        _, why = model_functions.choose_dtype(settings.compute_dtype)
         say.info(f"compute_dtype: {compute.dtype} ({why})")
     mesh = weights.make_mesh(settings)
     return Assembly(
@@ -90,7 +90,12 @@ def make_functions(
 ) -> family.Functions:
     """Returns the model's functions; each of several devices keeps the cache of its own rows."""
     rows = sharding.batch_sharding(mesh) if mesh.size > 1 else None
-    return model.functions(compute, cache_dtype=settings.cache_dtype, cache_sharding=rows)
+    device = mesh.devices.flat[0]
+    cache_dtype, _ = model_functions.choose_dtype(settings.cache_dtype, device)
+    functions = model.functions(compute, cache_dtype=cache_dtype, cache_sharding=rows)
+    return (
+        functions if device.platform == "cpu" else model_functions.pad_sequences(functions, model)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

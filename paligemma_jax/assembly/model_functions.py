@@ -5,12 +5,14 @@ What cuDNN's attention refuses is an error here, before anything is loaded. Its 
 refuses besides shows when the step is compiled, before weights are read.
 """
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Collection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from paligemma_jax.data import tokens
 from paligemma_jax.hub import published
@@ -24,6 +26,7 @@ AUTO = "auto"  # a value of compute_dtype and remat_policy
 # What an automatic remat_policy chooses from. The first keeps the products with weights; those of
 # attention, whose logits take more memory than time, are computed again.
 FASTER, SMALLER = "dots_with_no_batch_dims_saveable", "nothing_saveable"
+SEQUENCE_MULTIPLE, ROWS_AT_A_TIME = 128, 16  # of what TPUs and tensor cores multiply at once
 BFLOAT16_CAPABILITY = 8.0  # of the first NVIDIA GPUs with bfloat16: Ampere
 
 
@@ -98,11 +101,14 @@ def _expand(targets: str, names: family.Names) -> str:
     return targets
 
 
-def make_compute(settings: schema.Settings) -> family.Compute:
-    """Returns how the model runs: types, remat, dropout. A value it does not know is an error."""
+def make_compute(settings: schema.Settings, device: Any = None) -> family.Compute:
+    """Returns how the model runs: types, remat, dropout. A value it does not know is an error.
+
+    `device`: that it runs on; None: the first one of this process.
+    """
     try:
         return family.Compute(
-            dtype=choose_compute_dtype(settings.compute_dtype)[0],
+            dtype=choose_dtype(settings.compute_dtype, device)[0],
             remat=SMALLER if settings.remat_policy == AUTO else settings.remat_policy,
             dropout=float(settings.model.llm.dropout),
             img_dropout=float(settings.model.img.dropout),
@@ -113,15 +119,15 @@ def make_compute(settings: schema.Settings) -> family.Compute:
         raise ValueError(f"compute_dtype, remat_policy or dropout: {error}") from error
 
 
-def choose_compute_dtype(asked: str) -> tuple[str, str]:
-    """Returns (the compute type of a setting, why), where "auto" is what the device is made for.
+def choose_dtype(asked: str, device: Any = None) -> tuple[str, str]:
+    """Returns (the type of a setting, why), where "auto" is what the device is made for.
 
     That is bfloat16 on TPUs and on GPUs that have units for it, float16 on GPUs before these (T4,
-    V100: compute capability below 8), else float32.
+    V100: compute capability below 8), else float32. `device`: None: the first of this process.
     """
-    device = jax.local_devices()[0]
     if asked != AUTO:
         return asked, "as the settings say"
+    device = device or jax.local_devices()[0]
     if device.platform == "tpu":
         return "bfloat16", device.device_kind
     capability = getattr(device, "compute_capability", None)
@@ -129,6 +135,42 @@ def choose_compute_dtype(asked: str) -> tuple[str, str]:
         return "float32", f"{device.device_kind}: no units for 16 bits that are known"
     dtype = "bfloat16" if float(capability) >= BFLOAT16_CAPABILITY else "float16"
     return dtype, f"{device.device_kind}, compute capability {capability}"
+
+
+def padding(num_tokens: int) -> int:
+    """Returns the tokens of padding that make a sequence a multiple of 128 at no cost, else 0.
+
+    Rows of 16-bit numbers are computed 16 at a time: what is missing of these is computed anyhow.
+    A multiple of 128 keeps attention's own products, whose columns go by 128, free of remainders.
+    """
+    missing = -num_tokens % SEQUENCE_MULTIPLE
+    return missing if missing < ROWS_AT_A_TIME else 0
+
+
+def pad_sequences(functions: family.Functions, model: family.Model) -> family.Functions:
+    """Returns functions whose `apply` reads sequences with their `padding`, which nobody sees."""
+
+    def apply(params: family.Params, batch: family.Batch, rng: jax.Array | None = None) -> Any:
+        num_text = batch["text"].shape[1]
+        missing = padding(batch["mask_image"].shape[1] * model.num_image_tokens + num_text)
+        longer = {
+            name: jnp.pad(batch[name], [(0, 0), (0, missing)])
+            for name in ("text", "mask_ar", "mask_input")
+        }
+        return functions.apply(params, {**batch, **longer}, rng)[:, :num_text]
+
+    return dataclasses.replace(functions, apply=apply)
+
+
+def describe_sequence(settings: schema.Settings, model: family.Model, *, platform: str) -> str:
+    """Returns the tokens of an example and their padding in words."""
+    num_image, num_text = (
+        settings.input.max_images * model.num_image_tokens,
+        settings.input.text_len,
+    )
+    text = f"{num_image + num_text} tokens, {num_image} of images and {num_text} of text"
+    missing = padding(num_image + num_text) if platform != "cpu" else 0
+    return text + (f", padded to {num_image + num_text + missing} at no cost" if missing else "")
 
 
 def for_decoding(
@@ -171,12 +213,20 @@ HEAD_DIM, LONG_HEAD_DIM = 128, 256
 
 
 def check_attention(
-    settings: schema.Settings, model: family.Model, compute: family.Compute
+    settings: schema.Settings,
+    model: family.Model,
+    compute: family.Compute,
+    device: Any = None,
 ) -> None:
-    """Raises a ValueError if a tower is to use cuDNN's attention and cannot, with the reason."""
+    """Raises a ValueError if a tower is to use cuDNN's attention and cannot, with the reason.
+
+    `device`: that it runs on; None: the first one of this process.
+    """
     towers = {"img": compute.img_attention, "llm": compute.attention}
     for tower in (tower for tower, kernel in towers.items() if kernel == CUDNN):
-        problem = _attention_problem(settings, model, model.heads().get(tower), compute.dtype)
+        problem = _attention_problem(
+            settings, model, model.heads().get(tower), compute.dtype, device=device
+        )
         if problem:
             raise ValueError(f"model.{tower}.attention='{CUDNN}': {problem}; or use 'xla'")
 
@@ -186,13 +236,15 @@ def _attention_problem(
     model: family.Model,
     heads: family.Heads | None,
     dtype: str,
+    *,
+    device: Any,
 ) -> str | None:
     if heads is None:
         return f"a model of the family '{model.kind.name}' has no attention there"
     if heads.softcap:
         return f"it has no soft-cap, and this model's is {heads.softcap:g} (attn_logits_softcap)"
     problem = _problem_of_lengths(settings, model) if heads.is_masked else None
-    return problem or _problem_of_device(heads.head_dim, dtype)
+    return problem or _problem_of_device(heads.head_dim, dtype, device or jax.local_devices()[0])
 
 
 def _problem_of_lengths(settings: schema.Settings, model: family.Model) -> str | None:
@@ -206,8 +258,7 @@ def _problem_of_lengths(settings: schema.Settings, model: family.Model) -> str |
     return None
 
 
-def _problem_of_device(head_dim: int, dtype: str) -> str | None:
-    device: Any = jax.local_devices()[0]
+def _problem_of_device(head_dim: int, dtype: str, device: Any) -> str | None:
     capability = str(getattr(device, "compute_capability", ""))
     if device.platform != "gpu" or not re.fullmatch(r"\d+\.\d+", capability):
         return f"it needs an NVIDIA GPU, found {device.device_kind}"

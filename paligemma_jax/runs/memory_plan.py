@@ -90,6 +90,7 @@ class Planned:
       batch_size: examples per step.
       train_step: the compiled step; for a shorter text_len it is compiled when it first comes.
       remat: the remat_policy, and why it is that one where the settings left it open.
+      sequence: how long an example is, in words.
     """
 
     memory: Memory
@@ -99,6 +100,7 @@ class Planned:
     batch_size: int
     train_step: Callable[..., Any]
     remat: str
+    sequence: str = ""
 
     @property
     def work(self) -> flops.Work:
@@ -150,6 +152,9 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
         batch_size=planned.settings.input.batch_size,
         train_step=by_text_len(jitted, {text_len: compiled}),
         remat=built.functions.compute.remat,
+        sequence=model_functions.describe_sequence(
+            planned.settings, built.model, platform=built.mesh.devices.flat[0].platform
+        ),
     )
 
 
@@ -237,7 +242,7 @@ def _own_limit() -> int | None:
 
 
 def facts(needed: Planned) -> list[tuple[str, str]]:
-    """Returns the plan as pairs of names and values: bytes per device, then two lines of text."""
+    """Returns the plan as pairs of names and values: bytes per device, then three lines of text."""
     memory = needed.memory
     rows = [
         ("trained parameters", memory.trained),
@@ -252,15 +257,19 @@ def facts(needed: Planned) -> list[tuple[str, str]]:
     ]
     if needed.limit is not None:
         rows.append(("there is", needed.limit))
-    texts = [("remat_policy", needed.remat), ("work of a step", _describe_work(needed))]
+    texts = [
+        ("sequence", needed.sequence),
+        ("remat_policy", needed.remat),
+        ("work of a step", _describe_work(needed)),
+    ]
     return [*((name, quantities.size(size)) for name, size in rows), *texts]
 
 
 def describe(needed: Planned) -> str:
     """Returns the plan as text, one line per kind of memory."""
-    *rows, remat, work = facts(needed)
+    *rows, sequence, remat, work = facts(needed)
     table = say.table(rows, header=("memory per device", "bytes"))
-    return "\n".join([table, *(f"{name}: {text}" for name, text in (remat, work))])
+    return "\n".join([table, *(f"{name}: {text}" for name, text in (sequence, remat, work))])
 
 
 def _describe_work(needed: Planned) -> str:
@@ -305,7 +314,9 @@ def _cache_bytes(
     spec, chosen = one.prompts, planned.settings.evals[one.name]
     candidates = chosen.beam_size if chosen.sampler == "beam" else chosen.best_of
     slots = spec.max_images * built.model.num_image_tokens + spec.text_len + one.max_new_tokens
-    itemsize = jnp.dtype(planned.settings.cache_dtype).itemsize
+    device = built.mesh.devices.flat[0]
+    dtype, _ = model_functions.choose_dtype(planned.settings.cache_dtype, device)
+    itemsize = jnp.dtype(dtype).itemsize
     cache = built.model.cache_bytes(slots=slots, itemsize=itemsize)
     rows = spec.batch_size // built.mesh.size * candidates
     return rows * (cache + built.model.vocab_size * FLOAT32_BYTES)

@@ -53,6 +53,8 @@ def finetune(
 ) -> ml_collections.ConfigDict:
     """Returns the settings of a fine-tuning run of a released model from its `pt` weights.
 
+    It computes, and remembers while decoding, in what the device has units for.
+
     Args:
       model: "paligemma1-3b", "paligemma2-3b", "paligemma2-10b" or "paligemma2-28b".
       res: 224, 448 or 896.
@@ -72,6 +74,7 @@ def finetune(
     released = released_models.MODELS[model]
     config.model.img.variant, config.model.llm.variant = released.img, released.llm
     config.model_init = released.init.format(res=res)
+    config.compute_dtype = config.cache_dtype = "auto"
     config.res = res
     config.input.text_len = text_len
     return config

@@ -267,8 +267,8 @@ class Settings:
     )
     cache_dtype: str = key(
         "float32",
-        "type of the key-value cache while decoding",
-        choices=("float32", "bfloat16", "float16"),
+        "type of the key-value cache while decoding; auto: what the device has units for",
+        choices=("float32", "bfloat16", "float16", "auto"),
     )
     remat_policy: str = key(
         "auto",

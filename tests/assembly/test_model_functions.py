@@ -3,6 +3,8 @@
 import dataclasses
 import types
 
+import jax
+import numpy as np
 import pytest
 
 from paligemma_jax.assembly import assembly, model_functions
@@ -87,6 +89,55 @@ def test_auto_computes_in_what_the_device_has_units_for(
     assert model_functions.make_compute(load.typed(config)).dtype == expected
     config.compute_dtype = "float32"
     assert model_functions.make_compute(load.typed(config)).dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "expected"), [(384, 0), (383, 1), (369, 15), (368, 0), (385, 0), (1, 0)]
+)
+def test_padding_costs_no_more_rows_than_are_computed_anyhow(num_tokens, expected):
+    assert model_functions.padding(num_tokens) == expected
+    rows = -(-num_tokens // 16)
+    assert -(-(num_tokens + expected) // 16) == rows
+
+
+def test_padded_sequences_give_the_same_hidden_states(config):
+    settings = load.typed(config)
+    model = model_functions.describe(settings, vocab_size=1500)
+    functions = model.functions(model_functions.make_compute(settings), cache_dtype="float32")
+    lengths = []
+
+    def apply(params, batch, rng=None):
+        lengths.append(batch["text"].shape[1])
+        return functions.apply(params, batch, rng)
+
+    padded = model_functions.pad_sequences(dataclasses.replace(functions, apply=apply), model)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (2, 1, 14, 14, 3), np.uint8),
+        "mask_image": np.ones((2, 1), bool),
+        "text": rng.integers(1, 1500, (2, 120), np.int32),
+        "mask_ar": np.arange(120)[None] >= np.array([[3], [5]]),
+        "mask_input": np.arange(120)[None] < np.array([[120], [40]]),
+    }
+    params = model.init(jax.random.key(0))
+    is_text = batch["mask_input"]  # what padding's own places hold, nobody reads
+    np.testing.assert_allclose(
+        np.asarray(padded.apply(params, batch))[is_text],
+        np.asarray(functions.apply(params, batch))[is_text],
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    assert lengths == [127]  # beside the one token of the image
+
+
+def test_the_plan_says_how_long_a_sequence_is_and_becomes(config):
+    config.input.text_len = 120
+    settings = load.typed(config)
+    model = model_functions.describe(settings, vocab_size=1500)
+    plain = "121 tokens, 1 of images and 120 of text"
+    assert model_functions.describe_sequence(settings, model, platform="cpu") == plain
+    on_gpu = model_functions.describe_sequence(settings, model, platform="gpu")
+    assert on_gpu == f"{plain}, padded to 128 at no cost"
 
 
 def test_the_type_that_was_chosen_is_said(config, capsys):
