@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from paligemma_jax.console import arguments, say
 from paligemma_jax.runs import sweep_runs
 from paligemma_jax.settings import schema, sweeps
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     say.info(f"curves: {workdir / sweep_runs.PAGE}")
     if failed:
         raise ValueError(
-            f"{len(failed)} of {quantities.count(len(runs), 'runs')} failed, as said above: "
+            f"{len(failed)} of {phrases.count(len(runs), 'runs')} failed, as said above: "
             f"{'; '.join(failed)}"
         )
 

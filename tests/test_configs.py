@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from paligemma_jax.assembly import model_functions
-from paligemma_jax.hub import published
+from paligemma_jax.params import released_models
 from paligemma_jax.runs import optimization, run_length
 from paligemma_jax.settings import load
 from paligemma_jax.tasks import task
@@ -32,7 +32,7 @@ def test_config_builds(path):
     made = optimization.make(config, shapes, steps=steps, data_size=1000)
     assert made.trainable
     assert task.look_up(config.task)
-    assert config.model_init is None or config.model_init in published.FILES
+    assert config.model_init is None or config.model_init in released_models.FILES
     if path.stem in TRAINED:
         assert sum(shapes[name].size for name in made.trainable) == TRAINED[path.stem]
 

@@ -95,7 +95,7 @@ HOMES = {
     "kagglehub": {"hub"},
     "huggingface_hub": {"hub"},
     "fsspec": {"data", "hub"},
-    "filelock": {"files/locks.py"},
+    "filelock": {"files/atomic.py"},
     "sentencepiece": {"data/tokens.py"},
     "PIL": {"data", "reports", "importers", "prediction"},
     "pycocotools": {"tasks", "data", "importers"},  # outlines of objects, besides scores

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from paligemma_jax.hub import published
+from paligemma_jax.params import released_models
 from paligemma_jax.settings import load, schema
 from paligemma_jax.tasks import metrics
 
@@ -56,7 +56,7 @@ def test_config_for_own_data_builds(arg, tmp_path):
 def test_weights_are_the_released_ones():
     listed = re.findall(r"`(pt_[^`]*RES[^`]*)`", README)
     spelt = {name.replace("RES", str(res)) for name in listed for res in (224, 448, 896)}
-    assert spelt == set(published.FILES)
+    assert spelt == set(released_models.FILES)
 
 
 def test_every_config_is_listed():

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from paligemma_jax import sweep
-from paligemma_jax.console import signals
+from paligemma_jax.console import process
 from paligemma_jax.reports import run_log
 from paligemma_jax.settings import load
 
@@ -63,7 +63,7 @@ def training(monkeypatch):
             (workdir / "final.npz").touch()
         return status
 
-    monkeypatch.setattr(signals, "call", call)
+    monkeypatch.setattr(process, "call", call)
     return calls, statuses
 
 
@@ -96,7 +96,7 @@ def test_equal_scores_are_ordered_by_the_loss(config, training, tmp_path):
 def test_runs_that_ended_are_not_begun_again(config, training, tmp_path):
     calls, statuses = training
     statuses["lr=0.2"] = (75, False)
-    with pytest.raises(signals.Preempted, match=r"run 2 of 3: lr=0.2. The same command"):
+    with pytest.raises(process.Preempted, match=r"run 2 of 3: lr=0.2. The same command"):
         run(config, tmp_path / "out")
     assert calls == ["lr=0.1", "lr=0.2"]
     statuses.clear()
@@ -124,7 +124,7 @@ def test_failing_run_keeps_no_other_from_running_and_is_named(config, training, 
 def test_signal_during_a_run_ends_the_sweep_whatever_the_run_says(config, training, tmp_path):
     calls, statuses = training
     statuses["lr=0.1"] = (-signal.SIGTERM, True)
-    with pytest.raises(signals.Preempted):
+    with pytest.raises(process.Preempted):
         run(config, tmp_path / "out")
     assert calls == ["lr=0.1"]
 

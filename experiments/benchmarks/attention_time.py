@@ -18,7 +18,7 @@ import report
 
 from paligemma_jax.console import process, say
 from paligemma_jax.models.common import attention
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 # B, T, N, K, H, and whether there is a mask.
 SHAPES = {
@@ -73,7 +73,7 @@ def compare_attention(name: str, shape, make, rounds: int) -> tuple[str, ...]:
         f"{1000 * statistics.median(ours):.1f} ms",
         f"{1000 * statistics.median(theirs):.1f} ms",
         f"{np.median(quotients):.2f} ({low:.2f} to {high:.2f})",
-        quantities.size(memory[0]),
+        phrases.size(memory[0]),
         f"{memory[1] / memory[0]:.2f}",
     )
 

@@ -25,7 +25,7 @@ from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.params import names
 from paligemma_jax.runs import memory_plan
 from paligemma_jax.training import optimizer, step
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 POLICIES = ("nothing_saveable", "dots_with_no_batch_dims_saveable", "dots_saveable")
 SIZES = ("tiny", "mid")
@@ -60,7 +60,7 @@ def main() -> None:
                 policy,
                 f"{statistics.median(found):.2f} s",
                 f"{np.median(quotients):.3f} ({low:.3f} to {high:.3f})",
-                quantities.size(steps[policy][1]),
+                phrases.size(steps[policy][1]),
             )
         )
     header = ("the backward pass keeps", "a step", "quotient (quartiles)", "temporary memory")

@@ -26,7 +26,7 @@ from paligemma_jax.params import names, sharding
 from paligemma_jax.settings import load as load_settings
 from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,4 +269,4 @@ def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:
 def parameter_counts(params: Mapping[str, jax.Array]) -> str:
     """Returns "2,923,335,408 parameters, 5.45 GiB"."""
     count = sum(array.size for array in params.values())
-    return f"{count:,} parameters, {quantities.size(sum(a.nbytes for a in params.values()))}"
+    return f"{count:,} parameters, {phrases.size(sum(a.nbytes for a in params.values()))}"

@@ -17,7 +17,7 @@ from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing
 from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task, text_metrics
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 # Prompts are padded to a multiple of this, so that few lengths are compiled.
 PROMPT_MULTIPLE = 8
@@ -117,7 +117,7 @@ def read_records(
             raise
         raise ValueError(f"{fname}: {other.what}: {other.remedy}") from None
     for note, count in lines.notes.items():
-        say.info(f"{fname}: {quantities.count(count, note)}")
+        say.info(f"{fname}: {phrases.count(count, note)}")
     if passed and not is_known:
         start_cache.store(passed, {"num_records": np.array(len(read))})
     return read

@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.data import tokens
-from paligemma_jax.hub import published
 from paligemma_jax.models import family
 from paligemma_jax.models.paligemma import as_family as paligemma
-from paligemma_jax.params import lora
+from paligemma_jax.params import lora, released_models
 from paligemma_jax.settings import schema
-from paligemma_jax.wording import near_misses
+from paligemma_jax.wording import phrases
 
 AUTO = "auto"  # a value of compute_dtype and remat_policy
 # What an automatic remat_policy chooses from. The first keeps the products with weights; those of
@@ -38,7 +37,7 @@ def describe(settings: schema.Settings, *, vocab_size: int) -> family.Model:
         weights with a tokenizer of another size than their own.
     """
     rows = settings.model.llm.vocab_size or vocab_size
-    if rows != vocab_size and settings.model_init in published.FILES:
+    if rows != vocab_size and settings.model_init in released_models.FILES:
         raise ValueError(
             f"the tokenizer {settings.tokenizer} has {vocab_size} pieces, {settings.model_init} "
             f"knows {rows}: it would read every piece as another one. Use the model's own"
@@ -96,7 +95,7 @@ def _expand(targets: str, names: family.Names) -> str:
         example = f", as '{names.attention}'" if names.attention else ""
         raise ValueError(
             f"config: lora.targets='{targets}': expected {expected} or a regex on full names"
-            f"{example}. {near_misses.did_you_mean(targets, short_forms)}"
+            f"{example}. {phrases.did_you_mean(targets, short_forms)}"
         )
     return targets
 
@@ -191,7 +190,7 @@ FAMILIES: dict[str, family.Family] = {"paligemma": paligemma.FAMILY}
 def choose_family(name: str) -> family.Family:
     """Returns the family of the key model.family; an unknown one is a ValueError."""
     if name not in FAMILIES:
-        hint = near_misses.did_you_mean(name, FAMILIES)
+        hint = phrases.did_you_mean(name, FAMILIES)
         raise ValueError(f"model.family='{name}' is not known. {hint}Known: {', '.join(FAMILIES)}")
     return FAMILIES[name]
 

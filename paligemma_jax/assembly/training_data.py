@@ -7,7 +7,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import augment, index_sampler, noise_boxes, pipeline, tokens
 from paligemma_jax.settings import keys, schema
 from paligemma_jax.tasks import task
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 EPOCHS = "epochs/"  # before the name of a source, in metrics
 
@@ -32,13 +32,13 @@ class TrainingData:
         """Returns how many examples there are, and how often a run of so many steps reads them."""
         seen = index_sampler.passes(self.sources, steps * batch_size)
         lines = [
-            f"training data: {quantities.count(len(self.records), 'examples')}; "
-            f"{quantities.count(steps, 'steps')} of {batch_size}, "
+            f"training data: {phrases.count(len(self.records), 'examples')}; "
+            f"{phrases.count(steps, 'steps')} of {batch_size}, "
             f"{steps * batch_size / len(self.records):.1f} passes"
         ]
         if len(self.sources) > 1:
             lines += [
-                f"  {source.name}: {quantities.count(source.num_records, 'examples')}, "
+                f"  {source.name}: {phrases.count(source.num_records, 'examples')}, "
                 f"weight {source.weight:g}, "
                 f"{seen[source.name]:.1f} passes"
                 for source in self.sources

@@ -18,12 +18,12 @@ from jax.sharding import Mesh
 from paligemma_jax.assembly import model_functions, quantization
 from paligemma_jax.checkpoints import merge, npz, partial_weights
 from paligemma_jax.console import say
-from paligemma_jax.hub import addresses, published
+from paligemma_jax.hub import addresses
 from paligemma_jax.models import family
-from paligemma_jax.params import lora, names, sharding
+from paligemma_jax.params import lora, names, released_models, sharding
 from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -77,7 +77,7 @@ def find(source: str, base: str | None = None) -> partial_weights.Weights:
         fetch(source),
         base=fetch(base) if base else None,
         fetch=fetch,
-        published=published.FILES,
+        published=released_models.FILES,
     )
     if weights.base and not base:
         say.info(f"{weights.path}: what was not trained comes from its base {weights.base.path}")
@@ -175,7 +175,7 @@ def save(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, A
         with say.progress(f"saving {path}", unit="B", unit_scale=True) as report:
             written = quantization.to_write(params)
             npz.write(path, written, metadata=metadata, progress=report)
-        say.info(f"saved {path}, {quantities.size(path.stat().st_size)}")
+        say.info(f"saved {path}, {phrases.size(path.stat().st_size)}")
 
 
 def metadata(
@@ -276,7 +276,7 @@ def make_mesh(settings: schema.Settings) -> Mesh:
 def check_divisible(batch_size: int, mesh: Mesh, *, key: str, parts: int = 1) -> None:
     """Raises a ValueError if the devices cannot share `batch_size` rows in `parts` equal parts."""
     if batch_size % (mesh.size * parts):
-        by = quantities.count(mesh.size, "devices")
+        by = phrases.count(mesh.size, "devices")
         by += f" x {parts} micro-batches" if parts > 1 else ""
         near = max(1, round(batch_size / (mesh.size * parts))) * mesh.size * parts
         raise ValueError(
@@ -289,7 +289,7 @@ def check_name(settings: schema.Settings, model: family.Model) -> None:
 
     Looks at the name alone: before the file is fetched. `model` is that of the settings.
     """
-    entry = published.FILES.get(settings.model_init or "")
+    entry = released_models.FILES.get(settings.model_init or "")
     if entry is None:
         return
     if entry.model not in model.kind.released:
@@ -306,7 +306,7 @@ def check_name(settings: schema.Settings, model: family.Model) -> None:
         remedy = ", ".join(f"{key}={needed!r}" for key, (_, needed) in differing.items())
         fits = [
             name
-            for name, other in published.FILES.items()
+            for name, other in released_models.FILES.items()
             if other.model in model.kind.released
             and _fits(other, model)
             and other.res == settings.res
@@ -318,13 +318,13 @@ def check_name(settings: schema.Settings, model: family.Model) -> None:
         )
 
 
-def _fits(entry: published.Published, model: family.Model) -> bool:
+def _fits(entry: released_models.ReleasedFile, model: family.Model) -> bool:
     """Returns whether a released model's towers have the dimensions of `model`."""
     return model.is_released(entry.model)
 
 
 def _towers(
-    entry: published.Published, settings: schema.Settings, model: family.Model
+    entry: released_models.ReleasedFile, settings: schema.Settings, model: family.Model
 ) -> dict[str, tuple[Any, Any]]:
     """Returns {key: (value in the settings, value that the file needs)}."""
     needed = model.kind.released[entry.model]

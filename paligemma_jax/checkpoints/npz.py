@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from paligemma_jax.checkpoints import npz_members
-from paligemma_jax.files import atomic, direct_file, part_files
-from paligemma_jax.wording import near_misses
+from paligemma_jax.files import atomic, large_files
+from paligemma_jax.wording import phrases
 
 Path = str | os.PathLike[str]
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -77,7 +77,7 @@ def read(
       ValueError: not a zip, cut off or damaged, a type that is no number, names with and without
         `params/`, or arrays that are missing (counted and named).
     """
-    with npz_members.open_zip(path) as archive, part_files.open_raw(path) as file:
+    with npz_members.open_zip(path) as archive, large_files.open_raw(path) as file:
         chosen = _choose(npz_members.read_all(archive), names, path)
         total, done, params = sum(member.num_bytes for member in chosen.values()), 0, {}
         for name, member in chosen.items():
@@ -121,7 +121,7 @@ def write(
     needed = total + OVERHEAD_BYTES * len(params) + len(comment)
     atomic.require_space(path.parent, needed, what=str(path), remedy="nothing was written")
     try:
-        with atomic.new_file(path) as unfinished, direct_file.DirectFile(unfinished) as file:
+        with atomic.new_file(path) as unfinished, large_files.DirectFile(unfinished) as file:
             _write_zip(file, params, types, comment, total, progress)
             file.sync()
     except OSError as error:
@@ -147,7 +147,7 @@ def _choose(
         spare = members.keys() - set(names)
         lines = []
         for name in missing[:5]:
-            near = ", ".join(near_misses.nearest(name, spare))
+            near = ", ".join(phrases.nearest(name, spare))
             lines.append(f"\n  {name}" + (f" (there is {near})" if near else ""))
         raise ValueError(
             f"{os.fspath(path)}: {len(missing)} of {len(names)} arrays missing. A file of trained "
@@ -208,7 +208,7 @@ def _comment(
 
 
 def _write_zip(
-    file: direct_file.DirectFile,
+    file: large_files.DirectFile,
     params: Mapping[str, Any],
     types: Mapping[str, np.dtype],
     comment: bytes,

@@ -23,8 +23,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.files import part_files
-from paligemma_jax.wording import quantities
+from paligemma_jax.files import large_files
+from paligemma_jax.wording import phrases
 
 Path = str | os.PathLike[str]
 
@@ -71,10 +71,10 @@ class Member:
 @contextlib.contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """Opens a zip, also one in parts; a file that is not a complete zip is a ValueError."""
-    for part in part_files.find(path):
+    for part in large_files.find_parts(path):
         if part.exists() and not part.is_file():
             raise ValueError(f"{part}: a folder or a device, expected an .npz file")
-    with io.BufferedReader(part_files.open_raw(path)) as file:
+    with io.BufferedReader(large_files.open_raw(path)) as file:
         try:
             archive = zipfile.ZipFile(file)
             # The last record is 22 bytes that end in the length of the comment, then the comment.
@@ -132,7 +132,7 @@ def read_all(archive: zipfile.ZipFile) -> dict[str, Member]:
     """
     recorded = metadata(archive).get("dtypes")
     recorded = recorded if isinstance(recorded, dict) else {}
-    num_bytes = sum(part.stat().st_size for part in part_files.find(str(archive.filename)))
+    num_bytes = sum(part.stat().st_size for part in large_files.find_parts(str(archive.filename)))
     _check_unpacked(archive, num_bytes)
     members = {}
     for info in archive.infolist():
@@ -178,12 +178,12 @@ def read_array(archive: zipfile.ZipFile, file: io.RawIOBase, member: Member) -> 
 
 
 def _describe_broken(path: Path) -> str:
-    with part_files.open_raw(path) as file:
+    with large_files.open_raw(path) as file:
         start = file.read(6)
     if not start:
         return "the file is empty. Download or copy it again"
     if start.startswith(b"PK\x03\x04"):
-        names = [part.name for part in part_files.find(path)]
+        names = [part.name for part in large_files.find_parts(path)]
         if len(names) > 1 or names != [pathlib.Path(path).name]:
             return f"cut off or damaged at its end; is a part missing? Found {', '.join(names)}"
         return "a zip that is cut off or damaged at its end. Download or copy it again"
@@ -214,8 +214,8 @@ def _check_unpacked(archive: zipfile.ZipFile, num_bytes: int) -> None:
     )
     if unpacked > max(UNPACKED_BYTES, UNPACKED_RATIO * num_bytes):
         raise ValueError(
-            f"{archive.filename}: {quantities.size(num_bytes)} that say they unpack to "
-            f"{quantities.size(unpacked)}, which weights do not. If that is meant, write the file "
+            f"{archive.filename}: {phrases.size(num_bytes)} that say they unpack to "
+            f"{phrases.size(unpacked)}, which weights do not. If that is meant, write the file "
             f"without compression (np.savez) where it comes from"
         )
 

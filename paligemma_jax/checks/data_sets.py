@@ -11,7 +11,7 @@ from paligemma_jax.data import image_files, jsonl, prefix_lm, records, tokens
 from paligemma_jax.reports import sections
 from paligemma_jax.settings import schema
 from paligemma_jax.tasks import box_text, task
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 Finding = findings.Finding
 
@@ -150,9 +150,9 @@ def describe(source: Source, examples: datasets.Records, report: jsonl.Report) -
     """Returns a data set in a line."""
     images = {path for record in examples for path in record.images}
     parts = [
-        quantities.count(len(examples), "rows"),
-        *([quantities.count(report.num_bad, "bad lines")] if report.num_bad else []),
-        quantities.count(len(images), "images"),
+        phrases.count(len(examples), "rows"),
+        *([phrases.count(report.num_bad, "bad lines")] if report.num_bad else []),
+        phrases.count(len(images), "images"),
     ]
     return f"{', '.join(parts)}, {source.fname}"
 
@@ -262,7 +262,7 @@ def class_table(sets: Sequence[lint.DataSet]) -> sections.Table:
     lines = []
     for label, inner in counts.items():
         pairs = (inner[name] for name in names)
-        lines.append((label, *(f"{n:,} in {quantities.count(r, 'rows')}" for n, r in pairs)))
+        lines.append((label, *(f"{n:,} in {phrases.count(r, 'rows')}" for n, r in pairs)))
     return sections.Table("Classes", ("class", *names), tuple(lines))
 
 

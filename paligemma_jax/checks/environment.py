@@ -15,9 +15,10 @@ from paligemma_jax.assembly import weights
 from paligemma_jax.checks import findings
 from paligemma_jax.files import atomic
 from paligemma_jax.hub import addresses as hub_addresses
-from paligemma_jax.hub import published, sites
+from paligemma_jax.hub import sites
+from paligemma_jax.params import released_models
 from paligemma_jax.reports import sections
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 Finding = findings.Finding
 
@@ -66,7 +67,7 @@ def look(sources: Sequence[str]) -> tuple[sections.Section, list[Finding]]:
     packages = find_packages()
     device_facts, problems = _devices()
     key_facts, missing = _keys(sources)
-    free = quantities.size(atomic.free_bytes(os.getcwd()))
+    free = phrases.size(atomic.free_bytes(os.getcwd()))
     facts = [
         ("python", f"{platform.python_version()}, {platform.platform()}"),
         *device_facts,
@@ -195,7 +196,9 @@ def _keys(sources: Sequence[str]) -> tuple[list[tuple[str, str]], list[Finding]]
 
 def _missing_key(source: str) -> list[Finding]:
     """Returns what keeps a file that is not here yet from being fetched, as far as can be told."""
-    addresses = published.FILES[source].sources if source in published.FILES else (source,)
+    addresses = (
+        released_models.FILES[source].sources if source in released_models.FILES else (source,)
+    )
     schemes = [address.partition("://")[0] for address in addresses if "://" in address]
     if not schemes:
         what = "neither a file nor a published name"
@@ -215,7 +218,7 @@ def _missing_key(source: str) -> list[Finding]:
         "; or ".join(login.how for login in needed.values())
         + "; then accept the model's licence there"
     )
-    is_gated = source in published.FILES
+    is_gated = source in released_models.FILES
     what = f"it needs a key for {hosts}" + ("" if is_gated else ", unless it is public")
     severity = "error" if is_gated else "warning"
     return [Finding(severity, "key missing", what, remedy, source)]

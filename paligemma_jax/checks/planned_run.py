@@ -20,8 +20,9 @@ from paligemma_jax.checks import findings
 from paligemma_jax.data import tokens
 from paligemma_jax.evaluation import answer_constraints, evaluator
 from paligemma_jax.files import atomic
-from paligemma_jax.hub import addresses, published
+from paligemma_jax.hub import addresses
 from paligemma_jax.models import family
+from paligemma_jax.params import released_models
 from paligemma_jax.reports import sections
 from paligemma_jax.runs import (
     auto_remat,
@@ -34,7 +35,7 @@ from paligemma_jax.runs import (
 )
 from paligemma_jax.settings import schema
 from paligemma_jax.training import optimizer
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 Finding = findings.Finding
 
@@ -118,14 +119,14 @@ def _plan(
     except ValueError as error:
         return None, facts, [*problems, _refused("optimizer", error)]
     passes = f"{steps * batch_size / size:.1f} passes"
-    length = f"{quantities.count(steps, 'steps')} of {batch_size}, {passes}"
+    length = f"{phrases.count(steps, 'steps')} of {batch_size}, {passes}"
     facts.append(("length", length if data_size else "not known: no training data could be read"))
     held = {"trained": list(made.trainable)}
     for kind in sorted(set(kinds.values())):
         held[f"held as {kind}"] = [name for name in kinds if kinds[name] == kind]
     for what, members in held.items():
         count = sum(shapes[name].size for name in members)
-        arrays = quantities.count(len(members), "arrays")
+        arrays = phrases.count(len(members), "arrays")
         facts.append((what, f"{count:,} parameters in {arrays}"))
     return made, facts, problems
 
@@ -207,9 +208,9 @@ def _space(
     problems = []
     source = settings.model_init
     stored = stored_bytes(source)
-    if source in published.FILES and not addresses.find(source):
+    if source in released_models.FILES and not addresses.find(source):
         size = sum(shape.size for shape in shapes.values()) * stored
-        for address in published.FILES[source].sources[:1]:
+        for address in released_models.FILES[source].sources[:1]:
             problems += _too_large(size, addresses.cache_of(address), "the download")
     try:
         saved = training_run.what_is_saved(settings, model)
@@ -226,7 +227,11 @@ def _space(
 
 def stored_bytes(source: str | None) -> int:
     """Returns the bytes of a number in a file of weights, told by its name."""
-    file = published.FILES[source].sources[0] if source in published.FILES else source or ""
+    file = (
+        released_models.FILES[source].sources[0]
+        if source in released_models.FILES
+        else source or ""
+    )
     return 2 if any(part in file for part in HALF) else 4
 
 
@@ -234,9 +239,7 @@ def _too_large(size: float, folder: pathlib.Path, what: str) -> list[Finding]:
     free = atomic.free_bytes(folder)
     if size <= free:
         return []
-    text = (
-        f"{what} takes about {quantities.size(size)}, and {folder} has {quantities.size(free)} free"
-    )
+    text = f"{what} takes about {phrases.size(size)}, and {folder} has {phrases.size(free)} free"
     remedy = "make room, or choose a folder on another disk (KAGGLEHUB_CACHE, HF_HOME, --workdir)"
     return [Finding("error", "disk too small", text, remedy, what)]
 
@@ -261,7 +264,7 @@ def look_at_memory(settings: schema.Settings) -> tuple[sections.Section, list[Fi
         return section, []
     changes = auto_remat.find_changes(built, planned, limit=needed.limit)
     remedy = "; or ".join(auto_remat.describe(*change) for change in changes)
-    peak, limit = quantities.size(needed.memory.peak), quantities.size(needed.limit)
+    peak, limit = phrases.size(needed.memory.peak), phrases.size(needed.limit)
     what = f"a device needs {peak} and has {limit}"
     remedy = remedy or "use more devices, or a smaller model"
     return section, [Finding("error", "does not fit", what, remedy, "memory")]

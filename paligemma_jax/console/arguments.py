@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from paligemma_jax.console import process, say, signals
+from paligemma_jax.console import process, say
 
 TRACEBACK = "PALIGEMMA_JAX_TRACEBACK"
 # Stands in jax's notes on a traceback, which is not shown here.
@@ -133,16 +133,16 @@ def print_result(result: Mapping[str, Any]) -> None:
 def run(main: Callable[[], None]) -> None:
     """Calls a door; an error that a user can mend is one message and exit status 2.
 
-    A run that was asked to stop and can go on is status 75: see `signals`.
+    A run that was asked to stop and can go on is status 75: see `process`.
     """
     say.show_on_stderr()
     process.keep_freed_memory()
     process.keep_programs()
     try:
         main()
-    except signals.Preempted as stopped:
+    except process.Preempted as stopped:
         say.warning(str(stopped))
-        sys.exit(signals.PREEMPTED)
+        sys.exit(process.PREEMPTED)
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", status=130))
     except jax.errors.JaxRuntimeError as error:

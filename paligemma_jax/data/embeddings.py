@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.data import pipeline, records, remote
-from paligemma_jax.files import atomic, locks
+from paligemma_jax.files import atomic
 
 Progress = Callable[[int, int], None]
 # uint8[B, 1, R, R, 3] -> float[B, 1, P, D], B the same in every call.
@@ -94,7 +94,7 @@ def alone(store: Store, waits: Callable[[], None] = lambda: None) -> Iterator[No
     What a process that was killed left unfinished is removed.
     """
     store.folder.mkdir(parents=True, exist_ok=True)
-    with locks.exclusive(store.folder / LOCK, waiting=functools.cache(waits)):
+    with atomic.exclusive(store.folder / LOCK, waiting=functools.cache(waits)):
         for path in store.folder.glob(f"*/*{atomic.SUFFIX}"):
             path.unlink()
         yield

@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 import fsspec.asyn
 
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 # By the scheme of an address: the package that fsspec needs for it.
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "https": "aiohttp", "http": "aiohttp"}
@@ -60,7 +60,7 @@ def read(address: str) -> bytes:
             problem = "it is not there"
             break
         except _TooLargeError:
-            problem = f"more than {quantities.size(MAX_BYTES)}, which no image here has"
+            problem = f"more than {phrases.size(MAX_BYTES)}, which no image here has"
             break
         except TimeoutError:
             problem = f"not had within {DEADLINE_S:g} s"

@@ -8,7 +8,7 @@ from typing import Any
 
 from paligemma_jax.data import column_names, image_folder, jsonl, remote
 from paligemma_jax.tasks import definition, task
-from paligemma_jax.wording import near_misses
+from paligemma_jax.wording import phrases
 
 MAX_LISTED = 20
 EXPECTED = "expected JSONL, one JSON object per line"
@@ -103,7 +103,7 @@ def _near_miss(path: str) -> str:
 
 def _did_you_mean(name: str, known: list[str], folder: str) -> str:
     stems = {name.removesuffix(ENDING): name for name in known}
-    near = near_misses.guess(name.removesuffix(ENDING), stems)
+    near = phrases.guess(name.removesuffix(ENDING), stems)
     if near is None:
         return ""
     return f"; did you mean {image_folder.as_typed(os.path.join(folder, stems[near]))}?"

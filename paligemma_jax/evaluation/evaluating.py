@@ -16,7 +16,7 @@ from paligemma_jax.evaluation import evaluator
 from paligemma_jax.files import run_folder
 from paligemma_jax.settings import load
 from paligemma_jax.tasks import task
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ def evaluate_weights(
     summary = {"weights": source or "random", "data": settings.evals[name].fname, **scores}
     evaluator.write_report(out, rows, summary, title=str(out), run=run)
     say.info(
-        f"{quantities.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "
+        f"{phrases.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "
         f"all scores in {out / run_folder.scores()}, each example in {out / run_folder.report()}"
     )
     return task.scalars(scores)

@@ -8,7 +8,7 @@ from paligemma_jax.checkpoints import merge, partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.export import parity, weights_source, writers
 from paligemma_jax.models.paligemma import variants
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 DTYPES = ("float32", "float16", "bfloat16")
 # What openpi's loader of PaliGemma weights expects.
@@ -68,8 +68,8 @@ def convert(options: ConvertOptions) -> dict[str, float]:
     write = _to_npz if options.target.suffix == ".npz" else _to_folder
     model, written = write(source, options)
     say.info(
-        f"{quantities.count(written.num_arrays, 'arrays')}, "
-        f"{quantities.size(written.num_bytes)} in {time.monotonic() - start:.1f} s: "
+        f"{phrases.count(written.num_arrays, 'arrays')}, "
+        f"{phrases.size(written.num_bytes)} in {time.monotonic() - start:.1f} s: "
         f"{source.path} -> {options.target}"
     )
     result = {"arrays": written.num_arrays, "bytes": written.num_bytes}

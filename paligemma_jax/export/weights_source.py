@@ -17,7 +17,7 @@ from paligemma_jax.checkpoints import (
 )
 from paligemma_jax.console import say
 from paligemma_jax.data import wrong_file
-from paligemma_jax.files import part_files, run_folder
+from paligemma_jax.files import large_files, run_folder
 from paligemma_jax.models import family
 from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.params import names
@@ -65,7 +65,7 @@ def open_source(
     path, suggestion = pathlib.Path(source), wrong_file.suggest_import(source)
     if chosen is not None:
         return _open_checkpoint(path, chosen, base)
-    path, *_ = [path] if path.exists() else part_files.find(path)
+    path, *_ = [path] if path.exists() else large_files.find_parts(path)
     if path.is_file():
         if not re.search(r"\.npz(\.part\w+)?$", path.name):
             raise ValueError(f"{path}: {EXPECTED}. A data set? {suggestion}")

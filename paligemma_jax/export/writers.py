@@ -25,9 +25,8 @@ from paligemma_jax.checkpoints import (
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.files import atomic
-from paligemma_jax.hub import published
 from paligemma_jax.models.paligemma import as_family, paligemma, variants
-from paligemma_jax.params import names
+from paligemma_jax.params import names, released_models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +129,7 @@ def to_peft(
     factors = stored.read(filter(names.is_factor, stored.arrays))
     source = stored.metadata.get(partial_weights.BASE, {}).get("source")
     with atomic.files_of_folder(folder) as made:
-        base = published.hugging_face_name(source)
+        base = released_models.hugging_face_name(source)
         peft.write(made, factors, model.lora, stored.arrays, base=base)
     return Written(len(factors), (folder / peft.WEIGHTS).stat().st_size)
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and room for them on the disk.
+"""Files and folders that appear whole or not at all, one writer at a time, and room for them.
 
 What is written goes beside its place, under the same name with `SUFFIX`, and is renamed when it is
 complete. A process that is killed leaves at most that unfinished file, which the next one replaces.
@@ -12,8 +12,10 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+import filelock
 
 Path = str | os.PathLike[str]
 
@@ -157,3 +159,35 @@ def require_space(
             f"{what} needs {num_bytes / 1e9:.2f} GB and {os.fspath(folder)} has {free / 1e9:.2f} "
             f"GB free; {remedy}",
         )
+
+
+# One process at a time, among all that can see the same disk.
+
+LOOK_S = 1.0  # how often to look whether another process is done
+
+
+@contextlib.contextmanager
+def exclusive(
+    lock_file: str | os.PathLike[str], *, waiting: Callable[[], object] | None = None
+) -> Iterator[None]:
+    """Runs the block while no other process is in a block of the same lock file.
+
+    The system releases the lock of a process that is killed: it holds up nobody.
+
+    Args:
+      lock_file: made if need be; its folder exists.
+      waiting: called at once, and then every second, while another process has the lock.
+    """
+    lock = filelock.FileLock(lock_file)
+    timeout = 0.0
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=timeout)
+        except filelock.Timeout:
+            if waiting:
+                waiting()
+            timeout = LOOK_S
+    try:
+        yield
+    finally:
+        lock.release()

@@ -8,7 +8,7 @@
     ~/weights/pt_224.npz                            a path
 
 FILE.npz may be published in parts, FILE.npz.part0 and so on: they are fetched one by one, the first
-one stands for all, and they are read as one file (`files.part_files`).
+one stands for all, and they are read as one file (`files.large_files`).
 """
 
 import http
@@ -17,9 +17,10 @@ import pathlib
 import re
 
 from paligemma_jax.checkpoints import npz_members
-from paligemma_jax.files import part_files
-from paligemma_jax.hub import download, published, sites
-from paligemma_jax.wording import near_misses
+from paligemma_jax.files import large_files
+from paligemma_jax.hub import download, sites
+from paligemma_jax.params import released_models
+from paligemma_jax.wording import phrases
 
 Progress = download.Progress  # bytes done, bytes in all
 
@@ -51,7 +52,7 @@ def resolve(
     """
     source = os.fspath(source)
     folder = pathlib.Path(cache_dir or sites.own_cache())
-    if source in published.FILES:
+    if source in released_models.FILES:
         return _resolve_published(source, folder, progress)
     scheme, separator, _ = source.partition("://")
     if not separator:
@@ -67,15 +68,15 @@ def find(source: str) -> pathlib.Path | None:
 
     Of a file that is there in parts, the first one is returned, as `resolve` does. Asks no network.
     """
-    if source in published.FILES:
-        entry = published.FILES[source]
+    if source in released_models.FILES:
+        entry = released_models.FILES[source]
         given = os.environ.get(FOLDER_ENV, "").rstrip("/")
         places = (*([f"{given}/{entry.file}"] if given else ()), *entry.sources)
         return next((path for place in places if (path := find(place))), None)
     if path := _find_one(source):
         return path
     if whole := WHOLE.fullmatch(source):
-        for suffix in part_files.FIRST:
+        for suffix in large_files.FIRST_SUFFIXES:
             first = _find_one(f"{whole[1]}.part{suffix}{whole[2] or ''}")
             if first and npz_members.is_whole(first):
                 return first
@@ -96,10 +97,10 @@ def _find_one(source: str) -> pathlib.Path | None:
 
 
 def _resolve_published(name: str, folder: pathlib.Path, progress: Progress | None) -> pathlib.Path:
-    entry = published.FILES[name]
+    entry = released_models.FILES[name]
     if given := os.environ.get(FOLDER_ENV):
         local = f"{given.rstrip('/')}/{entry.file}"
-        if "://" in given or part_files.find(local)[0].exists():
+        if "://" in given or large_files.find_parts(local)[0].exists():
             return resolve(local, cache_dir=folder, progress=progress)
     # The one with a key first; in the order of the table if both or none have one.
     has_key = sites.has_credentials()
@@ -117,18 +118,20 @@ def _resolve_published(name: str, folder: pathlib.Path, progress: Progress | Non
 
 def _resolve_path(source: str) -> pathlib.Path:
     path = pathlib.Path(source).expanduser()
-    first, *_ = part_files.find(path)
+    first, *_ = large_files.find_parts(path)
     if path.exists() or first.exists():
         return path if path.exists() else first
-    if hint := published.describe_repository(source):
+    if hint := released_models.describe_repository(source):
         raise FileNotFoundError(f"'{source}': {hint}")
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = [
-        *near_misses.nearest(source, published.FILES),
-        *near_misses.nearest(path.name, beside),
+        *phrases.nearest(source, released_models.FILES),
+        *phrases.nearest(path.name, beside),
     ]
     is_name = path.parent == pathlib.Path() and not path.suffix
-    others = f"Names: {', '.join(published.FILES)}" if is_name else "Nothing there is called alike"
+    others = (
+        f"Names: {', '.join(released_models.FILES)}" if is_name else "Nothing there is called alike"
+    )
     raise FileNotFoundError(
         f"'{source}' is neither a file nor a published name. "
         + (f"Nearest: {', '.join(near)}" if near else others)
@@ -150,7 +153,7 @@ def _resolve_address(source: str, folder: pathlib.Path, progress: Progress | Non
         if error.status != http.HTTPStatus.NOT_FOUND or not whole:
             raise
         around = f"{whole[1]}.part", whole[2] or ""
-        for suffix in part_files.FIRST:
+        for suffix in large_files.FIRST_SUFFIXES:
             try:
                 first = fetch(suffix.join(around), folder, progress)
             except download.DownloadError:
@@ -177,7 +180,7 @@ def _fetch_other_parts(
       folder, progress: as in `sites.Site`.
     """
     while not npz_members.is_whole(first):
-        suffix = part_files.after(suffix)
+        suffix = large_files.suffix_after(suffix)
         source = suffix.join(around)
         try:
             sites.SITES[source.partition("://")[0]].fetch(source, folder, progress)

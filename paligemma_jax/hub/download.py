@@ -22,7 +22,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 
-from paligemma_jax.files import atomic, locks
+from paligemma_jax.files import atomic
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -66,7 +66,7 @@ def alone(path: pathlib.Path, progress: Progress | None = None) -> Iterator[None
         if progress and known and known.size:
             progress(_size(partial), known.size)
 
-    with locks.exclusive(lock_file, waiting=report):
+    with atomic.exclusive(lock_file, waiting=report):
         try:
             yield
         finally:

@@ -20,8 +20,9 @@ import huggingface_hub.constants
 import huggingface_hub.errors
 
 from paligemma_jax.checkpoints import npz_members
-from paligemma_jax.files import atomic, part_files
-from paligemma_jax.hub import download, published
+from paligemma_jax.files import atomic, large_files
+from paligemma_jax.hub import download
+from paligemma_jax.params import released_models
 
 Progress = download.Progress
 
@@ -119,7 +120,7 @@ def _parse_kaggle(source: str) -> tuple[str, str, str]:
 def _list_published(model: str) -> str:
     """Returns which files of a Kaggle model are published, as a sentence."""
     start = f"kaggle://{model}/"
-    sources = [entry.sources[0] for entry in published.FILES.values()]
+    sources = [entry.sources[0] for entry in released_models.FILES.values()]
     files = [source.rpartition("/")[2] for source in sources if source.startswith(start)]
     return f" Files: {', '.join(files)}" if files else ""
 
@@ -172,7 +173,7 @@ def _parse_hugging_face(source: str) -> tuple[str, str, str | None]:
     """Returns (repository, file, revision) of an address."""
     match = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/([^@]+)(?:@([^@]+))?", source)
     if not match:
-        hint = published.describe_repository(source.removeprefix("hf://"))
+        hint = released_models.describe_repository(source.removeprefix("hf://"))
         expected = "expected hf://OWNER/REPOSITORY/FILE or .../FILE@REVISION"
         raise ValueError(f"'{source}': {expected}" + (f"; {hint}" if hint else ""))
     return match[1], match[3], match[2] or match[4]
@@ -277,7 +278,7 @@ def _fetch_once(
     `if_refused` gets the error of a server that wants a login, and writes the file or raises.
     """
     with download.alone(place, progress):
-        first, *_ = part_files.find(place)
+        first, *_ = large_files.find_parts(place)
         if place.exists() or (first.exists() and npz_members.is_whole(first)):
             return first
         try:

@@ -14,7 +14,7 @@ from typing import Any
 from paligemma_jax.data import file_heads, image_folder
 from paligemma_jax.importers import columns, example, pictures
 from paligemma_jax.tasks import definition
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 NUM_SAMPLED = 40  # rows that tell where images lie
 BATCH_ROWS = 64  # decoded at a time: images are large
@@ -43,7 +43,7 @@ def read(
         raise ValueError(f"{request.path}: the files hold no rows")
     classes = _classes(files, request)
     chosen = columns.choose(_open(files[0][1])[0], request, files[0][1], columns=request.columns)
-    searched = columns.describe_search(chosen, quantities.count(len(files), "files"))
+    searched = columns.describe_search(chosen, phrases.count(len(files), "files"))
     return example.DataSet(classes, _examples(files, request, tally, classes), total, searched)
 
 

@@ -11,7 +11,7 @@ from paligemma_jax.importers import example, formatting
 from paligemma_jax.reports import sheets
 from paligemma_jax.tasks import masks
 from paligemma_jax.tasks import task as tasks
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 SUMMARY, SHEET = "conversion.json", "contact_sheet.png"
 NUM_EXAMPLES = 3  # shown of each reason
@@ -59,12 +59,12 @@ def lines(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
     parts = []
     if checked["boxes"]:
         error = checked["largest_box_error_bins"]
-        parts.append(f"{quantities.count(checked['boxes'], 'boxes')} within {error:.2f} of a bin")
+        parts.append(f"{phrases.count(checked['boxes'], 'boxes')} within {error:.2f} of a bin")
     if checked["texts"]:
-        parts.append(quantities.count(checked["texts"], "answers"))
+        parts.append(phrases.count(checked["texts"], "answers"))
     if "masks" in checked:
         parts.append(
-            f"{quantities.count(checked['masks'], 'masks')} "
+            f"{phrases.count(checked['masks'], 'masks')} "
             f"with IoU {checked['mask_iou_mean']:.3f} "
             f"(lowest {checked['mask_iou_lowest']:.3f}: {checked['mask_lowest']})"
         )
@@ -74,7 +74,7 @@ def lines(summary: Mapping[str, Any], tally: example.Tally) -> Iterator[str]:
 def change_lines(changed: Mapping[str, int]) -> Iterator[str]:
     """Yields every change with its count."""
     for what, count in changed.items():
-        yield f"changed  {quantities.count(count, what)}"
+        yield f"changed  {phrases.count(count, what)}"
 
 
 def drop_lines(tally: example.Tally) -> Iterator[str]:
@@ -84,7 +84,7 @@ def drop_lines(tally: example.Tally) -> Iterator[str]:
             places = [d for d in tally.drops if (d.what, d.reason) == (what, reason)][:NUM_EXAMPLES]
             shown = "; ".join(f"{d.source}: {d.detail}" if d.detail else d.source for d in places)
             more = f"; and {count - len(places)} more" if count > len(places) else ""
-            yield f"dropped  {quantities.count(count, f'{what}s')}, {reason}: {shown}{more}"
+            yield f"dropped  {phrases.count(count, f'{what}s')}, {reason}: {shown}{more}"
 
 
 def write_sheet(
@@ -101,7 +101,7 @@ def write_sheet(
 
 
 def _counts(values: Mapping[str, int], between: str = "") -> str:
-    parts = (quantities.count(count, f"{between}{name}") for name, count in values.items())
+    parts = (phrases.count(count, f"{between}{name}") for name, count in values.items())
     return ", ".join(parts) or "nothing"
 
 

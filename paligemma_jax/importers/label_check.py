@@ -11,7 +11,7 @@ from paligemma_jax.console import say
 from paligemma_jax.importers import example, import_report, splits
 from paligemma_jax.tasks import definition
 from paligemma_jax.tasks import task as tasks
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 MIN_SHARE = 0.01
 MAX_SHOWN = 12
@@ -66,7 +66,7 @@ def warn_of_unused_classes(classes: Sequence[str], rows: Sequence[splits.Row]) -
     if kept and unused:
         shown = ", ".join(unused[:MAX_SHOWN]) + ", ..." * (len(unused) > MAX_SHOWN)
         say.warning(
-            f"{quantities.count(len(unused), 'classes')} of {len(classes)} in every prompt and in "
+            f"{phrases.count(len(unused), 'classes')} of {len(classes)} in every prompt and in "
             f"no row: {shown}. A model learns not to find them: --prompt 'detect a ; b' names "
             f"others"
         )
@@ -81,7 +81,7 @@ def _check_objects(rows: Sequence[splits.Row], tally: example.Tally) -> str | No
     num_lost = sum(drop.what in LABELS for drop in tally.drops)
     if num_kept == 0:
         of = f" (of {num_lost} that the source has)" if num_lost else ""
-        return f"no row has an object{of}; {quantities.count(len(rows), 'images')} without any"
+        return f"no row has an object{of}; {phrases.count(len(rows), 'images')} without any"
     if num_kept < MIN_SHARE * (num_kept + num_lost):
         return f"only {num_kept} of {num_kept + num_lost} objects arrived in the rows"
     return None

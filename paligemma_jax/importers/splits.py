@@ -17,7 +17,7 @@ from typing import Any
 from paligemma_jax.console import say
 from paligemma_jax.data import image_files
 from paligemma_jax.importers import example
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 # What Roboflow puts into the names of its augmented copies of one photo.
 ROBOFLOW_COPY = re.compile(r"\.rf\.[0-9A-Za-z]{8,}(?=\.[^.]+$)")
@@ -179,5 +179,5 @@ def _warn_of_leaks(parts: Mapping[str, Sequence[Row]], folder: pathlib.Path) -> 
             leaks[key] = f"{name} ({there}) = {row.name} ({split})"
     if leaks:
         shown = ", ".join(list(leaks.values())[:NUM_SHOWN])
-        images = quantities.count(len(leaks), "images")
+        images = phrases.count(len(leaks), "images")
         say.warning(f"in several splits of the source: {images}: {shown}")

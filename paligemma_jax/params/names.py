@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from paligemma_jax.wording import near_misses
+from paligemma_jax.wording import phrases
 
 T = TypeVar("T")
 Rules = Sequence[tuple[str, T]]
@@ -107,7 +107,7 @@ def match(
     compiled = [(_compile(regex, what), value) for regex, value in rules]
     for regex, _ in compiled:
         if not any(regex.fullmatch(name) for name in names):
-            near = near_misses.nearest(_plain(regex.pattern), names)
+            near = phrases.nearest(_plain(regex.pattern), names)
             raise ValueError(
                 f"{what}: rule '{regex.pattern}' matches no parameter. A rule must match the whole "
                 f"name. Nearest names: {', '.join(near) or 'none'}"
@@ -178,7 +178,7 @@ def check_shapes(actual: Mapping[str, Any], expected: Mapping[str, Any], *, wher
         f"{len(misshapen)} have another shape; {len(extra)} are not of this model"
     ]
     for name in missing:
-        near = near_misses.nearest(name, extra, count=1)
+        near = phrases.nearest(name, extra, count=1)
         lines.append(f"missing: {name}" + (f" (is it '{near[0]}'?)" if near else ""))
     for name in misshapen:
         shapes = _shape_of(actual[name]), _shape_of(expected[name])

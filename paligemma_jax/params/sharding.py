@@ -26,7 +26,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from paligemma_jax.params import names
-from paligemma_jax.wording import near_misses
+from paligemma_jax.wording import phrases
 
 Tactic = str | Sequence[str | Sequence[str] | None]
 Spec = tuple[str | tuple[str, ...] | None, ...]
@@ -182,7 +182,7 @@ def _parse_step(text: str, axis_sizes: Mapping[str, int]) -> "Step":
     first = next(iter(axis_sizes))
     calls = [f'fsdp(axis="{first}")', f'shard_dim(axis="{first}", dim=-1)']
     known = ["replicate", "fsdp", *calls, *axis_sizes]
-    near = near_misses.nearest(text, known)
+    near = phrases.nearest(text, known)
     raise ValueError(
         f"{WHAT}: '{text}' is not known. Nearest: {', '.join(near) or 'none'}. "
         f"Expected one of {known}, several of these joined by '|', or the axis of each dimension "

@@ -11,7 +11,7 @@ from paligemma_jax.assembly import assembly
 from paligemma_jax.console import say
 from paligemma_jax.prediction import annotated, predictor, queries
 from paligemma_jax.settings import load
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 NOT_DECODING = ("fname", "image_dir", "num_examples", "decode", "scores")
 BATCH_SIZE = 8
@@ -114,7 +114,7 @@ def _answer_and_draw(
             stack.enter_context(drawn)
         num_failed = answer(opened, chosen, drawn, as_json=options.as_json)
     if drawn:
-        say.info(f"pictures: {quantities.count(drawn.num_files, 'files')} in {options.pictures}")
+        say.info(f"pictures: {phrases.count(drawn.num_files, 'files')} in {options.pictures}")
     return num_failed
 
 
@@ -155,7 +155,7 @@ def describe(row: Mapping[str, Any]) -> str:
         ]
         text = say.table(table, header=("label", "score", "top", "left", "bottom", "right"))
         lines += ["", *(f"  {line}" for line in text.splitlines()), ""]
-    facts = [f"logp {row['logp']:.2f}", quantities.count(row["tokens"], "tokens")]
+    facts = [f"logp {row['logp']:.2f}", phrases.count(row["tokens"], "tokens")]
     if not row["stopped"]:
         facts[-1] += ", cut off there: --eval.max_new_tokens gives more room"
     facts += [f"left out: {n} {reason}" for reason, n in (row.get("dropped") or {}).items()]

@@ -16,7 +16,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import images, pipeline, prefix_lm, records, remote, tokens, wrong_file
 from paligemma_jax.prediction import video
 from paligemma_jax.settings import schema
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 JSONL = ".jsonl"
@@ -128,7 +128,7 @@ def choose_frames(path: str, every: int | None) -> tuple[list[video.Frame], floa
     step = every or max(1, round(scanned.rate))
     chosen = list(scanned.frames[::step])
     say.info(
-        f"{path}: {quantities.count(len(scanned.frames), 'frames')}, {scanned.rate:.4g} a second; "
+        f"{path}: {phrases.count(len(scanned.frames), 'frames')}, {scanned.rate:.4g} a second; "
         f"one in {step} is looked at: {len(chosen)}"
     )
     return chosen, scanned.rate / step

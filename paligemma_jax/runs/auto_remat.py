@@ -11,7 +11,7 @@ from paligemma_jax.console import say
 from paligemma_jax.models import family
 from paligemma_jax.runs import memory_plan, optimization, training_run
 from paligemma_jax.settings import load, schema
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 NUM_CHANGES = 3
 # How much of a device's own memory, or of the host's, an automatic choice may take: an allocator
@@ -47,8 +47,8 @@ def plan_run(
     needed = settled[-1]
     if needed.memory.peak <= room:
         return settled
-    wanted = f"{model_functions.FASTER} would need {quantities.size(needed.memory.peak)}"
-    why = f"{wanted}, and may take {quantities.size(room)} of {quantities.size(limit)}"
+    wanted = f"{model_functions.FASTER} would need {phrases.size(needed.memory.peak)}"
+    why = f"{wanted}, and may take {phrases.size(room)} of {phrases.size(limit)}"
     return _settle(built, planned, model_functions.SMALLER, why)
 
 
@@ -71,7 +71,7 @@ def require_fit(
 def describe(change: Change, memory: memory_plan.Memory) -> str:
     """Returns a change as one writes it, with the peak that it gives and what it costs."""
     keys = " ".join(f"--config.{override}" for override in change.overrides)
-    return f"{keys} (then the peak is {quantities.size(memory.peak)}; {change.cost})"
+    return f"{keys} (then the peak is {phrases.size(memory.peak)}; {change.cost})"
 
 
 def find_changes(

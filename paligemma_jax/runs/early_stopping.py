@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from paligemma_jax.checkpoints import train_checkpoint
 from paligemma_jax.runs import run_length
 from paligemma_jax.settings import schema
-from paligemma_jax.wording import near_misses, quantities
+from paligemma_jax.wording import phrases
 
 PER_LABEL = ("per_class/", "per_group/", "dropped/")
 
@@ -39,7 +39,7 @@ def check_scores(
         score = metric.partition("/")[2]
         if score.startswith(PER_LABEL) or score in (known := names[evaluation]()):
             continue
-        hint = near_misses.did_you_mean(score, known, prefix=f"{evaluation}/")
+        hint = phrases.did_you_mean(score, known, prefix=f"{evaluation}/")
         raise ValueError(f"{key}='{metric}': {hint}That evaluation gives {', '.join(known)}")
 
 
@@ -88,7 +88,7 @@ class Goal:
         )
         if self.is_reached:
             return f"stop_at: reached after step {step}: {values}"
-        return f"stop_at: NOT reached in {quantities.count(step, 'steps')}: {values}"
+        return f"stop_at: NOT reached in {phrases.count(step, 'steps')}: {values}"
 
 
 def make(settings: schema.Settings) -> Goal:

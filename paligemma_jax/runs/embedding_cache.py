@@ -23,7 +23,7 @@ from paligemma_jax.hub import sites
 from paligemma_jax.models import family
 from paligemma_jax.params import sharding
 from paligemma_jax.settings import schema
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 # To be raised when images are decoded, resized or embedded in another way.
 VERSION = 1
@@ -130,7 +130,7 @@ def prepare(
         to_make = {digest: chosen[digest] for digest in missing + damaged}
         embeddings.check_space(store, len(missing))
         _fill(built, store, to_make, tower, spec)
-    size = quantities.size(len(chosen) * store.entry_bytes)
+    size = phrases.size(len(chosen) * store.entry_bytes)
     say.info(f"image embeddings: {len(chosen)} in {folder}, {size}, {len(to_make)} of them new")
     return functools.partial(_read, store, digests_of)
 

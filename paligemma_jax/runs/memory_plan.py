@@ -20,7 +20,7 @@ from paligemma_jax.models.common import quantize
 from paligemma_jax.params import sharding
 from paligemma_jax.runs import embedding_cache, optimization, training_run
 from paligemma_jax.training import flops, loss, step
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 FLOAT32_BYTES = 4
 
@@ -262,7 +262,7 @@ def facts(needed: Planned) -> list[tuple[str, str]]:
         ("remat_policy", needed.remat),
         ("work of a step", _describe_work(needed)),
     ]
-    return [*((name, quantities.size(size)) for name, size in rows), *texts]
+    return [*((name, phrases.size(size)) for name, size in rows), *texts]
 
 
 def describe(needed: Planned) -> str:

@@ -11,7 +11,7 @@ from paligemma_jax.models import family
 from paligemma_jax.params import lora, names
 from paligemma_jax.settings import schema
 from paligemma_jax.training import optimizer, step
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 FROZEN = None
 
@@ -136,4 +136,4 @@ def _check_factors_train(schedule: Any, shapes: Mapping[str, jax.ShapeDtypeStruc
 def _row(arrays: Mapping[str, Any]) -> tuple[str, str, str]:
     count = sum(array.size for array in arrays.values())
     num_bytes = sum(array.nbytes for array in arrays.values())
-    return str(len(arrays)), f"{count:,}", quantities.size(num_bytes)
+    return str(len(arrays)), f"{count:,}", phrases.size(num_bytes)

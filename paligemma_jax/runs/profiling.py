@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from paligemma_jax.console import say
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 # The first steps warm up: allocators, and on a GPU the choice of algorithms.
 SKIPPED = 2
@@ -44,7 +44,7 @@ def trace(
         if called == SKIPPED + num_steps:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()
-            say.info(f"trace of {quantities.count(num_steps, 'steps')}: {folder}")
+            say.info(f"trace of {phrases.count(num_steps, 'steps')}: {folder}")
         return result
 
     return traced

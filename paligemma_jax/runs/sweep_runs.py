@@ -10,13 +10,13 @@ from typing import Any
 
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checkpoints import train_checkpoint
-from paligemma_jax.console import say, signals
+from paligemma_jax.console import process, say
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.reports import plots, run_log, sections
 from paligemma_jax.runs import early_stopping, resume
 from paligemma_jax.settings import load, sweeps
 from paligemma_jax.tasks import task
-from paligemma_jax.wording import quantities
+from paligemma_jax.wording import phrases
 
 JSON, PAGE = "sweep.json", "sweep.html"
 MAX_CURVES = 8  # runs in one plot, the best ones
@@ -86,7 +86,7 @@ def train(
       only: number of the run to train, from 0; None: all.
 
     Raises:
-      signals.Preempted: it was asked to stop.
+      process.Preempted: it was asked to stop.
     """
     assembly.check_writable(workdir, option="--workdir")
     runs, failed = _choose(runs, only), {}
@@ -96,9 +96,9 @@ def train(
             say.info(f"{which}: done before")
             continue
         say.info(f"\n{which}")
-        status, was_stopped = signals.call(command(run, workdir))
-        if was_stopped or status == signals.PREEMPTED:
-            raise signals.Preempted(f"preempted in {which}. The same command goes on from there")
+        status, was_stopped = process.call(command(run, workdir))
+        if was_stopped or status == process.PREEMPTED:
+            raise process.Preempted(f"preempted in {which}. The same command goes on from there")
         if status:
             failed[run.name] = status
     return failed
@@ -133,7 +133,7 @@ def report(
     chosen = choose_score(runs, outcomes, score)
     outcomes = order(outcomes, chosen)
     write(workdir, outcomes, chosen)
-    title = f"{quantities.count(len(outcomes), 'runs')} by {chosen}"
+    title = f"{phrases.count(len(outcomes), 'runs')} by {chosen}"
     section = sections.Section("sweep", title, (table(outcomes, chosen),))
     return sections.to_text([section], []) + "\n"
 

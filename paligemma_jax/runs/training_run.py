@@ -10,7 +10,7 @@ import jax
 
 from paligemma_jax.assembly import assembly, datasets, training_data, weights
 from paligemma_jax.checkpoints import partial_weights
-from paligemma_jax.console import say, signals
+from paligemma_jax.console import process, say
 from paligemma_jax.data import pipeline
 from paligemma_jax.evaluation import evaluator
 from paligemma_jax.files import run_folder
@@ -111,7 +111,7 @@ def run(
     *,
     log: training_log.Log,
     saver: runs_saving.Saver,
-    stop: signals.StopRequest,
+    stop: process.StopRequest,
     read_images: pipeline.ReadImages | None = None,
 ) -> step.TrainState:
     """Trains to the end, to the goal, or till it is asked to stop; returns the last state.

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from paligemma_jax.assembly import assembly, datasets, training_data
-from paligemma_jax.console import process, say, signals
+from paligemma_jax.console import process, say
 from paligemma_jax.data import pipeline
 from paligemma_jax.files import run_folder
 from paligemma_jax.params import sharding
@@ -43,7 +43,7 @@ def train(
       more_trackers: of the run's numbers, beside metrics.jsonl and TensorBoard.
 
     Raises:
-      signals.Preempted: it was asked to stop before; the state is saved.
+      process.Preempted: it was asked to stop before; the state is saved.
     """
     say.show_on_stderr()
     compiled = process.start_counting()
@@ -74,13 +74,13 @@ def train(
     with (
         log,
         saving.Saver(planned.saving, about, workdir, total) as saver,
-        signals.StopRequest(sharding.batch_sharding(built.mesh)) as stop,
+        process.StopRequest(sharding.batch_sharding(built.mesh)) as stop,
     ):
         begun = built, planned, state, train_step, workdir
         state = training_run.run(*begun, log=log, saver=saver, stop=stop, read_images=read_images)
-    say.info(process.describe(compiled))
+    say.info(process.describe_count(compiled))
     if not training_run.is_finished(planned, state):
-        raise signals.Preempted(
+        raise process.Preempted(
             f"preempted: {stop.signal or 'another process'} after step {int(state.step)} of "
             f"{total}. The state is saved; the same command goes on from there"
         )

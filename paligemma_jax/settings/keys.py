@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast
 
-from paligemma_jax.wording import near_misses
+from paligemma_jax.wording import phrases
 
 T = TypeVar("T")
 # Rules are pairs (text, value): the value of a key that goes by names.
@@ -134,7 +134,7 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
 
     `prefix`: before all of these, so that the name that is shown is the full one.
     """
-    return near_misses.did_you_mean(name, known, prefix=prefix, aliases=ELSEWHERE)
+    return phrases.did_you_mean(name, known, prefix=prefix, aliases=ELSEWHERE)
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from paligemma_jax.tasks import answer_metrics, caption_metrics, structure_metrics, text_metrics
-from paligemma_jax.wording import near_misses
+from paligemma_jax.wording import phrases
 
 Metric = text_metrics.Metric
 
@@ -80,7 +80,7 @@ def choose(names: Sequence[str]) -> text_metrics.Metrics:
         raise ValueError(f"scores={list(names)}: expected one name or more, each once")
     for name in names:
         if name not in METRICS:
-            hint = NOT_HERE.get(name.lower()) or near_misses.did_you_mean(name, METRICS)
+            hint = NOT_HERE.get(name.lower()) or phrases.did_you_mean(name, METRICS)
             raise ValueError(f"score '{name}' is unknown. {hint}Expected of {list(METRICS)}")
     return {name: METRICS[name] for name in names}
 

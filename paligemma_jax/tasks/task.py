@@ -19,7 +19,7 @@ from paligemma_jax.tasks import (
     segmentation,
     structure_metrics,
 )
-from paligemma_jax.wording import near_misses
+from paligemma_jax.wording import phrases
 
 Task = definition.Task
 Options = definition.Options
@@ -61,7 +61,7 @@ def look_up(name: str, options: Options = USUAL) -> Task:
     """
     if name not in TASKS:
         raise ValueError(
-            f"task '{name}' is unknown. {near_misses.did_you_mean(name, TASKS)}"
+            f"task '{name}' is unknown. {phrases.did_you_mean(name, TASKS)}"
             f"Expected one of {sorted(TASKS)}"
         )
     return TASKS[name](options)
@@ -91,7 +91,7 @@ def _imported(name: str) -> tuple[Task, definition.Import]:
     known = imports()
     if name not in known:
         raise ValueError(
-            f"--task {name} is unknown. {near_misses.did_you_mean(name, known)}"
+            f"--task {name} is unknown. {phrases.did_you_mean(name, known)}"
             f"Expected one of {', '.join(known)}"
         )
     return known[name]

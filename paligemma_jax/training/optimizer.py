@@ -21,7 +21,7 @@ import optax
 
 from paligemma_jax.params import names
 from paligemma_jax.training import ema, schedules
-from paligemma_jax.wording import near_misses
+from paligemma_jax.wording import phrases
 
 ScheduleRules = Mapping[str, Any] | Sequence[tuple[str, Mapping[str, Any] | None]]
 
@@ -239,7 +239,7 @@ def make_transform(name: str, arguments: Mapping[str, Any]) -> optax.GradientTra
       ValueError: an unknown name or argument (the nearest ones are shown), or a wrong value.
     """
     if name not in TRANSFORMS:
-        near = near_misses.nearest(name, TRANSFORMS)
+        near = phrases.nearest(name, TRANSFORMS)
         raise ValueError(
             f"optax_name='{name}' is not known. Did you mean {' or '.join(near) or 'sgd'}? "
             f"Known: {', '.join(TRANSFORMS)}"
@@ -249,7 +249,7 @@ def make_transform(name: str, arguments: Mapping[str, Any]) -> optax.GradientTra
         if argument not in known:
             raise ValueError(
                 f"optax: '{name}' has no argument '{argument}'. "
-                f"{near_misses.did_you_mean(argument, known)}"
+                f"{phrases.did_you_mean(argument, known)}"
                 f"It has: {', '.join(known) or 'none'}"
             )
     try:

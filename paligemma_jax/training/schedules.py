@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.training import durations
-from paligemma_jax.wording import near_misses
+from paligemma_jax.wording import phrases
 
 Schedule = Callable[[Any], jax.Array]
 
@@ -141,7 +141,7 @@ def check_keys(spec: Mapping[str, Any]) -> None:
     if decay_type not in DECAY_KEYS:
         raise ValueError(
             f"schedule: decay_type={decay_type!r} is not known. "
-            f"{near_misses.did_you_mean(str(decay_type), DECAY_KEYS)}"
+            f"{phrases.did_you_mean(str(decay_type), DECAY_KEYS)}"
             f"Known: {', '.join(DECAY_KEYS)}"
         )
     allowed = COMMON_KEYS + DECAY_KEYS[decay_type]
@@ -151,7 +151,7 @@ def check_keys(spec: Mapping[str, Any]) -> None:
             hint = f"Only {', '.join(users)} use it. " if users else ""
             raise ValueError(
                 f"schedule: decay_type={decay_type!r} has no key '{key}'. "
-                f"{hint or near_misses.did_you_mean(key, allowed)}It has: {', '.join(allowed)}"
+                f"{hint or phrases.did_you_mean(key, allowed)}It has: {', '.join(allowed)}"
             )
     if len(spec.get("steps", ())) != len(spec.get("mults", ())):
         raise ValueError(

@@ -2,6 +2,7 @@ import errno
 import json
 import shutil
 
+import filelock
 import numpy as np
 import pytest
 
@@ -99,3 +100,27 @@ def test_the_disk_of_a_folder_that_is_not_made_yet_is_that_of_the_nearest_above(
     assert atomic.nearest_existing(tmp_path) == tmp_path
     total = shutil.disk_usage(tmp_path).total
     assert 0 <= atomic.free_bytes(tmp_path / "a" / "b") <= total
+
+
+# One process at a time.
+
+
+def test_waiting_is_reported_at_once_and_ends_when_the_lock_is_free(tmp_path):
+    other, calls = filelock.FileLock(tmp_path / "lock", thread_local=False), []
+
+    def waiting():
+        calls.append("waiting")
+        other.release()
+
+    other.acquire()
+    with atomic.exclusive(tmp_path / "lock", waiting=waiting):
+        assert calls == ["waiting"]
+        with pytest.raises(filelock.Timeout):
+            other.acquire(timeout=0)
+
+
+def test_a_lock_is_free_again_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic.exclusive(tmp_path / "lock"):
+        raise ZeroDivisionError
+    with atomic.exclusive(tmp_path / "lock", waiting=lambda: pytest.fail("it is still locked")):
+        pass

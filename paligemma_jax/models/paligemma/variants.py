@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import released_models
-from paligemma_jax.wording import near_misses
+from paligemma_jax.wording import phrases
 
 T = TypeVar("T")
 
@@ -277,7 +277,7 @@ def visible(img: Vit, llm: Gemma) -> dict[str, int]:
 
 def _shape(shapes: Mapping[str, Sequence[int]], name: str, ndim: int) -> tuple[int, ...]:
     if name not in shapes:
-        near = near_misses.nearest(name, shapes)
+        near = phrases.nearest(name, shapes)
         raise ValueError(
             f"not a PaliGemma checkpoint: array '{name}' is missing. Nearest names: "
             f"{', '.join(near) or 'none'}; {len(shapes)} arrays given"
@@ -289,7 +289,7 @@ def _shape(shapes: Mapping[str, Sequence[int]], name: str, ndim: int) -> tuple[i
 
 def _look_up(table: Mapping[str, T], name: str, *, what: str) -> T:
     if name not in table:
-        near = near_misses.nearest(name, table)
+        near = phrases.nearest(name, table)
         raise ValueError(
             f"no {what} named '{name}'. Nearest: {', '.join(near) or 'none'}; all: {sorted(table)}"
         )
