@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from paligemma_jax import import_data
-from paligemma_jax.data import images, records, remote
+from paligemma_jax.data import images, locations, records
 from paligemma_jax.hub import addresses, download, sites
 from paligemma_jax.importers import formats
 from paligemma_jax.tasks import box_text
@@ -160,7 +160,7 @@ def test_an_optimizer_of_ones_own_trains_as_optax_does(
 def memory(monkeypatch, tmp_path):
     """Files of a new scheme, known to both tables; {} of them remain."""
     monkeypatch.setitem(sites.SITES, "memory", extending_page.run_example("A storage").MEMORY)
-    monkeypatch.setitem(remote.PACKAGES, "memory", "fsspec")
+    monkeypatch.setitem(locations.PACKAGES, "memory", "fsspec")
     monkeypatch.setenv("PALIGEMMA_JAX_CACHE", str(tmp_path / "cache"))
     system = fsspec.filesystem("memory")
     yield system

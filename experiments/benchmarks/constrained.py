@@ -27,7 +27,7 @@ import work
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.console import process, say
 from paligemma_jax.data import tokens
-from paligemma_jax.decoding import beam, constraint, generate, grammars
+from paligemma_jax.decoding import constraint, generate, grammars
 from paligemma_jax.models.paligemma import as_family, paligemma, variants
 from paligemma_jax.tasks import box_text, mask_text
 
@@ -50,7 +50,7 @@ SEARCHES = {
     "greedy": functools.partial(generate.generate, sampler="greedy"),
     "temperature": functools.partial(generate.generate, sampler="temperature"),
     "nucleus": functools.partial(generate.generate, sampler="nucleus", top_p=0.9),
-    "beam": functools.partial(beam.search, beam_size=3),
+    "beam": functools.partial(generate.beam_search, beam_size=3),
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from paligemma_jax.assembly import mask_codecs
 from paligemma_jax.data import objects, records
-from paligemma_jax.tasks import mask_text, masks, segmentation
+from paligemma_jax.tasks import geometry, mask_text, segmentation
 
 HERE = pathlib.Path(__file__).parent
 CODEC = HERE.parent / "mask_codec" / "codec.npz"
@@ -32,7 +32,7 @@ def main():
     codec = mask_codecs.load(str(CODEC))
     found = records.read_jsonl(args.data, check=mask_text.check)
     truths = [mask_text.parse(record.suffix) for record in found]
-    full = codec.encode(np.ones((1, masks.SIDE, masks.SIDE), np.float32))
+    full = codec.encode(np.ones((1, geometry.MASK_SIDE, geometry.MASK_SIDE), np.float32))
     answers = {
         "true_tokens": [truth.codes for truth in truths],
         "filled_box": [full] * len(truths),

@@ -24,7 +24,7 @@ from PIL import Image
 
 from paligemma_jax.assembly import mask_codecs
 from paligemma_jax.data import objects, tokens
-from paligemma_jax.tasks import mask_text, masks
+from paligemma_jax.tasks import geometry, mask_text
 
 CODEC = pathlib.Path(__file__).parents[1] / "mask_codec" / "codec.npz"
 SIDE, PATCH = 112, 14  # px per side of a scene, and of the patches that boxes are made of
@@ -89,7 +89,7 @@ def draw_shape(rng, kind, height, width):
     along = XX * np.cos(angle) + YY * np.sin(angle)
     across = YY * np.cos(angle) - XX * np.sin(angle)
     mask = KINDS[kind](along / 0.9, across / 0.9)
-    return masks.resize(masks.crop(mask, masks.find_box(mask)), height, width)
+    return geometry.resize_linear(geometry.crop_mask(mask, geometry.find_box(mask)), height, width)
 
 
 def make_scene(seed, index):
@@ -113,7 +113,7 @@ def write_split(out, name, *, seed, count, codec):
     for start in range(0, count, CHUNK):
         scenes = [make_scene(seed, index) for index in range(start, min(start + CHUNK, count))]
         kinds, drawn, boxes = zip(*(shape for _, _, shape in scenes), strict=True)
-        regions = masks.Regions(np.float32(boxes) / SIDE, kinds, np.stack(drawn))
+        regions = geometry.Regions(np.float32(boxes) / SIDE, kinds, np.stack(drawn))
         suffixes = mask_text.format(mask_text.encode(regions, codec.encode)).split(" ; ")
         for index, (picture, asked, (kind, mask, box)) in enumerate(scenes, start):
             image, (y1, x1, y2, x2) = f"{name}_{index:05d}.png", map(int, box)

@@ -1,18 +1,23 @@
 """From settings to records and batches; what is wrong with data is an error here."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from paligemma_jax.assembly import mask_codecs, start_cache
+from paligemma_jax.assembly import mask_codecs
+from paligemma_jax.checkpoints import npz
 from paligemma_jax.console import say
-from paligemma_jax.data import noise_boxes, pipeline, prefix_lm, records, remote, tokens
+from paligemma_jax.data import locations, noise_boxes, pipeline, prefix_lm, records, tokens
+from paligemma_jax.files import atomic
+from paligemma_jax.hub import sites
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing
 from paligemma_jax.settings import schema
@@ -93,7 +98,7 @@ def read_records(
     check = task.look_up(settings.task).check
     keys = fields or data.fields
     passed = _checks_entry(settings, fname, keys)
-    is_known = passed is not None and start_cache.load(passed) is not None
+    is_known = passed is not None and load_entry(passed) is not None
     checked: list[str] = []
 
     def check_suffix(suffix: str) -> str | None:
@@ -119,16 +124,16 @@ def read_records(
     for note, count in lines.notes.items():
         say.info(f"{fname}: {phrases.count(count, note)}")
     if passed and not is_known:
-        start_cache.store(passed, {"num_records": np.array(len(read))})
+        store_entry(passed, {"num_records": np.array(len(read))})
     return read
 
 
 def _checks_entry(settings: schema.Settings, fname: str, keys: Mapping[str, str]) -> str | None:
     """Returns the entry that says that a file's suffixes are good; None for a small file."""
-    if not os.path.isfile(fname) or os.path.getsize(fname) < start_cache.MIN_BYTES:
+    if not os.path.isfile(fname) or os.path.getsize(fname) < MIN_BYTES:
         return None
     rules = json.dumps([settings.task, settings.coordinates, dict(keys)])
-    return start_cache.name("checks", [start_cache.hash_file(fname), rules.encode()])
+    return name_entry("checks", [hash_file(fname), rules.encode()])
 
 
 def as_learnt(settings: schema.Settings, examples: Records) -> Records:
@@ -182,11 +187,11 @@ def _measure(
 ) -> prefix_lm.Lengths:
     """Returns the lengths of the texts; of many, those that an earlier start kept."""
     entry = None
-    if len(examples) >= start_cache.MIN_ROWS:
+    if len(examples) >= MIN_ROWS:
         texts = "\0".join(f"{e.prefix}\0{e.suffix or ''}" for e in examples)
         parts = [tokenizer.model, str(lowercase).encode(), texts.encode()]
-        entry = start_cache.name("lengths", parts)
-        if kept := start_cache.load(entry):
+        entry = name_entry("lengths", parts)
+        if kept := load_entry(entry):
             removed = json.loads(bytes(kept.pop("removed")))
             return prefix_lm.Lengths(**kept, removed=removed)
     with say.progress(f"measuring {name}", unit="records") as progress:
@@ -194,13 +199,15 @@ def _measure(
     if entry:
         removed = np.frombuffer(json.dumps(measured.removed).encode(), np.uint8)
         arrays = {"heads": measured.heads, "tails": measured.tails, "removed": removed}
-        start_cache.store(entry, arrays)
+        store_entry(entry, arrays)
     return measured
 
 
 def open_image(path: str) -> Any:
     """Returns the picture at a path or an address, for reports."""
-    return drawing.open_rgb(io.BytesIO(remote.read(path)) if remote.is_address(path) else path)
+    return drawing.open_rgb(
+        io.BytesIO(locations.read(path)) if locations.is_address(path) else path
+    )
 
 
 def spec(settings: schema.Settings, **changes: Any) -> pipeline.BatchSpec:
@@ -276,3 +283,55 @@ def on_mesh(
     """Yields batches on their devices."""
     for batch in batches:
         yield sharding.place_batch(batch, mesh)
+
+
+# Results of the checks of a large data set, kept for the next start.
+#
+# An entry's name is a hash of all that it depends on (texts, tokenizer, settings), so nothing has
+# to be thrown away when one of them changes. Entries are some megabytes in
+# $PALIGEMMA_JAX_CACHE/starts, and may be deleted at any time.
+
+# To be raised when a check becomes stricter or lengths are counted in another way.
+CHECKS_VERSION = 1
+# Smaller data sets are looked at again: that takes a second or two.
+MIN_ROWS, MIN_BYTES = 20_000, 4 * 2**20
+
+
+def name_entry(what: str, parts: Iterable[bytes]) -> str:
+    """Returns the name of the entry that depends on these bytes, in this order."""
+    digest = hashlib.sha256()
+    for part in (f"{what} {CHECKS_VERSION}".encode(), *parts):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return f"{what}-{digest.hexdigest()[:32]}"
+
+
+def hash_file(path: str | os.PathLike[str]) -> bytes:
+    """Returns a hash of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def load_entry(entry: str) -> dict[str, np.ndarray] | None:
+    """Returns the arrays of an entry; None if there is none, or none that is whole."""
+    path = _folder() / f"{entry}.npz"
+    try:
+        return npz.read(path) if path.exists() else None
+    except (OSError, ValueError):
+        return None
+
+
+def store_entry(entry: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keeps arrays; a disk that does not take them is no reason to stop a run."""
+    path = _folder() / f"{entry}.npz"
+    own = path.with_name(f"{entry}-{os.getpid()}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.new_file(path, temporary=own):
+            npz.write(own, arrays)
+    except OSError:
+        pass
+
+
+def _folder() -> pathlib.Path:
+    return sites.own_cache() / "starts"

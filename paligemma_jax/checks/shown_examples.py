@@ -12,15 +12,7 @@ import numpy as np
 
 from paligemma_jax.assembly import datasets, training_data
 from paligemma_jax.console import say
-from paligemma_jax.data import (
-    augment,
-    image_folder,
-    images,
-    noise_boxes,
-    prefix_lm,
-    records,
-    tokens,
-)
+from paligemma_jax.data import augment, images, locations, noise_boxes, prefix_lm, records, tokens
 from paligemma_jax.reports import drawing, sections, sheets
 from paligemma_jax.settings import schema
 from paligemma_jax.tasks import box_text
@@ -156,7 +148,7 @@ def look(
     read_back = answer(explained, tokenizer)
     facts = (
         ("row", record.source),
-        ("images", ", ".join(map(image_folder.as_typed, record.images)) or "none"),
+        ("images", ", ".join(map(locations.as_typed, record.images)) or "none"),
         ("prefix", repr(record.prefix)),
         ("suffix", repr(record.suffix)),
         ("read back", repr(read_back)),

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.data import pipeline, records, remote
+from paligemma_jax.data import locations, pipeline, records
 from paligemma_jax.files import atomic
 
 Progress = Callable[[int, int], None]
@@ -115,8 +115,12 @@ def hash_images(
 
     def digest(path: str) -> str:
         try:
-            data = remote.read(path) if remote.is_address(path) else pathlib.Path(path).read_bytes()
-        except (OSError, remote.RemoteError) as error:
+            data = (
+                locations.read(path)
+                if locations.is_address(path)
+                else pathlib.Path(path).read_bytes()
+            )
+        except (OSError, locations.RemoteError) as error:
             raise ValueError(f"{sources[path]}: cannot read image {path}: {error}") from error
         return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from paligemma_jax.data import images, remote
+from paligemma_jax.data import images, locations
 
 Progress = Callable[[int, int], None]
 
@@ -39,7 +39,7 @@ class ImageFile:
 
 def read_sizes(paths: Iterable[str]) -> dict[str, int]:
     """Returns the bytes of each file; those at addresses are not asked for, and left out."""
-    local = (path for path in dict.fromkeys(paths) if not remote.is_address(path))
+    local = (path for path in dict.fromkeys(paths) if not locations.is_address(path))
     return {path: os.stat(path).st_size for path in local}
 
 
@@ -82,7 +82,7 @@ def decode_all(
 def decode(path: str) -> ImageFile:
     """Returns what one file holds; never raises on its content."""
     try:
-        file = io.BytesIO(remote.read(path)) if remote.is_address(path) else path
+        file = io.BytesIO(locations.read(path)) if locations.is_address(path) else path
         with Image.open(file) as header:
             orientation = header.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
             has_16_bits = header.mode.startswith("I")

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from paligemma_jax.data import file_heads, remote
+from paligemma_jax.data import locations
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # What TensorFlow wraps around a message: the op and its place in a graph.
@@ -117,19 +117,19 @@ def load_op(path: Any, *, res: int) -> Any:
 def decode_op(path: Any) -> Any:
     """Returns tf.uint8[H, W, 3] of the file at `path`, a tf.string scalar.
 
-    Python reads what lies elsewhere (`remote`), TensorFlow itself what is on this machine.
+    Python reads what lies elsewhere (`locations`), TensorFlow itself what is on this machine.
     """
     tf = tensorflow()
 
     def fetch():
-        data = tf.numpy_function(lambda path: remote.read(path.decode()), [path], tf.string)
+        data = tf.numpy_function(lambda path: locations.read(path.decode()), [path], tf.string)
         return tf.ensure_shape(data, [])
 
     def decode_by_pillow():
         pixels = tf.numpy_function(_decode_by_pillow, [data], tf.uint8)
         return tf.ensure_shape(pixels, [None, None, 3])
 
-    is_address = tf.strings.regex_full_match(path, remote.pattern())
+    is_address = tf.strings.regex_full_match(path, locations.pattern())
     data = tf.cond(is_address, fetch, lambda: tf.io.read_file(path))
     heads = [tf.strings.substr(data, 0, len(head)) == head for head in BY_PILLOW.values()]
     return tf.cond(tf.reduce_any(heads), decode_by_pillow, lambda: _decode_by_tensorflow(data))
@@ -139,7 +139,7 @@ def _decode_now(path: str | os.PathLike[str]) -> Any:
     """As `decode_op`, outside of a graph: errors are Python's own."""
     path = os.fspath(path)
     tf = tensorflow()
-    data = remote.read(path) if remote.is_address(path) else tf.io.read_file(path).numpy()
+    data = locations.read(path) if locations.is_address(path) else tf.io.read_file(path).numpy()
     if data.startswith(tuple(BY_PILLOW.values())):
         return tf.constant(_decode_by_pillow(data))
     return _decode_by_tensorflow(data)
@@ -182,9 +182,9 @@ def _read(function: Callable[[], Any], path: str | os.PathLike[str], source: str
     where = f"{source}: " if source else ""
     try:
         return function()
-    except remote.RemoteError as error:
+    except locations.RemoteError as error:
         raise ValueError(f"{where}cannot read image {error}") from error
     except (tf.errors.OpError, *PILLOW_ERRORS) as error:
-        what = file_heads.describe_file(path)
+        what = locations.describe_file(path)
         reason = f"it is {what}" if what else _message(error)
         raise ValueError(f"{where}cannot read image {os.fspath(path)}: {reason}") from error

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from paligemma_jax.tasks import box_text, masks
+from paligemma_jax.tasks import box_text, geometry
 
 MAX_PIXELS = 2**28
 DIGITS = 3  # decimals of a pixel that are kept
@@ -147,14 +147,14 @@ def to_detections(objects: Objects) -> box_text.Detections:
     return box_text.Detections(objects.boxes_xyxy[:, [1, 0, 3, 2]] / sides, objects.labels)
 
 
-def draw_later(objects: Objects | None) -> Callable[[], masks.Regions] | None:
+def draw_later(objects: Objects | None) -> Callable[[], geometry.Regions] | None:
     """Returns a function that draws all outlines; a box without one is filled. None for None."""
     if objects is None:
         return None
     return functools.partial(to_regions, objects)
 
 
-def to_regions(objects: Objects) -> masks.Regions:
+def to_regions(objects: Objects) -> geometry.Regions:
     """Returns the objects with their masks drawn, what mask tokens are made of and compared with.
 
     Raises:
@@ -168,7 +168,7 @@ def to_regions(objects: Objects) -> masks.Regions:
         else:
             mask[:] = bitmap(outline, width=objects.width, height=objects.height)
     detections = to_detections(objects)
-    return masks.Regions(detections.boxes_yxyx, detections.labels, drawn)
+    return geometry.Regions(detections.boxes_yxyx, detections.labels, drawn)
 
 
 def bitmap(outline: Segmentation, *, width: int, height: int) -> np.ndarray:

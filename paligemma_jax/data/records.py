@@ -16,7 +16,7 @@ import string
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.data import image_folder, jsonl, wrong_file
+from paligemma_jax.data import jsonl, locations
 from paligemma_jax.data import objects as data_objects
 
 KEYS = {"image": "image", "prefix": "prefix", "suffix": "suffix"}
@@ -24,7 +24,7 @@ OBJECTS_KEYS = ("width", "height", "objects")
 PROGRESS_LINES = 1000
 MISSING, BAD_SUFFIX = "missing key", "bad suffix"
 
-Problem = jsonl.Problem
+Problem = locations.Problem
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,9 +105,9 @@ def scan_jsonl(
     Takes the arguments of `read_jsonl`, and raises as it does where the file itself cannot be read.
     """
     path = os.fspath(path)
-    wrong_file.check(path)
+    jsonl.check_path(path)
     row_format = _RowFormat.make(keys, required, prefix_template, check)
-    folder = image_folder.ImageFolder(image_dir or os.path.dirname(os.path.abspath(path)))
+    folder = locations.ImageFolder(image_dir or os.path.dirname(os.path.abspath(path)))
     report = jsonl.Report(path)
     records, done, total = [], 0, os.path.getsize(path)
     for number, line in jsonl.read_lines(path):
@@ -124,7 +124,7 @@ def scan_jsonl(
     if report.num_lines == report.kinds[MISSING]:
         report.remedies[MISSING] = row_format.propose(path)
     if report.kinds[BAD_SUFFIX]:
-        report.remedies[BAD_SUFFIX] = f"{jsonl.CORRECT}. {wrong_file.suggest_rewriting(path)}"
+        report.remedies[BAD_SUFFIX] = f"{jsonl.CORRECT}. {jsonl.suggest_rewriting(path)}"
     return records, report
 
 
@@ -156,7 +156,7 @@ class _RowFormat:
         missing = [key for key in self.needed if key not in row]
         ours = [name for name in KEYS if self.keys[name] in missing]
         unknown = [field for field in self.template_fields if field in missing]
-        return wrong_file.propose_names(path, row, missing=ours, unknown=unknown)
+        return jsonl.propose_names(path, row, missing=ours, unknown=unknown)
 
 
 def _template_fields(template: str) -> tuple[str, ...]:
@@ -196,7 +196,7 @@ def _parse_line(
     line: bytes,
     source: str,
     row_format: _RowFormat,
-    folder: image_folder.ImageFolder,
+    folder: locations.ImageFolder,
     report: jsonl.Report,
 ) -> tuple[Record | None, list[Problem]]:
     """Returns (record, []) or (None, everything that is wrong with the line)."""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import sentencepiece
 
-from paligemma_jax.data import file_heads
+from paligemma_jax.data import locations
 
 LOC_PIECES = tuple(f"<loc{i:04d}>" for i in range(1024))
 SEG_PIECES = tuple(f"<seg{i:03d}>" for i in range(128))
@@ -236,7 +236,7 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 
 def _load_processor(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
-    if what := file_heads.describe(model) or (JSON if model.startswith(b"{") else None):
+    if what := locations.describe_head(model) or (JSON if model.startswith(b"{") else None):
         raise ValueError(f"{name}: expected a sentencepiece model, found {what}")
     processor = sentencepiece.SentencePieceProcessor()
     try:

@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.decoding import automaton, spelling
+from paligemma_jax.decoding import automaton, grammars
 
 NOWHERE, END = 0, 1  # states; those of automata follow
 MAX_ENTRIES = 2**27  # of a table: half a GB
 NEVER = 2**30  # tokens to the end of an answer from where there is none
 
 Tables = jax.Array | np.ndarray
-Grammar = automaton.Automaton | spelling.Spelt
+Grammar = automaton.Automaton | grammars.Spelt
 
 
 @jax.tree_util.register_dataclass
@@ -165,7 +165,7 @@ def forbid(ids: Iterable[int], *, vocab_size: int) -> Constraint:
 
 
 def compile_grammars(
-    grammars: Sequence[Grammar],
+    languages: Sequence[Grammar],
     *,
     grammar_of_row: Sequence[int] = (0,),
     eos: int,
@@ -174,32 +174,32 @@ def compile_grammars(
     """Returns the tables of languages of token ids.
 
     Args:
-      grammars: without eos: it comes where they accept.
+      languages: without eos: it comes where they accept.
       grammar_of_row: which one each row of a data set follows; a single number serves all rows.
       eos: id that ends an answer.
       vocab_size: V, of the logits.
     """
-    offsets = np.cumsum([2] + [len(_states(grammar).moves) for grammar in grammars])
+    offsets = np.cumsum([2] + [len(_states(grammar).moves) for grammar in languages])
     spelt = [
         (int(offset), grammar)
-        for offset, grammar in zip(offsets[:-1], grammars, strict=True)
-        if isinstance(grammar, spelling.Spelt)
+        for offset, grammar in zip(offsets[:-1], languages, strict=True)
+        if isinstance(grammar, grammars.Spelt)
     ]
     moves = [
         pair
-        for offset, grammar in zip(offsets[:-1], grammars, strict=True)
+        for offset, grammar in zip(offsets[:-1], languages, strict=True)
         for pair in _moves_of_ids(grammar, offset, eos)
     ]
     classes, num_classes = _classify(moves, [grammar.classes for _, grammar in spelt], vocab_size)
     num_states = _round_up(offsets[-1])
     if (size := num_states * num_classes) > MAX_ENTRIES:
         raise ValueError(
-            f"{len(grammars)} grammars need a table of {size:.1e} numbers, and {MAX_ENTRIES:.1e} "
+            f"{len(languages)} grammars need a table of {size:.1e} numbers, and {MAX_ENTRIES:.1e} "
             f"is the limit: let rows share one grammar, as a list of all labels"
         )
     table = np.full((num_states, _round_up(num_classes)), NOWHERE, np.int32)
     table[END] = END
-    rising, limits = _mark_states(grammars, offsets, num_states)
+    rising, limits = _mark_states(languages, offsets, num_states)
     for offset, grammar in spelt:
         _fill_in(table, grammar, offset, classes, grammar.moves.target + offset)
     for state, (ids, targets) in enumerate(moves, start=2):
@@ -222,15 +222,15 @@ def shortest_answers(constraint: Constraint) -> np.ndarray:
 
 def _states(grammar: Grammar) -> automaton.Automaton:
     """Returns the automaton whose states are those of the grammar."""
-    return grammar.over_bytes if isinstance(grammar, spelling.Spelt) else grammar
+    return grammar.over_bytes if isinstance(grammar, grammars.Spelt) else grammar
 
 
 def _mark_states(
-    grammars: Sequence[Grammar], offsets: np.ndarray, num_states: int
+    languages: Sequence[Grammar], offsets: np.ndarray, num_states: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns bool[S] of `Constraint.rising` and int32[S] of `Counts.limits`."""
     rising, limits = np.zeros(num_states, bool), np.zeros(num_states, np.int32)
-    for offset, grammar in zip(offsets[:-1], map(_states, grammars), strict=True):
+    for offset, grammar in zip(offsets[:-1], map(_states, languages), strict=True):
         rising[[offset + state for state in grammar.rising]] = True
         limits[[offset + state for state in grammar.limits]] = list(grammar.limits.values())
     return rising, limits
@@ -244,11 +244,11 @@ def _moves_of_ids(
     Raises:
       ValueError: counted parts in an automaton that is not spelt.
     """
-    is_spelt = isinstance(grammar, spelling.Spelt)
+    is_spelt = isinstance(grammar, grammars.Spelt)
     over = _states(grammar)
     if over.limits and not is_spelt:
         raise ValueError(
-            "a grammar with counted parts: make one of its pieces, with spelling.spell"
+            "a grammar with counted parts: make one of its pieces, with grammars.spell"
         )
     none = np.zeros(0, np.int64)
     for state, (ids, targets) in enumerate(over.moves):
@@ -281,7 +281,7 @@ def _classify(
 
 
 def _fill_in(
-    table: np.ndarray, grammar: spelling.Spelt, offset: int, classes: np.ndarray, values: np.ndarray
+    table: np.ndarray, grammar: grammars.Spelt, offset: int, classes: np.ndarray, values: np.ndarray
 ) -> None:
     """Writes a value for each move of a spelt language into its rows of a table [S, C]."""
     own = np.full(
@@ -295,7 +295,7 @@ def _fill_in(
 
 
 def _count_tables(
-    spelt: Sequence[tuple[int, spelling.Spelt]],
+    spelt: Sequence[tuple[int, grammars.Spelt]],
     classes: np.ndarray,
     limits: np.ndarray,
     spare: np.ndarray,
@@ -310,7 +310,7 @@ def _count_tables(
 
 def _distinct_moves(
     moves: Sequence[tuple[np.ndarray, np.ndarray]],
-    spelt: Sequence[tuple[int, spelling.Spelt]],
+    spelt: Sequence[tuple[int, grammars.Spelt]],
 ) -> tuple[np.ndarray, ...]:
     """Returns (source, target, added, opened) int64[n] of all moves, each once, by source."""
     parts = []

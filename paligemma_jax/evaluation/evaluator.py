@@ -12,8 +12,8 @@ import jax
 from paligemma_jax.assembly import assembly, datasets, training_data
 from paligemma_jax.console import say
 from paligemma_jax.data import noise_boxes, pipeline
-from paligemma_jax.decoding import beam, generate
 from paligemma_jax.decoding import constraint as constraints
+from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import answer_constraints, prediction_rows
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.models import family
@@ -133,7 +133,9 @@ def make_generate(
     parts = (prefill, functions.decode_step, functions.select_rows)
     common = {"max_new_tokens": max_new_tokens, "eos": eos}
     if chosen.sampler == "beam":
-        search = functools.partial(beam.search, *parts, beam_size=chosen.beam_size, **common)
+        search = functools.partial(
+            generate.beam_search, *parts, beam_size=chosen.beam_size, **common
+        )
     else:
         search = functools.partial(
             generate.generate,

@@ -16,7 +16,7 @@ from paligemma_jax.checkpoints import (
     peft,
 )
 from paligemma_jax.console import say
-from paligemma_jax.data import wrong_file
+from paligemma_jax.data import jsonl
 from paligemma_jax.files import large_files, run_folder
 from paligemma_jax.models import family
 from paligemma_jax.models.paligemma import as_family, paligemma, variants
@@ -62,7 +62,7 @@ def open_source(
     Raises:
       ValueError: no such path, or a path that holds no weights of these formats.
     """
-    path, suggestion = pathlib.Path(source), wrong_file.suggest_import(source)
+    path, suggestion = pathlib.Path(source), jsonl.suggest_import(source)
     if chosen is not None:
         return _open_checkpoint(path, chosen, base)
     path, *_ = [path] if path.exists() else large_files.find_parts(path)

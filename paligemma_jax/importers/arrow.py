@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from paligemma_jax.data import file_heads, image_folder
+from paligemma_jax.data import locations
 from paligemma_jax.importers import columns, example, pictures
 from paligemma_jax.tasks import definition
 from paligemma_jax.wording import phrases
@@ -120,7 +120,7 @@ def _picture(
     source: str,
     split: str | None,
     number: int,
-    folder: image_folder.ImageFolder,
+    folder: locations.ImageFolder,
     tally: example.Tally,
 ) -> example.Picture | None:
     tally.read["rows"] += 1
@@ -188,7 +188,7 @@ def _open(
             opened = arrow.ipc.open_stream(arrow.memory_map(file))
             schema, batches = opened.schema, _slices(opened)
     except (arrow.ArrowInvalid, OSError) as error:
-        kind = file_heads.describe_file(file)
+        kind = locations.describe_file(file)
         reason = f"it is {kind}" if kind else f"pyarrow cannot read it: {error}"
         raise ValueError(f"{file}: {reason}") from error
     features = _features((schema.metadata or {}).get(b"huggingface", b"{}"), file)
@@ -223,7 +223,7 @@ def _count_rows(file: str) -> int:
         with arrow.memory_map(file) as opened:
             return sum(batch.num_rows for batch in arrow.ipc.open_stream(opened))
     except (arrow.ArrowInvalid, OSError) as error:
-        kind = file_heads.describe_file(file)
+        kind = locations.describe_file(file)
         reason = f"it is {kind}" if kind else f"pyarrow cannot read it: {error}"
         raise ValueError(f"{file}: {reason}") from error
 

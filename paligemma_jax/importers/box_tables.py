@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.data import column_names
+from paligemma_jax.data import jsonl
 from paligemma_jax.importers import columns, example, pictures, tables
 
 LABELS = ("class", "label", "labelname", "class_name", "category", "name")
@@ -75,7 +75,7 @@ def _columns(file: str) -> Header | None:
     if _is_nameless(names):
         return "image", "class", NAMELESS[1:5], False
     lowered = {name.strip().lower(): name for name in names}
-    image = column_names.find("image", names) or next(
+    image = jsonl.find_column("image", names) or next(
         (lowered[name] for name in IMAGES if name in lowered), None
     )
     label = next((lowered[name] for name in LABELS if name in lowered), None)

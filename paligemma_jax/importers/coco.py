@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from paligemma_jax.data import file_heads
+from paligemma_jax.data import locations
 from paligemma_jax.importers import example, json_kinds, pictures
 from paligemma_jax.tasks import definition
 
@@ -257,7 +257,7 @@ def _load(path: str) -> Mapping[str, Any]:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         problem = "the file is empty" if not raw.strip() else f"broken JSON: {error}"
-        problem = f"found {what}" if (what := file_heads.describe(raw)) else problem
+        problem = f"found {what}" if (what := locations.describe_head(raw)) else problem
         raise ValueError(f"{path}: {problem}; expected COCO annotations") from error
     if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
         keys = sorted(content)[:8] if isinstance(content, dict) else type(content).__name__

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.data import column_names
+from paligemma_jax.data import jsonl
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.importers import example, pictures
 from paligemma_jax.tasks import metrics, text_metrics
@@ -47,12 +47,12 @@ def choose(
     """
     names = list(names)
     chosen = {}
-    for ours in column_names.ALIASES:
+    for ours in jsonl.COLUMN_ALIASES:
         if ours in columns:
             if columns[ours] not in names:
                 raise ValueError(f"{where}: no column '{columns[ours]}'; found {names[:20]}")
             chosen[ours] = columns[ours]
-        elif name := column_names.find(ours, names):
+        elif name := jsonl.find_column(ours, names):
             chosen[ours] = name
     is_ours = {"image", "suffix"} <= set(chosen)
     needed = OURS if is_ours else request.rule.columns

@@ -20,7 +20,7 @@ import numpy as np
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.data import records
 from paligemma_jax.importers import example, mending
-from paligemma_jax.tasks import box_text, definition, geometry, mask_text, masks, task
+from paligemma_jax.tasks import box_text, definition, geometry, mask_text, task
 
 HALF_BIN = 0.5 + 1e-3  # float32 leaves a trace
 
@@ -215,7 +215,7 @@ class Formatter:
         decoded = self.codec.decode(read.codes) if len(read) else ()
         for number, (codes, box) in enumerate(zip(decoded, read.boxes_yxyx, strict=True)):
             mask = _bitmap(objects, number)
-            again = masks.paste(codes, box, *mask.shape)
+            again = geometry.paste_mask(codes, box, *mask.shape)
             iou = round(float((mask & again).sum() / (mask | again).sum()), 4)
             check = MaskCheck(source, number + 1, objects.labels[number], iou)
             self.round_trip.masks.append(check)
@@ -232,7 +232,7 @@ def _cut_mask(objects: data_objects.Objects, number: int) -> np.ndarray:
     bitmap = _bitmap(objects, number)
     box = data_objects.to_detections(objects).boxes_yxyx[number]
     try:
-        mask = masks.cut(bitmap, box)
+        mask = geometry.cut_mask(bitmap, box)
     except ValueError as error:
         raise ValueError("box covers no pixel") from error
     if not mask.any():

@@ -9,7 +9,7 @@ import numpy as np
 from paligemma_jax.data import objects, records
 from paligemma_jax.importers import example, formatting
 from paligemma_jax.reports import sheets
-from paligemma_jax.tasks import masks
+from paligemma_jax.tasks import geometry
 from paligemma_jax.tasks import task as tasks
 from paligemma_jax.wording import phrases
 
@@ -33,7 +33,11 @@ def summarize(
     }
     if masks := round_trip.worst_masks():
         mean = round(float(np.mean([mask.iou for mask in masks])), 4)
-        checked |= {"masks": len(masks), "mask_iou_mean": mean, "mask_iou_lowest": masks[0].iou}
+        checked |= {
+            "masks": len(masks),
+            "mask_iou_mean": mean,
+            "mask_iou_lowest": masks[0].iou,
+        }
         checked["mask_lowest"] = f"{masks[0].source}, object {masks[0].number}, {masks[0].label}"
     return {
         "classes": list(classes),
@@ -111,7 +115,7 @@ def _cell(record: records.Record, task: tasks.Task) -> sheets.Cell:
     boxes, labels, outlined = read.boxes_yxyx, read.labels, ()
     if kept is not None and read.masks is not None:
         outlined = tuple(
-            masks.paste(mask, box, kept.height, kept.width)
+            geometry.paste_mask(mask, box, kept.height, kept.width)
             for mask, box in zip(read.masks, boxes, strict=True)
         )
     elif kept is not None:

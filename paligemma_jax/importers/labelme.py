@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from paligemma_jax.data import image_folder
+from paligemma_jax.data import locations
 from paligemma_jax.importers import example, json_kinds, pictures
 
 PROGRESS_FILES = 200
@@ -58,7 +58,7 @@ def read(
 def _read_file(
     path: str,
     root: str,
-    folder: image_folder.ImageFolder,
+    folder: locations.ImageFolder,
     by_name: dict[str, list[str]],
     tally: example.Tally,
 ) -> example.Example | None:
@@ -92,7 +92,7 @@ def _read_file(
 def _picture(
     content: dict[str, Any],
     path: str,
-    folder: image_folder.ImageFolder,
+    folder: locations.ImageFolder,
     by_name: dict[str, list[str]],
     name: str,
     tally: example.Tally,

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from paligemma_jax.console import say
-from paligemma_jax.data import image_folder
+from paligemma_jax.data import locations
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.importers import example, pictures
 
@@ -97,7 +97,7 @@ def _read_pair(
     name: str,
     mask: str | None,
     request: example.Request,
-    folders: tuple[image_folder.ImageFolder, image_folder.ImageFolder],
+    folders: tuple[locations.ImageFolder, locations.ImageFolder],
     contents: "_Contents",
     tally: example.Tally,
 ) -> example.Example | None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from paligemma_jax.assembly import mask_codecs
-from paligemma_jax.data import column_names
+from paligemma_jax.data import jsonl
 from paligemma_jax.importers import example, formats, formatting, import_report
 from paligemma_jax.tasks import geometry, task
 
@@ -117,7 +117,7 @@ def read(args: argparse.Namespace) -> ImportOptions:
         format=args.format,
         images=args.images,
         classes=tuple(" ".join(name.split()) for name in (args.classes or "").split(",") if name),
-        columns=_pairs(args.columns, "--columns", allowed=tuple(column_names.ALIASES)),
+        columns=_pairs(args.columns, "--columns", allowed=tuple(jsonl.COLUMN_ALIASES)),
         components=args.components,
         masks=args.masks,
         min_area=args.min_area or 0,

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from paligemma_jax.data import file_heads, image_folder, remote
+from paligemma_jax.data import locations
 from paligemma_jax.importers import example
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -78,7 +78,7 @@ def is_of_size(
 
 
 def locate(
-    folder: image_folder.ImageFolder, name: str, source: str, tally: example.Tally
+    folder: locations.ImageFolder, name: str, source: str, tally: example.Tally
 ) -> example.Picture | None:
     """Returns the picture of this name, or drops the image with the reason.
 
@@ -93,8 +93,8 @@ def locate(
         else:
             detail = f"image '{name}': only its end is there, which is {tally.located[path]}"
             problem = "image not found", detail
-    if remote.is_address(path):
-        detail = f"{remote.public(path)}: download it and name the file"
+    if locations.is_address(path):
+        detail = f"{locations.public(path)}: download it and name the file"
         tally.drop("image", "at an address; an import takes images of this machine", source, detail)
         return None
     if problem:
@@ -104,7 +104,7 @@ def locate(
     return example.Picture(os.path.relpath(path, folder.root), path)
 
 
-def find_folder(names: Iterable[Any], root: str) -> image_folder.ImageFolder:
+def find_folder(names: Iterable[Any], root: str) -> locations.ImageFolder:
     """Returns a finder of images in root, or below it where most of the named images lie."""
     named = [name for name in names if isinstance(name, str) and name]
     if any(os.path.isfile(os.path.join(root, name)) for name in named):
@@ -115,7 +115,7 @@ def find_folder(names: Iterable[Any], root: str) -> image_folder.ImageFolder:
         return open_folder(root)
 
 
-def _locate_end(folder: image_folder.ImageFolder, name: str) -> str | None:
+def _locate_end(folder: locations.ImageFolder, name: str) -> str | None:
     """Returns the longest end of a path that is an image in the folder; None if there is none.
 
     No folder of another split is cut off: train/1.png is not the 1.png that is there.
@@ -133,7 +133,7 @@ def _locate_end(folder: image_folder.ImageFolder, name: str) -> str | None:
 
 def _parts(name: str) -> list[str]:
     """Returns the parts of a path of any system, without drive and dots."""
-    if remote.is_address(name):
+    if locations.is_address(name):
         return []
     parts = re.split(r"[\\/]", name)
     if ".." in parts:  # it leads out of the folder, and nothing outside is meant
@@ -141,9 +141,9 @@ def _parts(name: str) -> list[str]:
     return [part for part in parts if part not in ("", ".") and not part.endswith(":")]
 
 
-def open_folder(root: str) -> image_folder.ImageFolder:
+def open_folder(root: str) -> locations.ImageFolder:
     """Returns a finder of the images below a folder; nothing outside it is opened."""
-    return image_folder.ImageFolder(root, setting="--images")
+    return locations.ImageFolder(root, setting="--images")
 
 
 def choose_folder(names: Sequence[str], root: str, given: str | None) -> str:
@@ -237,8 +237,8 @@ def _num_bytes(picture: example.Picture) -> int:
 
 def _describe(picture: example.Picture) -> str | None:
     if picture.path:
-        return file_heads.describe_file(picture.path)
-    return file_heads.describe((picture.data or b"")[: file_heads.NUM_BYTES])
+        return locations.describe_file(picture.path)
+    return locations.describe_head((picture.data or b"")[: locations.HEAD_BYTES])
 
 
 def _orientation(picture: example.Picture) -> int:

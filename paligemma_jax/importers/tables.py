@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.data import column_names, image_folder, jsonl
+from paligemma_jax.data import jsonl, locations
 from paligemma_jax.importers import columns, conversations, example, json_kinds, pictures
 
 JSONL = (".jsonl", ".json")
@@ -85,7 +85,7 @@ def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
 
 def _open_images(
     request: example.Request, root: str, files: Sequence[str], read_rows: RowReader
-) -> image_folder.ImageFolder:
+) -> locations.ImageFolder:
     """Returns a finder of the images: in the folder given, in root, or where most of them lie."""
     if request.images:
         return pictures.open_folder(request.images)
@@ -230,4 +230,4 @@ def header(path: str) -> list[str]:
 def _has_header(path: str) -> bool:
     """Whether the first line of a file names columns, one of them of images."""
     names = header(path)
-    return len(names) > 1 and column_names.find("image", names) is not None
+    return len(names) > 1 and jsonl.find_column("image", names) is not None

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from paligemma_jax.console import say
-from paligemma_jax.data import image_folder
+from paligemma_jax.data import locations
 from paligemma_jax.importers import example, pictures
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
@@ -241,7 +241,7 @@ def _list_place(place: str, description: dict[str, Any], root: str) -> list[str]
 
 
 def _resolve(
-    place: str, bases: tuple[str, ...], root: str, inside: image_folder.ImageFolder
+    place: str, bases: tuple[str, ...], root: str, inside: locations.ImageFolder
 ) -> str | None:
     """Returns the path inside root that an entry means, None if there is none.
 
@@ -265,7 +265,7 @@ def _read_image(
     path: str,
     file: str | None,
     split: str | None,
-    folder: image_folder.ImageFolder,
+    folder: locations.ImageFolder,
     labels: _Labels,
     tally: example.Tally,
 ) -> example.Example | None:

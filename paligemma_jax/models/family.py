@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 import jax
 import numpy as np
 
-from paligemma_jax.models.common import attention, layers, precision, quantize
+from paligemma_jax.models.common import attention, layers, projections, quantize
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names
 
@@ -40,7 +40,7 @@ class Compute:
     Attributes:
       dtype: of activations and matrix products, "float32", "bfloat16" or "float16"; weights are
         cast to it where they are used. Norms, softmax, logits and the residual stream are float32
-        in any case; with float16 so is all but the operands of products (see `precision`).
+        in any case; with float16 so is all but the operands of products (see `projections`).
       remat: one of `layers.REMAT`, what the backward pass may keep of a layer. "none" keeps all,
         the cast copies of 16-bit weights too.
       dropout: rate in the language model, applied where an rng is given.
@@ -57,8 +57,8 @@ class Compute:
     img_attention: str = "xla"
 
     def __post_init__(self):
-        if self.dtype not in precision.DTYPES:
-            raise ValueError(f"compute dtype '{self.dtype}' is not one of {precision.DTYPES}")
+        if self.dtype not in projections.DTYPES:
+            raise ValueError(f"compute dtype '{self.dtype}' is not one of {projections.DTYPES}")
         layers.check_remat(self.remat)
         for kernel in (self.attention, self.img_attention):
             if kernel not in attention.KERNELS:
@@ -70,7 +70,7 @@ class Compute:
     @property
     def loss_scale(self) -> float:
         """What the loss is multiplied by while gradients are taken."""
-        return precision.LOSS_SCALES[self.dtype]
+        return projections.LOSS_SCALES[self.dtype]
 
 
 @dataclasses.dataclass(frozen=True)

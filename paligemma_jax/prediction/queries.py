@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.console import say
-from paligemma_jax.data import images, pipeline, prefix_lm, records, remote, tokens, wrong_file
+from paligemma_jax.data import images, jsonl, locations, pipeline, prefix_lm, records, tokens
 from paligemma_jax.prediction import video
 from paligemma_jax.settings import schema
 from paligemma_jax.wording import phrases
@@ -102,7 +102,7 @@ def find_files(arguments: Sequence[str]) -> list[str]:
     all_files: list[str] = []
     kinds = (*SUFFIXES, *video.SUFFIXES)
     for argument in arguments:
-        if remote.is_address(argument):
+        if locations.is_address(argument):
             files = [argument]
         elif os.path.isdir(argument):
             inside = sorted(os.listdir(argument))
@@ -113,7 +113,7 @@ def find_files(arguments: Sequence[str]) -> list[str]:
             files = [f for f in sorted(glob.glob(argument, recursive=True)) if os.path.isfile(f)]
         if not files:
             if argument.endswith(JSONL):
-                wrong_file.check(argument)
+                jsonl.check_path(argument)
             raise ValueError(f"'{argument}': no such file, and no folder or glob with {kinds}")
         all_files += files
     return list(dict.fromkeys(all_files))
@@ -121,7 +121,7 @@ def find_files(arguments: Sequence[str]) -> list[str]:
 
 def choose_frames(path: str, every: int | None) -> tuple[list[video.Frame], float]:
     """Returns (every so many frames of a video, how many of these are shown in a second)."""
-    if remote.is_address(path):
+    if locations.is_address(path):
         raise ValueError(f"{path}: videos are read from this machine; download it first")
     with say.progress(f"looking through {path}", unit="B", unit_scale=True) as report:
         scanned = video.scan(path, progress=report)

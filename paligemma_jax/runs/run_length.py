@@ -1,14 +1,14 @@
 """How long a run is, and how often it saves and evaluates, in steps."""
 
 from paligemma_jax.settings import schema
-from paligemma_jax.training import durations
+from paligemma_jax.training import schedules
 
 SAVES = 10  # in a run, unless the settings say how often
 
 
 def total_steps(settings: schema.Settings, *, data_size: int) -> int:
     """Returns the number of updates of the run."""
-    length = durations.Duration(
+    length = schedules.Duration(
         "total", settings.total_steps, settings.total_epochs, settings.total_examples
     )
     steps = length.in_steps(data_size=data_size, batch_size=settings.input.batch_size)
@@ -19,7 +19,7 @@ def total_steps(settings: schema.Settings, *, data_size: int) -> int:
 
 def steps_between_saves(settings: schema.Settings, *, total_steps: int, data_size: int) -> int:
     """Returns how many updates lie between two checkpoints; 0: none is made on the way."""
-    interval = durations.Duration(
+    interval = schedules.Duration(
         "ckpt",
         settings.ckpt_steps,
         settings.ckpt_epochs,
@@ -47,7 +47,7 @@ def is_repeated(chosen: schema.EvalSettings) -> bool:
     return any(_interval(chosen).given.values())
 
 
-def _interval(chosen: schema.EvalSettings) -> durations.Duration:
-    return durations.Duration(
+def _interval(chosen: schema.EvalSettings) -> schedules.Duration:
+    return schedules.Duration(
         "log", chosen.log_steps, chosen.log_epochs, chosen.log_examples, chosen.log_percent
     )

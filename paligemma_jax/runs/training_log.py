@@ -1,5 +1,6 @@
-"""The rows of a training run: lines on the terminal, and what its trackers keep."""
+"""The rows of a training run: lines on the terminal, what its trackers keep, and traces."""
 
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from paligemma_jax.files import run_folder
 from paligemma_jax.reports import run_log
 from paligemma_jax.tasks import task
 from paligemma_jax.training import step
+from paligemma_jax.wording import phrases
 
 
 class Log:
@@ -92,3 +94,45 @@ def _shown(values: Mapping[str, float]) -> list[str]:
     first = task.first_scores()
     evaluated = [n for n in values if n.count("/") == 1 and n.rpartition("/")[2] in first]
     return [name for name in (*always, *evaluated) if name in values]
+
+
+# A trace of some steps, for TensorBoard's profiler, xprof or Perfetto.
+
+# The first steps warm up: allocators, and on a GPU the choice of algorithms.
+SKIPPED = 2
+
+
+def check_profile(num_steps: int, *, total_steps: int) -> None:
+    """Raises a ValueError if the run is too short for a trace of so many steps."""
+    if num_steps and num_steps + SKIPPED > total_steps:
+        raise ValueError(
+            f"profile_steps={num_steps}: a trace begins after {SKIPPED} steps, and the run has "
+            f"{total_steps}"
+        )
+
+
+def trace(
+    train_step: Callable[..., Any], num_steps: int, folder: pathlib.Path
+) -> Callable[..., Any]:
+    """Returns a step that writes a trace of its third and the following calls into `folder`.
+
+    With `num_steps` 0 the step is returned as it is. The device is waited for before and after.
+    """
+    if not num_steps:
+        return train_step
+    called = 0
+
+    def traced(state: Any, *args: Any) -> Any:
+        nonlocal called
+        called += 1
+        if called == SKIPPED + 1:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(os.fspath(folder))
+        result = train_step(state, *args)
+        if called == SKIPPED + num_steps:
+            jax.block_until_ready(result)
+            jax.profiler.stop_trace()
+            say.info(f"trace of {phrases.count(num_steps, 'steps')}: {folder}")
+        return result
+
+    return traced

@@ -19,7 +19,6 @@ from paligemma_jax.runs import (
     early_stopping,
     embedding_cache,
     optimization,
-    profiling,
     run_length,
     training_log,
 )
@@ -78,7 +77,7 @@ def plan(built: assembly.Assembly) -> Plan:
     data_size = len(read.records)
     steps = run_length.total_steps(settings, data_size=data_size)
     say.info(read.describe(steps=steps, batch_size=settings.input.batch_size))
-    profiling.check(settings.profile_steps, total_steps=steps)
+    training_log.check_profile(settings.profile_steps, total_steps=steps)
     saving = runs_saving.plan(settings, total_steps=steps, data_size=data_size)
     made = optimization.make(settings, built.model.shapes(), steps=steps, data_size=data_size)
     evaluations = tuple(

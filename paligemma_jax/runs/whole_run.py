@@ -15,7 +15,6 @@ from paligemma_jax.runs import (
     embedding_cache,
     memory_plan,
     optimization,
-    profiling,
     resume,
     saving,
     training_log,
@@ -60,7 +59,7 @@ def train(
     say.info(optimization.describe(state, planned.optimizer))
     assembly.write_run_files(built, workdir)
     settings, read_images = planned.settings, _read_images(built, planned, state)
-    train_step = profiling.trace(needed.train_step, settings.profile_steps, workdir / PROFILE)
+    train_step = training_log.trace(needed.train_step, settings.profile_steps, workdir / PROFILE)
     total, measure = planned.total_steps, memory_plan.meter(needed, compiled)
     log = training_log.Log(
         workdir,

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from paligemma_jax.tasks import geometry, mask_text, masks
+from paligemma_jax.tasks import geometry, mask_text
 
 # What an answer may look like.
 MASKS, BOXES, JSON, WORDS = "boxes with masks", "boxes", "JSON", "words without boxes"
@@ -115,7 +115,7 @@ class ScoreExample(Protocol):
         suffix: str | None,
         tokens: Tokens | None = None,
         extra: Row | None = None,
-        draw_truth: Callable[[], masks.Regions] | None = None,
+        draw_truth: Callable[[], geometry.Regions] | None = None,
     ) -> dict[str, Any]: ...
 
 
@@ -188,7 +188,7 @@ def of_text_alone(score_example: Callable[..., dict[str, Any]]) -> ScoreExample:
         suffix: str | None,
         tokens: Tokens | None = None,
         extra: Row | None = None,
-        draw_truth: Callable[[], masks.Regions] | None = None,
+        draw_truth: Callable[[], geometry.Regions] | None = None,
     ) -> dict[str, Any]:
         del extra, draw_truth
         return score_example(prediction, suffix=suffix, tokens=tokens)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from paligemma_jax.tasks import box_text, geometry, masks
+from paligemma_jax.tasks import box_text, geometry
 
 NUM_TOKENS = 16
 NUM_CODES = 128
@@ -122,33 +122,34 @@ def check(suffix: str) -> str | None:
     return None
 
 
-def encode(regions: masks.Regions, codec: Encode) -> Segments:
+def encode(regions: geometry.Regions, codec: Encode) -> Segments:
     """Returns objects with their masks as tokens, ready for `format`.
 
     Raises:
       ValueError: a box that covers no pixel.
     """
     cuts = [
-        masks.cut(mask, box) for mask, box in zip(regions.masks, regions.boxes_yxyx, strict=True)
+        geometry.cut_mask(mask, box)
+        for mask, box in zip(regions.masks, regions.boxes_yxyx, strict=True)
     ]
     codes = codec(np.stack(cuts)) if cuts else np.zeros((0, NUM_TOKENS))
     return Segments(regions.boxes_yxyx, np.asarray(codes, np.int32), regions.labels)
 
 
-def paste(segments: Segments, codec: Decode, *, height: int, width: int) -> masks.Regions:
+def paste(segments: Segments, codec: Decode, *, height: int, width: int) -> geometry.Regions:
     """Returns objects with their masks in the pixels of an image; undoes `encode`."""
     pasted = [
-        masks.paste(mask, box, height, width)
+        geometry.paste_mask(mask, box, height, width)
         for mask, box in zip(paint(segments, codec), segments.boxes_yxyx, strict=True)
     ]
     stacked = np.array(pasted, bool).reshape(-1, height, width)
-    return masks.Regions(segments.boxes_yxyx, segments.labels, stacked)
+    return geometry.Regions(segments.boxes_yxyx, segments.labels, stacked)
 
 
 def paint(segments: Segments, codec: Decode) -> np.ndarray:
     """Returns float32[n, 64, 64], each mask in its box, above 0 inside."""
     if not len(segments):
-        return np.zeros((0, masks.SIDE, masks.SIDE), np.float32)
+        return np.zeros((0, geometry.MASK_SIDE, geometry.MASK_SIDE), np.float32)
     return np.asarray(codec(segments.codes))
 
 

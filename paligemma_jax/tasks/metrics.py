@@ -1,8 +1,9 @@
-"""The table of scores that an evaluation of answers can ask for by name."""
+"""The metrics of answers in words or JSON by name, and the tasks that they score."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
-from paligemma_jax.tasks import answer_metrics, caption_metrics, structure_metrics, text_metrics
+from paligemma_jax.tasks import answer_metrics, definition, structure_metrics, text_metrics
 from paligemma_jax.wording import phrases
 
 Metric = text_metrics.Metric
@@ -59,10 +60,10 @@ METRICS = {
         "'fall: start; cry: end', or sentences: pairs, as F1", structure_metrics.event_phase_f1
     ),
     "event_f1": Metric("the same without phases", structure_metrics.event_f1),
-    "word_f1": Metric("words shared with the truth, as F1", caption_metrics.word_f1),
-    "cider": Metric("CIDEr-D, 0..10", summarize=caption_metrics.summarize_cider),
-    "bleu4": Metric("BLEU-4", summarize=caption_metrics.summarize_bleu),
-    "rouge_l": Metric("ROUGE-L", caption_metrics.rouge_l),
+    "word_f1": Metric("words shared with the truth, as F1", answer_metrics.word_f1),
+    "cider": Metric("CIDEr-D, 0..10", summarize=answer_metrics.summarize_cider),
+    "bleu4": Metric("BLEU-4", summarize=answer_metrics.summarize_bleu),
+    "rouge_l": Metric("ROUGE-L", answer_metrics.rouge_l),
 }
 NOT_HERE = {
     "meteor": "METEOR needs Java, or WordNet from a server. ",
@@ -92,3 +93,132 @@ def markdown() -> str:
         keys = ", ".join(f"`{key}`" for key in dict.fromkeys((*metric.needs, *metric.groups)))
         lines.append(f"| `{name}` | {metric.doc} | {keys} |")
     return "\n".join(lines)
+
+
+# The tasks: vqa, caption and json.
+
+
+def make_task(
+    name: str,
+    options: definition.Options,
+    *,
+    usual_scores: tuple[str, ...],
+    looks: tuple[str, ...],
+    form: str,
+    remedy: str | None,
+    imports: tuple[definition.Import, ...],
+    has_short_answers: bool,
+    check: Callable[[str], str | None] = text_metrics.check_answer,
+) -> definition.Task:
+    """Returns a task of text; the first of its metrics leads.
+
+    Args:
+      name: of the task.
+      options: its `scores` replace the usual ones.
+      usual_scores, looks, form, remedy, imports, has_short_answers, check: see `definition.Task`.
+
+    Raises:
+      ValueError: no such score.
+    """
+    scores = options.scores or usual_scores
+    chosen = choose(scores)
+    return definition.Task(
+        name=name,
+        parse=text_metrics.canonical,
+        format=text_metrics.format_answer,
+        check=check,
+        labels=lambda _: (),
+        has_short_answers=has_short_answers,
+        score_example=functools.partial(text_metrics.score_example, metrics=chosen),
+        aggregate=functools.partial(text_metrics.aggregate, metrics=chosen),
+        check_row=functools.partial(text_metrics.check_row, metrics=chosen),
+        usual_scores=usual_scores,
+        metric=scores[0],
+        score_docs={},
+        first_scores=(),
+        draw=lambda _: definition.NOTHING_DRAWN,
+        grammar=None,
+        looks=looks,
+        form=form,
+        remedy=remedy,
+        imports=imports,
+        needs_codec=False,
+        moves_boxes=False,
+        takes_noise_boxes=False,
+        keeps_coordinates=False,
+    )
+
+
+CAPTION = definition.Import(
+    name="caption",
+    prompt="caption en",
+    fields=(),
+    source=definition.CAPTIONS,
+    answer="text",
+    columns=("image", "caption"),
+)
+
+
+def make_caption(options: definition.Options) -> definition.Task:
+    """Returns the task of descriptions."""
+    return make_task(
+        "caption",
+        options,
+        usual_scores=("word_f1", "exact_match"),
+        looks=(definition.WORDS, definition.JSON),
+        form="two dogs play on a beach",
+        remedy=None,  # that of short answers names both
+        imports=(CAPTION,),
+        has_short_answers=False,
+    )
+
+
+VQA = definition.Import(
+    name="vqa",
+    prompt="answer en {question}",
+    fields=("question",),
+    source=definition.QUESTIONS,
+    answer="text",
+    columns=("image", "question", "answer"),
+    endings=(".csv", ".tsv", ".parquet", ".arrow"),
+)
+
+
+def make_vqa(options: definition.Options) -> definition.Task:
+    """Returns the task of short answers."""
+    return make_task(
+        "vqa",
+        options,
+        usual_scores=("exact_match",),
+        looks=(definition.WORDS, definition.JSON),
+        form="two dogs",
+        remedy="set task='vqa' (or 'caption': scored by its words)",
+        imports=(VQA,),
+        has_short_answers=True,
+    )
+
+
+COUNTING = definition.Import(
+    name="counting",
+    prompt="count {classes} and answer in JSON",
+    fields=("classes",),
+    source=definition.OBJECTS,
+    answer="counts",
+    columns=("image", "objects"),
+    scores=("count_exact", "json_f1"),
+)
+
+
+def make_json(options: definition.Options) -> definition.Task:
+    """Returns the task of answers in JSON."""
+    return make_task(
+        "json",
+        options,
+        check=structure_metrics.check_json,
+        usual_scores=("json_exact", "json_f1"),
+        looks=(definition.JSON,),
+        form='{"dime": 2}',
+        remedy="set task='json'",
+        imports=(COUNTING,),
+        has_short_answers=False,
+    )

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.tasks import definition, detection, geometry, mask_text, masks
+from paligemma_jax.tasks import definition, detection, geometry, mask_text
 
 MATCH_IOU = 0.5
 BOX_IOUS = {"box_accuracy50": 0.5, "box_accuracy75": 0.75}
@@ -36,7 +36,7 @@ SCORE_DOCS = {
     "invalid": "true objects without an answer that has a mask",
 }
 
-DrawTruth = Callable[[], masks.Regions]
+DrawTruth = Callable[[], geometry.Regions]
 
 
 def make(options: definition.Options) -> definition.Task:
@@ -100,7 +100,8 @@ def score_example(
       codec: turns tokens into masks.
 
     Returns:
-      detections: [{"box_yxyx", "label", "score", "mask"}], boxes in 0..1, mask as `masks.pack`.
+      detections: [{"box_yxyx", "label", "score", "mask"}], boxes in 0..1, mask as
+        `geometry.pack_mask` writes it.
       dropped: {reason: count} of what was malformed in the prediction (`mask_text.REASONS`).
       truths: [{"box_yxyx", "label", "mask", "iou", "box_iou", "is_answered", "pixels"}], or None:
         overlap of each with its partner, 0 without one; whether it has one that is well formed;
@@ -207,7 +208,7 @@ class _Pair:
 
 def _read_truth(
     suffix: str, draw_truth: DrawTruth | None, codec: mask_text.Decode, convention: str
-) -> tuple[masks.Regions, np.ndarray]:
+) -> tuple[geometry.Regions, np.ndarray]:
     """Returns the true objects, and float[n, 64, 64], their masks in their boxes, for pictures."""
     if problem := mask_text.check(suffix):
         raise ValueError(f"the true suffix is no segmentation: {problem}")
@@ -231,11 +232,15 @@ def _no_codec(codes: np.ndarray) -> np.ndarray:
 
 def _shrink(mask: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Returns float[64, 64], above 0 inside: what of bool[H, W] lies in a box, maybe nothing."""
-    inside, side = masks.crop(mask, box), masks.SIDE
-    return (masks.resize(inside, side, side) if inside.size else np.zeros((side, side))) - 0.5
+    inside, side = geometry.crop_mask(mask, box), geometry.MASK_SIDE
+    return (
+        geometry.resize_linear(inside, side, side) if inside.size else np.zeros((side, side))
+    ) - 0.5
 
 
-def _pair(truth: masks.Regions, predicted: mask_text.Segments, painted: np.ndarray) -> list[_Pair]:
+def _pair(
+    truth: geometry.Regions, predicted: mask_text.Segments, painted: np.ndarray
+) -> list[_Pair]:
     """Returns one pair for each truth, from the first len(truth) objects of the text."""
     candidates = []
     overlaps = geometry.iou(truth.boxes_yxyx, predicted.boxes_yxyx)
@@ -243,7 +248,7 @@ def _pair(truth: masks.Regions, predicted: mask_text.Segments, painted: np.ndarr
     for p, place in enumerate(predicted.places):
         if place >= len(truth):
             continue
-        (y1, x1, y2, x2), inside = masks.fit(painted[p], predicted.boxes_yxyx[p], H, W)
+        (y1, x1, y2, x2), inside = geometry.fit_mask(painted[p], predicted.boxes_yxyx[p], H, W)
         for t, mask in enumerate(truth.masks):
             shared = int((mask[y1:y2, x1:x2] & inside).sum()) if inside.size else 0
             union = int(mask.sum()) + int(inside.sum()) - shared
@@ -292,13 +297,13 @@ def _pixel_iou(truths: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _to_rows(
-    regions: masks.Regions | mask_text.Segments, painted: np.ndarray
+    regions: geometry.Regions | mask_text.Segments, painted: np.ndarray
 ) -> list[dict[str, Any]]:
     return [
         {
             "box_yxyx": [round(float(value), 6) for value in box],
             "label": label,
-            "mask": masks.pack(mask > 0),
+            "mask": geometry.pack_mask(mask > 0),
         }
         for box, label, mask in zip(regions.boxes_yxyx, regions.labels, painted, strict=True)
     ]

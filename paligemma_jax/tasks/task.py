@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.tasks import (
-    answers,
     box_text,
     definition,
     detection,
@@ -29,9 +28,9 @@ USUAL = Options()
 TASKS: dict[str, Callable[[Options], Task]] = {
     "detection": detection.make,
     "segmentation": segmentation.make,
-    "vqa": answers.make_vqa,
-    "caption": answers.make_caption,
-    "json": answers.make_json,
+    "vqa": metrics.make_vqa,
+    "caption": metrics.make_caption,
+    "json": metrics.make_json,
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from paligemma_jax.checks import lint, lint_images
-from paligemma_jax.data import image_files, objects, records, remote
+from paligemma_jax.data import image_files, locations, objects, records
 
 
 @pytest.fixture
@@ -120,7 +120,9 @@ def test_files_that_cannot_be_used_are_found(folder):
 def test_images_at_addresses_are_equal_where_their_addresses_are(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
-    monkeypatch.setattr(remote, "read", {"s3://bucket/a.png": data, "s3://bucket/b.png": data}.get)
+    monkeypatch.setattr(
+        locations, "read", {"s3://bucket/a.png": data, "s3://bucket/b.png": data}.get
+    )
     first, second = "s3://bucket/a.png", "s3://bucket/b.png"
     members = [
         records.Record((path,), "detect cat", "", source=f"x:{line}")

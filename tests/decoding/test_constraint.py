@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from paligemma_jax.decoding import automaton, constraint, spelling
+from paligemma_jax.decoding import automaton, constraint, grammars
 
 EOS, VOCAB = 1, 16
 AB, SEMICOLON, LAST = (5, 6), 7, 8
 
 
 def make(*parts, **kwargs):
-    grammars = [automaton.determinize(part) for part in parts]
-    return constraint.compile_grammars(grammars, eos=EOS, vocab_size=VOCAB, **kwargs)
+    languages = [automaton.determinize(part) for part in parts]
+    return constraint.compile_grammars(languages, eos=EOS, vocab_size=VOCAB, **kwargs)
 
 
 def follow(made, tokens, *, row=0, room=99):
@@ -103,7 +103,7 @@ def make_counted(most, *pieces):
     """The grammar of `<`, up to `most` times `a`, `>z`; ids of pieces are their places."""
     letters = automaton.counted(automaton.text(b"a"), most=most)
     part = automaton.sequence(automaton.text(b"<"), letters, automaton.text(b">z"))
-    spelt = spelling.spell(automaton.determinize(part), [None, None, *pieces])
+    spelt = grammars.spell(automaton.determinize(part), [None, None, *pieces])
     return constraint.compile_grammars([spelt], eos=EOS, vocab_size=VOCAB)
 
 
@@ -136,7 +136,7 @@ def test_a_counted_part_must_be_spelt():
 
 def test_spelt_and_other_grammars_stand_side_by_side():
     word = automaton.determinize(automaton.text(b"ab"))
-    spelt = spelling.spell(word, [None, None, b"a", b"b", b"ab"])
+    spelt = grammars.spell(word, [None, None, b"a", b"b", b"ab"])
     other = automaton.determinize(automaton.symbols((2, 4, 9)))
     made = constraint.compile_grammars(
         [spelt, other], grammar_of_row=[0, 1], eos=EOS, vocab_size=VOCAB

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.decoding import beam, constraint, generate
-from paligemma_jax.models.common import cache
+from paligemma_jax.decoding import constraint, generate
+from paligemma_jax.models.common import attention
 from paligemma_jax.models.paligemma import paligemma, variants
 
 N, T, VOCAB = 16, 10, 1400
@@ -50,7 +50,7 @@ def run(params, batch, eos, allowed, *, search, model, settings):
     functions = (
         lambda _, batch: batch["read"],
         functools.partial(paligemma.decode_step, model=model, compute=COMPUTE),
-        cache.select_rows,
+        attention.select_rows,
     )
     common = dict(max_new_tokens=N, eos=eos, constraint=allowed)
     return search(*functions, params, batch, **common, **dict(settings))
@@ -152,7 +152,7 @@ def test_beams_equal_big_vision(load_reference, decode, case, beam_size):
     So it searches on for longer than it must, which changes nothing but rows that fill the batch.
     """
     _, inputs, out = load_reference(f"decode_{case}")
-    settings = dict(search=beam.search, beam_size=beam_size, first_cap=UNCAPPED_FIRST)
+    settings = dict(search=generate.beam_search, beam_size=beam_size, first_cap=UNCAPPED_FIRST)
     for number, eos in enumerate(out["eos_tokens"]):
         found = decode(case, eos, **settings)
         key = f"beam{beam_size}/eos{number}"
@@ -179,7 +179,10 @@ def read_answers(params, batch, tokens, *, model):
 @pytest.mark.parametrize("search", ["greedy", "beam"])
 def test_decoding_equals_teacher_forcing(load_reference, load_inputs, decode, search):
     """With the soft-cap of 30: it acts alike in a forward pass, in first and in later tokens."""
-    case, settings = "pg2_cap30", dict(search=beam.search, beam_size=3) if search == "beam" else {}
+    case, settings = (
+        "pg2_cap30",
+        dict(search=generate.beam_search, beam_size=3) if search == "beam" else {},
+    )
     _, _, out = load_reference(f"decode_{case}")
     for eos in out["eos_tokens"]:
         found = decode(case, eos, **settings)

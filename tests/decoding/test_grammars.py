@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paligemma_jax.data import tokens
-from paligemma_jax.decoding import beam, constraint, generate, grammars
+from paligemma_jax.decoding import automaton, constraint, generate, grammars
 from paligemma_jax.tasks import box_text, mask_text
+from tests.decoding.test_automaton import LANGUAGES, accepts
 
 MODEL = pathlib.Path(__file__).parents[1] / "reference" / "tiny_spm.model"
 STATES, ROWS = 31, 24
@@ -60,7 +63,7 @@ SEARCHES = {
     "greedy": functools.partial(generate.generate, sampler="greedy"),
     "temperature": functools.partial(generate.generate, sampler="temperature", best_of=2),
     "nucleus": functools.partial(generate.generate, sampler="nucleus", top_p=0.7),
-    "beam": functools.partial(beam.search, beam_size=3),
+    "beam": functools.partial(generate.beam_search, beam_size=3),
 }
 
 
@@ -208,3 +211,70 @@ def test_json_is_spelt_in_every_way(tokenizer):
     (after_quote,) = made.moves.target[made.moves.source == 0]
     assert pieces_after(0) == {"<0x22>"} and len(made.moves) >= 4
     assert pieces_after(after_quote) == {"r", "re", "red", "<0x72>"}
+
+
+# Texts cut into pieces: what each piece does in each state, against reading it byte by byte.
+
+
+def is_spelt(language, ids):
+    moves, state = language.moves, 0
+    for i in ids:
+        chosen = (moves.symbol == language.classes[i]) & (moves.source == state)
+        if not chosen.any():
+            return False
+        (state,) = moves.target[chosen]
+    return state in language.over_bytes.accepting
+
+
+@given(
+    LANGUAGES,
+    st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=5, unique=True),
+    st.lists(st.integers(0, 4), max_size=5),
+)
+def test_pieces_are_accepted_if_their_text_is(language, words, chosen):
+    over_bytes = automaton.determinize(language[0])
+    over_ids = grammars.spell(over_bytes, [None, *(word.encode() for word in words)])
+    ids = [1 + number % len(words) for number in chosen]
+    text = "".join(words[i - 1] for i in ids)
+    assert is_spelt(over_ids, ids) == accepts(over_bytes, text.encode())
+    assert not is_spelt(over_ids, [*ids, 0]), "a piece without text"
+
+
+def test_every_way_to_spell_a_text_is_there():
+    language = automaton.determinize(automaton.text("né".encode()))
+    pieces = [b"n", "né".encode(), "é".encode(), b"\xc3", b"\xa9"]
+    spelt = grammars.spell(language, pieces)
+    assert all(is_spelt(spelt, ids) for ids in ([1], [0, 2], [0, 3, 4]))
+    assert not any(is_spelt(spelt, ids) for ids in ([0], [0, 3], [0, 4], [1, 2]))
+
+
+def test_pieces_that_do_the_same_share_a_class_and_those_that_may_not_come_have_none():
+    letters = automaton.counted(automaton.symbols(b"abc"), most=5)
+    quoted = automaton.sequence(automaton.text(b"<"), letters, automaton.text(b">"))
+    pieces = [b"a", b"b", b"ab", b"ca", b"c>", b"a>", b"aaaaaa", b"z", b"az", None, b""]
+    classes = grammars.spell(automaton.determinize(quoted), pieces).classes
+    assert classes[0] == classes[1] != classes[2] == classes[3] != classes[4] == classes[5] != 0
+    assert classes[6:].tolist() == [0] * 5, "six letters are more than there may be"
+    assert len(np.unique(classes)) == 4
+
+
+def test_a_move_says_what_it_adds_to_the_part_it_leaves_and_what_it_opens():
+    letters = automaton.counted(automaton.symbols(b"ab"), most=3)
+    word = automaton.sequence(automaton.text(b"<"), letters, automaton.text(b">"))
+    language = automaton.determinize(automaton.sequence(word, word))
+    spelt = grammars.spell(language, [b"ab", b"a><b", b"<ab"])
+    inside = min(language.limits)
+    found = {
+        name: sorted(
+            zip(
+                *(getattr(spelt.moves, field)[chosen].tolist() for field in ("added", "opened")),
+                strict=True,
+            )
+        )
+        for name, number in (("ab", 0), ("a><b", 1), ("<ab", 2))
+        for chosen in [
+            (spelt.moves.symbol == spelt.classes[number])
+            & (spelt.moves.source == (0 if name == "<ab" else inside))
+        ]
+    }
+    assert found == {"ab": [(2, -1)], "a><b": [(1, 1)], "<ab": [(0, 2)]}

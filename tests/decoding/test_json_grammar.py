@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paligemma_jax.decoding import automaton, constraint, json_grammar, spelling
+from paligemma_jax.decoding import automaton, constraint, grammars, json_grammar
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 SCALARS = st.none() | st.booleans() | st.integers(-999, 999) | TEXTS
@@ -84,7 +84,7 @@ def write(language, random, *, spare):
     end = 256
     pieces = [bytes([byte]) for byte in range(end)]
     made = constraint.compile_grammars(
-        [spelling.spell(language, pieces)], eos=end, vocab_size=end + 1
+        [grammars.spell(language, pieces)], eos=end, vocab_size=end + 1
     )
     room = constraint.shortest_answers(made)[0] + spare
     state, items, text = made.starts[0], 0, bytearray()
@@ -302,7 +302,7 @@ def test_the_same_ids_may_come_as_when_all_is_written_out(schema, some, has_rest
     moves, left = write_out(schema, pieces)
     eos, size = len(pieces), 320
     made = constraint.compile_grammars(
-        [spelling.spell(make(schema), pieces)], eos=eos, vocab_size=size
+        [grammars.spell(make(schema), pieces)], eos=eos, vocab_size=size
     )
     assert min(constraint.shortest_answers(made)[0], constraint.NEVER) == min(
         left[0], constraint.NEVER

@@ -15,7 +15,7 @@ from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import evaluator
 from paligemma_jax.importers import options
 from paligemma_jax.settings import load
-from paligemma_jax.tasks import mask_text, masks
+from paligemma_jax.tasks import geometry, mask_text
 
 CODEC = str(pathlib.Path(__file__).parents[2] / "experiments" / "mask_codec" / "codec.npz")
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
         Image.fromarray(np.uint8(np.any(drawn, axis=0) * 255)).convert("RGB").save(
             folder / f"{number}.png"
         )
-        boxes = [masks.find_box(mask)[[1, 0, 3, 2]] * [120, 90, 120, 90] for mask in drawn]
+        boxes = [geometry.find_box(mask)[[1, 0, 3, 2]] * [120, 90, 120, 90] for mask in drawn]
         runs = [objects.encode_bitmap(mask) for mask in drawn]
         kept = objects.make(120, 90, ["pond"] * len(drawn), boxes, runs)
         suffix = mask_text.format(mask_text.encode(objects.to_regions(kept), codec.encode))

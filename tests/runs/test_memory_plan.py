@@ -9,7 +9,7 @@ import pytest
 from paligemma_jax.assembly import assembly, datasets, model_functions
 from paligemma_jax.console import process
 from paligemma_jax.data import pipeline
-from paligemma_jax.runs import auto_remat, memory_plan, profiling, training_run
+from paligemma_jax.runs import auto_remat, memory_plan, training_log, training_run
 from paligemma_jax.settings import load
 from paligemma_jax.training import flops, step
 
@@ -232,7 +232,9 @@ def test_trace_longer_than_the_run_is_refused(adam):
 
 
 def test_trace_is_written_of_the_steps_asked_for(tmp_path):
-    traced = profiling.trace(jax.jit(lambda state, x: (state + x, x)), 1, tmp_path / "profile")
+    traced = training_log.trace_steps(
+        jax.jit(lambda state, x: (state + x, x)), 1, tmp_path / "profile"
+    )
     state = np.float32(0)
     for _ in range(2):
         state, _ = traced(state, 1.0)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paligemma_jax.tasks import mask_text, masks
+from paligemma_jax.tasks import geometry, mask_text
 
 LOCS = "<loc0100><loc0200><loc0500><loc0600>"
 SEGS = "".join(f"<seg{code:03d}>" for code in range(16))
@@ -133,8 +133,8 @@ def test_masks_become_tokens_and_come_back():
     image = np.zeros((2, 80, 120), bool)
     image[0, 8:40, 24:88], image[0, 8:24, 56:88] = True, False
     image[1, 40:72, 0:64] = True
-    boxes = np.stack([masks.find_box(mask) for mask in image])
-    made = mask_text.encode(masks.Regions(boxes, ("a", "b"), image), encode)
+    boxes = np.stack([geometry.find_box(mask) for mask in image])
+    made = mask_text.encode(geometry.Regions(boxes, ("a", "b"), image), encode)
     assert made.codes.sum(axis=1).tolist() == [12, 16]
     back = mask_text.paste(made, decode, height=80, width=120)
     np.testing.assert_array_equal(back.masks, image)
@@ -146,7 +146,7 @@ def test_the_suffix_of_a_mask_equals_big_visions(reference_arrays):
 
     weights, cases = reference_arrays("seg_weights"), reference_arrays("seg_cases")
     mask = cases["mask2str/mask"] > 0
-    regions = masks.Regions(cases["mask2str/bbox"][None], ("",), mask[None])
+    regions = geometry.Regions(cases["mask2str/bbox"][None], ("",), mask[None])
     made = mask_text.encode(regions, lambda cuts: mask_codec.encode(weights, cuts))
     assert mask_text.format(made) == str(cases["mask2str/suffix"])
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models import mask_codec
-from paligemma_jax.tasks import masks, segmentation
+from paligemma_jax.tasks import geometry, segmentation
 
 LEFT, RIGHT = "<loc0000><loc0000><loc1023><loc0511>", "<loc0000><loc0512><loc1023><loc1023>"
 FULL, EMPTY = "<seg001>" * 16, "<seg000>" * 16
@@ -35,7 +35,7 @@ def test_scores_equal_big_visions(reference_arrays, reference_folder):
         if "truth" in case:
             bits = np.unpackbits(np.frombuffer(bytes.fromhex(case["truth"]), np.uint8))
             mask = bits[: math.prod(size)].reshape(1, *size).astype(bool)
-        truth = masks.Regions(np.float32([case["box_yxyx"]]), ("",), mask)
+        truth = geometry.Regions(np.float32([case["box_yxyx"]]), ("",), mask)
         made = segmentation.score_example(
             case["prediction"], suffix=f"{LEFT}{FULL}", draw_truth=lambda t=truth: t, codec=decode
         )
@@ -58,7 +58,7 @@ def test_a_mask_is_judged_by_its_pixels():
     row = score(f"{LEFT}{half} cat", f"{LEFT}{FULL} cat")
     assert row["score"] == row["mean_iou"] == pytest.approx(0.5, abs=0.01)
     assert row["truths"][0]["box_iou"] == 1.0 and row["matched"] == 1 and row["correct"]
-    assert masks.unpack(row["detections"][0]["mask"]).mean() == 0.5
+    assert geometry.unpack_mask(row["detections"][0]["mask"]).mean() == 0.5
     scores = segmentation.aggregate([row])
     assert scores["miou"] == pytest.approx(0.5, abs=0.01)
     assert scores["per_class"]["cat"]["pixel_iou"] == scores["pixel_iou"] == scores["miou"]
@@ -68,10 +68,10 @@ def test_pictures_show_the_true_outline_and_not_what_its_tokens_say():
     drawn = np.zeros((2, 8, 8), bool)
     drawn[0, :4, :4] = True
     boxes = np.float32([[0, 0, 1, 0.5], [0, 0, 0.05, 0.05]])
-    regions = masks.Regions(boxes, ("cat", "dog"), drawn)
+    regions = geometry.Regions(boxes, ("cat", "dog"), drawn)
     tiny = f"<loc0000><loc0000><loc0051><loc0051>{FULL} dog"
     row = score("", f"{LEFT}{FULL} cat ; {tiny}", draw_truth=lambda: regions)
-    shown = [masks.unpack(truth["mask"]) for truth in row["truths"]]
+    shown = [geometry.unpack_mask(truth["mask"]) for truth in row["truths"]]
     assert shown[0][:32].all() and not shown[0][32:].any()
     assert not shown[1].any()  # its box has no pixel
 
@@ -107,7 +107,7 @@ def test_an_answer_whose_mask_is_empty_is_answered_but_scores_nothing():
 
 
 def test_a_truth_that_contradicts_its_masks_is_an_error():
-    regions = masks.Regions(np.zeros((0, 4), np.float32), (), np.zeros((0, 8, 8), bool))
+    regions = geometry.Regions(np.zeros((0, 4), np.float32), (), np.zeros((0, 8, 8), bool))
     with pytest.raises(ValueError, match="names 1 objects, the row's key 'objects' 0"):
         score("", f"{LEFT}{FULL}", draw_truth=lambda: regions)
     with pytest.raises(ValueError, match="the true suffix is no segmentation"):

@@ -10,9 +10,8 @@ from paligemma_jax.tasks import task
 PACKAGE = pathlib.Path(task.__file__).parents[1]
 # Words that are a task's name too, and mean something else where they stand.
 OTHER_MEANINGS = {
-    ("data/column_names.py", "caption"): "a column of a table",
     ("data/objects.py", "segmentation"): "COCO's key for an outline",
-    ("data/wrong_file.py", "caption"): "COCO's key for a caption, and a column",
+    ("data/jsonl.py", "caption"): "COCO's key for a caption, and a column",
     ("importers/coco.py", "caption"): "COCO's key for a caption",
     ("importers/coco.py", "segmentation"): "COCO's key for an outline",
     ("importers/columns.py", "caption"): "a column of a table",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from paligemma_jax.models.common import precision, projections, quantize
+from paligemma_jax.models.common import projections, quantize
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names
 
@@ -118,7 +118,7 @@ class RMSNorm(nn.Module):
         x32 = x.astype(jnp.float32)
         x32 *= jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
         y = x32 * (1.0 + scale.astype(jnp.float32))
-        return precision.narrow(y, self.dtype or x.dtype)
+        return projections.narrow(y, self.dtype or x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -134,7 +134,7 @@ class LayerNorm(nn.Module):
         x32 = x.astype(jnp.float32)
         x32 -= jnp.mean(x32, axis=-1, keepdims=True)
         x32 *= jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
-        return precision.narrow(x32 * scale + bias, self.dtype or x.dtype)
+        return projections.narrow(x32 * scale + bias, self.dtype or x.dtype)
 
 
 class Dropout(nn.Module):

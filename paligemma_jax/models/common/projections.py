@@ -1,4 +1,4 @@
-"""The one place where a weight meets an activation.
+"""The one place where a weight meets an activation, and what 16 bits need there.
 
 Both towers send every matrix product through `project`. A leaf is a small dictionary that the linen
 module declares: the weight `w`, perhaps its `bias`, and perhaps the low-rank factors beside it. The
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from paligemma_jax.models.common import precision, quantize
+from paligemma_jax.models.common import quantize
 
 # Arrays; the weight may be `quantize.Quantized`.
 Leaf = Mapping[str, Any]
@@ -46,13 +46,13 @@ def project(
       out_dtype: dtype to accumulate and return in; the dtype of `x` if not given, and float32 for
         float16 in any case.
     """
-    dtype = precision.result_dtype(out_dtype or x.dtype)
+    dtype = result_dtype(out_dtype or x.dtype)
     w = leaf["w"]
     y: Any
     if isinstance(w, quantize.Quantized):
         y = _decoded_product(eqn, (x.shape, x.dtype), dtype, x, w)
     else:
-        y = _product(eqn, x, w if precision.is_half(x.dtype) else w.astype(x.dtype), dtype)
+        y = _product(eqn, x, w if is_half(x.dtype) else w.astype(x.dtype), dtype)
     if "bias" in leaf:
         y += leaf["bias"].astype(dtype)
     if "lora_a" in leaf:
@@ -200,7 +200,7 @@ def _over_pieces(
 def _project_low_rank(leaf: Leaf, eqn: str, x: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Returns `x A B` by two thin products: nothing of the weight's size is made."""
     a, b = leaf["lora_a"], leaf["lora_b"]
-    if not precision.is_half(x.dtype):
+    if not is_half(x.dtype):
         a, b = a.astype(x.dtype), b.astype(x.dtype)
     is_stacked = eqn.split(",")[1][0].isdigit()
     single = re.sub(r"\d", "", eqn)
@@ -210,7 +210,7 @@ def _project_low_rank(leaf: Leaf, eqn: str, x: jax.Array, dtype: DTypeLike) -> j
 
     def chain(a: jax.Array, b: jax.Array) -> jax.Array:
         inner = _einsum(f"{x_letters},{a_letters}->{thin}", x, a, x.dtype)
-        inner = precision.narrow(inner, x.dtype)
+        inner = narrow(inner, x.dtype)
         return _einsum(f"{thin},{b_letters}->{y_letters}", inner, b, dtype)
 
     return (
@@ -259,7 +259,7 @@ def _einsum_flat(eqn: str, x: jax.Array, w: jax.Array, dtype: DTypeLike) -> jax.
         ord(old): chr(ord("a") + i) for i, old in enumerate(dict.fromkeys(w_letters + x_letters))
     }
     contract = f"{x_letters},{w_letters}->{product}".translate(renamed)
-    y = precision.product(contract, x, w, dtype)
+    y = multiply(contract, x, w, dtype)
     return y.transpose([product.index(letter) for letter in y_letters])
 
 
@@ -267,3 +267,78 @@ def _letters(eqn: str) -> tuple[str, str, str]:
     operands, y = eqn.split("->")
     x, w = operands.split(",")
     return x, w, y
+
+
+# What 16 bits need: a residual stream in float32, and with float16 numbers that stay finite.
+#
+# Each layer adds a little to the residual stream, and in bfloat16 much of that would be rounded
+# away.
+#
+# With float16 only the operands of matrix products are float16. Results are float32: Gemma's grow
+# beyond 65,504, where float16 ends. What is narrowed to be an operand again is cut at that number,
+# forwards and backwards. Gradients are small instead: the loss is multiplied by LOSS_SCALES before
+# they are taken, and they are divided by it, a power of two, afterwards.
+
+DTYPES = ("float32", "bfloat16", "float16")
+LARGEST = 65_504.0
+# Of 2**12, eight examples' mean leaves 50 for the gradient of a logit, and 1e-9 is not lost yet.
+LOSS_SCALES = {"float32": 1.0, "bfloat16": 1.0, "float16": 2.0**12}
+
+
+def result_dtype(dtype: DTypeLike) -> Any:
+    """Returns the dtype of a matrix product of operands of this dtype."""
+    return jnp.dtype(jnp.float32 if is_half(dtype) else dtype)
+
+
+def residual_dtype(dtype: DTypeLike) -> Any:
+    """Returns the dtype of the residual stream: float32 or wider."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def is_half(dtype: DTypeLike) -> bool:
+    """Returns whether this is float16, whose range is narrow."""
+    return jnp.dtype(dtype) == jnp.float16
+
+
+def narrow(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Returns `x` as `dtype`; what is beyond float16 becomes its largest number."""
+    if is_half(dtype) and not is_half(x.dtype):
+        x = jnp.clip(x, -LARGEST, LARGEST)
+    return x.astype(dtype)
+
+
+def multiply(eqn: str, x: jax.Array, w: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Returns `jnp.einsum(eqn, x, w)` as `dtype`, accumulated so; of float16, as float32."""
+    if is_half(x.dtype):
+        return einsum(eqn, x, w)
+    return jnp.einsum(eqn, x, w, preferred_element_type=dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def einsum(eqn: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Returns `jnp.einsum(eqn, x, w)` as float32, both narrowed to float16; gradients likewise.
+
+    Every letter of an operand is in the other one or in the result.
+    """
+    x, w = narrow(x, jnp.float16), narrow(w, jnp.float16)
+    return jnp.einsum(eqn, x, w, preferred_element_type=jnp.float32)
+
+
+def _einsum_forward(
+    eqn: str, x: jax.Array, w: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return einsum(eqn, x, w), (x, w)
+
+
+def _einsum_backward(
+    eqn: str, kept: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, w = kept
+    operands, y_letters = eqn.split("->")
+    x_letters, w_letters = operands.split(",")
+    dx: Any = einsum(f"{y_letters},{w_letters}->{x_letters}", dy, w)
+    dw: Any = einsum(f"{x_letters},{y_letters}->{w_letters}", x, dy)
+    return narrow(dx, x.dtype), narrow(dw, w.dtype)
+
+
+einsum.defvjp(_einsum_forward, _einsum_backward)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from paligemma_jax.models.common import attention, layers, precision, projections
+from paligemma_jax.models.common import attention, layers, projections
 from paligemma_jax.models.paligemma import variants
 
 KeyValue = tuple[jax.Array, jax.Array]
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         q, k, v = self._project_qkv(x)
         q = attention.rotate(q, positions[:, :, None]) * _query_scale(llm)
         k, v = remember(attention.rotate(k, positions[:, None, :]), v)
-        q, keys, values = (precision.narrow(y, x.dtype) for y in (q, k, v))
+        q, keys, values = (projections.narrow(y, x.dtype) for y in (q, k, v))
         softcap, kernel = llm.attn_logits_softcap, self.kernel
         x = attention.attend(q, keys, values, mask, softcap=softcap, kernel=kernel)
         out = layers.Einsum(
@@ -97,7 +97,7 @@ class FeedForward(nn.Module):
         linear = layers.declare(self, "linear", single, (F, D))
         project = functools.partial(layers.project, self, lora=self.lora)
         gate, up = projections.split(project("gating_einsum", {"w": gating}, "BTD,2DF->2BTF", x))
-        inner = precision.narrow(nn.gelu(gate) * up, x.dtype)
+        inner = projections.narrow(nn.gelu(gate) * up, x.dtype)
         return project("linear", {"w": linear}, "BTF,FD->BTD", inner)
 
 
@@ -214,7 +214,7 @@ class Tower(nn.Module):
 
     def embed(self, ids: jax.Array, look_up: LookUp = projections.look_up) -> jax.Array:
         """int32[B, T] -> [B, T, D], the beginning of the residual stream."""
-        return self.embedder.encode(ids, look_up, dtype=precision.residual_dtype(self.dtype))
+        return self.embedder.encode(ids, look_up, dtype=projections.residual_dtype(self.dtype))
 
     def __call__(self, x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
         """Returns hidden states after the final norm.

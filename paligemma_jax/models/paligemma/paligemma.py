@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.models import family
-from paligemma_jax.models.common import attention, cache, projections
+from paligemma_jax.models.common import attention, projections
 from paligemma_jax.models.paligemma import gemma, siglip, variants
 from paligemma_jax.params import lora, names
 
 Params = Mapping[str, jax.Array]
-Cache = cache.Cache
+Cache = attention.Cache
 Compute = family.Compute
-select_rows = cache.select_rows
+select_rows = attention.select_rows
 LAYERS = "llm/layers/"
 _UNSTACKED = re.compile(r"llm/layers/\d+/")
 
@@ -204,7 +204,7 @@ def prefill_embedded(
     hidden, keys_values = _read_prompt(params, x, valid, block, model=model, compute=compute)
     last = valid.shape[1] - 1 - jnp.argmax(valid[:, ::-1], axis=1)
     last_hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
-    past = cache.fill(
+    past = attention.fill_cache(
         *keys_values, valid, cache_len=cache_len, dtype=cache_dtype, sharding=cache_sharding
     )
     return logits(params, last_hidden, model=model)[:, 0], past
@@ -233,14 +233,14 @@ def decode_step(
         names.unflatten(params)["llm"]["layers"],
         x,
         past.position[:, None],
-        cache.open_slot(past)[:, None],
-        functools.partial(cache.write, past),
+        attention.open_slot(past)[:, None],
+        functools.partial(attention.write_cache, past),
         llm=model.llm,
         dtype=compute.dtype,
         lora=model.lora,
     )
     x = run_llm("norm", params, x, model=model, compute=compute)
-    return logits(params, x, model=model)[:, 0], cache.advance(past, keys_values)
+    return logits(params, x, model=model)[:, 0], attention.advance_cache(past, keys_values)
 
 
 def logits(params: Params, hidden: jax.Array, *, model: variants.PaliGemma) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from paligemma_jax.models.common import attention, layers, precision
+from paligemma_jax.models.common import attention, layers, projections
 from paligemma_jax.models.paligemma import variants
 
 _xavier_in = nn.initializers.xavier_uniform(in_axis=0, out_axis=(1, 2))
@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
             return dense("BPD,DNH->BPNH", x)
 
         q, k, v = heads("query") * H**-0.5, heads("key"), heads("value")
-        q, k, v = (precision.narrow(y, x.dtype) for y in (q, k, v))
+        q, k, v = (projections.narrow(y, x.dtype) for y in (q, k, v))
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         x = attention.attend(q, k, v, mask=None, kernel=self.kernel)
         out = layers.Dense((N, H, D), (D,), w_init=_xavier_out, lora=self.lora, name="out")
@@ -60,7 +60,7 @@ class Mlp(nn.Module):
             return layers.Dense(shape, shape[1:], w_init, bias_init, self.lora, name=name)
 
         y = nn.gelu(dense((D, F), "Dense_0")("BPD,DF->BPF", x))
-        y = layers.Dropout(self.dropout)(precision.narrow(y, x.dtype))
+        y = layers.Dropout(self.dropout)(projections.narrow(y, x.dtype))
         return dense((F, D), "Dense_1")("BPF,FD->BPD", y)
 
 
@@ -135,7 +135,7 @@ class Tower(nn.Module):
         x = _cut_patches(normalize(image), grid=self.grid, patch_size=c).astype(self.dtype)
         lecun = nn.initializers.lecun_normal()
         embedding = layers.Dense((c, c, 3, D), (D,), w_init=lecun, name="embedding")
-        x = embedding("BPxyc,xycD->BPD", x).astype(precision.residual_dtype(self.dtype))
+        x = embedding("BPxyc,xycD->BPD", x).astype(projections.residual_dtype(self.dtype))
         position = self.param(
             "pos_embedding", POSITION_INITS[self.img.posemb_init], (1, self.grid**2, D)
         )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from paligemma_jax.decoding import beam, constraint, generate
+from paligemma_jax.decoding import constraint, generate
 
 EOS = 1
 PROMPTS = [0, 1, 2, 3, 4, 5, 6, 7]
@@ -15,7 +15,7 @@ PROMPTS = [0, 1, 2, 3, 4, 5, 6, 7]
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
 def run(model, params, batch, allowed, settings):
-    return beam.search(*model, params, batch, constraint=allowed, **dict(settings))
+    return generate.beam_search(*model, params, batch, constraint=allowed, **dict(settings))
 
 
 def decode(mock, batch, *, allowed=None, **settings):

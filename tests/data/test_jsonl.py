@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from paligemma_jax.data import image_folder, records, wrong_file
+from paligemma_jax.data import jsonl, locations, records
 
 ROW = {"image": "a.png", "prefix": "detect cat", "suffix": "cat"}
 COCO = {"images": [], "annotations": [{"bbox": [0, 0, 1, 1]}], "categories": []}
@@ -19,7 +19,7 @@ def write(path, *rows):
 
 def error_of(path) -> str:
     with pytest.raises(ValueError) as error:
-        wrong_file.check(str(path))
+        jsonl.check_path(str(path))
     return str(error.value)
 
 
@@ -67,7 +67,7 @@ def test_one_json_document_is_no_jsonl(tmp_path, content, message):
 def test_a_file_of_bad_lines_is_left_to_the_list_of_bad_lines(tmp_path, content):
     path = tmp_path / "x.jsonl"
     path.write_text(content)
-    wrong_file.check(str(path))
+    jsonl.check_path(str(path))
     with pytest.raises(ValueError, match=r"lines (is|are) bad"):
         records.read_jsonl(path)
 
@@ -94,7 +94,7 @@ def test_paths_below_the_working_folder_are_shown_as_they_are_typed(tmp_path, mo
     message = error_of("data/vald.jsonl")
     assert "did you mean data/valid.jsonl? JSONL files in data: valid.jsonl" in message
     assert error_of("date/valid.jsonl").endswith("no folder date; did you mean data?")
-    assert image_folder.ImageFolder("data").locate("a.png")[1][1].endswith("no such file in data")
+    assert locations.ImageFolder("data").locate("a.png")[1][1].endswith("no such file in data")
 
 
 def test_a_typo_gets_the_nearest_name(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paligemma_jax.tasks import caption_metrics, metrics, text_metrics
+from paligemma_jax.tasks import answer_metrics, metrics, text_metrics
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "answer_scores.json"
 CAPTIONS = json.loads(REFERENCE.read_text())["captions"]
@@ -49,7 +49,7 @@ def test_scores_of_a_data_set_leave_rows_to_the_next_score():
     ],
 )
 def test_words_are_split_as_stanfords_tokenizer_does(text, words):
-    assert caption_metrics.split_words(text) == words.split()
+    assert answer_metrics.split_words(text) == words.split()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_words_are_split_as_stanfords_tokenizer_does(text, words):
     ],
 )
 def test_word_f1_is_the_overlap_of_two_bags_of_words(prediction, truth, f1):
-    assert caption_metrics.word_f1(prediction, [truth]) == pytest.approx(f1)
+    assert answer_metrics.word_f1(prediction, [truth]) == pytest.approx(f1)
 
 
 def test_nothing_predicted_scores_nothing():
@@ -82,7 +82,7 @@ def test_rouge_counts_the_longest_common_subsequence(first, second):
         diagonal = 0
         for j, other in enumerate(second, start=1):
             diagonal, row[j] = row[j], diagonal + 1 if word == other else max(row[j - 1], row[j])
-    score = caption_metrics.rouge_l(" ".join(first), [" ".join(second)])
+    score = answer_metrics.rouge_l(" ".join(first), [" ".join(second)])
     if not row[-1]:
         assert score == 0
         return

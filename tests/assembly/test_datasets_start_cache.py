@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from paligemma_jax.assembly import datasets, start_cache
+from paligemma_jax.assembly import datasets
 from paligemma_jax.data import prefix_lm, tokens
 from paligemma_jax.settings import load
 
@@ -13,8 +13,8 @@ from paligemma_jax.settings import load
 def small(monkeypatch, tmp_path):
     """Makes every data set a large one, and the cache a folder of the test's own."""
     monkeypatch.setenv("PALIGEMMA_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(start_cache, "MIN_ROWS", 1)
-    monkeypatch.setattr(start_cache, "MIN_BYTES", 1)
+    monkeypatch.setattr(datasets, "MIN_ROWS", 1)
+    monkeypatch.setattr(datasets, "MIN_BYTES", 1)
 
 
 def read(config):
@@ -82,5 +82,5 @@ def test_a_cache_that_cannot_be_written_stops_nothing(config, tmp_path):
 
 
 def test_parts_of_a_name_do_not_run_into_each_other():
-    names = {start_cache.name("a", parts) for parts in ([b"xy", b"z"], [b"x", b"yz"], [b"xyz"])}
+    names = {datasets.name_entry("a", parts) for parts in ([b"xy", b"z"], [b"x", b"yz"], [b"xyz"])}
     assert len(names) == 3

@@ -10,7 +10,7 @@ import fsspec
 import PIL.Image
 import pytest
 
-from paligemma_jax.data import images, pipeline, records, remote, tokens
+from paligemma_jax.data import images, jsonl, locations, pipeline, records, tokens
 
 SECRET = "SIGNATURE_0123"
 
@@ -39,7 +39,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     """Serves `pages`: path -> (statuses of the first requests, bytes)."""
-    monkeypatch.setattr(remote, "WAIT_S", 0)
+    monkeypatch.setattr(locations, "WAIT_S", 0)
     server = http.server.ThreadingHTTPServer(("localhost", 0), Handler)
     server.pages, server.requests = {}, []
     server.url = f"http://localhost:{server.server_port}"
@@ -93,7 +93,7 @@ def test_a_name_that_leaves_the_remote_folder_is_refused(tmp_path, name):
     "name", ["file:///etc/hosts", "local:///etc/hosts", "https://a::file:///etc/hosts"]
 )
 def test_an_address_leads_to_no_local_file(tmp_path, name):
-    assert not remote.is_address(name)
+    assert not locations.is_address(name)
     with pytest.raises(ValueError, match=r"a\.jsonl:1: image '.*': no such file"):
         records.read_jsonl(write_rows(tmp_path, [name]))
 
@@ -105,19 +105,19 @@ def test_buckets_are_read_through_fsspec(monkeypatch, scheme):
     monkeypatch.setattr(fsspec, "url_to_fs", lambda url: (system, url.partition("://")[2]))
     assert images.load(f"{scheme}://bucket/a.png", res=14)[0, 0, 0] == 7
     with pytest.raises(ValueError, match=rf"{scheme}://bucket/b\.png: it is not there"):
-        remote.read(f"{scheme}://bucket/b.png")
+        locations.read(f"{scheme}://bucket/b.png")
 
 
 def test_an_overloaded_server_is_asked_again(server):
     server.pages["/a.png"] = [503, 500, 429], png(9)
-    assert remote.read(f"{server.url}/a.png") == png(9)
+    assert locations.read(f"{server.url}/a.png") == png(9)
     assert len(server.requests) == 4
 
 
 def test_what_stays_broken_ends_clearly(server):
     server.pages["/a.png"] = [503] * 9, png(9)
     with pytest.raises(ValueError, match=r"/a\.png: ClientResponseError 503, 4 times"):
-        remote.read(f"{server.url}/a.png")
+        locations.read(f"{server.url}/a.png")
     assert len(server.requests) == 4
 
 
@@ -125,7 +125,7 @@ def test_what_stays_broken_ends_clearly(server):
 def test_a_refusal_is_final_and_shows_no_key(server, status, reason):
     server.pages["/a.png"] = [status] * 9, png(9)
     with pytest.raises(ValueError, match=reason) as caught:
-        remote.read(f"{server.url}/a.png?X-Signature={SECRET}")
+        locations.read(f"{server.url}/a.png?X-Signature={SECRET}")
     assert len(server.requests) == 1
     assert SECRET not in str(caught.value) and caught.value.__cause__ is None
 
@@ -136,7 +136,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
     monkeypatch.setattr(fsspec, "url_to_fs", missing)
     with pytest.raises(ValueError, match="s3:// needs a package: pip install s3fs"):
-        remote.read("s3://bucket/a.png")
+        locations.read("s3://bucket/a.png")
 
 
 def test_a_run_that_cannot_have_an_image_names_row_and_address(server, tmp_path, tokenizer):
@@ -178,16 +178,44 @@ def endless(server):
 
 
 def test_a_server_that_never_stops_sending_is_left_at_the_largest_size(endless, monkeypatch):
-    monkeypatch.setattr(remote, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(locations, "MAX_BYTES", 2**20)
     with pytest.raises(ValueError, match=r"/a\.png: more than 1\.0 MiB"):
-        remote.read(f"{endless.url}/a.png")
+        locations.read(f"{endless.url}/a.png")
     assert len(endless.requests) == 1
 
 
 @pytest.mark.parametrize("path", ["/silent.png", "/a.png"])
 def test_a_server_that_takes_too_long_is_left_at_the_deadline(endless, monkeypatch, path):
-    monkeypatch.setattr(remote, "DEADLINE_S", 0.2)
-    monkeypatch.setattr(remote, "MAX_BYTES", 2**40)
+    monkeypatch.setattr(locations, "DEADLINE_S", 0.2)
+    monkeypatch.setattr(locations, "MAX_BYTES", 2**40)
     with pytest.raises(ValueError, match=r"png: not had within 0\.2 s"):
-        remote.read(f"{endless.url}{path}")
+        locations.read(f"{endless.url}{path}")
     assert len(endless.requests) == 1
+
+
+# A pointer or a web page under another name is called what it is, wherever it is met.
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n"
+PAGE = b"<!DOCTYPE html><html><body>Not found</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("head", "told"), [(POINTER, "Git LFS pointer"), (PAGE, "web page"), (b"\n <HTML>", "web page")]
+)
+def test_what_a_file_is_is_told_by_its_beginning(head, told):
+    assert told in (locations.describe_head(head) or "")
+
+
+@pytest.mark.parametrize("head", [b"", b"\x89PNG", b"<svg>", b"{}"])
+def test_other_files_are_not_judged(head):
+    assert locations.describe_head(head) is None
+
+
+@pytest.mark.parametrize(("content", "told"), [(POINTER, "git lfs pull"), (PAGE, "a web page")])
+def test_training_is_told_what_lies_in_the_place_of_an_image_or_of_rows(tmp_path, content, told):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=told):
+        images.load(path, res=8)
+    with pytest.raises(ValueError, match=told):
+        list(jsonl.read_lines(str(path)))

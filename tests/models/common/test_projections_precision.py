@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.models.common import cache, precision, projections, quantize
+from paligemma_jax.models.common import attention, projections, quantize
 from paligemma_jax.models.paligemma import paligemma, variants
 
 
 def test_narrow_cuts_at_the_largest_number_and_leaves_other_types_alone():
     x = np.array([1e6, -1e6, 2.5], np.float32)
-    np.testing.assert_array_equal(precision.narrow(x, "float16"), [65504, -65504, 2.5])
-    np.testing.assert_array_equal(precision.narrow(x, "float32"), x)
-    assert np.asarray(precision.narrow(x, "bfloat16"))[0] > 9e5
+    np.testing.assert_array_equal(projections.narrow(x, "float16"), [65504, -65504, 2.5])
+    np.testing.assert_array_equal(projections.narrow(x, "float32"), x)
+    assert np.asarray(projections.narrow(x, "bfloat16"))[0] > 9e5
 
 
 def test_products_are_summed_in_float32():
@@ -32,7 +32,7 @@ def test_gradients_are_those_of_float32_and_weights_get_theirs_in_their_own_type
     x, w = (rng.normal(size=[sizes[i] for i in each]).astype(np.float32) for each in operands)
 
     def total(x, w, dtype):
-        y = projections.project({"w": w}, eqn, precision.narrow(x, dtype))
+        y = projections.project({"w": w}, eqn, projections.narrow(x, dtype))
         return jnp.sum(jnp.sin(y.astype(jnp.float32)))
 
     exact = jax.grad(total, (0, 1))(x, w, "float32")
@@ -50,7 +50,7 @@ def test_quantized_weights_act_in_float16_as_in_float32(monkeypatch, kind):
     x = rng.normal(size=(2, 3, 64)).astype(np.float32)
 
     def total(x, dtype):
-        y = projections.project({"w": w}, "BTD,VD->BTV", precision.narrow(x, dtype))
+        y = projections.project({"w": w}, "BTD,VD->BTV", projections.narrow(x, dtype))
         return jnp.sum(jnp.sin(y.astype(jnp.float32)))
 
     exact, found = (jax.grad(total)(x, dtype) for dtype in ("float32", "float16"))
@@ -77,7 +77,7 @@ def grow(params, **factors) -> dict[str, np.ndarray]:
 def test_a_residual_stream_beyond_float16_is_carried(params, inputs, run_logits, model):
     large = grow(params, input_embedding=3e4)
     residual = large["llm/embedder/input_embedding"] * model.llm.width**0.5
-    assert np.abs(residual).max() > precision.LARGEST
+    assert np.abs(residual).max() > projections.LARGEST
     valid = inputs.mask_input == 1
     exact = run_logits(large, inputs, model=model)[valid]
     half = paligemma.Compute("float16", remat="none")
@@ -95,12 +95,12 @@ def test_operands_beyond_float16_stay_finite(params, inputs, run_logits, model):
 
 def test_keys_and_values_beyond_float16_stay_finite_in_its_cache():
     large = jnp.full((2, 1, 1, 4), 1e6)
-    past = cache.fill(
+    past = attention.fill_cache(
         [large], [large], jnp.ones((2, 1), bool), cache_len=2, dtype="float16", sharding=None
     )
-    for buffer in cache.write(past, 0, -large, -large):
+    for buffer in attention.write_cache(past, 0, -large, -large):
         np.testing.assert_array_equal(
-            buffer[:, 0, :, 0], [[precision.LARGEST, -precision.LARGEST]] * 2
+            buffer[:, 0, :, 0], [[projections.LARGEST, -projections.LARGEST]] * 2
         )
 
 
