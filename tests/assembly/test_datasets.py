@@ -2,7 +2,10 @@
 
 import json
 
-from paligemma_jax.assembly import datasets
+import numpy as np
+
+from paligemma_jax.assembly import assembly, datasets
+from paligemma_jax.data import pipeline
 from paligemma_jax.settings import load
 
 
@@ -37,3 +40,36 @@ def test_truth_is_lower_case_where_training_is(config, data_folder):
         load.typed(config), f"{data_folder}/train.jsonl", key="evals.val.fname"
     )
     assert datasets.as_learnt(load.typed(config), found)[0].prefix == "detect cat"
+
+
+def test_every_process_has_its_own_rows_of_a_batch(config, monkeypatch):
+    settings = load.typed(config)
+    tokenizer = assembly.assemble(settings).tokenizer
+    examples = datasets.read_records(settings, settings.input.data.fname, key="input.data.fname")
+    monkeypatch.setattr(datasets.jax, "process_count", lambda: 2)
+    places = []
+    for number in range(2):
+        monkeypatch.setattr(datasets.jax, "process_index", lambda number=number: number)
+        (batch,) = pipeline.eval_batches(examples, tokenizer, datasets.spec(settings))
+        places.append(batch["index"])
+    np.testing.assert_array_equal(places, [[0], [1]])
+
+
+def test_answers_that_a_score_reads_are_lower_case_only_where_training_is(config, tmp_path):
+    row = {"image": [], "prefix": "colour?", "suffix": "Red", "answers": ["Red", "RED"]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    config.task = "vqa"
+    for lowercase, expected in ((False, ["Red", "RED"]), (True, ["red", "red"])):
+        config.input.lowercase = lowercase
+        settings = load.typed(config)
+        records = datasets.read_records(settings, str(tmp_path / "a.jsonl"), key="evals.val.fname")
+        assert datasets.as_learnt(settings, records)[0].extra["answers"] == expected
+
+
+def test_an_answer_has_room_for_the_longest_true_one_its_end_and_some_more(config):
+    settings = load.typed(config)
+    tokenizer = assembly.assemble(settings).tokenizer
+    examples = datasets.read_records(settings, settings.input.data.fname, key="input.data.fname")
+    longest = len(tokenizer.encode(examples[0].suffix)) + 1
+    found = datasets.answer_len(settings, examples, tokenizer)
+    assert found == longest + datasets.EXTRA_NEW_TOKENS

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from paligemma_jax.data import pipeline, records, tokens
 from paligemma_jax.prediction import queries, video
 
 
@@ -80,6 +82,23 @@ def test_images_together_are_one_query(data_folder, config):
     assert query.record.images == tuple(map(str, paths)) and query.num_images == 2
     with pytest.raises(ValueError, match=r"--together is for images, and .*train.jsonl is none"):
         find([*paths, data_folder / "train.jsonl"], config, together=True)
+
+
+def test_every_row_of_a_batch_has_its_own_prompt_and_image(data_folder, config):
+    tokenizer = tokens.load_tokenizer(config.tokenizer)
+    asked = [("cat", 200), ("detect cat", 100), ("dog", 0)]
+    chosen = [
+        queries.Query(records.Record((), prompt), None, (np.full((14, 14, 3), pixel, np.uint8),))
+        for prompt, pixel in asked
+    ]
+    spec = pipeline.BatchSpec(res=14, text_len=12, batch_size=2, max_images=1)
+    answered = []
+    for batch in queries.make_batches(chosen, tokenizer, spec, {}):
+        rows = zip(batch["index"], batch["text"], batch["image"], batch["_mask"], strict=True)
+        for place, text, image, is_real in rows:
+            if is_real:
+                answered.append((place, tokenizer.decode(text), int(image.max())))
+    assert answered == [(n, f"{prompt}\n", pixel) for n, (prompt, pixel) in enumerate(asked)]
 
 
 def test_what_has_no_effect_or_no_prompt_is_an_error(data_folder, config):

@@ -139,13 +139,15 @@ def test_shuffled_answers_leave_images_as_they_are(cached):
     training_run.plan(assembly.assemble(load.typed(cached)))
 
 
-def test_other_weights_and_another_resolution_have_a_folder_of_their_own(cached, tmp_path):
+def test_other_weights_another_resolution_and_other_types_have_a_folder_of_their_own(
+    cached, tmp_path
+):
     def folders():
         return {path.name for path in (tmp_path / "cache" / "embeddings").iterdir()}
 
-    def prepare(built, records, params):
+    def prepare(built, records, params, stored="float32"):
         spec = datasets.spec(built.settings)
-        embedding_cache.prepare(built, records, params, spec, stored="float32")
+        embedding_cache.prepare(built, records, params, spec, stored=stored)
 
     built = assembly.assemble(load.typed(cached))
     records = datasets.read_records(
@@ -159,7 +161,12 @@ def test_other_weights_and_another_resolution_have_a_folder_of_their_own(cached,
     name = "img/head/bias"
     prepare(built, records, {**params, name: params[name] + 1})
     assert len(folders()) == 2
+    prepare(built, records, params, stored="bfloat16")
+    assert len(folders()) == 3
+    cached.compute_dtype = "bfloat16"
+    prepare(assembly.assemble(load.typed(cached)), records, params)
+    assert len(folders()) == 4
     cached.res = 28
     larger = assembly.assemble(load.typed(cached))
     prepare(larger, records, assembly.load_weights(larger, None))
-    assert len(folders()) == 3
+    assert len(folders()) == 5

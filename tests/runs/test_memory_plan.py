@@ -1,6 +1,7 @@
 """A run's memory and work are known before its weights are read."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -76,6 +77,24 @@ def test_evaluation_has_its_cache_and_the_blocks_once_more(adam):
     )
     slots = sum(x.size * 4 for x in (*cache.keys, *cache.values))
     assert found.evaluation == blocks + slots + 8 * built.model.vocab_size * 4
+
+
+def test_every_candidate_of_an_answer_has_a_cache_of_its_own(adam):
+    one = memory_plan.at_least(*prepare(adam)).evaluation
+    adam.evals.val.update(sampler="beam", beam_size=2)
+    two = memory_plan.at_least(*prepare(adam)).evaluation
+    adam.evals.val.update(sampler="nucleus", beam_size=4, best_of=3)
+    three = memory_plan.at_least(*prepare(adam)).evaluation
+    assert three - two == two - one > 0
+
+
+def test_results_in_the_memory_of_arguments_need_none_of_their_own():
+    x = jax.ShapeDtypeStruct((1000,), np.float32)
+    kept, donated = (
+        memory_plan.temporary_bytes(jax.jit(lambda x: x * 2, **donation).lower(x).compile())
+        for donation in ({}, {"donate_argnums": 0})
+    )
+    assert kept - donated == 4000
 
 
 @pytest.fixture
@@ -167,6 +186,16 @@ def test_an_automatic_remat_policy_keeps_nothing_where_products_leave_no_room(pl
     assert needed.memory.temporary < 10**12
     why = "would need 931.32 GiB, and may take 931.32 GiB of 1862.65 GiB"
     assert f"{SMALLER} (auto: {FASTER} {why})" in memory_plan.describe(needed)
+
+
+def test_an_automatic_remat_policy_may_take_nine_tenths_of_a_devices_own_memory(
+    plan_with, monkeypatch
+):
+    device = types.SimpleNamespace(platform="gpu")
+    monkeypatch.setattr(auto_remat.jax, "local_devices", lambda: [device])
+    for limit, policy in ((10**13 // 9, SMALLER), (10**13 // 9 + 10**9, FASTER)):
+        chosen, _, _ = plan_with(limit)
+        assert chosen.settings.remat_policy == policy
 
 
 def test_an_automatic_remat_policy_compiles_once_where_no_memory_is_known(plan_with):

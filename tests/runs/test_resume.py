@@ -29,9 +29,13 @@ def test_finished_run_is_not_begun_again(config, begun):
         resume.check(load.typed(config), begun, resume_anyway=True)
 
 
-def test_folder_of_data_is_no_folder_of_a_run(config, tmp_path):
-    config.input.data.fname = str(tmp_path / "train.jsonl")
-    with pytest.raises(ValueError, match=r"input.data.fname=.*train.jsonl' lies in it"):
+@pytest.mark.parametrize("key", ["input.data", "evals.val", "input.mixture.many"])
+def test_folder_of_data_is_no_folder_of_a_run(config, tmp_path, key):
+    if "mixture" in key:
+        config.input.mixture = {"many": {"fname": config.input.data.fname}}
+        config.input.data.fname = None
+    config.update_from_flattened_dict({f"{key}.fname": str(tmp_path / "some.jsonl")})
+    with pytest.raises(ValueError, match=rf"{key}.fname=.*some.jsonl' lies in it"):
         resume.check(load.typed(config), tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Where a run goes on: from the newest checkpoint that is whole, on the weights it began with."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -166,7 +167,17 @@ def test_state_that_is_not_finite_is_not_saved(config, tmp_path):
     bad.trainable["llm/final_norm/scale"] = jnp.full((8,), jnp.nan)
     with saver, pytest.raises(ValueError, match="not finite: llm/final_norm/scale"):
         saver.stop(bad)
+    moments = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), states[1].opt_state)
+    with saver, pytest.raises(ValueError, match="not finite: "):
+        saver.stop(dataclasses.replace(update(states[1]), opt_state=moments))
     assert checkpoints(tmp_path) == ["000001"]
+
+
+def test_run_that_is_stopped_before_its_first_update_begins_anew(config, tmp_path):
+    state, saver = start(config, tmp_path)
+    with saver:
+        saver.stop(state)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -175,7 +186,11 @@ def test_state_that_is_not_finite_is_not_saved(config, tmp_path):
         (dict(ckpt_steps=4), {}, [8, 9]),
         (dict(ckpt_steps=0), {}, []),
         (dict(ckpt_steps=4, keep_last=1, keep_every=3), {}, [3, 6, 9]),
-        (dict(ckpt_steps=0, keep_last=1, keep_best="val/loss"), {2: 0.5, 4: 0.1, 6: 0.3}, [4]),
+        (
+            dict(ckpt_steps=0, keep_last=1, keep_best="val/loss"),
+            {2: 0.5, 4: 0.1, 6: 0.3, 8: 0.1},
+            [4],
+        ),
         (dict(ckpt_steps=5, keep_last=1, keep_best="val/map50"), {2: 0.5, 4: 0.1, 9: 0.5}, [2, 9]),
         (dict(ckpt_steps=None, keep_last=9), {}, list(range(1, 10))),
     ],
