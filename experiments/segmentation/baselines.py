@@ -13,7 +13,7 @@ import pathlib
 
 import numpy as np
 
-from paligemma_jax.assembly import mask_codecs
+from paligemma_jax.assembly import weights
 from paligemma_jax.data import objects, records
 from paligemma_jax.tasks import geometry, mask_text, segmentation
 
@@ -29,7 +29,7 @@ def main():
     )
     args = parser.parse_args()
 
-    codec = mask_codecs.load(str(CODEC))
+    codec = weights.load_codec(str(CODEC))
     found = records.read_jsonl(args.data, check=mask_text.check)
     truths = [mask_text.parse(record.suffix) for record in found]
     full = codec.encode(np.ones((1, geometry.MASK_SIDE, geometry.MASK_SIDE), np.float32))

@@ -22,7 +22,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from paligemma_jax.assembly import mask_codecs
+from paligemma_jax.assembly import weights
 from paligemma_jax.data import objects, tokens
 from paligemma_jax.tasks import geometry, mask_text
 
@@ -135,7 +135,7 @@ def main():
     args = parser.parse_args()
 
     args.out.mkdir(parents=True, exist_ok=True)
-    codec = mask_codecs.load(str(CODEC))
+    codec = weights.load_codec(str(CODEC))
     for name, (seed, _) in SPLITS.items():
         count = getattr(args, name)
         filled = write_split(args.out, name, seed=seed, count=count, codec=codec)

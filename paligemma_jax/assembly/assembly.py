@@ -9,14 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from paligemma_jax.assembly import (
-    datasets,
-    mask_codecs,
-    model_functions,
-    quantization,
-    run_weights,
-    weights,
-)
+from paligemma_jax.assembly import datasets, model_functions, run_weights, weights
 from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
@@ -129,10 +122,10 @@ def lay_out(
         arrays = stored.arrays
     shapes = weights.expected_shapes(built.settings, built.model, trainable, arrays)
     possible = built.model.kind.names.quantizable
-    kinds = quantization.choose(
+    kinds = model_functions.choose_quantized(
         built.settings, shapes, possible, trainable=trainable, stored=stored
     )
-    shapes = quantization.shrink(shapes, kinds, possible)
+    shapes = model_functions.quantize_shapes(shapes, kinds, possible)
     rules = [(str(regex), tactic) for regex, tactic in built.settings.sharding_strategy]
     return Layout(stored, shapes, sharding.shardings(shapes, rules, built.mesh))
 
@@ -262,7 +255,7 @@ def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:
         atomic.write_text(workdir / run_folder.CONFIG, load_settings.to_json(built.settings) + "\n")
         atomic.write_bytes(workdir / run_folder.TOKENIZER, built.tokenizer.model)
         if built.task.needs_codec:
-            codec = mask_codecs.load(built.settings.mask_codec)
+            codec = weights.load_codec(built.settings.mask_codec)
             atomic.write_bytes(workdir / run_folder.MASK_CODEC, codec.path.read_bytes())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from paligemma_jax.assembly import mask_codecs
+from paligemma_jax.assembly import weights
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.console import say
 from paligemma_jax.data import locations, noise_boxes, pipeline, prefix_lm, records, tokens
@@ -43,7 +43,7 @@ def make_task(settings: schema.Settings, scores: Sequence[str] | None = None) ->
       ValueError: settings that contradict each other. OSError: no mask codec, for segmentation.
     """
     needs_codec = task.look_up(settings.task).needs_codec
-    codec = mask_codecs.for_task(settings.mask_codec).decode if needs_codec else None
+    codec = weights.codec_of_task(settings.mask_codec).decode if needs_codec else None
     options = dataclasses.replace(_task_options(settings), scores=tuple(scores or ()), codec=codec)
     return task.choose(settings.task, options)
 

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,11 +15,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from paligemma_jax.assembly import model_functions, quantization
-from paligemma_jax.checkpoints import merge, npz, partial_weights
+from paligemma_jax.assembly import model_functions
+from paligemma_jax.checkpoints import npz, partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.hub import addresses
-from paligemma_jax.models import family
+from paligemma_jax.models import family, mask_codec
 from paligemma_jax.params import lora, names, released_models, sharding
 from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task
@@ -125,7 +125,7 @@ def load(
     """
 
     def convert(name: str, array: np.ndarray) -> Any:
-        return quantization.fit_on_host(model.fit(name, array), expected[name])
+        return model_functions.fit_dtype_on_host(model.fit(name, array), expected[name])
 
     def place(name: str, array: Any) -> Any:
         return jax.tree.map(functools.partial(sharding.place, name), array, where[name])
@@ -156,7 +156,7 @@ def init_random(
 
     def make(rng: jax.Array) -> dict[str, Any]:
         params = model.init(rng)
-        return {name: quantization.fit(params[name], expected[name]) for name in expected}
+        return {name: model_functions.fit_dtype(params[name], expected[name]) for name in expected}
 
     shardings = {name: where[name] for name in expected}
     with say.working("making random weights"):
@@ -173,7 +173,7 @@ def save(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, A
         params = {name: gather(array, tiled=True) for name, array in params.items()}
     if jax.process_index() == 0:
         with say.progress(f"saving {path}", unit="B", unit_scale=True) as report:
-            written = quantization.to_write(params)
+            written = model_functions.as_written(params)
             npz.write(path, written, metadata=metadata, progress=report)
         say.info(f"saved {path}, {phrases.size(path.stat().st_size)}")
 
@@ -218,7 +218,7 @@ def model_metadata(model: family.Model) -> dict[str, Any]:
         "vocab_size": model.vocab_size,
         **model.metadata(),
     }
-    return values | ({merge.LORA: dataclasses.asdict(model.lora)} if model.lora else {})
+    return values | ({partial_weights.LORA: dataclasses.asdict(model.lora)} if model.lora else {})
 
 
 def _check_metadata(
@@ -233,8 +233,8 @@ def _check_metadata(
     is_same_task = stored.get("task") == settings.task
     expected = {"coordinates": settings.coordinates} if keeps_coordinates and is_same_task else {}
     expected |= model.metadata()
-    if merge.LORA in stored and model.lora:
-        _check_lora(lora.Lora(**stored[merge.LORA]), model.lora, where)
+    if partial_weights.LORA in stored and model.lora:
+        _check_lora(lora.Lora(**stored[partial_weights.LORA]), model.lora, where)
     differing = [
         f"{key} {stored[key]!r}, the settings {value!r}"
         for key, value in expected.items()
@@ -354,3 +354,61 @@ def recognize(
     remedy = " and ".join(f"{key}={value!r}" for key, value in needed.items())
     given = " and ".join(repr(value) for value in asked.values())
     return f"{where} is {name}: set {remedy}, which are {given}.\n"
+
+
+# From a file of weights to the two functions that segmentation needs of a mask codec.
+
+OWN_CODEC = "experiments/mask_codec/codec.npz"
+PUBLISHED_CODEC = schema.Settings().mask_codec
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskCodec:
+    """A mask codec on its weights, for any number of masks.
+
+    Attributes:
+      encode: float32[n, 64, 64] in 0..1 -> int32[n, 16].
+      decode: int[n, 16] -> float32[n, 64, 64], above 0 inside.
+      path: of its weights.
+    """
+
+    encode: Callable[[np.ndarray], np.ndarray]
+    decode: Callable[[np.ndarray], np.ndarray]
+    path: pathlib.Path
+
+
+@functools.cache
+def load_codec(source: str) -> MaskCodec:
+    """Returns the codec of an address or a path; read once.
+
+    Raises:
+      ValueError: the file is no mask codec. FileNotFoundError, download.DownloadError: no file.
+    """
+    path = fetch(source)
+    shapes = {name: array.shape for name, array in npz.read_header(path).arrays.items()}
+    mask_codec.check(shapes, where=str(path))
+    params = npz.read(path)
+    return MaskCodec(
+        encode=_in_few_sizes(jax.jit(functools.partial(mask_codec.encode, params))),
+        decode=_in_few_sizes(jax.jit(functools.partial(mask_codec.decode, params))),
+        path=path,
+    )
+
+
+def codec_of_task(source: str) -> MaskCodec:
+    """Returns the codec that the config key mask_codec names; errors as of `load_codec`."""
+    hint = f"For data converted with this project's own codec: --config.mask_codec={OWN_CODEC}"
+    with named_by("mask_codec", source, hint):
+        return load_codec(source)
+
+
+def _in_few_sizes(function: Callable[..., jax.Array]) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function on batches padded to a power of two, so that few sizes are compiled."""
+
+    def call(batch: np.ndarray) -> np.ndarray:
+        count = len(batch)
+        size = 1 << max(count - 1, 0).bit_length()
+        padded = np.pad(batch, ((0, size - count), *((0, 0),) * (batch.ndim - 1)))
+        return np.asarray(function(padded))[:count]
+
+    return call

@@ -20,7 +20,6 @@ import numpy as np
 from paligemma_jax.checkpoints import (
     huggingface_names,
     lazy_array,
-    merge,
     npz,
     partial_weights,
     tensor_files,
@@ -65,7 +64,7 @@ def plan(
 
 
 def write(
-    stored: partial_weights.Weights | merge.Merged,
+    stored: partial_weights.Weights | partial_weights.Merged,
     folder: pathlib.Path,
     layout: tensor_files.Layout,
     *,

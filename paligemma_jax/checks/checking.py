@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.assembly import assembly, mask_codecs, model_functions, weights
+from paligemma_jax.assembly import assembly, model_functions, weights
 from paligemma_jax.checks import data_sets, environment, findings, planned_run, shown_examples
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
@@ -169,7 +169,7 @@ def _load_tokenizer(
 def _check_mask_codec(settings: schema.Settings) -> list[findings.Finding]:
     """Returns why masks could not be drawn and scored."""
     try:
-        mask_codecs.for_task(settings.mask_codec)
+        weights.codec_of_task(settings.mask_codec)
     except (ValueError, OSError) as error:
         remedy = " ".join(error.__notes__)
         return [findings.Finding("error", "no mask codec", str(error), remedy, "mask_codec")]

@@ -8,14 +8,7 @@ import pathlib
 
 import jax
 
-from paligemma_jax.assembly import (
-    assembly,
-    datasets,
-    model_functions,
-    quantization,
-    training_data,
-    weights,
-)
+from paligemma_jax.assembly import assembly, datasets, model_functions, training_data, weights
 from paligemma_jax.checks import findings
 from paligemma_jax.data import tokens
 from paligemma_jax.evaluation import answer_constraints, evaluator
@@ -113,7 +106,7 @@ def _plan(
         steps = run_length.total_steps(settings, data_size=size)
         made = optimization.make(settings, shapes, steps=steps, data_size=size)
         possible = model.kind.names.quantizable
-        kinds = quantization.choose(
+        kinds = model_functions.choose_quantized(
             settings, shapes, possible, trainable=made.trainable, stored=None
         )
     except ValueError as error:

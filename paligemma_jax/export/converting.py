@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import time
 
-from paligemma_jax.checkpoints import merge, partial_weights
+from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.export import parity, weights_source, writers
 from paligemma_jax.models.paligemma import variants
@@ -98,7 +98,7 @@ def _merge(source: weights_source.WeightsSource) -> weights_source.WeightsSource
     """Returns the weights of SRC with their LoRA factors added in."""
     if not isinstance(source.weights, partial_weights.Weights) or source.is_peft:
         raise ValueError(f"--merge: {source.path} must be an npz file or a run: convert it first")
-    return dataclasses.replace(source, weights=merge.merge(source.weights))
+    return dataclasses.replace(source, weights=partial_weights.merge(source.weights))
 
 
 def _to_npz(
@@ -117,7 +117,7 @@ def _to_npz(
         _check_adapter_options(options)
         model = _infer_model(source, options)
         return model, writers.from_peft(source.path, options.target, source.weights, model)
-    if options.openpi and merge.describe(source.weights):
+    if options.openpi and partial_weights.describe_lora(source.weights):
         raise ValueError(f"{source.path}: openpi cannot read LoRA factors: add --merge")
     if options.verify:
         raise ValueError("--verify compares with transformers: SRC or DST must be such a folder")
@@ -133,7 +133,9 @@ def _to_folder(
             f"SRC {source.path} and DST {options.target} are both Hugging Face folders: convert "
             f"SRC to an npz file, and that to DST"
         )
-    if isinstance(source.weights, partial_weights.Weights) and merge.describe(source.weights):
+    if isinstance(source.weights, partial_weights.Weights) and partial_weights.describe_lora(
+        source.weights
+    ):
         _check_adapter_options(options)
         model = _infer_model(source, options)
         return model, writers.to_peft(source.weights, options.target, model)

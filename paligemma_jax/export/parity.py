@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from paligemma_jax.checkpoints import merge, partial_weights, tensor_files
+from paligemma_jax.checkpoints import partial_weights, tensor_files
 from paligemma_jax.models.paligemma import paligemma, variants
 
 PACKAGES = "torch", "transformers"
@@ -58,7 +58,7 @@ def check_installed() -> None:
 
 
 def compare(
-    stored: partial_weights.Weights | merge.Merged,
+    stored: partial_weights.Weights | partial_weights.Merged,
     folder: pathlib.Path,
     model: variants.PaliGemma,
     *,
@@ -107,14 +107,17 @@ def _random_batch(model: variants.PaliGemma, *, seed: int) -> Batch:
 
 
 def _stored_dtypes(
-    stored: partial_weights.Weights | merge.Merged, folder: pathlib.Path
+    stored: partial_weights.Weights | partial_weights.Merged, folder: pathlib.Path
 ) -> set[np.dtype]:
     theirs = [tensor for _, tensor in tensor_files.read_headers(folder)[0].values()]
     return {np.dtype(array.dtype) for array in (*stored.arrays.values(), *theirs)}
 
 
 def _our_logits(
-    stored: partial_weights.Weights | merge.Merged, batch: Batch, *, model: variants.PaliGemma
+    stored: partial_weights.Weights | partial_weights.Merged,
+    batch: Batch,
+    *,
+    model: variants.PaliGemma,
 ) -> np.ndarray:
     compute = paligemma.Compute(remat="none")
 

@@ -11,7 +11,6 @@ from paligemma_jax.checkpoints import (
     config_files,
     huggingface,
     huggingface_config,
-    merge,
     partial_weights,
     peft,
 )
@@ -39,7 +38,7 @@ class WeightsSource:
     """
 
     path: pathlib.Path
-    weights: partial_weights.Weights | merge.Merged | None
+    weights: partial_weights.Weights | partial_weights.Merged | None
     config: pathlib.Path | None = None
     tokenizer: pathlib.Path | None = None
 
@@ -158,7 +157,7 @@ def infer_model(
             huggingface.check_head(source.path)
     else:
         model = _infer_named(source, source.weights, variant, config)
-        lora = merge.describe(source.weights)
+        lora = partial_weights.describe_lora(source.weights)
         model = dataclasses.replace(model, lora=lora)
         names.check_shapes(source.weights.arrays, paligemma.shapes(model), where=str(source.path))
     if final_logits_softcap is None:
@@ -169,7 +168,7 @@ def infer_model(
 
 def _infer_named(
     source: WeightsSource,
-    stored: partial_weights.Weights | merge.Merged,
+    stored: partial_weights.Weights | partial_weights.Merged,
     variant: str | None,
     config: str | None,
 ) -> variants.PaliGemma:
@@ -188,7 +187,7 @@ def _infer_named(
 
 def _infer_from_npz(
     source: WeightsSource,
-    stored: partial_weights.Weights | merge.Merged,
+    stored: partial_weights.Weights | partial_weights.Merged,
     variant: str | None,
     config: str | None,
 ) -> variants.PaliGemma:

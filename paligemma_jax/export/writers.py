@@ -16,7 +16,6 @@ from paligemma_jax.checkpoints import (
     huggingface,
     huggingface_files,
     lazy_array,
-    merge,
     npz,
     partial_weights,
     peft,
@@ -38,7 +37,7 @@ class Written:
 
 
 def to_huggingface(
-    stored: partial_weights.Weights | merge.Merged,
+    stored: partial_weights.Weights | partial_weights.Merged,
     folder: pathlib.Path,
     model: variants.PaliGemma,
     *,
@@ -91,7 +90,7 @@ def from_huggingface(
 
 
 def rewrite(
-    stored: partial_weights.Weights | merge.Merged,
+    stored: partial_weights.Weights | partial_weights.Merged,
     path: pathlib.Path,
     *,
     dtype: str | None,

@@ -6,7 +6,7 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
-from paligemma_jax.assembly import mask_codecs
+from paligemma_jax.assembly import weights
 from paligemma_jax.data import jsonl
 from paligemma_jax.importers import example, formats, formatting, import_report
 from paligemma_jax.tasks import geometry, task
@@ -108,7 +108,7 @@ def read(args: argparse.Namespace) -> ImportOptions:
     if args.mask_codec and not writes_masks:
         fitting = (name for name, (_, rule) in task.imports().items() if rule.answer == "masks")
         raise ValueError(f"--mask_codec: for --task {' or '.join(fitting)}, not {args.task}")
-    source = args.mask_codec or mask_codecs.PUBLISHED
+    source = args.mask_codec or weights.PUBLISHED_CODEC
     check_target(args.target, args.source, overwrite=args.overwrite)
     return ImportOptions(
         source=args.source,
@@ -134,11 +134,11 @@ def read(args: argparse.Namespace) -> ImportOptions:
 
 
 def load_codec(source: str) -> formatting.MaskCodec:
-    """Returns the codec that writes the masks of examples; errors as of `mask_codecs.load`."""
+    """Returns the codec that writes the masks of examples; errors as of `weights.load_codec`."""
     try:
-        codec = mask_codecs.load(source)
+        codec = weights.load_codec(source)
     except OSError as error:
-        error.add_note(f"--mask_codec FILE takes another one, as {mask_codecs.OWN}")
+        error.add_note(f"--mask_codec FILE takes another one, as {weights.OWN_CODEC}")
         raise
     return formatting.MaskCodec(codec.encode, codec.decode)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from paligemma_jax.assembly import assembly, model_functions, quantization, weights
+from paligemma_jax.assembly import assembly, model_functions, weights
 from paligemma_jax.console import say
 from paligemma_jax.models import family
 from paligemma_jax.runs import memory_plan, optimization, training_run
@@ -155,7 +155,7 @@ def _has_wide_frozen(built: assembly.Assembly, planned: training_run.Plan) -> bo
     trainable = set(planned.optimizer.trainable)
     shapes = assembly.lay_out(built, planned.base, tuple(trainable)).shapes
     frozen = [x for name, x in shapes.items() if name not in trainable]
-    return any(quantization.kind_of(x) == "float32" for x in frozen)
+    return any(model_functions.kind_of(x) == "float32" for x in frozen)
 
 
 def _can_quantize(built: assembly.Assembly, planned: training_run.Plan) -> bool:

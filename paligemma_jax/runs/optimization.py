@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from paligemma_jax.assembly import quantization
+from paligemma_jax.assembly import model_functions
 from paligemma_jax.console import say
 from paligemma_jax.models import family
 from paligemma_jax.params import lora, names
@@ -114,7 +114,7 @@ def describe(state: step.TrainState, made: optimizer.Optimizer) -> str:
         rows.append((f"train {rule}", *_row(arrays), shown))
     by_tower: dict[str, dict[str, Any]] = {}
     for name, array in state.frozen.items():
-        tower = f"{name.split('/')[0]} {quantization.kind_of(array)}"
+        tower = f"{name.split('/')[0]} {model_functions.kind_of(array)}"
         by_tower.setdefault(tower, {})[name] = array
     rows += [(f"frozen {tower}", *_row(arrays), "") for tower, arrays in sorted(by_tower.items())]
     moments = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state.opt_state))}

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from paligemma_jax.assembly import assembly, datasets, quantization, run_weights
+from paligemma_jax.assembly import assembly, datasets, model_functions, run_weights
 from paligemma_jax.checkpoints import checksums, partial_weights, train_checkpoint
 from paligemma_jax.console import say
 from paligemma_jax.files import run_folder
@@ -209,12 +209,12 @@ def _describe_base(
         return None
     settings = built.settings
     if layout.stored is None:
-        return {"seed": settings.seed, **quantization.describe(layout.shapes)}
+        return {"seed": settings.seed, **model_functions.describe_quantized(layout.shapes)}
     return {
         "model_init": settings.model_init,
         "path": str(layout.stored.path),
         "fingerprint": "+".join(checksums.of_file(file) for file in layout.stored.files),
-        **quantization.describe(layout.shapes),
+        **model_functions.describe_quantized(layout.shapes),
     }
 
 

@@ -15,14 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from paligemma_jax.checkpoints import (
-    huggingface,
-    huggingface_config,
-    merge,
-    npz,
-    partial_weights,
-    peft,
-)
+from paligemma_jax.checkpoints import huggingface, huggingface_config, npz, partial_weights, peft
 from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
 
@@ -69,7 +62,7 @@ def test_logits_with_the_adapter_and_with_it_merged_are_pefts(case, load_referen
     assert largest_difference({**base, **factors}, with_lora) <= TOLERANCES[case]
     metadata = {"lora": dataclasses.asdict(lora)}
     npz.write(tmp_path / "whole.npz", {**base, **factors}, metadata=metadata)
-    added = merge.merge(partial_weights.find(tmp_path / "whole.npz"))
+    added = partial_weights.merge(partial_weights.find(tmp_path / "whole.npz"))
     assert added.arrays.keys() == base.keys() and "lora" not in added.metadata
     assert largest_difference(added.read(), model) <= TOLERANCES[case]
     assert largest_difference(base, model) > 0.1
@@ -253,10 +246,10 @@ def test_weights_that_say_nothing_of_their_factors_are_refused(tmp_path):
     name = names.factor("llm/layers/mlp/linear", "lora_a")
     npz.write(tmp_path / "a.npz", {name: np.ones(3, np.float32)})
     with pytest.raises(ValueError, match="does not say how they act"):
-        merge.describe(partial_weights.find(tmp_path / "a.npz"))
+        partial_weights.describe_lora(partial_weights.find(tmp_path / "a.npz"))
     npz.write(tmp_path / "b.npz", {"llm/layers/mlp/linear": np.ones(3, np.float32)})
     with pytest.raises(ValueError, match="no LoRA factors, nothing to merge"):
-        merge.merge(partial_weights.find(tmp_path / "b.npz"))
+        partial_weights.merge(partial_weights.find(tmp_path / "b.npz"))
 
 
 ORACLE = """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_jax.assembly import assembly, datasets, mask_codecs
+from paligemma_jax.assembly import assembly, datasets, weights
 from paligemma_jax.data import objects, tokens
 from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import evaluator
@@ -29,7 +29,7 @@ def ellipse(cy, cx, ry, rx, *, height=90, width=120):
 def folder(tmp_path_factory):
     """Two pictures with one and two outlined objects, written with the codec."""
     folder, rows = tmp_path_factory.mktemp("segmentation"), []
-    codec = mask_codecs.load(CODEC)
+    codec = weights.load_codec(CODEC)
     scenes = [[ellipse(40, 60, 30, 50)], [ellipse(30, 30, 20, 25), ellipse(50, 90, 30, 20)]]
     for number, drawn in enumerate(scenes):
         Image.fromarray(np.uint8(np.any(drawn, axis=0) * 255)).convert("RGB").save(
@@ -89,14 +89,14 @@ def test_a_run_keeps_its_codec(settings, tmp_path):
     assert opened.mask_codec == str(tmp_path / "mask_codec.npz")
     codes = np.arange(48).reshape(3, 16)
     np.testing.assert_array_equal(
-        mask_codecs.load(opened.mask_codec).decode(codes), mask_codecs.load(CODEC).decode(codes)
+        weights.load_codec(opened.mask_codec).decode(codes), weights.load_codec(CODEC).decode(codes)
     )
     told, _ = assembly.open_run(str(tmp_path), None, ["mask_codec=other.npz"])
     assert told.mask_codec == "other.npz"
 
 
 def test_a_file_in_the_published_layout_writes_big_visions_tokens(reference_folder):
-    codec = mask_codecs.load(str(reference_folder / "seg_weights.npz"))
+    codec = weights.load_codec(str(reference_folder / "seg_weights.npz"))
     with np.load(reference_folder / "seg_cases.npz") as cases:
         written = codec.encode(cases["enc/masks"][..., 0])
         np.testing.assert_array_equal(written, cases["enc/indices"])
@@ -139,7 +139,7 @@ def test_a_codec_that_is_not_there_names_the_key_and_the_file_that_comes_along(s
         datasets.make_task(load.typed(settings))
     (note,) = caught.value.__notes__
     assert note.startswith("the config key mask_codec names the file")
-    assert note.endswith(mask_codecs.OWN) and CODEC.endswith(mask_codecs.OWN)
+    assert note.endswith(weights.OWN_CODEC) and CODEC.endswith(weights.OWN_CODEC)
     assert datasets.make_reader(settings).parse("") is not None
 
 

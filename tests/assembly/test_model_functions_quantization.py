@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paligemma_jax.assembly import assembly, quantization
+from paligemma_jax.assembly import assembly, model_functions
 from paligemma_jax.checkpoints import npz, partial_weights
 from paligemma_jax.models.common import quantize
 from paligemma_jax.runs import auto_remat, memory_plan, training_run
@@ -16,7 +16,7 @@ ATTENTION_LEAVES = {f"llm/layers/attn/{w}/w" for w in ("qkv_einsum", "attn_vec_e
 def choose(config, *, trainable=(), stored=None):
     model = assembly.assemble(load.typed(config)).model
     possible = model.kind.names.quantizable
-    return quantization.choose(
+    return model_functions.choose_quantized(
         load.typed(config), model.shapes(), possible, trainable=trainable, stored=stored
     )
 
@@ -125,7 +125,7 @@ def test_a_quantized_base_is_among_the_changes_that_make_a_run_fit(config, monke
 def test_what_is_written_is_what_the_weights_stand_for(tmp_path):
     w = np.random.default_rng(0).normal(size=(2, 3, 64)).astype(np.float32)
     held = quantize.quantize_on_host(w, "nf4", unit=(3, 64))
-    written = quantization.to_write({"held": held, "dense": w})
+    written = model_functions.as_written({"held": held, "dense": w})
     npz.write(tmp_path / "all.npz", written)
     found = npz.read(tmp_path / "all.npz")
     assert found["held"].dtype == "bfloat16"
