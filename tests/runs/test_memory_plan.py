@@ -261,9 +261,7 @@ def test_trace_longer_than_the_run_is_refused(adam):
 
 
 def test_trace_is_written_of_the_steps_asked_for(tmp_path):
-    traced = training_log.trace_steps(
-        jax.jit(lambda state, x: (state + x, x)), 1, tmp_path / "profile"
-    )
+    traced = training_log.trace(jax.jit(lambda state, x: (state + x, x)), 1, tmp_path / "profile")
     state = np.float32(0)
     for _ in range(2):
         state, _ = traced(state, 1.0)
