@@ -249,8 +249,16 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def pairs(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns (true label, predicted label) of everything that a row of labelled boxes counts.
+
+    NOTHING stands for the missing side. Labels that no data set knows are as the model wrote them.
+    """
+    return _Image.of(row).labels_of_pairs()
+
+
 def confusion(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the confusion matrix of `score`, of rows of any task that has labelled boxes."""
+    """Returns the confusion matrix of `aggregate`, of rows of any task that has labelled boxes."""
     return _confusion([_Image.of(row) for row in rows if row["truths"] is not None])
 
 
@@ -283,6 +291,16 @@ class _Image:
             pairs=match(truth, predicted, min_iou=MATCH_IOU),
             known={*truth.labels, *box_text.prefix_classes(row.get("prefix", ""))},
         )
+
+    def labels_of_pairs(self) -> list[tuple[str, str]]:
+        """Returns what `pairs` does."""
+        partner = {pair.truth: pair.prediction for pair in self.pairs}
+        alone = sorted(set(range(len(self.predicted))) - set(partner.values()))
+        predicted = [*self.predicted.labels, NOTHING]
+        return [
+            *((label, predicted[partner.get(n, -1)]) for n, label in enumerate(self.truth.labels)),
+            *((NOTHING, predicted[number]) for number in alone),
+        ]
 
 
 def _quality(images: Sequence[_Image]) -> dict[str, float]:
@@ -343,13 +361,8 @@ def _confusion(images: Sequence[_Image]) -> dict[str, Any]:
     place = {name: number for number, name in enumerate(names)}
     counts = np.zeros((len(names), len(names)), int)
     for image in images:
-        partner = {pair.truth: pair.prediction for pair in image.pairs}
-        columns = [place.get(label, place[OTHER]) for label in image.predicted.labels]
-        for number, label in enumerate(image.truth.labels):
-            column = columns[partner[number]] if number in partner else place[NOTHING]
-            counts[place[label], column] += 1
-        for number in set(range(len(columns))) - set(partner.values()):
-            counts[place[NOTHING], columns[number]] += 1
+        for truth, prediction in image.labels_of_pairs():
+            counts[place[truth], place.get(prediction, place[OTHER])] += 1
     return {"labels": names, "counts": counts.tolist()}
 
 

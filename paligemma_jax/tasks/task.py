@@ -17,6 +17,7 @@ from paligemma_jax.tasks import (
     metrics,
     segmentation,
     structure_metrics,
+    text_metrics,
 )
 from paligemma_jax.wording import phrases
 
@@ -195,6 +196,73 @@ def all_score_docs() -> dict[str, str]:
     for metric in metrics.METRICS.values():
         docs |= metric.further
     return docs | COMMON
+
+
+# What people call the scores whose names do not say it; others are called by their names.
+TITLES = {
+    "loss": "loss",
+    "map": "mAP 50 to 95",
+    "map50": "mAP 50",
+    "map75": "mAP 75",
+    "precision50": "precision",
+    "recall50": "recall",
+    "mean_iou": "mean IoU",
+    "miou": "mean IoU of masks",
+    "box_accuracy50": "boxes at IoU 0.5",
+    "box_accuracy75": "boxes at IoU 0.75",
+    "pixel_iou": "IoU of pixels",
+    "correct": "all correct",
+    "verbatim": "letter by letter",
+    "image_score": "mean score of an example",
+    "count_correct": "right number of objects",
+    "num_images": "images",
+    "num_examples": "examples",
+    "num_truths": "true objects",
+    "num_predictions": "predicted objects",
+    "empty": "empty answers",
+    "invalid": "objects without a mask",
+    "num_hit_max_new_tokens": "answers cut off",
+    "mean_tokens": "tokens an answer",
+    "vqa_accuracy": "VQA accuracy",
+    "vqav2_accuracy": "VQAv2 accuracy",
+    "anls": "ANLS",
+    "cider": "CIDEr",
+    "bleu4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "json_f1": "JSON fields, F1",
+    "json_exact": "JSON, all fields",
+    "json_valid": "valid JSON",
+}
+
+
+def leading_scores() -> tuple[str, ...]:
+    """Returns the scores that a report begins with, the first few that it has: the loss last."""
+    first = [name for name in first_scores() if name not in ("loss", "verbatim")]
+    return (*first, "loss", "verbatim")
+
+
+def confusion_cells(
+    rows: Sequence[Mapping[str, Any]], confusion: Mapping[str, Any] | None
+) -> list[list[tuple[int, int]]]:
+    """Returns of each row the cells (truth, prediction) of the confusion matrix that it counts in.
+
+    Rows whose truth is not known count in none; with no matrix no row does. Over all rows each cell
+    comes up as often as `confusion["counts"]` says.
+    """
+    place = {label: number for number, label in enumerate((confusion or {}).get("labels", ()))}
+    other = place.get(detection.OTHER)
+    cells = [
+        [(place.get(truth), place.get(answer, other)) for truth, answer in _pairs(row)]
+        for row in (rows if place else ())
+    ] or [[] for _ in rows]
+    return [[(t, a) for t, a in row if t is not None and a is not None] for row in cells]
+
+
+def _pairs(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the pairs of (truth, prediction) of a row of any task."""
+    if row.get("truths") is not None and "detections" in row:
+        return detection.pairs(row)
+    return [text_metrics.pair(row)] if row.get("references") else []
 
 
 def first_scores() -> tuple[str, ...]:

@@ -131,6 +131,12 @@ def aggregate(rows: Sequence[Row], *, metrics: Metrics) -> dict[str, Any]:
     }
 
 
+def pair(row: Row) -> tuple[str, str]:
+    """Returns (true answer, answer): the first true one, for any answer that is one of them."""
+    truth, answer = row["references"][0].strip(), row["prediction"].strip()
+    return truth, truth if answer in {one.strip() for one in row["references"]} else answer
+
+
 def mean(values: Sequence[float]) -> float:
     """Returns the mean, nan of nothing."""
     return float(np.mean(values)) if len(values) else float("nan")
@@ -147,9 +153,8 @@ def _confusion(rows: Sequence[Row]) -> dict[str, Any]:
         return {}
     place = {label: number for number, label in enumerate([*labels, OTHER])}
     counts = np.zeros((len(place), len(place)), int)
-    for row, truth in zip(rows, truths, strict=True):
-        answer = row["prediction"].strip()
-        answer = truth if answer in {one.strip() for one in row["references"]} else answer
+    for row in rows:
+        truth, answer = pair(row)
         counts[place[truth], place.get(answer, place[OTHER])] += 1
     return {"confusion": {"labels": list(place), "counts": counts.tolist()}}
 

@@ -76,3 +76,53 @@ def test_curves_are_made_of_numbers_only():
         "per_class/cat/num_truths": 2.0,
         "per_group/answer_type: number/anls": 0.5,
     }
+
+
+def test_every_row_knows_its_cells_of_the_confusion_matrix():
+    chosen = task.choose("detection")
+    other = "<loc0600><loc0600><loc0900><loc0900>"
+    answers = {
+        f"{BOX} cat": f"{BOX} cat ; {other} dog",  # one found, one missed
+        f"{BOX} eel": f"{BOX} dog",  # a label that nobody knows
+        f"{BOX} dog ; {other} cat": f"{BOX} cat",  # another class, and one too many
+        "": "",
+    }
+    rows = [
+        {"prefix": "detect cat ; dog", **chosen.score_example(answer, suffix=truth)}
+        for answer, truth in answers.items()
+    ]
+    rows.append({"prefix": "", **chosen.score_example(f"{BOX} cat", suffix=None)})
+    confusion = chosen.aggregate(rows)["confusion"]
+    cells = task.confusion_cells(rows, confusion)
+    labels = confusion["labels"]
+    named = [[(labels[truth], labels[answer]) for truth, answer in row] for row in cells]
+    assert named == [
+        [("cat", "cat"), ("dog", "(nothing)")],
+        [("dog", "(other)")],
+        [("cat", "dog"), ("(nothing)", "cat")],
+        [],
+        [],
+    ]
+    counts = np.zeros_like(confusion["counts"])
+    for cell in (cell for row in cells for cell in row):
+        counts[cell] += 1
+    assert counts.tolist() == confusion["counts"]
+
+
+def test_answers_that_are_classes_have_cells_too():
+    chosen = task.choose("vqa")
+    truths = ["yes", "no"] * 4
+    rows = [
+        {"prediction": answer, **chosen.score_example(answer, suffix=truth)}
+        for answer, truth in zip(["yes", "yes", "maybe", *truths[3:]], truths, strict=True)
+    ]
+    cells = task.confusion_cells(rows, chosen.aggregate(rows)["confusion"])
+    assert cells[:4] == [[(1, 1)], [(0, 1)], [(1, 2)], [(0, 0)]]
+    assert task.confusion_cells(rows, None) == [[]] * 8
+
+
+def test_scores_that_lead_have_words_that_are_no_names():
+    first = task.leading_scores()
+    assert first[:2] == ("map50", "map") and set(task.first_scores()) == set(first)
+    assert all("_" not in title for title in task.TITLES.values())
+    assert set(task.TITLES) <= set(task.all_score_docs())
