@@ -1,15 +1,33 @@
 """What a run trains on: records of one source or several, checked, and how they are changed."""
 
 import dataclasses
+import json
+import pathlib
+
+import jax
 
 from paligemma_jax.assembly import datasets
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, index_sampler, noise_boxes, pipeline, tokens
+from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.settings import keys, schema
-from paligemma_jax.tasks import task
+from paligemma_jax.tasks import box_text, task
 from paligemma_jax.wording import phrases
 
 EPOCHS = "epochs/"  # before the name of a source, in metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a run is asked.
+
+    Attributes:
+      prompt: that any image can be given; None: each has a question of its own.
+      classes: the labels that it knows, sorted; () where answers have none.
+    """
+
+    prompt: str | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +39,14 @@ class TrainingData:
       sources: what they are from.
       augmentation: changes them; None: nothing does.
       noise: fills their answers up; None: nothing does.
+      asked: what they ask.
     """
 
     records: datasets.Records
     sources: tuple[index_sampler.Source, ...]
     augmentation: augment.Augmenter | None
     noise: noise_boxes.NoiseBoxes | None
+    asked: Asked = Asked()
 
     def describe(self, *, steps: int, batch_size: int) -> str:
         """Returns how many examples there are, and how often a run of so many steps reads them."""
@@ -60,9 +80,46 @@ def read(settings: schema.Settings, tokenizer: tokens.Tokenizer) -> TrainingData
     if augmentation:
         augmentation.check(records)
         say.info(f"augmentation: {describe_augmentation(settings)}")
-    return TrainingData(
-        records, sources, augmentation, datasets.make_noise(settings, tokenizer, records)
-    )
+    noise = datasets.make_noise(settings, tokenizer, records)
+    asked = find_asked(settings.task, records)
+    return TrainingData(records, sources, augmentation, noise, asked)
+
+
+def find_asked(task_name: str, examples: datasets.Records) -> Asked:
+    """Returns what examples of a task ask.
+
+    Prompts that differ, as "detect cat" and "detect dog", are one for all of their classes, those
+    of a task whose prompts name classes; other prompts that differ are none.
+    """
+    asked = task.look_up(task_name)
+    prompts = list(dict.fromkeys(record.prefix for record in examples))
+    alone = prompts[0] if len(prompts) == 1 else None
+    if asked.grammar is None:
+        return Asked(alone)
+    verb = asked.grammar.verb
+    named = {label for p in prompts for label in box_text.prefix_classes(p, verb=verb)}
+    answers = [] if named else [record.suffix or "" for record in examples]
+    classes = named or {label for text in answers for label in asked.labels(asked.parse(text))}
+    together = f"{verb} {' ; '.join(sorted(classes))}" if classes else None
+    return Asked(alone or together, tuple(sorted(classes)))
+
+
+def write_asked(asked: Asked, workdir: pathlib.Path) -> None:
+    """Writes what a run is asked into its folder; the first process does, for all."""
+    if jax.process_index() == 0:
+        atomic.write_json(workdir / run_folder.PROMPT, dataclasses.asdict(asked))
+
+
+def read_asked(run: pathlib.Path) -> Asked:
+    """Returns what a run was asked; nothing if it is older than the file that says so."""
+    try:
+        values = json.loads((run / run_folder.PROMPT).read_text())
+        return Asked(values["prompt"], tuple(values["classes"]))
+    except FileNotFoundError:
+        return Asked()
+    except (ValueError, KeyError, TypeError) as error:
+        path = run / run_folder.PROMPT
+        raise ValueError(f"{path}: not what a run writes ({error!r}): remove it") from error
 
 
 def warn_of_task(settings: schema.Settings, examples: datasets.Records) -> None:

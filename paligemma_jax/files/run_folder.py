@@ -1,6 +1,7 @@
 """The names of the files in a run's folder.
 
 config.json                      the settings, every key resolved
+prompt.json                      what it is asked, and the classes that it knows
 tokenizer.model, mask_codec.npz  copies: the folder works without the files it was started from
 metrics.jsonl                    a row of numbers per logged step
 tensorboard/                     the same rows, as event files
@@ -15,12 +16,14 @@ evaluation-val/                  what `evaluate` writes later: predictions.jsonl
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
+PROMPT = "prompt.json"
 MASK_CODEC = "mask_codec.npz"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 FINAL = "final.npz"
 PREDICTIONS = "predictions.jsonl"
+SWEEP = "sweep.html"  # of a sweep, in the folder above its runs
 
 
 def predictions(evaluation: str, step: int) -> str:

@@ -58,6 +58,7 @@ def train(
     )
     say.info(optimization.describe(state, planned.optimizer))
     assembly.write_run_files(built, workdir)
+    training_data.write_asked(planned.data.asked, workdir)
     settings, read_images = planned.settings, _read_images(built, planned, state)
     train_step = training_log.trace(needed.train_step, settings.profile_steps, workdir / PROFILE)
     total, measure = planned.total_steps, memory_plan.meter(needed, compiled)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from paligemma_jax.assembly import training_data
-from paligemma_jax.data import tokens
+from paligemma_jax.data import records, tokens
 from paligemma_jax.settings import load
 
 
@@ -163,3 +163,46 @@ def test_a_wrong_setting_is_named_before_anything_is_loaded(config, override, me
 
     with pytest.raises(ValueError, match=message):
         prepare()
+
+
+def example(prefix, suffix=""):
+    return records.Record(images=(), prefix=prefix, suffix=suffix)
+
+
+BOX = "<loc0001><loc0002><loc0300><loc0400>"
+
+
+def test_one_prompt_for_all_images_is_what_a_run_asks():
+    found = training_data.find_asked("detection", [example("detect dog ; cat", f"{BOX} cat")] * 3)
+    assert found == training_data.Asked("detect dog ; cat", ("cat", "dog"))
+
+
+def test_prompts_of_single_classes_are_asked_together():
+    examples = [example("detect dog"), example("detect red panda"), example("detect cat ; dog")]
+    assert training_data.find_asked("detection", examples) == training_data.Asked(
+        "detect cat ; dog ; red panda", ("cat", "dog", "red panda")
+    )
+
+
+def test_answers_name_the_classes_where_prompts_do_not():
+    examples = [example("detect all classes", f"{BOX} {label}") for label in ("dog", "cat")]
+    assert training_data.find_asked("detection", examples) == training_data.Asked(
+        "detect all classes", ("cat", "dog")
+    )
+
+
+def test_questions_that_differ_are_no_prompt():
+    examples = [example("what is it?"), example("how many?")]
+    assert training_data.find_asked("vqa", examples) == training_data.Asked(None, ())
+    assert training_data.find_asked("caption", [example("caption en")]).prompt == "caption en"
+
+
+def test_what_a_run_asks_is_in_its_folder(tmp_path):
+    asked = training_data.Asked("detect é", ("é",))
+    training_data.write_asked(asked, tmp_path)
+    assert training_data.read_asked(tmp_path) == asked
+    (tmp_path / "prompt.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"prompt.json: not what a run writes .*: remove it"):
+        training_data.read_asked(tmp_path)
+    (tmp_path / "prompt.json").unlink()
+    assert training_data.read_asked(tmp_path) == training_data.Asked()
