@@ -23,6 +23,7 @@ import sys
 from collections.abc import Sequence
 
 from paligemma_jax.console import arguments, say
+from paligemma_jax.files import run_folder
 from paligemma_jax.runs import sweep_runs
 from paligemma_jax.settings import schema, sweeps
 from paligemma_jax.wording import phrases
@@ -36,9 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines = [sweep_runs.describe_command(run, workdir) for run in runs]
         sys.stdout.write("\n".join(lines) + "\n")
         return
-    failed = {} if args.table else sweep_runs.train(runs, workdir, only=args.only)
+    failed = {}
+    if not args.table:
+        failed = sweep_runs.train(runs, workdir, only=args.only, score=args.score)
     sys.stdout.write(sweep_runs.report(runs, workdir, failed=failed, score=args.score))
-    say.info(f"curves: {workdir / sweep_runs.PAGE}")
+    say.info(f"curves: {workdir / run_folder.SWEEP}")
     if failed:
         raise ValueError(
             f"{len(failed)} of {phrases.count(len(runs), 'runs')} failed, as said above: "

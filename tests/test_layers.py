@@ -101,7 +101,6 @@ HOMES = {
     "pycocotools": {"tasks", "data", "importers"},  # outlines of objects, besides scores
     "yaml": {"importers"},
     "pyarrow": {"importers/arrow.py"},
-    "matplotlib": {"reports"},
     "jinja2": {"reports/page.py"},
     "av": {"prediction/video.py"},
     "tensorboardX": {"reports/run_log.py"},
@@ -122,7 +121,6 @@ LAZY = {
     # A quarter of a second or more each, and no door needs one before it works.
     "kagglehub",
     "scipy",
-    "matplotlib",
     "jinja2",
     "tensorboardX",
 }

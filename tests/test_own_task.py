@@ -12,7 +12,7 @@ from PIL import Image
 
 from paligemma_jax.data import prefix_lm, records, tokens
 from paligemma_jax.decoding import generate
-from paligemma_jax.evaluation import evaluator, prediction_rows
+from paligemma_jax.evaluation import prediction_rows, report
 from paligemma_jax.tasks import definition, metrics, task
 from tests import extending_page
 
@@ -71,7 +71,8 @@ def test_a_task_of_ones_own_reads_data_trains_scores_and_is_reported(own, tokeni
     assert [one["score"] for one in rows] == [1.0, 0.5, 0.0]
     assert scores[chosen.metric] == 0.5
 
-    evaluator.write_report(tmp_path / "run", rows, scores, title="squares", run=None)
+    about = report.Subject(title="squares")
+    report.write(tmp_path / "run", rows, scores, subject=about, run=None)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "squares in both over squares in either" in page and "C3 and a1" in page
     lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
@@ -90,7 +91,8 @@ def test_a_metric_of_ones_own_scores_answers_and_is_reported(own, tokenizer, tmp
     found = records.read_jsonl(write_data(tmp_path, TRUTHS), check=chosen.check)
     rows, scores = evaluate(chosen, found, tokenizer, ["a1 b2", "c3", "d4"])
     assert scores["first_word"] == pytest.approx(2 / 3)
-    evaluator.write_report(tmp_path / "run", rows, scores, title="words", run=None)
+    about = report.Subject(title="words")
+    report.write(tmp_path / "run", rows, scores, subject=about, run=None)
     assert "the first word is right" in (tmp_path / "run" / "report.html").read_text()
 
 

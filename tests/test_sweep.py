@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import signal
 import textwrap
 
@@ -85,7 +86,27 @@ def test_runs_are_trained_in_turn_and_compared_the_best_first(config, training, 
     assert table[2].split() == ["lr", "state", "valid/map50", "best", "at", "step", "loss"]
     assert table[3].split() == ["0.2", "done", "0.7", "0.7", "3", "0.3"]
     page = (tmp_path / "out" / "sweep.html").read_text()
-    assert page.count("<img") == 2 and page.count("<tr") == 4
+    assert page.count('role="img"') == 2 and page.count("<tr") == 4
+
+
+def test_the_table_is_there_before_the_runs_and_leads_to_their_reports(
+    config, training, tmp_path, monkeypatch
+):
+    out, call, states = tmp_path / "out", process.call, []
+
+    def watch(command):
+        rows = json.loads((out / "sweep.json").read_text())["runs"]
+        states.append([row["state"] for row in rows])
+        assert (out / "sweep.html").exists()
+        result = call(command)
+        (out / training[0][-1] / "report.html").touch()
+        return result
+
+    monkeypatch.setattr(process, "call", watch)
+    run(config, out)
+    assert states[0] == ["not begun"] * 3 and sorted(states[2]) == ["done", "done", "not begun"]
+    links = re.findall(r'<a href="([^"]*)">([^<]*)</a>', (out / "sweep.html").read_text())
+    assert links == [(f"lr%3D{lr}/report.html", lr) for lr in ("0.2", "0.1", "0.3")]
 
 
 def test_equal_scores_are_ordered_by_the_loss(config, training, tmp_path):

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import jax
 
-from paligemma_jax.assembly import assembly
+from paligemma_jax.assembly import assembly, training_data
 from paligemma_jax.console import say
-from paligemma_jax.evaluation import evaluator
+from paligemma_jax.evaluation import evaluator, report
 from paligemma_jax.files import run_folder
-from paligemma_jax.settings import load
+from paligemma_jax.settings import load, schema
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
@@ -55,18 +55,18 @@ def evaluate(options: EvaluateOptions) -> dict[str, float] | None:
       ValueError: options that contradict each other, weights or data that do not fit, or a folder
         that holds the scores of something else.
     """
-    settings, source = assembly.open_run(
-        options.run, options.config, list(options.config_overrides)
-    )
+    trained, source = assembly.open_run(options.run, options.config, list(options.config_overrides))
     source = assembly.choose_weights(options.weights, source, chosen=options.checkpoint)
     name = options.name or name_of(options.data)
-    settings = load.with_evaluation(settings, name, options.data, list(options.eval_overrides))
+    settings = load.with_evaluation(trained, name, options.data, list(options.eval_overrides))
     run = pathlib.Path(options.run) if options.run else None
     out = pathlib.Path(options.out or (run or pathlib.Path("runs")) / run_folder.evaluation(name))
     assembly.check_writable(out, option="--out")
     check_same_data(out, options.data)
     built = assembly.assemble(settings)
-    scores = evaluate_weights(built, source, base=options.base, name=name, out=out, run=run)
+    scores = evaluate_weights(
+        built, source, base=options.base, name=name, out=out, run=run, trained=trained
+    )
     return task.choose_first_scores(scores) if jax.process_index() == 0 else None
 
 
@@ -103,6 +103,7 @@ def evaluate_weights(
     name: str,
     out: pathlib.Path,
     run: pathlib.Path | None = None,
+    trained: schema.Settings | None = None,
 ) -> dict[str, float]:
     """Evaluates the weights of `source` and returns the scores that are numbers.
 
@@ -113,6 +114,7 @@ def evaluate_weights(
       name: of the evaluation.
       out: folder for predictions, scores and report.
       run: the training run whose curves the report shows.
+      trained: its settings, all of its evaluations among them.
     """
     start, settings = time.monotonic(), built.settings
     one = evaluator.make(built, name)
@@ -121,9 +123,25 @@ def evaluate_weights(
     say.info(f"weights: {source or 'random'}, {assembly.parameter_counts(params)}")
     rows, scores = evaluator.run(built, one, params)
     summary = {"weights": source or "random", "data": settings.evals[name].fname, **scores}
-    evaluator.write_report(out, rows, summary, title=str(out), run=run)
+    seconds = time.monotonic() - start
+    report.write(
+        out,
+        rows,
+        summary,
+        subject=report.Subject(
+            title=f"{run.name}: {name}" if run else name,
+            name=name,
+            data=settings.evals[name].fname,
+            num_examples=len(one.records),
+            weights=source or "random",
+            seconds={"evaluation": seconds},
+            settings=trained or settings,
+            classes=training_data.read_asked(run).classes if run else (),
+        ),
+        run=run,
+    )
     say.info(
-        f"{phrases.count(len(one.records), 'examples')} in {time.monotonic() - start:.0f} s: "
+        f"{phrases.count(len(one.records), 'examples')} in {seconds:.0f} s: "
         f"all scores in {out / run_folder.scores()}, each example in {out / run_folder.report()}"
     )
     return task.scalars(scores)

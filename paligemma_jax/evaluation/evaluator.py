@@ -1,9 +1,8 @@
-"""From settings to evaluations: validation loss, answers, their score, and the report."""
+"""From settings to evaluations: validation loss, answers, and their score."""
 
 import dataclasses
 import functools
 import math
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,10 +14,8 @@ from paligemma_jax.data import noise_boxes, pipeline
 from paligemma_jax.decoding import constraint as constraints
 from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import answer_constraints, prediction_rows
-from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.models import family
 from paligemma_jax.params import sharding
-from paligemma_jax.reports import gallery, page, run_log
 from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task
 from paligemma_jax.training import step
@@ -190,53 +187,6 @@ def run(
             )
         scores |= task_scores
     return rows, scores
-
-
-def write_report(
-    folder: pathlib.Path,
-    rows: list[dict[str, Any]],
-    scores: Mapping[str, Any],
-    *,
-    title: str,
-    run: pathlib.Path | None,
-    now: Mapping[str, Any] | None = None,
-    predictions: str = run_folder.PREDICTIONS,
-    evaluation: str = "",
-) -> list[pathlib.Path]:
-    """Writes predictions, metrics.json and report.html into a folder, and returns their paths.
-
-    The first process does, for all.
-
-    Args:
-      folder: made if need be.
-      rows, scores: of `run`, the function.
-      title: of the report.
-      run: the folder of a training run whose curves the report shows, if there is one.
-      now: row of metrics.jsonl that is not written yet.
-      predictions: name of the file of rows.
-      evaluation: in the other two names, where a run has several.
-    """
-    if jax.process_index():
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics = run / run_folder.METRICS if run else None
-    history = run_log.read_rows(metrics) if metrics and metrics.exists() else []
-    history += [now] if now else []
-    names = (predictions, run_folder.scores(evaluation), run_folder.report(evaluation))
-    predicted, values, report = (folder / name for name in names)
-    atomic.write_jsonl(predicted, rows)
-    numbers = {key: value for key, value in scores.items() if key != page.PR_CURVES}
-    atomic.write_json(values, numbers)
-    gallery.write(
-        report,
-        rows,
-        title=title,
-        scores=scores,
-        docs=task.all_score_docs(),
-        history=history,
-        open_image=datasets.open_image,
-    )
-    return [predicted, values, report]
 
 
 def round_up(number: int, multiple: int) -> int:

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -22,8 +23,20 @@ MASK_OPACITY = 0.45
 
 
 def choose_colors(labels: Iterable[str]) -> dict[str, str]:
-    """Returns a colour "#rrggbb" per label; the same set of labels gives the same colours."""
-    return {label: COLORS[number % len(COLORS)] for number, label in enumerate(sorted(set(labels)))}
+    """Returns a colour "#rrggbb" per label; the same set of labels gives the same colours.
+
+    A label has the colour that its letters choose, whichever others there are, unless one that
+    sorts before it has that colour already: then the next that is free. Give all classes of a data
+    set, not those of a picture alone, and a class looks alike everywhere.
+    """
+    taken: dict[str, str] = {}
+    for label in sorted(set(labels)):
+        start = zlib.crc32(label.encode())
+        order = [COLORS[(start + step) % len(COLORS)] for step in range(len(COLORS))]
+        lap = len(taken) // len(COLORS) * len(COLORS)
+        used = set(list(taken.values())[lap:])
+        taken[label] = next(color for color in order if color not in used)
+    return taken
 
 
 def open_rgb(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:

@@ -1,5 +1,6 @@
 """A report on predictions: one HTML file that opens without network, worst examples first."""
 
+import dataclasses
 import io
 import math
 import os
@@ -9,13 +10,17 @@ from typing import Any
 from PIL import Image
 
 from paligemma_jax.files import atomic
-from paligemma_jax.reports import drawing, page, plots
+from paligemma_jax.reports import diagnosis, drawing, page, plots
 
 TEMPLATE = "gallery.html"
 NUM_OPEN_PLOTS = 6  # the others are folded away
+NUM_OPEN_GRIDS = 1
 MAX_LEGEND = 40  # labels
-MAX_SIDE = 480  # px of an embedded picture
+MAX_SIDE, MIN_SIDE = 960, 480  # px of an embedded picture: of few, and of many
+MANY_PICTURES = 60
 CARD_WIDTH, CARD_HEIGHT = 320, 420  # px that a picture fills on the page
+LINE_HEIGHT, LETTER_WIDTH = 15, 6.5  # px of a label on it
+NOTHING_DRAWN: dict[str, Any] = {"truths": [], "predictions": []}
 MAX_PICTURE_BYTES = 12 * 2**20  # of a page; examples beyond have no pictures
 ALWAYS_SHOWN = ("all", "wrong", "invalid")
 FILTERS = (*ALWAYS_SHOWN, "empty", "cut-off")
@@ -27,15 +32,48 @@ ORDERS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Lead:
+    """What stands above everything else.
+
+    Attributes:
+      title: heading of the page.
+      verdict: a sentence on how things are; None: nothing is known.
+      facts: (name, text) of what was evaluated, as model, weights and data.
+      links: (text, address) of other pages and files, relative to this one.
+    """
+
+    title: str
+    verdict: diagnosis.Diagnosis | None = None
+    facts: tuple[tuple[str, str], ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """How things came to be, in curves.
+
+    Attributes:
+      rows: of metrics.jsonl.
+      sources: the data that a curve is of: {"": of training, "valid": of evals.valid}.
+      of: what the other curves are of: the data set that is evaluated.
+    """
+
+    rows: Sequence[Mapping[str, Any]] = ()
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    of: str = ""
+
+
 def write(
     path: str | os.PathLike[str],
     rows: Sequence[Mapping[str, Any]],
     *,
-    title: str,
+    lead: Lead,
     scores: Mapping[str, Any] | None = None,
-    docs: Mapping[str, str] = page.NO_DOCS,
-    history: Iterable[Mapping[str, Any]] = (),
-    panels: Mapping[str, Sequence[str]] | None = None,
+    words: page.Words | None = None,
+    cells: Sequence[Sequence[tuple[int, int]]] | None = None,
+    classes: Iterable[str] = (),
+    history: History | None = None,
     limit: int = 200,
     open_image: Callable[[str], Image.Image] = drawing.open_rgb,
 ) -> None:
@@ -54,37 +92,54 @@ def write(
             "mask": 64x64 bits in the box, as base64.
           truths: [{"box_yxyx", "label"}], maybe with "mask", or None. dropped: {reason: count}.
           matched: count or None. mean_iou: of the matched, or None.
-      title: heading of the page.
-      scores: of the data set; nested dictionaries of numbers, {"labels", "counts"} is a matrix,
-        under "pr_curves" are {label: precision at recalls from 0 to 1}.
-      docs: {score: what it means}.
-      history: rows of metrics.jsonl, for the curves.
-      panels: {title: keys of history}; by default what `plots.choose_panels` finds.
+      lead: what stands first.
+      scores: of the data set; nested dictionaries of numbers; under "confusion" {"labels",
+        "counts"}, under "pr_curves" {label: precision at recalls from 0 to 1}.
+      words: what scores are called, and which of them lead.
+      cells: of each row, the cells (truth, prediction) of the confusion matrix that it counts in;
+        a truth of -1 is one that nobody knows.
+      classes: all labels there are, so that each has the colour that it has elsewhere.
+      history: for curves of the run.
       limit: how many rows are shown; the worst ones are. The page says of how many.
       open_image: path -> picture. One that cannot be read leaves its reason on the page.
     """
-    history, scores = list(history), scores or {}
-    shown = sorted(rows, key=_badness)[:limit]
-    labels = {truth["label"] for row in rows for truth in row.get("truths") or ()}
-    labels = labels or {each["label"] for row in rows for each in row.get("detections", ())}
-    colors = drawing.choose_colors(labels)
-    panels = plots.choose_panels(history) if panels is None else panels
-    pictures = _Pictures(open_image)
-    cards = [_card(row, colors, pictures) for row in shown]
+    scores, words, history = scores or {}, words or page.Words(), history or History()
+    chosen = sorted(range(len(rows)), key=lambda number: _badness(rows[number]))[:limit]
+    shown = [rows[number] for number in chosen]
+    colors = drawing.choose_colors({*classes, *_labels(rows)})
+    num_pictures = sum(len(row["images"]) for row in shown)
+    side = MAX_SIDE if num_pictures <= MANY_PICTURES else MIN_SIDE
+    pictures = _Pictures(open_image, side)
+    cards = [
+        _card(row, colors, pictures, cells[number] if cells else ())
+        for number, row in zip(chosen, shown, strict=True)
+    ]
+    matrix = (scores.get(page.CONFUSION) or {}).get("labels", ()) if cells else ()
     text = page.render(
         TEMPLATE,
-        title=title,
-        **page.scores(scores, docs),
-        curves=_draw_curves(history, panels, scores.get(page.PR_CURVES) or {}, colors),
+        title=lead.title,
+        lead=lead,
+        **page.scores(scores, words),
+        num_open_grids=NUM_OPEN_GRIDS,
+        curves=_plots(history, scores.get(page.PR_CURVES) or {}, colors, words),
+        sources=_describe_sources(history),
         num_open_plots=NUM_OPEN_PLOTS,
         heading=_heading(len(shown), len(rows)),
         filters=_count_by_filter(cards),
+        labels=_options(matrix, cells or ()),
         orders=ORDERS,
         layers=_layers(shown),
+        has_confidence=any(row.get("detections") for row in shown),
         legend=_legend(shown, colors),
         cards=cards,
     )
     atomic.write_text(path, text)
+
+
+def _labels(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Returns the labels of truths, or where there is none those of predictions."""
+    labels = {truth["label"] for row in rows for truth in row.get("truths") or ()}
+    return labels or {each["label"] for row in rows for each in row.get("detections", ())}
 
 
 def _badness(row: Mapping[str, Any]) -> tuple[float, int]:
@@ -110,19 +165,43 @@ def _heading(num_shown: int, num_rows: int) -> str:
     return f"All {num_rows:,} examples" if num_rows != 1 else "The one example"
 
 
-def _draw_curves(
-    history: Sequence[Mapping[str, Any]],
-    panels: Mapping[str, Sequence[str]],
+def _plots(
+    history: History,
     pr_curves: Mapping[str, Sequence[float]],
     colors: Mapping[str, str],
-) -> list[tuple[str, str]]:
-    """Returns (title, URL) of each plot."""
-    drawn = {title: plots.curves(history, keys, title=title) for title, keys in panels.items()}
+    words: page.Words,
+) -> list[plots.Plot]:
+    """Returns the curves of the run and, where the scores have them, of precision over recall."""
+    panels = plots.choose_panels(history.rows, list(dict.fromkeys(("loss", *words.first))))
+    drawn = [
+        plots.curves(
+            history.rows,
+            keys,
+            title=words.title(title),
+            labels={key: _curve_label(key, history.sources) for key in keys},
+        )
+        for title, keys in panels.items()
+    ]
     if pr_curves:
-        title = "precision over recall, IoU 0.5"
-        first = plots.precision_recall(pr_curves, colors=colors, title=title)
-        drawn = {title: first, **drawn}
-    return [(title, page.embed(svg, "image/svg+xml")) for title, svg in drawn.items()]
+        of = f" of {history.of}" if history.of else ""
+        title = f"precision over recall{of}, IoU 0.5"
+        drawn.insert(0, plots.precision_recall(pr_curves, colors=colors, title=title))
+    return drawn
+
+
+def _curve_label(key: str, sources: Mapping[str, str]) -> str:
+    """Returns which data a curve is of: "training (train.jsonl)", "valid (valid.jsonl)"."""
+    evaluation, slash, rest = key.partition("/")
+    if not slash or evaluation not in sources:
+        return (f"training ({sources['']})" if "" in sources else key) if not slash else rest
+    return f"{evaluation} ({sources[evaluation]})"
+
+
+def _describe_sources(history: History) -> str:
+    """Returns a sentence on what the curves of a run are of, where the scores are of other data."""
+    if not history.rows or not history.of or history.of in history.sources.values():
+        return ""
+    return f"Curves over steps are of the training run; none of them is of {history.of}."
 
 
 def _count_by_filter(cards: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -130,6 +209,20 @@ def _count_by_filter(cards: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     counts = {name: sum(name in card["flags"] for card in cards) for name in FILTERS}
     counts["all"] = len(cards)
     return {name: count for name, count in counts.items() if count or name in ALWAYS_SHOWN}
+
+
+def _options(
+    labels: Sequence[str], cells: Sequence[Sequence[tuple[int, int]]]
+) -> dict[str, list[tuple[int, str]]]:
+    """Returns (place, label) to choose from, of truths and of predictions: those that there are."""
+    if not labels:
+        return {}
+    used = [{cell[side] for row in cells for cell in row} for side in (0, 1)]
+    sides = zip(("truth", "prediction"), used, strict=True)
+    return {
+        side: [(place, label) for place, label in enumerate(labels) if place in places]
+        for side, places in sides
+    }
 
 
 def _layers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -153,20 +246,24 @@ def _legend(
 
 
 def _card(
-    row: Mapping[str, Any], colors: Mapping[str, str], pictures: "_Pictures"
+    row: Mapping[str, Any],
+    colors: Mapping[str, str],
+    pictures: "_Pictures",
+    cells: Sequence[tuple[int, int]],
 ) -> dict[str, Any]:
     """Returns what the template shows of a row; boxes are drawn on its first picture."""
     correct = row.get("correct")
-    drawn = [_overlay(row, colors)] + [{"truths": [], "predictions": []}] * len(row["images"])
+    embedded = [pictures.embed(path) | NOTHING_DRAWN for path in row["images"]]
+    for first in embedded[:1]:
+        first |= _overlay(row, colors, (first["width"], first["height"]))
     return {
         "row": row,
         "state": "unknown" if correct is None else "right" if correct else "wrong",
         "flags": _flags(row),
         "score": _as_key(row.get("score")),
         "logp": _as_key(row.get("logp")),
-        "pictures": [
-            pictures.embed(path) | drawn[number] for number, path in enumerate(row["images"])
-        ],
+        "cells": " ".join(f"{truth}:{prediction}" for truth, prediction in sorted(set(cells))),
+        "pictures": embedded,
     }
 
 
@@ -178,19 +275,19 @@ def _as_key(value: float | None) -> str:
 class _Pictures:
     """Makes pictures part of the page, as long as there is room."""
 
-    def __init__(self, open_image: Callable[[str], Image.Image]):
-        self._open, self._room = open_image, MAX_PICTURE_BYTES
+    def __init__(self, open_image: Callable[[str], Image.Image], side: int):
+        self._open, self._side, self._room = open_image, side, MAX_PICTURE_BYTES
 
     def embed(self, path: str) -> dict[str, Any]:
-        """Returns a picture's URL and width, or the reason why there is none."""
-        missing = {"url": "", "path": path}
+        """Returns a picture's URL and its size on the page, or why there is none."""
+        missing = {"url": "", "path": path, "width": CARD_WIDTH, "height": CARD_HEIGHT}
         if self._room <= 0:
             room = MAX_PICTURE_BYTES // 2**20
             reason = f"{path}: the pictures above fill the {room} MB of a page"
             return missing | {"reason": reason}
         try:
             image = self._open(path).convert("RGB")  # a copy
-            image.thumbnail((MAX_SIDE, MAX_SIDE))
+            image.thumbnail((self._side, self._side))
             buffer = io.BytesIO()
             image.save(buffer, format="JPEG", quality=85)
         except Exception as error:  # a report is worth having without one of its pictures
@@ -198,15 +295,19 @@ class _Pictures:
             return missing | {"reason": reason}
         self._room -= buffer.tell()
         width = min(CARD_WIDTH, round(CARD_HEIGHT * image.width / image.height))
+        height = round(width * image.height / image.width)
         url = page.embed(buffer.getvalue(), "image/jpeg")
-        return {"url": url, "path": path, "width": width}
+        return {"url": url, "path": path, "width": width, "height": height}
 
 
-def _overlay(row: Mapping[str, Any], colors: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the boxes and masks to lay over a picture."""
+def _overlay(
+    row: Mapping[str, Any], colors: Mapping[str, str], size: tuple[int, int]
+) -> dict[str, Any]:
+    """Returns the boxes and masks to lay over a picture of (width, height) px."""
     return {
         "truths": [
-            _place(truth, drawing.TRUTH_COLOR, truth["label"], is_below=True)
+            _place(truth, drawing.TRUTH_COLOR, truth["label"], is_below=True, size=size)
+            | {"score": ""}
             for truth in row.get("truths") or ()
         ],
         "predictions": [
@@ -215,25 +316,32 @@ def _overlay(row: Mapping[str, Any], colors: Mapping[str, str]) -> dict[str, Any
                 colors.get(detection["label"], drawing.OTHER_COLOR),
                 f"{detection['label']} {detection['score']:.2f}",
                 is_below=False,
+                size=size,
             )
+            | {"score": f"{detection['score']:.4g}"}
             for detection in row.get("detections", ())
         ],
     }
 
 
-def _place(marked: Mapping[str, Any], color: str, text: str, *, is_below: bool) -> dict[str, Any]:
+def _place(
+    marked: Mapping[str, Any], color: str, text: str, *, is_below: bool, size: tuple[int, int]
+) -> dict[str, Any]:
     """Returns where a box goes, in percent of the picture, and its text: above it or below it.
 
-    Where the picture ends the text is inside the box, and near the right edge it ends at the box's
-    edge instead of starting there.
+    Where the picture ends the text is inside the box, and near the right edge it begins further to
+    the left, as far as its length needs. `size`: (width, height) of the picture in px.
     """
     top, left, bottom, right = (100 * float(value) for value in marked["box_yxyx"])
-    y, dy = (bottom, 13 if bottom < 94 else -5) if is_below else (top, -4 if top > 6 else 13)
-    x, anchor = (left + 0.5, "start") if left < 65 else (right - 0.5, "end")
+    line = 100 * LINE_HEIGHT / size[1]
+    above, below = -4, LINE_HEIGHT - 2
+    y, dy = (bottom, below if bottom < 100 - line else above - 1) if is_below else (top, above)
+    dy = below if not is_below and top < line else dy
+    x = max(0.0, min(left + 0.5, 100 - 100 * LETTER_WIDTH * len(text) / size[0]))
     mask = drawing.mask_png(marked["mask"], color) if "mask" in marked else b""
     return {
         **{"left": left, "top": top, "width": right - left, "height": bottom - top},
-        **{"text": text, "text_x": x, "text_y": y, "text_dy": dy, "text_anchor": anchor},
+        **{"text": text, "text_x": x, "text_y": y, "text_dy": dy},
         "color": color,
         "mask_url": page.embed(mask, "image/png") if mask else "",
     }

@@ -1,7 +1,7 @@
 """A report's page: templates filled in, as one HTML file that needs no other and no network.
 
 The templates are files in `templates/`. What is put into them is text, whatever it holds: only a
-template makes HTML.
+template makes HTML, and letters that steer a text instead of being read are written as their code.
 """
 
 import base64
@@ -9,21 +9,28 @@ import dataclasses
 import functools
 import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
-PR_CURVES = "pr_curves"  # of scores: drawn, and too long for a table
+PR_CURVES, CONFUSION = "pr_curves", "confusion"  # of scores: drawn, and no tables
 NO_DOCS: Mapping[str, str] = {}
 MAX_ROWS = 100  # of a table of scores
+MAX_FIRST = 5  # scores that lead
+MAX_SHADE = 0.75  # of the cell with the most
+WHAT_TABLES_HOLD = {
+    "per_class": "by class",
+    "per_group": "by group",
+    "per_count": "by true count",
+    "dropped": "malformed parts of answers, left out",
+    "unknown_labels": "labels that no prompt and no truth has",
+}
 
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A cell of a grid: its text, and how dark it is, from 0 to 1."""
-
-    text: str
-    shade: float = 0.0
+# Control characters, but for tab and line end, and those that change the direction of a text.
+_STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +40,48 @@ class Grid:
     Attributes:
       heading: above it.
       columns: their names.
-      rows: (name, a cell per column) each.
+      rows: (name, a text per column) each.
       num_left_out: rows that there are beside these.
     """
 
     heading: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
     num_left_out: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+    """A cell of a confusion matrix: how many, and how dark it is, from 0 to 1."""
+
+    number: int
+    shade: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix: labels, of truths at the left and of predictions above, and counts."""
+
+    labels: tuple[str, ...]
+    rows: tuple[tuple[Count, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What scores are called and what they mean.
+
+    Attributes:
+      first: names of the scores that lead, in their order.
+      titles: name -> what people call it; `in_words` of others.
+      docs: name -> what it means, in a line.
+    """
+
+    first: tuple[str, ...] = ()
+    titles: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    docs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def title(self, name: str) -> str:
+        return self.titles.get(name) or in_words(name)
 
 
 def render(template: str, **values: Any) -> str:
@@ -60,33 +101,55 @@ def show(value: object) -> str:
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def scores(values: Mapping[str, Any], docs: Mapping[str, str] = NO_DOCS) -> dict[str, Any]:
-    """Returns scores as a template takes them: numbers, what they mean, and grids.
+def in_words(name: str) -> str:
+    """Returns "mean_tokens" as "mean tokens"."""
+    return name.replace("_", " ")
+
+
+def visible(value: Any) -> Any:
+    r"""Returns text with the code in place of letters that steer it: "\x1b", "\u202e"."""
+    if type(value) is not str:  # HTML of a macro goes as it is
+        return value
+    return _STEERING.sub(lambda match: ascii(match[0])[1:-1], value)
+
+
+def scores(values: Mapping[str, Any], words: Words) -> dict[str, Any]:
+    """Returns scores as a template takes them: those that lead, the others, grids and a matrix.
 
     Args:
       values: numbers, None, and dictionaries: {name: number}, {name: {column: number}}, or the
         confusion matrix {"labels", "counts"}.
-      docs: what a number means.
+      words: what they are called.
+
+    Returns:
+      first, others: [(title, value, what it means)]; grids; matrix (None: there is none).
     """
-    is_number = {
-        key: value is None or isinstance(value, int | float) for key, value in values.items()
-    }
+    numbers = [
+        key for key, value in values.items() if value is None or isinstance(value, int | float)
+    ]
+    first = [name for name in words.first if name in numbers and values[name] is not None]
+    first = first[:MAX_FIRST] or numbers[:MAX_FIRST]
     tables = [
         (key, value)
         for key, value in values.items()
-        if isinstance(value, Mapping) and value and key != PR_CURVES
+        if isinstance(value, Mapping) and value and key not in (PR_CURVES, CONFUSION)
     ]
+    # Those of classes and groups come before counts of what is odd.
+    tables.sort(key=lambda one: not all(isinstance(row, Mapping) for row in one[1].values()))
+    confusion = values.get(CONFUSION)
+
+    def described(names: Sequence[str]) -> list[tuple[str, Any, str]]:
+        return [(words.title(name), values[name], words.docs.get(name, "")) for name in names]
+
     return {
-        "numbers": {key: value for key, value in values.items() if is_number[key]},
-        "docs": docs,
-        "grids": [
-            _matrix(*one) if "counts" in one[1] and "labels" in one[1] else _table(*one)
-            for one in tables
-        ],
+        "first": described(first),
+        "others": described([name for name in numbers if name not in first]),
+        "grids": [_table(*one, words) for one in tables],
+        "matrix": _matrix(confusion) if confusion and any(map(any, confusion["counts"])) else None,
     }
 
 
-def _table(heading: str, values: Mapping[str, Any]) -> Grid:
+def _table(heading: str, values: Mapping[str, Any], words: Words) -> Grid:
     """Returns the first rows of {name: number} or {name: {column: number}}."""
     rows = {
         name: inner if isinstance(inner, Mapping) else {"count": inner}
@@ -94,21 +157,24 @@ def _table(heading: str, values: Mapping[str, Any]) -> Grid:
     }
     columns = tuple(dict.fromkeys(column for inner in rows.values() for column in inner))
     cells = tuple(
-        (name, tuple(Cell(show(inner.get(column))) for column in columns))
-        for name, inner in rows.items()
+        (name, tuple(show(inner.get(column)) for column in columns)) for name, inner in rows.items()
     )
-    return Grid(heading, columns, cells, num_left_out=len(values) - len(rows))
+    return Grid(
+        WHAT_TABLES_HOLD.get(heading, in_words(heading)),
+        tuple(words.title(column) for column in columns),
+        cells,
+        num_left_out=len(values) - len(rows),
+    )
 
 
-def _matrix(heading: str, values: Mapping[str, Sequence[Any]]) -> Grid:
-    """Returns a confusion matrix: a cell is darker the larger its share of the row."""
-    rows = []
-    for label, counts in zip(values["labels"], values["counts"], strict=True):
-        total = max(sum(counts), 1)
-        cells = [Cell(str(count or ""), shade=0.5 * count / total) for count in counts]
-        rows.append((label, tuple(cells)))
-    heading = f"{heading} (rows: truth, columns: prediction)"
-    return Grid(heading, tuple(values["labels"]), tuple(rows))
+def _matrix(values: Mapping[str, Sequence[Any]]) -> Matrix:
+    """Returns a confusion matrix: one scale for all cells, whose root lets few be seen too."""
+    most = max(max(counts) for counts in values["counts"])
+    rows = tuple(
+        tuple(Count(int(count), MAX_SHADE * math.sqrt(count / most)) for count in counts)
+        for counts in values["counts"]
+    )
+    return Matrix(tuple(values["labels"]), rows)
 
 
 @functools.cache
@@ -121,6 +187,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=visible,
     )
     environment.filters["show"] = show
     return environment

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from paligemma_jax.reports import page
+from paligemma_jax.reports import page, plots
 
 Row = tuple[str, ...]
 TEMPLATE = "sections.html"
@@ -36,6 +36,7 @@ class Table:
       rows: one text per column each.
       styles: a class per row for HTML ("prefix", "suffix", "padding"), or none.
       num_shown: how many rows a terminal shows; the page shows all, folded away where it is 0.
+      links: a page per row that its first cell leads to, relative to this one; "" for none.
     """
 
     title: str
@@ -43,13 +44,14 @@ class Table:
     rows: tuple[Row, ...]
     styles: tuple[str, ...] = ()
     num_shown: int = 20
+    links: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture, on the page only: of Pillow, or the bytes of an SVG."""
+    """A picture of Pillow, on the page only."""
 
-    image: Image.Image | bytes
+    image: Image.Image
     caption: str
 
 
@@ -62,7 +64,7 @@ class Section:
 
     name: str
     title: str
-    parts: tuple[Facts | Table | Picture, ...]
+    parts: tuple[Facts | Table | Picture | plots.Plot, ...]
 
 
 def to_text(sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) -> str:
@@ -93,7 +95,7 @@ def to_html(
     return page.render(
         TEMPLATE,
         title=title,
-        counts=counts,
+        counts=[(name, count, "") for name, count in counts.items()],
         findings=[_finding_values(finding) for finding in findings or ()],
         sections=[_section_values(section) for section in sections],
     )
@@ -113,7 +115,7 @@ def to_json(sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) 
     return {"findings": list(findings), "sections": shown}
 
 
-def _part_text(part: Facts | Table | Picture) -> list[str]:
+def _part_text(part: Facts | Table | Picture | plots.Plot) -> list[str]:
     """Returns the lines of a part, none of one that is empty or no text."""
     if isinstance(part, Table):
         return _table_text(part)
@@ -189,12 +191,11 @@ def _section_values(section: Section) -> dict[str, Any]:
             for part in section.parts
             if isinstance(part, Picture)
         ],
+        "plots": [part for part in section.parts if isinstance(part, plots.Plot)],
     }
 
 
-def _embed(image: Image.Image | bytes) -> str:
-    if isinstance(image, bytes):
-        return page.embed(image, "image/svg+xml")
+def _embed(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return page.embed(buffer.getvalue(), "image/png")

@@ -11,6 +11,7 @@ from typing import Any
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checkpoints import train_checkpoint
 from paligemma_jax.console import process, say
+from paligemma_jax.evaluation import report as report_pages
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.reports import plots, run_log, sections
 from paligemma_jax.runs import early_stopping, resume
@@ -18,7 +19,7 @@ from paligemma_jax.settings import load, sweeps
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
-JSON, PAGE = "sweep.json", "sweep.html"
+JSON = "sweep.json"
 MAX_CURVES = 8  # runs in one plot, the best ones
 
 
@@ -76,22 +77,32 @@ def is_done(run: sweeps.Run, workdir: pathlib.Path) -> bool:
 
 
 def train(
-    runs: Sequence[sweeps.Run], workdir: pathlib.Path, *, only: int | None = None
+    runs: Sequence[sweeps.Run],
+    workdir: pathlib.Path,
+    *,
+    only: int | None = None,
+    score: str | None = None,
 ) -> dict[str, int]:
     """Trains runs one after the other; returns the exit statuses of those that failed, by name.
+
+    The table is there from the beginning, so that the runs' own reports can lead to it, and is
+    written again before each run; not with `only`, where other processes may write it too.
 
     Args:
       runs: of the sweep.
       workdir: of all of them.
       only: number of the run to train, from 0; None: all.
+      score: as in `report`.
 
     Raises:
       process.Preempted: it was asked to stop.
     """
     assembly.check_writable(workdir, option="--workdir")
-    runs, failed = _choose(runs, only), {}
-    for number, run in enumerate(runs):
-        which = f"run {number + 1} of {len(runs)}: {run.name}"
+    chosen, failed = _choose(runs, only), {}
+    for number, run in enumerate(chosen):
+        if only is None:
+            report(runs, workdir, failed=failed, score=score)
+        which = f"run {number + 1} of {len(chosen)}: {run.name}"
         if is_done(run, workdir):
             say.info(f"{which}: done before")
             continue
@@ -202,8 +213,13 @@ def _is_loss(metric: str) -> bool:
     return metric == "loss" or train_checkpoint.best_is(metric) == "min"
 
 
-def table(outcomes: Sequence[Outcome], score: str) -> sections.Table:
-    """Returns a row per run: what sets it apart, its state, the score's last and best value."""
+def table(
+    outcomes: Sequence[Outcome], score: str, workdir: pathlib.Path | None = None
+) -> sections.Table:
+    """Returns a row per run: what sets it apart, its state, the score's last and best value.
+
+    `workdir`: of all runs, for links from it to their reports; None: without links.
+    """
     keys = list(dict.fromkeys(key for outcome in outcomes for key in outcome.run.values))
     losses = [] if score == "loss" else ["loss"]
     header = (*keys, "state", score, "best", "at step", *losses)
@@ -213,7 +229,14 @@ def table(outcomes: Sequence[Outcome], score: str) -> sections.Table:
         numbers = [outcome.last(score), best, step, *map(outcome.last, losses)]
         values = [str(outcome.run.values.get(key, "")) for key in keys]
         rows.append((*values, outcome.state, *map(_show, numbers)))
-    return sections.Table("", header, tuple(rows), num_shown=len(rows))
+    links = tuple(_report_of(workdir, each.run) for each in outcomes) if workdir else ()
+    return sections.Table("", header, tuple(rows), num_shown=len(rows), links=links)
+
+
+def _report_of(workdir: pathlib.Path, run: sweeps.Run) -> str:
+    """Returns the address of a run's first report, "" while it has none."""
+    pages = sorted((workdir / run.name).glob("report*.html"))
+    return report_pages.address(pages[0], workdir) if pages else ""
 
 
 def _show(number: float | None) -> str:
@@ -236,11 +259,12 @@ def write(workdir: pathlib.Path, outcomes: Sequence[Outcome], score: str) -> Non
         ]
         if rows:
             names = [outcome.run.name for outcome in outcomes[:MAX_CURVES]]
-            curves.append(sections.Picture(plots.curves(rows, names, title=metric), metric))
+            title = f"{metric} (training)" if "/" not in metric else metric
+            curves.append(plots.curves(rows, names, title=title))
     title = f"{workdir}: {len(outcomes)} runs by {score}"
-    parts = [sections.Section("runs", "", (table(outcomes, score),))]
+    parts = [sections.Section("runs", "", (table(outcomes, score, workdir),))]
     parts += [sections.Section("curves", "Curves", tuple(curves))] if curves else []
-    atomic.write_text(workdir / PAGE, sections.to_html(title, parts))
+    atomic.write_text(workdir / run_folder.SWEEP, sections.to_html(title, parts))
 
 
 def _to_json(outcome: Outcome, workdir: pathlib.Path, score: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from paligemma_jax.assembly import assembly, datasets, training_data, weights
 from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import process, say
 from paligemma_jax.data import pipeline
-from paligemma_jax.evaluation import evaluator
+from paligemma_jax.evaluation import evaluator, report
 from paligemma_jax.files import run_folder
 from paligemma_jax.models import family
 from paligemma_jax.runs import (
@@ -128,7 +129,7 @@ def run(
         _make_hook(built, planned, one, every, workdir, log, read_images)
         for one, every in planned.evaluations
     ]
-    with say.progress("training", unit="steps", first="reading the first images") as report:
+    with say.progress("training", unit="steps", first="reading the first images") as tell:
         state = loop.run(
             state,
             datasets.on_mesh(batches, built.mesh),
@@ -137,7 +138,7 @@ def run(
             log=log_row,
             hooks=hooks,
             groups=optimization.gradient_groups(planned.optimizer),
-            progress=lambda done: report(done, planned.total_steps),
+            progress=lambda done: tell(done, planned.total_steps),
             save=saver.keep,
             save_every=planned.saving.save_every,
             stop=stop,
@@ -148,8 +149,8 @@ def run(
         log.status = "stopped"
         saver.stop(state)
     elif goal := planned.goal.describe(step=int(state.step)):
-        tell = say.info if planned.goal.is_reached else say.warning
-        tell(goal)
+        tell_goal = say.info if planned.goal.is_reached else say.warning
+        tell_goal(goal)
     return state
 
 
@@ -248,22 +249,34 @@ def _make_hook(
     read_images: pipeline.ReadImages | None,
 ) -> loop.Hook:
     """Returns the hook that evaluates and writes predictions, scores and the report."""
+    started, settings = time.monotonic(), planned.settings
 
     def evaluate(state: step.TrainState, number: int) -> Mapping[str, float]:
+        before = time.monotonic()
         rows, scores = evaluator.run(built, one, state.averaged, read_images=read_images)
         numbers = {f"{one.name}/{key}": value for key, value in task.scalars(scores).items()}
-        if rows:
-            files = evaluator.write_report(
-                workdir,
-                rows,
-                {"evaluation": one.name, "step": number, **scores},
+        passed = {"training": before - started, "this evaluation": time.monotonic() - before}
+        files = report.write(
+            workdir,
+            rows,
+            {"evaluation": one.name, "step": number, **scores},
+            subject=report.Subject(
                 title=f"{workdir.name}: {one.name} after step {number}",
-                run=workdir,
-                now={"step": number, **numbers},
-                predictions=run_folder.predictions(one.name, number),
-                evaluation=one.name if len(planned.evaluations) > 1 else "",
-            )
-            log.append_files(number, one.name, files)
+                name=one.name,
+                data=settings.evals[one.name].fname,
+                num_examples=len(one.records),
+                weights=f"after step {number} of {planned.total_steps}, from "
+                f"{settings.model_init or 'random ones'}",
+                seconds=passed,
+                settings=settings,
+                classes=planned.data.asked.classes,
+            ),
+            run=workdir,
+            now={"step": number, **numbers},
+            predictions=run_folder.predictions(one.name, number),
+            evaluation=one.name if len(planned.evaluations) > 1 else "",
+        )
+        log.append_files(number, one.name, files)
         return numbers
 
     return loop.Hook(every=every, fn=evaluate)

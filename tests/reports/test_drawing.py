@@ -1,5 +1,6 @@
 import base64
 import io
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ def test_a_box_is_drawn_where_it_is_yxyx():
 
 def test_a_tag_stays_inside_the_picture():
     pixels = np.asarray(drawing.draw_boxes(GREY, [[0, 0, 1, 1]], ["cat"], [0.5]))
-    color = [int(drawing.COLORS[0][at : at + 2], 16) for at in (1, 3, 5)]
+    cat = drawing.choose_colors(["cat"])["cat"]
+    color = [int(cat[at : at + 2], 16) for at in (1, 3, 5)]
     assert (pixels[2:12, 2:20] == color).all(axis=-1).any()
 
 
@@ -49,6 +51,15 @@ def test_labels_and_scores_must_be_as_many_as_boxes():
         drawing.draw_boxes(GREY, [[0, 0, 1, 1]], [])
     with pytest.raises(ValueError, match=r"found \{'labels': 1, 'scores': 2\}"):
         drawing.draw_boxes(GREY, [[0, 0, 1, 1]], ["cat"], [1.0, 0.5])
+
+
+def test_a_label_keeps_its_colour_among_others_unless_it_is_taken():
+    alone = {label: drawing.choose_colors([label])[label] for label in ("cat", "dog", "car")}
+    assert len(set(alone.values())) == 3
+    assert drawing.choose_colors(alone) == alone
+    many = [f"class {number}" for number in range(30)]
+    counts = Counter(drawing.choose_colors(many).values())
+    assert set(counts) == set(drawing.COLORS) and max(counts.values()) == 3
 
 
 def test_colors_belong_to_the_set_of_labels():
