@@ -67,16 +67,15 @@ def _classes(files: list[tuple[str | None, str]], request: example.Request) -> t
 def _examples(
     files, request, tally: example.Tally, classes: tuple[str, ...]
 ) -> Iterator[example.Example]:
-    root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
     folder = (
         pictures.open_folder(request.images)
         if request.images
-        else pictures.find_folder(_sample_paths(files, request), root)
+        else pictures.find_folder(_sample_paths(files, request), request.root)
     )
     names_by_number = request.numbered(classes)
     done = 0
     for split, file in files:
-        name = os.path.relpath(file, root)
+        name = os.path.relpath(file, request.root)
         names, features, batches = _open(file)
         chosen = columns.choose(names, request, file, columns=request.columns)
         texts = [column for ours, column in chosen.items() if ours != "objects"]

@@ -50,19 +50,15 @@ def read(
     files = {file: header for file in tables.csv_files(request.path) if (header := _columns(file))}
     if not files:
         raise ValueError(f"{request.path}: no CSV file with {SEARCHED}")
-    root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
-    examples, classes = [], {}
+    examples = []
     for number, (file, header) in enumerate(files.items(), 1):
         rows = _by_image(file, header, tally)
-        where = pictures.choose_folder(_on_disk(list(rows), root), root, request.images)
-        for made in _read_file(file, rows, header, where, tally):
-            examples.append(made)
-            assert made.objects is not None
-            classes |= dict.fromkeys(made.objects.labels)
+        there = _on_disk(list(rows), request.root)
+        where = pictures.choose_folder(there, request.root, request.images)
+        examples += _read_file(file, rows, header, where, tally)
         progress(number, len(files))
-    chosen = request.classes or tuple(sorted(classes))
     searched = f"{SEARCHED}, of {', '.join(map(os.path.basename, files))}"
-    return example.DataSet(chosen, examples, len(examples), searched)
+    return example.of_objects(request, examples, searched=searched)
 
 
 Header = tuple[str, str, tuple[str, ...], bool]  # columns: image, class, corners; is a size last

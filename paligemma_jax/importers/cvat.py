@@ -39,25 +39,21 @@ def read(
     files = list(_files(request.path))
     if not files:
         raise ValueError(f"{request.path}: no XML file with <annotations>, as CVAT writes it")
-    root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
-    examples, classes = [], {}
+    examples = []
     for file in files:
         items = _parse(file).findall("image")
         names = [(item.get("name") or "").replace("\\", "/") for item in items]
-        where = pictures.choose_folder(list(filter(None, names)), root, request.images)
+        where = pictures.choose_folder(list(filter(None, names)), request.root, request.images)
         folder = pictures.open_folder(where)
-        prefix = os.path.relpath(file, root)
+        prefix = os.path.relpath(file, request.root)
         for number, (item, name) in enumerate(zip(items, names, strict=True), 1):
             source = f"{prefix}: image {item.get('id', number)}"
             if read := _read_image(item, name, source, folder, tally):
                 examples.append(read)
-                assert read.objects is not None
-                classes |= dict.fromkeys(read.objects.labels)
             if number % PROGRESS_IMAGES == 0 or number == len(items):
                 progress(number, len(items))
     searched = f"the <box>, <polygon> and <mask> elements of {', '.join(files)}"
-    chosen = request.classes or tuple(sorted(classes))
-    return example.DataSet(chosen, examples, len(examples), searched)
+    return example.of_objects(request, examples, searched=searched)
 
 
 def _read_image(item, name: str, source: str, folder, tally) -> example.Example | None:

@@ -6,6 +6,7 @@ reason and the place. What cannot be read at all is a ValueError.
 
 import collections
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -114,9 +115,24 @@ class Request:
         return ("",) * (first if self.first_class is None else self.first_class) + classes
 
     @property
+    def root(self) -> str:
+        """The folder that is read: `path` itself, or the one that the file lies in."""
+        return self.path if os.path.isdir(self.path) else os.path.dirname(self.path) or "."
+
+    @property
     def rule(self) -> definition.Import:
         """How rows are made for the task."""
         return task.rule(self.task)
+
+
+def of_objects(request: Request, examples: list[Example], *, searched: str) -> DataSet:
+    """Returns the data set of a source that names the class at each object.
+
+    Its classes are those that were asked for, else all labels in alphabetical order.
+    """
+    labels = {label for one in examples if one.objects for label in one.objects.labels}
+    classes = request.classes or tuple(sorted(labels))
+    return DataSet(classes, examples, len(examples), searched)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

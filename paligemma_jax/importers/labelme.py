@@ -36,23 +36,19 @@ def read(
     files = list(_files(request.path))
     if not files:
         raise ValueError(f"{request.path}: no JSON file with 'shapes', as labelme writes them")
-    root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
-    folder = pictures.open_folder(request.images or root)
+    folder = pictures.open_folder(request.images or request.root)
     by_name: dict[str, list[str]] = {}
     for place, _, _ in os.walk(folder.root):
         for image in pictures.list_images(place):
             by_name.setdefault(os.path.basename(image), []).append(image)
-    examples, classes = [], {}
+    examples = []
     for number, path in enumerate(files, 1):
-        if read := _read_file(path, root, folder, by_name, tally):
+        if read := _read_file(path, request.root, folder, by_name, tally):
             examples.append(read)
-            assert read.objects is not None
-            classes |= dict.fromkeys(read.objects.labels)
         if number % PROGRESS_FILES == 0 or number == len(files):
             progress(number, len(files))
     searched = f"the shapes of {len(files)} JSON files"
-    chosen = request.classes or tuple(sorted(classes))
-    return example.DataSet(chosen, examples, len(examples), searched)
+    return example.of_objects(request, examples, searched=searched)
 
 
 def _read_file(

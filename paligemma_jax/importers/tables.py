@@ -57,8 +57,7 @@ def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
     files = _files(request.path, endings)
     if not files:
         raise ValueError(f"{request.path}: no file that ends in {' or '.join(endings)}")
-    root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
-    folder = _open_images(request, root, files, read_rows)
+    folder = _open_images(request, request.root, files, read_rows)
     examples: list[example.Example] = []
     total, done = sum(map(_count_lines, files)), 0
     chosen: dict[str, str] = {}

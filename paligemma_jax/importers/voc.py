@@ -44,20 +44,17 @@ def read(
     for stem in sorted(set(splits) - {_stem(path) for path in files}):
         tally.read["images"] += 1
         tally.drop("image", "listed without an annotation file", f"{SETS}: {stem}")
-    examples, classes = [], {}
+    examples = []
     for number, path in enumerate(files, 1):
         name = os.path.relpath(path, root)
         split = splits.get(_stem(path))
         split = split or example.split_name(os.path.dirname(name))
         if read := _read_file(path, name, split, images, tally):
             examples.append(read)
-            assert read.objects is not None
-            classes |= dict.fromkeys(read.objects.labels)
         if number % PROGRESS_FILES == 0 or number == len(files):
             progress(number, len(files))
     searched = f"the <object> elements right below <annotation>, of {len(files)} XML files"
-    chosen = request.classes or tuple(sorted(classes))
-    return example.DataSet(chosen, examples, len(examples), searched)
+    return example.of_objects(request, examples, searched=searched)
 
 
 class _Images:

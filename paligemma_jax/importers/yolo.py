@@ -52,7 +52,7 @@ def read(
     Raises:
       ValueError: no class names, or no images.
     """
-    root = request.path if os.path.isdir(request.path) else os.path.dirname(request.path) or "."
+    root = request.root
     description = _describe(request, root)
     names = request.numbered(request.classes or _class_names(description, root))
     labels = _Labels(root, names, "kpt_shape" in description)
