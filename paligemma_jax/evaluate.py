@@ -1,8 +1,10 @@
 """Evaluate weights on a data set: predictions.jsonl, metrics.json and report.html.
 
 The scores that are read first are printed too, as JSON. The files lie in evaluation-NAME of the
-run; NAME is that of the data's file (test.jsonl: test), or --name.
+run; NAME is that of the data's file (test.jsonl: test), or --name. Without --data it is the
+validation set of the run: evals.valid or evals.val of its settings, else their first.
 
+    python -m paligemma_jax.evaluate --run runs/fracture
     python -m paligemma_jax.evaluate --run runs/fracture --data test.jsonl
     python -m paligemma_jax.evaluate --config configs/fracture_224.py --data test.jsonl
 
@@ -51,9 +53,9 @@ def parse_args(
     arguments.add_source(parser)
     parser.add_argument(
         "--data",
-        required=True,
         metavar="FILE",
-        help=f"a JSONL file with answers, or '{schema.INPUT}': what the settings train on",
+        help=f"a JSONL file with answers, or '{schema.INPUT}': what the settings train on; "
+        "default: the validation set of the settings",
     )
     parser.add_argument("--out", metavar="FOLDER", help="default: evaluation-NAME in the run")
     parser.add_argument("--name", help="of this evaluation; default: as the file of --data")

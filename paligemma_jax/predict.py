@@ -1,5 +1,6 @@
 """Answer a prompt about images and videos: JSON lines on standard output, pictures if wanted.
 
+    python -m paligemma_jax.predict --run runs/fracture scans/
     python -m paligemma_jax.predict --run runs/fracture --prompt "detect fracture" scan.png
     python -m paligemma_jax.predict --run runs/fracture --prompt "detect fracture" \\
         --pictures out/ 'scans/*.png' more_scans/ > answers.jsonl
@@ -8,8 +9,11 @@
     python -m paligemma_jax.predict --run runs/vqa questions.jsonl
     python -m paligemma_jax.predict --run runs/vqa --prompt "what changed?" --together a.png b.png
 
-Images are files, folders, globs or addresses (https:// gs:// s3://). The rows of a JSONL have
-prompts of their own, or all are asked --prompt; true answers in it are for paligemma_jax.evaluate.
+Images are files, folders, globs or addresses (https:// gs:// s3://). Without --prompt they are
+asked what the run was trained to be asked: "detect a ; b" with all of its classes, or the one
+prompt of all of its examples. The rows of a JSONL have prompts of their own, or all are asked
+--prompt; true answers in it are for paligemma_jax.evaluate. The lines have boxes as box_yxyx, in
+0..1, and as xyxy, in pixels of the file.
 Of a video one frame a second is asked about, or every N-th (--every N); its lines say frame and
 time_s. --pictures writes a PNG for each image, and for each video a video of the same speed
 (--frames: PNG files). --together asks one question about several images.
@@ -60,7 +64,7 @@ def parse_args(
 ) -> tuple[argparse.Namespace, dict[str, list[str]]]:
     parser = arguments.parser(__doc__)
     arguments.add_source(parser)
-    parser.add_argument("--prompt", help='the prefix, as "detect fracture"')
+    parser.add_argument("--prompt", help='the prefix, as "detect fracture"; default: the run\'s')
     parser.add_argument("--pictures", metavar="FOLDER", help="write annotated pictures there")
     parser.add_argument("--every", type=int, metavar="N", help="of videos every N-th frame")
     parser.add_argument("--frames", action="store_true", help="PNG files, not videos")

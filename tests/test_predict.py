@@ -9,8 +9,9 @@ from PIL import Image
 
 import paligemma_jax
 from paligemma_jax import predict
-from paligemma_jax.data import records, tokens
-from paligemma_jax.prediction import annotated, predicting, queries, video
+from paligemma_jax.assembly import training_data
+from paligemma_jax.data import pipeline, records, tokens
+from paligemma_jax.prediction import annotated, predicting, predictor, queries, video
 from paligemma_jax.reports import drawing
 from paligemma_jax.settings import load, presets
 
@@ -95,6 +96,60 @@ def test_where_nothing_can_be_read_no_model_runs_and_every_line_says_so(folder, 
         run(folder, "--prompt=cat", f"{folder}/in/b.png", f"{folder}/tokenizer.model")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert ["error" in row for row in rows] == [True, True]
+
+
+def test_a_run_knows_what_to_ask_and_says_it(folder, tmp_path, capsys):
+    asked = training_data.Asked("detect cat ; dog", ("cat", "dog"))
+    training_data.write_asked(asked, folder)
+    try:
+        run(folder, f"{folder}/in/a.png")
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["prefix"] == "detect cat ; dog"
+        assert "prompt: 'detect cat ; dog', as in training (--prompt asks" in printed.err
+        run(folder, "--prompt=detect dog", f"{folder}/in/a.png")
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["prefix"] == "detect dog"
+        assert "as in training" not in printed.err
+        loaded = paligemma_jax.load(str(folder), weights="none", decoding={"max_new_tokens": 2})
+        assert loaded.predict(f"{folder}/in/a.png")[0]["prefix"] == "detect cat ; dog"
+    finally:
+        (folder / "prompt.json").unlink()
+    with pytest.raises(ValueError, match=r"a.png: a prompt is missing: give --prompt"):
+        run(folder, f"{folder}/in/a.png")
+
+
+def test_boxes_are_in_pixels_of_the_file_too():
+    box = {"box_yxyx": [0.25, 0.1, 0.5, 1.0], "label": "cat", "score": 0.5}
+    row = predictor.in_pixels({"prediction": "x", "detections": [box]}, (100, 300))
+    assert row["detections"] == [{**box, "xyxy": [30.0, 25.0, 300.0, 50.0]}]
+    assert "xyxy" not in box
+    assert predictor.in_pixels({"prediction": "x"}, (1, 1)) == {"prediction": "x"}
+
+
+def test_the_size_of_every_image_is_known_before_it_is_answered(folder):
+    settings = load.from_json(folder / "config.json")
+    paths = [f"{folder}/in/{name}.png" for name in "abc"]
+    made, _ = queries.find([*paths, f"{folder}/in/clip.mp4"], settings, prompt="cat", every=4)
+    made += queries.from_notebook([np.zeros((9, 7, 3), np.uint8)], "cat")
+    broken, sizes = {}, {}
+    tokenizer = tokens.load_tokenizer(f"{folder}/tokenizer.model")
+    spec = pipeline.BatchSpec(res=14, text_len=24, batch_size=2)
+    batches = list(queries.make_batches(made, tokenizer, spec, broken, sizes))
+    assert len(batches) == 3 and list(broken) == [1]
+    assert sizes == {0: (20, 30), 2: (20, 30), 3: (20, 30), 4: (20, 30), 5: (9, 7)}
+
+
+def test_a_class_has_its_colour_whatever_else_a_picture_shows(tmp_path):
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    made = [queries.Query(records.Record((str(tmp_path / "a.png"),), "detect cat ; dog"))]
+    box = {"box_yxyx": [0.5, 0.5, 1, 1], "score": 0.5}
+    for labels in (["dog"], ["cat", "dog"], ["eel", "dog"]):
+        row = {"index": 0, "detections": [{**box, "label": label} for label in labels]}
+        with annotated.Annotator(tmp_path / "out", made, {}, ["cat", "dog"]) as pictures:
+            pictures.add(row)
+        pixels = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+        expected = drawing.choose_colors(["cat", "dog"])["dog"]
+        assert "#" + bytes(pixels[39, 45].tolist()).hex() == expected
 
 
 ROW = {

@@ -30,6 +30,9 @@ class Asked:
     classes: tuple[str, ...] = ()
 
 
+NOTHING_ASKED = Asked()
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
     """Everything that `pipeline.train_batches` reads.
@@ -46,7 +49,7 @@ class TrainingData:
     sources: tuple[index_sampler.Source, ...]
     augmentation: augment.Augmenter | None
     noise: noise_boxes.NoiseBoxes | None
-    asked: Asked = Asked()
+    asked: Asked = NOTHING_ASKED
 
     def describe(self, *, steps: int, batch_size: int) -> str:
         """Returns how many examples there are, and how often a run of so many steps reads them."""
@@ -116,7 +119,7 @@ def read_asked(run: pathlib.Path) -> Asked:
         values = json.loads((run / run_folder.PROMPT).read_text())
         return Asked(values["prompt"], tuple(values["classes"]))
     except FileNotFoundError:
-        return Asked()
+        return NOTHING_ASKED
     except (ValueError, KeyError, TypeError) as error:
         path = run / run_folder.PROMPT
         raise ValueError(f"{path}: not what a run writes ({error!r}): remove it") from error

@@ -167,7 +167,9 @@ def look(
         caption = f"What the model sees: {settings.res} x {settings.res} px"
         if number == 0 and len(getattr(parsed, "labels", ())):
             caption += ", and the boxes read back from the tokens"
-            picture = drawing.draw_boxes(picture, parsed.boxes_yxyx, parsed.labels)
+            classes = training_data.find_asked(settings.task, examples).classes
+            colors = drawing.choose_colors({*classes, *parsed.labels})
+            picture = drawing.draw_boxes(picture, parsed.boxes_yxyx, parsed.labels, colors=colors)
         parts.append(sections.Picture(picture, caption))
     return sections.Section("example", "One example, token by token", tuple(parts))
 
@@ -231,7 +233,9 @@ def write_augment_sheet(
             title = f"{record.source}: {record.prefix}"
             drawn.append((title, [plain, *changed]))
             report(number, len(chosen))
-    sheets.write_rows(path, drawn)
+    sheets.write_rows(
+        path, drawn, classes=training_data.find_asked(settings.task, all_records).classes
+    )
     say.info(f"{os.fspath(path)}: {training_data.describe_augmentation(settings)}")
 
 

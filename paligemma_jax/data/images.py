@@ -74,7 +74,21 @@ def load(path: str | os.PathLike[str], *, res: int, source: str = "") -> np.ndar
     Raises:
       ValueError: the file is missing, cannot be had or is no image.
     """
-    return _read(lambda: resize_op(_decode_now(path), res=res).numpy(), path, source)
+    pixels, _ = load_measured(path, res=res, source=source)
+    return pixels
+
+
+def load_measured(
+    path: str | os.PathLike[str], *, res: int, source: str = ""
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Returns what `load` does, and (height, width) of the image as it is in its file."""
+
+    def decode() -> tuple[np.ndarray, tuple[int, int]]:
+        whole = _decode_now(path)
+        height, width, _ = whole.shape
+        return resize_op(whole, res=res).numpy(), (int(height), int(width))
+
+    return _read(decode, path, source)
 
 
 def measure(path: str | os.PathLike[str]) -> tuple[int, int]:

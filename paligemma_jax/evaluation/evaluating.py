@@ -18,23 +18,26 @@ from paligemma_jax.settings import load, schema
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
+VALIDATION = ("valid", "val", "validation")  # what evaluations on validation sets are called
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateOptions:
     """What to evaluate, on what, and where the results go.
 
     Attributes:
-      data: path of a JSONL file with answers, or "input": what the settings train on.
+      data: path of a JSONL file with answers, or "input": what the settings train on; None: what
+        they evaluate on while they train.
       run, config: a run's folder or a config file; one of the two.
       weights: instead of those of `run` or `config`; "none": random ones.
       checkpoint: of the run: "best", "last" or a step; None: its final.npz.
       base: of weights that are trained arrays only, if it is not where it was.
-      name: of the evaluation; None: that of the data's file.
+      name: of the evaluation; None: that of the data's file, or that which it has in training.
       out: folder of the results; None: evaluation-NAME in the run.
       config_overrides, eval_overrides: "key=value", of the settings and of `evals.NAME`.
     """
 
-    data: str
+    data: str | None = None
     run: str | None = None
     config: str | None = None
     weights: str | None = None
@@ -57,17 +60,39 @@ def evaluate(options: EvaluateOptions) -> dict[str, float] | None:
     """
     trained, source = assembly.open_run(options.run, options.config, list(options.config_overrides))
     source = assembly.choose_weights(options.weights, source, chosen=options.checkpoint)
-    name = options.name or name_of(options.data)
-    settings = load.with_evaluation(trained, name, options.data, list(options.eval_overrides))
+    name, settings = choose_data(trained, options)
+    data = settings.evals[name].fname
     run = pathlib.Path(options.run) if options.run else None
     out = pathlib.Path(options.out or (run or pathlib.Path("runs")) / run_folder.evaluation(name))
     assembly.check_writable(out, option="--out")
-    check_same_data(out, options.data)
+    check_same_data(out, data)
     built = assembly.assemble(settings)
     scores = evaluate_weights(
         built, source, base=options.base, name=name, out=out, run=run, trained=trained
     )
     return task.choose_first_scores(scores) if jax.process_index() == 0 else None
+
+
+def choose_data(trained: schema.Settings, options: EvaluateOptions) -> tuple[str, schema.Settings]:
+    """Returns (name, settings with that evaluation alone), on the data that the options name.
+
+    Where they name none it is the validation set of the settings: the evaluation called valid or
+    val, else the first one, answered as in training.
+
+    Raises:
+      ValueError: neither names data, or an override of something that an evaluation has not.
+    """
+    overrides = list(options.eval_overrides)
+    if options.data is not None:
+        name = options.name or name_of(options.data)
+        return name, load.with_evaluation(trained, name, options.data, overrides)
+    if not trained.evals:
+        raise ValueError("--data is missing, and the settings have no evals to take it from")
+    usual = next((name for name in VALIDATION if name in trained.evals), next(iter(trained.evals)))
+    chosen, name = trained.evals[usual], options.name or usual
+    only = schema.replace(trained, {"evals": {name: chosen}})
+    say.info(f"data: {chosen.fname}, evals.{usual} of the settings (--data names another)")
+    return name, load.change(only, [f"evals.{name}.{text}" for text in overrides])
 
 
 def name_of(data: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from paligemma_jax.assembly import training_data
 from paligemma_jax.data import objects, records
 from paligemma_jax.importers import example, formatting
 from paligemma_jax.reports import sheets
@@ -101,7 +102,8 @@ def write_sheet(
     """
     count = min(NUM_CELLS, len(shown))
     chosen = np.linspace(0, len(shown) - 1, count).astype(int)
-    sheets.write_contact_sheet(path, [_cell(shown[i], task) for i in chosen])
+    classes = training_data.find_asked(task.name, shown).classes
+    sheets.write_contact_sheet(path, [_cell(shown[i], task) for i in chosen], classes=classes)
 
 
 def _counts(values: Mapping[str, int], between: str = "") -> str:

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,21 @@ class Annotator:
       folder: made if need be.
       chosen: what the rows answer.
       rates: pictures a second of each video to be written; frames of others become PNG files.
+      classes: all labels there may be, each of which has one colour.
 
     Attributes:
       num_files: begun so far.
     """
 
     def __init__(
-        self, folder: pathlib.Path, chosen: Sequence[queries.Query], rates: Mapping[str, float]
+        self,
+        folder: pathlib.Path,
+        chosen: Sequence[queries.Query],
+        rates: Mapping[str, float],
+        classes: Iterable[str] = (),
     ):
         self._folder, self._chosen, self._rates = folder, chosen, rates
-        self._colors: dict[str, str] = {}
+        self._colors = drawing.choose_colors(classes)
         self._names = _names(chosen)
         self._frames: dict[str, Iterator[np.ndarray | None]] = {}
         self._path: str | None = None
@@ -74,9 +79,9 @@ class Annotator:
         if "detections" not in row:
             return drawing.add_caption(drawing.beside(opened), row["prediction"], **caption)
         detections = row["detections"]
-        for one in detections:  # a label looks alike in all pictures
-            number = len(self._colors) % len(drawing.COLORS)
-            self._colors.setdefault(one["label"], drawing.COLORS[number])
+        new = {one["label"] for one in detections} - self._colors.keys()
+        for label in new:  # each by itself: it looks alike whatever came before
+            self._colors |= drawing.choose_colors([label])
         first = drawing.draw_boxes(
             opened[0],
             np.array([one["box_yxyx"] for one in detections], np.float32).reshape(-1, 4),

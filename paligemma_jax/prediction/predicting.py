@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.assembly import assembly
+from paligemma_jax.assembly import assembly, training_data
 from paligemma_jax.console import say
 from paligemma_jax.prediction import annotated, predictor, queries
 from paligemma_jax.settings import load
@@ -24,7 +24,8 @@ class PredictOptions:
 
     Attributes:
       images: files, folders, globs or addresses of images and videos, and JSONL files.
-      prompt: the same for all; None: each row of a JSONL has its own.
+      prompt: the same for all; None: each row of a JSONL has its own, and images are asked what
+        the run was trained to be asked.
       run, config: a run's folder or a config file; one of the two.
       weights: instead of those of `run` or `config`; "none": random ones.
       checkpoint: of the run: "best", "last" or a step; None: its final.npz.
@@ -68,10 +69,14 @@ def predict(options: PredictOptions) -> int:
     decoding = settings.evals[NAME]
     if options.pictures:
         assembly.check_writable(pathlib.Path(options.pictures), option="--pictures")
+    asked = training_data.NOTHING_ASKED
+    if options.run:
+        asked = training_data.read_asked(pathlib.Path(options.run))
     chosen, rates = queries.find(
         options.images,
         settings,
         prompt=options.prompt,
+        usual_prompt=asked.prompt,
         every=options.every,
         together=options.together,
     )
@@ -85,6 +90,7 @@ def predict(options: PredictOptions) -> int:
         base=options.base,
         batch_size=decoding.batch_size or min(BATCH_SIZE, len(chosen)),
         prompts=[query.record.prefix for query in chosen],
+        asked=asked,
     )
     num_failed = _answer_and_draw(opened, chosen, {} if options.frames else rates, options)
     if num_failed:
@@ -110,7 +116,12 @@ def _answer_and_draw(
     with contextlib.ExitStack() as stack:
         drawn = None
         if options.pictures:
-            drawn = annotated.Annotator(pathlib.Path(options.pictures), chosen, rates)
+            asked = opened.asked
+            if not asked.classes:
+                records = [query.record for query in chosen]
+                asked = training_data.find_asked(opened.settings.task, records)
+            folder = pathlib.Path(options.pictures)
+            drawn = annotated.Annotator(folder, chosen, rates, classes=asked.classes)
             stack.enter_context(drawn)
         num_failed = answer(opened, chosen, drawn, as_json=options.as_json)
     if drawn:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from paligemma_jax.assembly import assembly, datasets, model_functions
+from paligemma_jax.assembly import assembly, datasets, model_functions, training_data
 from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import answer_constraints, evaluator, prediction_rows
 from paligemma_jax.prediction import queries
@@ -37,6 +38,7 @@ class Predictor:
       constrain: (prompts, room for tokens) -> constraint.
       max_new_tokens: room for an answer.
       batch_size: queries answered at a time.
+      asked: what the run was trained to be asked.
     """
 
     settings: schema.Settings
@@ -46,11 +48,12 @@ class Predictor:
     constrain: answer_constraints.Constrain
     max_new_tokens: int
     batch_size: int
+    asked: training_data.Asked = training_data.NOTHING_ASKED
 
     def predict(
         self,
         images: Images,
-        prompt: str,
+        prompt: str | None = None,
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[dict[str, Any]]:
@@ -59,19 +62,20 @@ class Predictor:
         Args:
           images: paths, uint8[H, W, 3] arrays or images of Pillow, or one of these alone; (before,
             after) in place of one asks about both at once.
-          prompt: the prefix, for example "detect fracture"; bos and newline are added.
+          prompt: the prefix, for example "detect fracture"; bos and newline are added. None: what
+            the run was trained to be asked.
           progress: called with (rows done, rows in all).
 
         Returns:
           rows with prediction (text), logp (of the whole answer), stopped (False: cut off by
           max_new_tokens), and the task's own keys: for detection, detections with box_yxyx in
-          0..1 of the image, label and score.
+          0..1 of the image, xyxy in its pixels, label and score.
 
         Raises:
-          ValueError: an image that cannot be read.
+          ValueError: an image that cannot be read, or no prompt where training had several.
         """
         alone = isinstance(images, str) or not isinstance(images, Sequence)
-        rows = []
+        rows, prompt = [], prompt or self.asked.prompt
         for row in self.iterate(
             queries.from_notebook([images] if alone else images, prompt), progress=progress
         ):
@@ -95,7 +99,7 @@ class Predictor:
             raise ValueError("a prediction is made by a single process: start it by itself")
         if not chosen:
             return
-        records, broken = [query.record for query in chosen], {}
+        records, broken, sizes = [query.record for query in chosen], {}, {}
         settings, tokenizer = self.settings, self.built.tokenizer
         allowed = self.constrain([record.prefix for record in records], self.max_new_tokens)
         spec = datasets.spec(
@@ -104,7 +108,7 @@ class Predictor:
             text_len=datasets.prompt_len(settings, records, tokenizer),
             max_images=max(1, *(query.num_images for query in chosen)),
         )
-        batches = queries.make_batches(chosen, tokenizer, spec, broken)
+        batches = queries.make_batches(chosen, tokenizer, spec, broken, sizes)
         answers = prediction_rows.predict(
             functools.partial(self.generate, constraint=allowed),
             self.params,
@@ -119,9 +123,27 @@ class Predictor:
         for row in answers:
             yield from _unread(chosen, broken, range(done, row["index"]))
             answer = {key: value for key, value in row.items() if key not in OF_TRUTH}
-            yield answer | chosen[row["index"]].place
+            size = sizes.pop(row["index"], None)
+            yield (in_pixels(answer, size) if size else answer) | chosen[row["index"]].place
             done = row["index"] + 1
         yield from _unread(chosen, broken, range(done, len(chosen)))
+
+
+def in_pixels(row: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Returns a row whose boxes have xyxy too: [x1, y1, x2, y2] in px of an image (height, width).
+
+    Pixels are those of the file as it is stored; edges lie between them, from 0 to the width.
+    """
+    detections = [
+        {"box_yxyx": box["box_yxyx"], "xyxy": _to_pixels(box["box_yxyx"], size), **box}
+        for box in row.get("detections", ())
+    ]
+    return {**row, "detections": detections} if "detections" in row else dict(row)
+
+
+def _to_pixels(box_yxyx: Sequence[float], size: tuple[int, int]) -> list[float]:
+    (top, left, bottom, right), (height, width) = box_yxyx, size
+    return [round(x, 2) for x in (left * width, top * height, right * width, bottom * height)]
 
 
 def open_predictor(
@@ -132,6 +154,7 @@ def open_predictor(
     base: str | None = None,
     batch_size: int = 1,
     prompts: Sequence[str] = (),
+    asked: training_data.Asked = training_data.NOTHING_ASKED,
 ) -> Predictor:
     """Loads weights and returns what answers with them.
 
@@ -143,6 +166,7 @@ def open_predictor(
       base: of weights that are trained arrays only, if it is not where it was.
       batch_size: queries answered at a time, rounded up to a multiple of the devices.
       prompts: that will be asked; what is wrong with them is an error before weights load.
+      asked: what the run was trained to be asked, if it is known.
     """
     settings = built.settings
     room = decoding.max_new_tokens or _room(settings)
@@ -171,6 +195,7 @@ def open_predictor(
         constrain=constrain,
         max_new_tokens=room,
         batch_size=evaluator.round_up(batch_size, built.mesh.size),
+        asked=asked,
     )
 
 
@@ -191,6 +216,7 @@ def open_run(
         chosen,
         base=base,
         batch_size=chosen.batch_size or 1,
+        asked=training_data.read_asked(pathlib.Path(run)),
     )
 
 

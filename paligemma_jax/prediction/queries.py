@@ -54,6 +54,7 @@ def find(
     settings: schema.Settings,
     *,
     prompt: str | None,
+    usual_prompt: str | None = None,
     every: int | None = None,
     together: bool = False,
 ) -> tuple[list[Query], dict[str, float]]:
@@ -62,7 +63,8 @@ def find(
     Args:
       arguments: images, folders (of images and videos), globs, addresses, JSONL files, videos.
       settings: says what the keys of a JSONL's rows are.
-      prompt: of all; None: each JSONL row has its own.
+      prompt: of all; None: each JSONL row has its own, the others the usual one.
+      usual_prompt: what the run was trained to be asked; None: no one prompt.
       every: of a video every so many frames; None: as many as are shown in a second.
       together: all images are of one query.
 
@@ -71,10 +73,13 @@ def find(
         a JSONL or a video among images that belong together.
     """
     files = find_files(arguments)
+    of_images = prompt or usual_prompt
+    if prompt is None and usual_prompt and not all(f.endswith(JSONL) for f in files):
+        say.info(f"prompt: '{usual_prompt}', as in training (--prompt asks for something else)")
     if together:
         if mixed := [f for f in files if f.endswith(JSONL) or video.is_video(f)]:
             raise ValueError(f"--together is for images, and {mixed[0]} is none")
-        return [Query(_record(files, prompt, source=", ".join(files)))], {}
+        return [Query(_record(files, of_images, source=", ".join(files)))], {}
     made: list[Query] = []
     rates: dict[str, float] = {}
     for path in files:
@@ -83,11 +88,11 @@ def find(
         elif video.is_video(path):
             frames, rates[path] = choose_frames(path, every)
             made += [
-                Query(_record([path], prompt, source=f"{path} at {f.time_s:.3f} s"), f)
+                Query(_record([path], of_images, source=f"{path} at {f.time_s:.3f} s"), f)
                 for f in frames
             ]
         else:
-            made.append(Query(_record([path], prompt, source=path)))
+            made.append(Query(_record([path], of_images, source=path)))
     if every and not rates:
         raise ValueError("--every is for videos, and there is none")
     return made, rates
@@ -134,7 +139,7 @@ def choose_frames(path: str, every: int | None) -> tuple[list[video.Frame], floa
     return chosen, scanned.rate / step
 
 
-def from_notebook(chosen: Sequence[Any], prompt: str) -> list[Query]:
+def from_notebook(chosen: Sequence[Any], prompt: str | None) -> list[Query]:
     """Returns queries of paths, uint8[H, W, 3], Pillow's images, or several of these together."""
     made = []
     for number, one in enumerate(chosen):
@@ -155,7 +160,10 @@ def _as_array(image: Any) -> Any:
 
 def _record(images: Sequence[str], prompt: str | None, *, source: str) -> records.Record:
     if prompt is None:
-        raise ValueError(f"{source}: --prompt is missing; only rows of a JSONL have their own")
+        raise ValueError(
+            f"{source}: a prompt is missing: give --prompt. Rows of a JSONL have their own, and a "
+            f"run whose examples all asked the same (its prompt.json) needs none"
+        )
     return records.Record(images=tuple(images), prefix=prompt, source=source)
 
 
@@ -184,6 +192,7 @@ def make_batches(
     tokenizer: tokens.Tokenizer,
     spec: pipeline.BatchSpec,
     broken: MutableMapping[int, str],
+    sizes: MutableMapping[int, tuple[int, int]],
 ) -> Iterator[pipeline.Batch]:
     """Yields batches as `pipeline.eval_batches`, without the queries whose images cannot be read.
 
@@ -192,6 +201,7 @@ def make_batches(
       tokenizer: makes text ids.
       spec: what a batch looks like.
       broken: gets {place in `chosen`: what is wrong}, before the batch is yielded.
+      sizes: gets {place in `chosen`: (height, width) in px of the first image}, likewise.
     """
     images.tensorflow()  # once, before the threads
     readers: Readers = {}
@@ -203,11 +213,14 @@ def make_batches(
             loaded = list(
                 pool.map(_load, [chosen[n] for n in numbers], frames, [spec.res] * len(numbers))
             )
-            for number, pixels in zip(numbers, loaded, strict=True):
-                if isinstance(pixels, str):
-                    broken[number] = pixels
-            if not all(isinstance(pixels, str) for pixels in loaded):
-                yield _make_batch(chosen, start, loaded, tokenizer, spec)
+            for number, parts in zip(numbers, loaded, strict=True):
+                if isinstance(parts, str):
+                    broken[number] = parts
+                elif parts:
+                    sizes[number] = parts[0][1]
+            pixels = [p if isinstance(p, str) else [image for image, _ in p] for p in loaded]
+            if not all(isinstance(parts, str) for parts in pixels):
+                yield _make_batch(chosen, start, pixels, tokenizer, spec)
 
 
 def _read_frame(chosen: Sequence[Query], number: int, readers: Readers) -> np.ndarray | str | None:
@@ -225,16 +238,17 @@ def _read_frame(chosen: Sequence[Query], number: int, readers: Readers) -> np.nd
     return f"{frame.path}: frame {frame.number} cannot be decoded" if pixels is None else pixels
 
 
-def _load(query: Query, frame: np.ndarray | str | None, res: int) -> list[np.ndarray] | str:
-    """Returns uint8[R, R, 3] of each image, or what is wrong."""
+def _load(
+    query: Query, frame: np.ndarray | str | None, res: int
+) -> list[tuple[np.ndarray, tuple[int, int]]] | str:
+    """Returns uint8[R, R, 3] and (height, width) before, of each image; or what is wrong."""
     if isinstance(frame, str):
         return frame
     try:
-        if frame is not None:
-            return [images.resize(frame, res=res)]
-        if query.arrays is not None:
-            return [images.resize(array, res=res) for array in query.arrays]
-        return [images.load(path, res=res) for path in query.record.images]
+        arrays = query.arrays if frame is None else (frame,)
+        if arrays is not None:
+            return [(images.resize(one, res=res), (one.shape[0], one.shape[1])) for one in arrays]
+        return [images.load_measured(path, res=res) for path in query.record.images]
     except ValueError as error:
         return str(error)
 

@@ -20,6 +20,7 @@ TRUTH_COLOR = "#16a34a"
 INK = "#1f2933"
 MASK_SIDE = 64  # px of a row's mask in its box
 MASK_OPACITY = 0.45
+SMALLEST_LETTERS = 7  # px
 
 
 def choose_colors(labels: Iterable[str]) -> dict[str, str]:
@@ -82,7 +83,7 @@ def draw_boxes(
         _blend_mask(picture, box, mask, colors.get(label, OTHER_COLOR))
     side = max(picture.size)
     line_width = max(1, round(side / 250))
-    font = ImageFont.load_default(size=max(10, side / 45))
+    font = ImageFont.load_default(size=_letter_size(side))
     draw = ImageDraw.Draw(picture)
     for number, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         y1, x1, y2, x2 = np.rint(box * np.tile([picture.height, picture.width], 2)).astype(int)
@@ -146,6 +147,15 @@ def mask_png(mask: str, color: str) -> bytes:
     buffer = io.BytesIO()
     mask_image(mask, color).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _letter_size(side: int) -> float:
+    """Returns how large labels are, in px, on a picture whose longer side is so many px.
+
+    Below 200 px they shrink with the picture as long as they can be read, so that some of it can
+    still be seen.
+    """
+    return max(SMALLEST_LETTERS, min(10, side / 20), side / 45)
 
 
 def _blend_mask(picture: Image.Image, box: np.ndarray, mask: str, color: str) -> None:

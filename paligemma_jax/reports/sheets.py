@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -54,14 +54,20 @@ class Picture:
     labels: tuple[str, ...]
 
 
-def write_contact_sheet(path: str | os.PathLike[str], cells: Sequence[Cell]) -> None:
-    """Writes pictures with their texts as PNG; of one that cannot be read there is the reason."""
+def write_contact_sheet(
+    path: str | os.PathLike[str], cells: Sequence[Cell], *, classes: Iterable[str] = ()
+) -> None:
+    """Writes pictures with their texts as PNG; of one that cannot be read there is the reason.
+
+    `classes`: all labels of the data set, so that each has the colour that it has elsewhere.
+    """
     columns = min(COLUMNS, max(1, len(cells)))
     rows = max(1, -(-len(cells) // columns))
     width = SIDE + GAP
     height = SIDE + (PROMPT_LINES + ANSWER_LINES) * LINE_HEIGHT + 2 * GAP
     sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), BACKGROUND)
-    colors = drawing.choose_colors(label for cell in cells for label in cell.labels)
+    labels = {label for cell in cells for label in cell.labels}
+    colors = drawing.choose_colors(labels.union(classes))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     for number, cell in enumerate(cells):
         x, y = GAP + number % columns * width, GAP + number // columns * height
@@ -78,16 +84,23 @@ def write_contact_sheet(path: str | os.PathLike[str], cells: Sequence[Cell]) -> 
     sheet.save(path, format="PNG")
 
 
-def write_rows(path: str | os.PathLike[str], rows: Sequence[tuple[str, Sequence[Picture]]]) -> None:
-    """Writes a PNG with a row of pictures, side by side, for each (title, pictures)."""
+def write_rows(
+    path: str | os.PathLike[str],
+    rows: Sequence[tuple[str, Sequence[Picture]]],
+    *,
+    classes: Iterable[str] = (),
+) -> None:
+    """Writes a PNG with a row of pictures, side by side, for each (title, pictures).
+
+    `classes`: as in `write_contact_sheet`.
+    """
     columns = max(len(pictures) for _, pictures in rows)
     width, height = ROW_SIDE + ROW_GAP, ROW_SIDE + TITLE + ROW_GAP
     size = columns * width + ROW_GAP, len(rows) * height + ROW_GAP
     sheet = Image.new("RGB", size, BACKGROUND)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
-    colors = drawing.choose_colors(
-        label for _, pictures in rows for picture in pictures for label in picture.labels
-    )
+    labels = {label for _, pictures in rows for picture in pictures for label in picture.labels}
+    colors = drawing.choose_colors(labels.union(classes))
     for number, (title, pictures) in enumerate(rows):
         y = ROW_GAP + number * height
         pen.text((ROW_GAP, y), title, fill=drawing.INK, font=font)

@@ -38,3 +38,34 @@ def test_the_scores_of_a_training_run_are_not_replaced(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"evaluation": "val", "step": 4}))
     with pytest.raises(ValueError, match="scores of a training run: choose another --out"):
         evaluating.check_same_data(tmp_path, "a/valid.jsonl")
+
+
+def evaluations(config, *names):
+    config.evals = {name: dict(fname=f"{name}.jsonl", num_examples=5) for name in names}
+    return load.typed(config)
+
+
+def choose(settings, **options):
+    return evaluating.choose_data(settings, evaluating.EvaluateOptions(**options))
+
+
+def test_without_data_the_validation_set_of_the_run_is_evaluated(config, capsys):
+    settings = evaluations(config, "train_part", "valid")
+    name, only = choose(settings, eval_overrides=["batch_size=3"])
+    assert name == "valid" and list(only.evals) == ["valid"]
+    one = only.evals["valid"]
+    assert (one.fname, one.num_examples, one.batch_size) == ("valid.jsonl", 5, 3)
+    assert "data: valid.jsonl, evals.valid of the settings" in capsys.readouterr().err
+    assert choose(settings, name="again")[0] == "again"
+    assert choose(evaluations(config, "first", "second"))[0] == "first"
+
+
+def test_data_that_is_named_is_evaluated_with_the_settings_of_no_other(config):
+    name, only = choose(evaluations(config, "valid"), data="x/test.jsonl")
+    assert name == "test" and only.evals["test"].num_examples is None
+
+
+def test_a_run_without_evaluations_needs_data(config):
+    config.evals = {}
+    with pytest.raises(ValueError, match="--data is missing, and the settings have no evals"):
+        choose(load.typed(config))

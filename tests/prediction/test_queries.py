@@ -93,7 +93,7 @@ def test_every_row_of_a_batch_has_its_own_prompt_and_image(data_folder, config):
     ]
     spec = pipeline.BatchSpec(res=14, text_len=12, batch_size=2, max_images=1)
     answered = []
-    for batch in queries.make_batches(chosen, tokenizer, spec, {}):
+    for batch in queries.make_batches(chosen, tokenizer, spec, {}, {}):
         rows = zip(batch["index"], batch["text"], batch["image"], batch["_mask"], strict=True)
         for place, text, image, is_real in rows:
             if is_real:
@@ -104,7 +104,7 @@ def test_every_row_of_a_batch_has_its_own_prompt_and_image(data_folder, config):
 def test_what_has_no_effect_or_no_prompt_is_an_error(data_folder, config):
     with pytest.raises(ValueError, match="--every is for videos, and there is none"):
         find([data_folder / "a.png"], config, every=2)
-    with pytest.raises(ValueError, match=r"a.png: --prompt is missing"):
+    with pytest.raises(ValueError, match=r"a.png: a prompt is missing: give --prompt"):
         find([data_folder / "a.png"], config, prompt=None)
     with pytest.raises(ValueError, match="videos are read from this machine; download it"):
         find(["https://host/a.mp4"], config)

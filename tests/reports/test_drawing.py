@@ -29,6 +29,17 @@ def test_a_tag_stays_inside_the_picture():
     assert (pixels[2:12, 2:20] == color).all(axis=-1).any()
 
 
+def test_labels_of_a_small_picture_leave_most_of_it_to_see():
+    changed = []
+    for side in (64, 640):
+        plain = np.full((side, side, 3), 128, np.uint8)
+        drawn = drawing.draw_boxes(plain, [[0.5, 0.5, 0.5, 0.5]], ["cat"], [0.5])
+        changed.append((np.asarray(drawn) != plain).any(axis=-1))
+    rows = [np.flatnonzero(one.any(axis=1)).size for one in changed]
+    assert rows[0] <= 12 and changed[0].mean() < 0.15  # it took 17 rows
+    assert rows[1] > rows[0]
+
+
 def test_no_boxes_leave_the_picture_alone():
     np.testing.assert_array_equal(np.asarray(drawing.draw_boxes(GREY, [], [], [])), GREY)
 
