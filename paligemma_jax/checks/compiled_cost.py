@@ -103,6 +103,12 @@ class Instruction:
         return given[1] if given else self.name
 
     @property
+    def channel(self) -> str | None:
+        """The number of what moves: a TPU's program names it in each step of the same move."""
+        number = re.search(r"channel_id=(\d+)", self.rest)
+        return number[1] if number else None
+
+    @property
     def collective(self) -> str | None:
         """Which of COLLECTIVES it is or starts; None: none."""
         kind = self.opcode.removesuffix("-start")
@@ -132,9 +138,12 @@ def read(text: str, chip: Chip, *, unknown_trips: int = 1) -> Cost:
     seconds, times = collections.defaultdict[str, float](float), collections.Counter[str]()
     num_bytes, counts = collections.Counter[str](), collections.Counter[str]()
     has_estimates = False
+    channels = set()
     for name, lines in program.items():
         for line in lines if runs[name] else ():
-            if kind := line.collective:
+            channel = line.channel
+            if (kind := line.collective) and (channel is None or channel not in channels):
+                channels.add(channel)
                 num_bytes[kind] += runs[name] * line.result_bytes
                 counts[kind] += runs[name]
             cost = _seconds(line, chip, shapes)

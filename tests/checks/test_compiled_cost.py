@@ -75,6 +75,13 @@ def test_collectives_count_what_they_give_one_chip_and_those_that_start_count_on
     assert cost.collective_counts == {"all-gather": 4 + 2, "all-reduce": 1}
 
 
+def test_a_collective_in_several_steps_is_one():
+    line = "  %whole = bf16[16,2]{1,0:T(8,128)} all-gather(%w), dimensions={0}"
+    steps = "\n".join([f"{line}, channel_id=7", f"{line}, channel_id=7", f"{line}, channel_id=8"])
+    cost = compiled_cost.read(PROGRAM.replace(line, steps).replace("BACKEND", ""), CHIP)
+    assert cost.collective_counts["all-gather"] == 4 * 2 + 1
+
+
 def test_a_kernel_costs_its_bytes_or_its_work_whichever_takes_longer():
     moved = next(one for one in read().operations if one.name == "kernel")
     assert moved.seconds == pytest.approx((1000 + 32 + 32) / 1e9)
