@@ -82,13 +82,23 @@ def make_functions(
     mesh: Mesh,
 ) -> family.Functions:
     """Returns the model's functions; each of several devices keeps the cache of its own rows."""
-    rows = sharding.batch_sharding(mesh) if mesh.size > 1 else None
+    layout = None
+    if mesh.size > 1:
+        layout = sharding.make_layout(mesh, _sharding_rules(settings), model.shapes())
     device = mesh.devices.flat[0]
     cache_dtype, _ = model_functions.choose_dtype(settings.cache_dtype, device)
-    functions = model.functions(compute, cache_dtype=cache_dtype, cache_sharding=rows)
+    functions = model.functions(
+        dataclasses.replace(compute, layout=layout),
+        cache_dtype=cache_dtype,
+        cache_sharding=None if layout is None else layout.rows,
+    )
     return (
         functions if device.platform == "cpu" else model_functions.pad_sequences(functions, model)
     )
+
+
+def _sharding_rules(settings: schema.Settings) -> list[tuple[str, sharding.Tactic]]:
+    return [(str(regex), tactic) for regex, tactic in settings.sharding_strategy]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +136,7 @@ def lay_out(
         built.settings, shapes, possible, trainable=trainable, stored=stored
     )
     shapes = model_functions.quantize_shapes(shapes, kinds, possible)
-    rules = [(str(regex), tactic) for regex, tactic in built.settings.sharding_strategy]
+    rules = _sharding_rules(built.settings)
     return Layout(stored, shapes, sharding.shardings(shapes, rules, built.mesh))
 
 

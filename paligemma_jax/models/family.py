@@ -24,7 +24,7 @@ import numpy as np
 
 from paligemma_jax.models.common import attention, layers, projections, quantize
 from paligemma_jax.params import lora as lora_lib
-from paligemma_jax.params import names
+from paligemma_jax.params import names, sharding
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
@@ -47,6 +47,7 @@ class Compute:
       img_dropout: rate in the vision tower, likewise.
       attention: what computes it in the language model, one of `attention.KERNELS`.
       img_attention: likewise in the vision tower.
+      layout: where arrays lie on several devices; None: all are on one.
     """
 
     dtype: str = "float32"
@@ -55,6 +56,7 @@ class Compute:
     img_dropout: float = 0.0
     attention: str = "xla"
     img_attention: str = "xla"
+    layout: sharding.Layout | None = None
 
     def __post_init__(self):
         if self.dtype not in projections.DTYPES:

@@ -35,6 +35,10 @@ Spec = tuple[str | tuple[str, ...] | None, ...]
 MIN_SIZE_TO_SHARD_MB = 4
 WHAT = "sharding_strategy"
 
+# The axis of a mesh over which a layer's own work is split (tensor parallel). All other axes split
+# the batch, and weights that are split over these too come together where they are used.
+MODEL_AXIS = "model"
+
 
 def make_mesh(spec: Sequence[tuple[str, int]], devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh of all devices: `make_mesh([("data", -1)])`.
@@ -102,6 +106,79 @@ def names_dimensions(tactic: Tactic) -> bool:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its first dimension split over all devices."""
     return NamedSharding(mesh, PartitionSpec(_entry(mesh.axis_names)))
+
+
+def batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    """Returns the axes that rows of activations are split over: all but the model's own."""
+    return tuple(axis for axis in mesh.axis_names if axis != MODEL_AXIS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a model runs on several devices: activations by rows, weights together where used.
+
+    Hashable, as what is static under `jax.jit`. See `models.common.placement` for its use.
+
+    Attributes:
+      mesh: the devices.
+      stored: (name, partition) of each weight.
+    """
+
+    mesh: Mesh
+    stored: tuple[tuple[str, PartitionSpec], ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Into how many parts the batch is split."""
+        return math.prod(self.mesh.shape[axis] for axis in batch_axes(self.mesh))
+
+    @property
+    def rows(self) -> NamedSharding:
+        """Where activations lie: their first dimension is split, the others are whole."""
+        axes = batch_axes(self.mesh)
+        return NamedSharding(self.mesh, PartitionSpec(_entry(axes)) if axes else PartitionSpec())
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """On every device all of it."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def where_stored(self, name: str) -> NamedSharding | None:
+        """Returns where a weight lies between its uses; None: not split over rows' axes."""
+        spec, axes = _by_name(self).get(name, PartitionSpec()), set(batch_axes(self.mesh))
+        is_split = any(axes & set(_axes(entry)) for entry in spec)
+        return NamedSharding(self.mesh, spec) if is_split else None
+
+    def last_as_first_of(self, name: str) -> NamedSharding:
+        """Returns where [B, T, V] lies, V split over all devices as a table's rows [V, D] are."""
+        spec = _by_name(self).get(name, PartitionSpec())
+        first = _axes(spec[0]) if spec else ()
+        others = tuple(axis for axis in self.mesh.axis_names if axis not in first)
+        return NamedSharding(self.mesh, PartitionSpec(None, None, (*first, *others)))
+
+    def where_used(self, name: str) -> NamedSharding:
+        """Returns where it lies while it is used: split over the model's own axis at most."""
+        spec = _by_name(self)[name]
+        kept = [MODEL_AXIS if MODEL_AXIS in _axes(entry) else None for entry in spec]
+        return NamedSharding(self.mesh, PartitionSpec(*kept))
+
+
+@functools.lru_cache(maxsize=16)
+def _by_name(layout: Layout) -> dict[str, PartitionSpec]:
+    return dict(layout.stored)
+
+
+def make_layout(mesh: Mesh, rules: names.Rules[Tactic], arrays: Mapping[str, Any]) -> Layout | None:
+    """Returns how a model of these arrays runs on a mesh; None on a device alone.
+
+    Args:
+      mesh: the devices.
+      rules: as for `specs`.
+      arrays: name -> anything with a shape and a dtype.
+    """
+    if mesh.size == 1:
+        return None
+    return Layout(mesh, tuple(specs(arrays, rules, mesh.shape).items()))
 
 
 def place(name: str, array: Any, sharding: NamedSharding) -> jax.Array:

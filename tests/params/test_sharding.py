@@ -213,6 +213,40 @@ def test_minus_one_is_all_the_devices_that_are_left():
     assert dict(mesh.shape) == {"data": 1, "model": 1}
 
 
+def layout(rules, shapes, *, axes):
+    """A layout on a mesh of the sizes `axes`, which needs no devices: nothing is placed."""
+    mesh = jax.sharding.AbstractMesh(tuple(axes.values()), tuple(axes))
+    return sharding.make_layout(mesh, rules, shapes)
+
+
+def test_weights_come_together_over_the_axes_of_the_batch_and_stay_split_over_the_models():
+    shapes = {"mlp": array(2048, 4096), "small": array(8)}
+    rules = [("mlp", 'shard_dim(axis="model", dim=1)|fsdp(axis="data")'), (".*", "data")]
+    made = layout(rules, shapes, axes=TWO_AXES)
+    assert made.where_stored("mlp").spec == P("data", "model")
+    assert made.where_used("mlp").spec == P(None, "model")
+    assert made.where_stored("small") is None
+    assert (made.rows.spec, made.num_rows) == (P("data"), 4)
+
+
+def test_a_weight_that_only_the_models_axis_splits_stays_where_it_is():
+    made = layout([(".*", (None, "model"))], {"w": array(8, 8)}, axes=TWO_AXES)
+    assert made.where_stored("w") is None
+
+
+def test_logits_are_split_as_the_rows_of_the_table_are_and_over_all_devices():
+    for spec, expected in [
+        (("model", None), ("model", "data")),
+        ((None, "data"), ("data", "model")),
+    ]:
+        made = layout([(".*", spec)], {"table": array(64, 64)}, axes=TWO_AXES)
+        assert made.last_as_first_of("table").spec == P(None, None, expected)
+
+
+def test_one_device_needs_no_layout():
+    assert layout([(".*", "fsdp")], {"w": array(8)}, axes={"data": 1}) is None
+
+
 ON_FOUR_DEVICES = """
 import jax, numpy as np
 from jax.sharding import PartitionSpec as P

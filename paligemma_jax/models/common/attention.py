@@ -29,6 +29,7 @@ def attend(
     *,
     softcap: float = 0.0,
     kernel: str = "xla",
+    split: int = 1,
 ) -> jax.Array:
     """Softmax attention with grouped heads; logits and softmax in float32.
 
@@ -44,6 +45,7 @@ def attend(
       softcap: c in c * tanh(logits / c), before the mask; 0 is off.
       kernel: one of KERNELS. "cudnn" knows no soft-cap; of a single query, as in decoding, it is
         not used.
+      split: into how many parts B is split over devices: what counts is what one of them holds.
 
     Returns:
       [B, T, N, H] in the dtype of `q`.
@@ -53,7 +55,7 @@ def attend(
         if softcap:
             raise ValueError(f"cuDNN's attention has no soft-cap, found {softcap}: use kernel xla")
         return attend_fused(q, k, v, mask, implementation="cudnn")
-    wanted = -(-B * N * T * k.shape[2] // BLOCK_VALUES)
+    wanted = -(-B * N * T * k.shape[2] // (BLOCK_VALUES * split))
     count = max(1, min(wanted, T // BLOCK_QUERIES))
     some = functools.partial(_attend_some, softcap=softcap)
     if count == 1:

@@ -1,5 +1,6 @@
 """Linen layers that both towers use. Parameter names are big_vision's and are a public format."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from paligemma_jax.models.common import projections, quantize
+from paligemma_jax.models.common import placement, projections, quantize
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names
 
@@ -147,15 +148,35 @@ class Dropout(nn.Module):
         return nn.Dropout(self.rate, deterministic=not self.rate, name="drop")(x)
 
 
-def scan(body: Callable[..., Any], *, depth: int, remat: str) -> Callable[..., Any]:
+@dataclasses.dataclass(frozen=True)
+class OnDevices:
+    """Where a tower's arrays lie on several devices.
+
+    Attributes:
+      layout: see `placement`.
+      prefix: beginning of the names of its stacked parameters.
+      dtype: compute dtype.
+    """
+
+    layout: placement.Layout
+    prefix: str
+    dtype: DTypeLike
+
+
+def scan(
+    body: Callable[..., Any], *, depth: int, remat: str, on: OnDevices | None = None
+) -> Callable[..., Any]:
     """Returns `body(block, carry) -> (carry, y)` run `depth` times over stacked parameters.
 
     Args:
       body: a function of one linen module and the carry.
       depth: number of layers (L), the leading axis of every parameter below the module.
       remat: one of `REMAT`, what the backward pass may keep of a layer; "none" keeps everything.
+      on: where arrays lie; None: on a device alone.
     """
     check_remat(remat)
+    if on is not None:
+        body = _placed(body, on)
     if remat != "none":
         policy = getattr(jax.checkpoint_policies, remat)
         body = nn.remat(body, prevent_cse=False, policy=policy)
@@ -165,6 +186,22 @@ def scan(body: Callable[..., Any], *, depth: int, remat: str) -> Callable[..., A
         split_rngs={"params": True, "dropout": True},
         length=depth,
     )
+
+
+def _placed(body: Callable[..., Any], on: OnDevices) -> Callable[..., Any]:
+    """Returns `body` with its carry held to its rows, and its weights brought together."""
+
+    def bring(variables: Any) -> Any:
+        params = placement.gather_layer(on.layout, on.prefix, variables["params"], on.dtype)
+        return {"params": params}
+
+    together = nn.map_variables(body, "params", trans_in_fn=bring)
+
+    def placed(block: nn.Module, x: jax.Array) -> Any:
+        x, y = together(block, placement.keep_rows(on.layout, x))
+        return placement.keep_rows(on.layout, x), y
+
+    return placed
 
 
 def check_remat(name: str) -> None:

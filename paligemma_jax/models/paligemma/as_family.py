@@ -16,9 +16,8 @@ from paligemma_jax.params import lora
 Dims = TypeVar("Dims", variants.Vit, variants.Gemma)
 
 POSITION_EMBEDDING = "img/pos_embedding"
-BLOCKS = "img/Transformer/encoderblock/"
 NAMES = family.Names(
-    embedding="llm/embedder/input_embedding",
+    embedding=paligemma.EMBEDDING,
     image="img/",
     text="llm/.*",
     blocks=paligemma.LAYERS,
@@ -44,7 +43,7 @@ NAMES = family.Names(
         weights="llm/layers/(attn|mlp)/.*|llm/embedder/input_embedding|img/Transformer/.*/kernel|"
         "img/head/kernel",
         table="llm/embedder/input_embedding",
-        stacked=(paligemma.LAYERS, BLOCKS),
+        stacked=(paligemma.LAYERS, paligemma.BLOCKS),
     ),
 )
 # What the shapes of a language model's arrays cannot tell.
@@ -124,7 +123,7 @@ class Model(family.Model):
             vocab_size=self.vocab_size,
             embed=functools.partial(paligemma.embed_images, **given),
             apply=apply,
-            logits=functools.partial(paligemma.logits, model=self.dims),
+            logits=functools.partial(paligemma.logits, model=self.dims, layout=compute.layout),
             prefill=prefill,
             decode_step=functools.partial(paligemma.decode_step, **given),
             select_rows=paligemma.select_rows,
@@ -137,7 +136,7 @@ class Model(family.Model):
         llm_attention = 4 * llm.depth * llm.num_heads * llm.head_dim
         return (
             family.Part(("img/embedding/", POSITION_EMBEDDING), "images", (POSITION_EMBEDDING,)),
-            family.Part((BLOCKS,), "images", attention=img_attention),
+            family.Part((paligemma.BLOCKS,), "images", attention=img_attention),
             family.Part(("img/Transformer/encoder_norm/",), "images"),
             family.Part(("img/head/",), "images"),
             family.Part((NAMES.embedding,), "vocabulary"),

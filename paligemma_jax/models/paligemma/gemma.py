@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from paligemma_jax.models.common import attention, layers, projections
+from paligemma_jax.models.common import attention, layers, placement, projections
 from paligemma_jax.models.paligemma import variants
 
 KeyValue = tuple[jax.Array, jax.Array]
@@ -41,6 +41,7 @@ class Attention(nn.Module):
     llm: variants.Gemma
     lora: layers.Lora | None = None
     kernel: str = "xla"
+    split: int = 1
 
     @nn.compact
     def __call__(
@@ -56,8 +57,8 @@ class Attention(nn.Module):
         q = attention.rotate(q, positions[:, :, None]) * _query_scale(llm)
         k, v = remember(attention.rotate(k, positions[:, None, :]), v)
         q, keys, values = (projections.narrow(y, x.dtype) for y in (q, k, v))
-        softcap, kernel = llm.attn_logits_softcap, self.kernel
-        x = attention.attend(q, keys, values, mask, softcap=softcap, kernel=kernel)
+        how: Any = {"softcap": llm.attn_logits_softcap, "kernel": self.kernel, "split": self.split}
+        x = attention.attend(q, keys, values, mask, **how)
         out = layers.Einsum(
             (llm.num_heads, llm.head_dim, llm.width),
             w_init=_truncated_normal(in_axis=(0, 1), out_axis=(2,)),
@@ -105,7 +106,8 @@ class Block(nn.Module):
     """Transformer block; Gemma 2 also normalizes behind attention and MLP.
 
     With `in_pieces` long texts go through the MLP some tokens at a time, in the backward pass too:
-    its inner values, eight times the width, then do not exist for all tokens at once.
+    its inner values, eight times the width, then do not exist for all tokens at once. `split` is
+    into how many parts rows are split over devices: what counts is what one of them holds.
     """
 
     llm: variants.Gemma
@@ -114,10 +116,11 @@ class Block(nn.Module):
     lora: layers.Lora | None = None
     in_pieces: bool = False
     kernel: str = "xla"
+    split: int = 1
 
     def setup(self):
         self.pre_attention_norm = layers.RMSNorm(self.dtype)
-        self.attn = Attention(self.llm, self.lora, self.kernel)
+        self.attn = Attention(self.llm, self.lora, self.kernel, self.split)
         self.pre_ffw_norm = layers.RMSNorm(self.dtype)
         self.mlp = FeedForward(self.llm, self.lora)
         if self.llm.post_norms:
@@ -136,7 +139,9 @@ class Block(nn.Module):
         if self.llm.post_norms:
             y = self.post_attention_norm(y)
         x += self.drop(y)
-        count = _count_pieces(x.shape, self.llm.mlp_dim) if self.in_pieces else 1
+        B, *rest = x.shape
+        on_one_device = (-(-B // self.split), *rest)
+        count = _count_pieces(on_one_device, self.llm.mlp_dim) if self.in_pieces else 1
         return (self.add_mlp(x) if count == 1 else self._add_mlp_in_pieces(x, count)), kv
 
     def add_mlp(self, x: jax.Array) -> jax.Array:
@@ -194,6 +199,7 @@ class Tower(nn.Module):
       dropout: rate; above 0 a `dropout` rng is needed.
       lora: of the low-rank factors, if there are any.
       kernel: of attention, see `attention.attend`.
+      on: where arrays lie on several devices.
     """
 
     llm: variants.Gemma
@@ -203,13 +209,14 @@ class Tower(nn.Module):
     dropout: float = 0.0
     lora: layers.Lora | None = None
     kernel: str = "xla"
+    on: layers.OnDevices | None = None
 
     def setup(self):
         self.embedder = Embedder(self.vocab_size, self.llm.width)
         in_pieces = self.remat == "nothing_saveable"
-        self.layers = Block(
-            self.llm, self.dtype, self.dropout, self.lora, in_pieces=in_pieces, kernel=self.kernel
-        )
+        split = 1 if self.on is None else self.on.layout.num_rows
+        how = (self.dtype, self.dropout, self.lora, in_pieces, self.kernel, split)
+        self.layers = Block(self.llm, *how)
         self.final_norm = layers.RMSNorm(self.dtype)
 
     def embed(self, ids: jax.Array, look_up: LookUp = projections.look_up) -> jax.Array:
@@ -228,7 +235,7 @@ class Tower(nn.Module):
         def body(block: Block, x: jax.Array):
             return block(x, positions, mask)[0], None
 
-        x, _ = layers.scan(body, depth=self.llm.depth, remat=self.remat)(self.layers, x)
+        x, _ = layers.scan(body, depth=self.llm.depth, remat=self.remat, on=self.on)(self.layers, x)
         return self.final_norm(x)
 
     def prefill(self, x: jax.Array, positions: jax.Array, mask: jax.Array):
@@ -237,7 +244,9 @@ class Tower(nn.Module):
         def body(block: Block, x: jax.Array):
             return block(x, positions, mask)
 
-        x, kv = layers.scan(body, depth=self.llm.depth, remat=self.remat)(self.layers, x)
+        x, kv = layers.scan(body, depth=self.llm.depth, remat=self.remat, on=self.on)(
+            self.layers, x
+        )
         return self.final_norm(x), kv
 
     def norm(self, x: jax.Array) -> jax.Array:
@@ -262,6 +271,7 @@ def unroll(
     llm: variants.Gemma,
     dtype: DTypeLike,
     lora: layers.Lora | None,
+    on: layers.OnDevices | None = None,
 ) -> tuple[jax.Array, list[KeyValue]]:
     """Runs all blocks one after the other, without a scan, which copies weights out of the stack.
 
@@ -274,20 +284,41 @@ def unroll(
       llm: dimensions.
       dtype: compute dtype.
       lora: of the low-rank factors, if there are any.
+      on: where arrays lie on several devices.
 
     Returns:
       [B, T, D] before the final norm, and what each layer remembered.
     """
     remembered = []
+    split = 1 if on is None else on.layout.num_rows
+    place = functools.partial(_place_layer, on)
     for layer in range(llm.depth):
         if "0" in params:
             block = params[str(layer)]
         else:
             block = jax.tree.map(lambda w, layer=layer: w[layer], params)
         keep = functools.partial(remember, layer)
-        x, kv = Block(llm, dtype, lora=lora).apply({"params": block}, x, positions, mask, keep)
+        x, block = place(x, block)
+        run = Block(llm, dtype, lora=lora, split=split)
+        x, kv = run.apply({"params": block}, x, positions, mask, keep)
         remembered.append(kv)
     return x, remembered
+
+
+def _place_layer(
+    on: layers.OnDevices | None, x: jax.Array, block: Mapping[str, Any]
+) -> tuple[jax.Array, Mapping[str, Any]]:
+    """Returns a layer's input and weights where it is to compute with them.
+
+    Of a single token per row, all rows come to every part of the weights: they are a thousandth of
+    them. Of longer texts the weights come to the rows.
+    """
+    if on is None:
+        return x, block
+    if x.shape[1] == 1:
+        return placement.spread_rows(on.layout, x), block
+    block = placement.gather_layer(on.layout, on.prefix, block, on.dtype)
+    return placement.keep_rows(on.layout, x), block
 
 
 def _count_pieces(shape: tuple[int, ...], F: int) -> int:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.models import family
-from paligemma_jax.models.common import attention, projections
+from paligemma_jax.models.common import attention, layers, placement, projections
 from paligemma_jax.models.paligemma import gemma, siglip, variants
 from paligemma_jax.params import lora, names
 
@@ -27,6 +27,8 @@ Cache = attention.Cache
 Compute = family.Compute
 select_rows = attention.select_rows
 LAYERS = "llm/layers/"
+BLOCKS = "img/Transformer/encoderblock/"
+EMBEDDING = "llm/embedder/input_embedding"
 _UNSTACKED = re.compile(r"llm/layers/\d+/")
 
 # Of so many tokens at most, embeddings are read one after the other on a device alone.
@@ -90,7 +92,7 @@ def embed_images(
     if image.ndim != 5:
         raise ValueError(f"image shape {image.shape}: expected [B, M, R, R, 3], M slots per row")
     B, M = image.shape[:2]
-    image = image.reshape(B * M, *image.shape[2:])
+    image = placement.keep_rows(compute.layout, image.reshape(B * M, *image.shape[2:]))
     x = run_img(params, image, model=model, compute=compute, rng=rng)
     return x.reshape(B, M, model.num_image_tokens, model.llm.width)
 
@@ -207,7 +209,7 @@ def prefill_embedded(
     past = attention.fill_cache(
         *keys_values, valid, cache_len=cache_len, dtype=cache_dtype, sharding=cache_sharding
     )
-    return logits(params, last_hidden, model=model)[:, 0], past
+    return _next_logits(params, last_hidden, model=model, compute=compute), past
 
 
 def decode_step(
@@ -238,17 +240,36 @@ def decode_step(
         llm=model.llm,
         dtype=compute.dtype,
         lora=model.lora,
+        on=_on_devices(compute, LAYERS),
     )
     x = run_llm("norm", params, x, model=model, compute=compute)
-    return logits(params, x, model=model)[:, 0], attention.advance_cache(past, keys_values)
+    made = _next_logits(params, x, model=model, compute=compute)
+    return made, attention.advance_cache(past, keys_values)
 
 
-def logits(params: Params, hidden: jax.Array, *, model: variants.PaliGemma) -> jax.Array:
+def logits(
+    params: Params,
+    hidden: jax.Array,
+    *,
+    model: variants.PaliGemma,
+    layout: placement.Layout | None = None,
+) -> jax.Array:
     """Returns float32[B, T, V] of hidden states [B, T, D].
 
-    The final soft-cap is applied here alone: loss, first and later tokens all come this way.
+    The final soft-cap is applied here alone: loss, first and later tokens all come this way. With a
+    layout each device makes the logits of its part of the vocabulary, for all rows.
     """
-    return run_llm("logits", params, hidden, model=model, compute=Compute())
+    hidden = placement.spread_rows(layout, hidden)
+    made = run_llm("logits", params, hidden, model=model, compute=Compute())
+    return placement.keep_vocabulary(layout, EMBEDDING, made)
+
+
+def _next_logits(
+    params: Params, hidden: jax.Array, *, model: variants.PaliGemma, compute: Compute
+) -> jax.Array:
+    """Returns float32[B, V], each row's on its device, of hidden states [B, 1, D]."""
+    made = logits(params, hidden, model=model, layout=compute.layout)
+    return placement.keep_rows(compute.layout, made[:, 0])
 
 
 def _join(
@@ -270,6 +291,7 @@ def _join(
     if image_tokens.shape != expected:
         raise ValueError(f"image tokens {image_tokens.shape}: expected {expected}, [B, M, P, D]")
     ztxt = run_llm("embed", params, text, model=model, compute=compute)
+    ztxt = placement.keep_rows(compute.layout, ztxt)
     zimg = image_tokens.astype(ztxt.dtype).reshape(len(ztxt), -1, model.llm.width)
     valid_image = jnp.repeat(mask_image.astype(bool), model.num_image_tokens, axis=1)
     valid = jnp.concatenate([valid_image, mask_input.astype(bool)], axis=1)
@@ -288,17 +310,17 @@ def _read_prompt(
 ) -> tuple[jax.Array, tuple[Iterable[jax.Array], Iterable[jax.Array]]]:
     """Returns hidden states after the final norm, and each layer's keys and values."""
     seen = attention.count_positions(valid), attention.make_mask(valid, block)
-    layers = names.unflatten(params)["llm"]["layers"]
-    if "attn" in layers:
+    blocks = names.unflatten(params)["llm"]["layers"]
+    if "attn" in blocks:
         params = {name: w for name, w in params.items() if not is_unstacked(name)}
         return run_llm("prefill", params, x, *seen, model=model, compute=compute)
 
     def keep(_: int, k: jax.Array, v: jax.Array) -> gemma.KeyValue:
         return k, v
 
-    x, keys_values = gemma.unroll(
-        layers, x, *seen, keep, llm=model.llm, dtype=compute.dtype, lora=model.lora
-    )
+    how: Any = {"llm": model.llm, "dtype": compute.dtype, "lora": model.lora}
+    on = _on_devices(compute, LAYERS)
+    x, keys_values = gemma.unroll(blocks, x, *seen, keep, **how, on=on)
     keys, values = zip(*keys_values, strict=True)
     return run_llm("norm", params, x, model=model, compute=compute), (keys, values)
 
@@ -314,6 +336,7 @@ def vision_tower(model: variants.PaliGemma, compute: Compute) -> siglip.Tower:
         dropout=compute.img_dropout,
         lora=model.lora,
         kernel=compute.img_attention,
+        on=_on_devices(compute, BLOCKS),
     )
 
 
@@ -327,6 +350,7 @@ def language_model(model: variants.PaliGemma, compute: Compute) -> gemma.Tower:
         dropout=compute.dropout,
         lora=model.lora,
         kernel=compute.attention,
+        on=_on_devices(compute, LAYERS),
     )
 
 
@@ -365,7 +389,25 @@ def run_llm(
 
 def _apply(tower: siglip.Tower | gemma.Tower, params: Params, *args: Any, **kw: Any) -> Any:
     part = "img" if isinstance(tower, siglip.Tower) else "llm"
+    if tower.on is not None:
+        params = _gather_single(params, tower.on)
     return tower.apply({"params": names.unflatten(params)[part]}, *args, **kw)
+
+
+def _gather_single(params: Params, on: layers.OnDevices) -> Params:
+    """Returns parameters with those brought together that are of no layer; the table stays."""
+    return {
+        name: w
+        if name.startswith(on.prefix) or name == EMBEDDING
+        else placement.gather(on.layout, name, w, on.dtype)
+        for name, w in params.items()
+    }
+
+
+def _on_devices(compute: Compute, prefix: str) -> layers.OnDevices | None:
+    if compute.layout is None:
+        return None
+    return layers.OnDevices(compute.layout, prefix, compute.dtype)
 
 
 def unstack(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -26,6 +26,7 @@ class SelfAttention(nn.Module):
     img: variants.Vit
     lora: layers.Lora | None = None
     kernel: str = "xla"
+    split: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -39,7 +40,7 @@ class SelfAttention(nn.Module):
         q, k, v = heads("query") * H**-0.5, heads("key"), heads("value")
         q, k, v = (projections.narrow(y, x.dtype) for y in (q, k, v))
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-        x = attention.attend(q, k, v, mask=None, kernel=self.kernel)
+        x = attention.attend(q, k, v, mask=None, kernel=self.kernel, split=self.split)
         out = layers.Dense((N, H, D), (D,), w_init=_xavier_out, lora=self.lora, name="out")
         return out("BPNH,NHD->BPD", x)
 
@@ -72,12 +73,13 @@ class Block(nn.Module):
     dropout: float
     lora: layers.Lora | None = None
     kernel: str = "xla"
+    split: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         drop = layers.Dropout(self.dropout)
         name = "MultiHeadDotProductAttention_0"
-        attn = SelfAttention(self.img, self.lora, self.kernel, name=name)
+        attn = SelfAttention(self.img, self.lora, self.kernel, self.split, name=name)
         mlp = Mlp(self.img, self.dropout, self.lora, name="MlpBlock_0")
         x += drop(attn(layers.LayerNorm(self.dtype, name="LayerNorm_0")(x)))
         x += drop(mlp(layers.LayerNorm(self.dtype, name="LayerNorm_1")(x)))
@@ -93,15 +95,17 @@ class Encoder(nn.Module):
     dropout: float
     lora: layers.Lora | None = None
     kernel: str = "xla"
+    on: layers.OnDevices | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        block = Block(
-            self.img, self.dtype, self.dropout, self.lora, self.kernel, name="encoderblock"
+        split = 1 if self.on is None else self.on.layout.num_rows
+        how = (self.dtype, self.dropout, self.lora, self.kernel, split)
+        block = Block(self.img, *how, name="encoderblock")
+        run = layers.scan(
+            lambda block, x: (block(x), None), depth=self.img.depth, remat=self.remat, on=self.on
         )
-        x, _ = layers.scan(
-            lambda block, x: (block(x), None), depth=self.img.depth, remat=self.remat
-        )(block, x)
+        x, _ = run(block, x)
         return layers.LayerNorm(self.dtype, name="encoder_norm")(x)
 
 
@@ -117,6 +121,7 @@ class Tower(nn.Module):
       dropout: rate; above 0 a `dropout` rng is needed.
       lora: of the low-rank factors, if there are any.
       kernel: of attention, see `attention.attend`.
+      on: where arrays lie on several devices.
     """
 
     img: variants.Vit
@@ -127,6 +132,7 @@ class Tower(nn.Module):
     dropout: float = 0.0
     lora: layers.Lora | None = None
     kernel: str = "xla"
+    on: layers.OnDevices | None = None
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -141,7 +147,7 @@ class Tower(nn.Module):
         )
         x += position.astype(x.dtype)
         x = layers.Dropout(self.dropout)(x)
-        kept = (self.remat, self.dropout, self.lora, self.kernel)
+        kept = (self.remat, self.dropout, self.lora, self.kernel, self.on)
         x = Encoder(self.img, self.dtype, *kept, name="Transformer")(x)
         # big_vision starts a classification head at zero. Here that would cut the gradient to the
         # whole tower at the first step of a run from scratch.
