@@ -88,6 +88,7 @@ def make_train_step(
       groups: of parameters, for metrics; see `family.Names`.
     """
     where = jax.tree.map(lambda x: x.sharding, state)
+    platform = next(iter(where.step.device_set)).platform
     return jax.jit(
         step.make_train_step(
             functions.apply,
@@ -101,6 +102,7 @@ def make_train_step(
         ),
         donate_argnums=0,
         out_shardings=(where, where.step),
+        compiler_options=step.COMPILER_OPTIONS.get(platform),
     )
 
 

@@ -23,6 +23,11 @@ from paligemma_jax.training import ema, loss, optimizer
 Metrics = dict[str, jax.Array]
 Number = jax.Array | int | None
 
+# For `jax.jit` of a step, by the platform that it is compiled for. A TPU's compiler else cuts the
+# product that a gradient is into as many as there are devices, to send parts of it while it makes
+# others: on several chips that takes three times what the whole product does.
+COMPILER_OPTIONS = {"tpu": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}}
+
 UPDATE_NORM = "update_norm/"  # before the name of a part of the model
 
 

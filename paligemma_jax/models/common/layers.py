@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.ad_checkpoint as ad_checkpoint
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
@@ -16,14 +17,18 @@ from paligemma_jax.params import names
 Lora = lora_lib.Lora
 Initializer = nn.initializers.Initializer
 
-# "none", or the names in `jax.checkpoint_policies` that need no further argument.
+# "none", ours, or the names in `jax.checkpoint_policies` that need no further argument.
+NARROW = "narrow_products_saveable"
 REMAT = (
     "none",
+    NARROW,
     "nothing_saveable",
     "dots_saveable",
     "dots_with_no_batch_dims_saveable",
     "everything_saveable",
 )
+# An MLP's inner width is at least so many times the outer one; all heads together are less.
+MUCH_WIDER = 3.5
 
 
 class Einsum(nn.Module):
@@ -85,7 +90,7 @@ def project(
         if module.has_variable("params", pair[0]):
             path = "/".join((*module.path, pair[0]))
             raise ValueError(f"parameters have the LoRA factor '{path}', but the model has no LoRA")
-        return projections.project(leaf, eqn, x)
+        return _mark(projections.project(leaf, eqn, x), x)
     a_letters, b_letters = projections.factor_letters(eqn)
     sizes = dict(zip(eqn.split("->")[0].split(",")[1], leaf["w"].shape, strict=True))
     a_shape, b_shape = (
@@ -105,7 +110,7 @@ def project(
     if lora.dropout and module.has_rng("dropout"):
         keep = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - lora.dropout, x.shape)
         seen = jnp.where(keep, x / (1.0 - lora.dropout), 0.0).astype(x.dtype)
-    return projections.project({**leaf, **factors}, eqn, x, lora_x=seen)
+    return _mark(projections.project({**leaf, **factors}, eqn, x, lora_x=seen), x)
 
 
 class RMSNorm(nn.Module):
@@ -178,8 +183,7 @@ def scan(
     if on is not None:
         body = _placed(body, on)
     if remat != "none":
-        policy = getattr(jax.checkpoint_policies, remat)
-        body = nn.remat(body, prevent_cse=False, policy=policy)
+        body = nn.remat(body, prevent_cse=False, policy=_policy(remat))
     return nn.scan(
         body,
         variable_axes={"params": 0},
@@ -202,6 +206,17 @@ def _placed(body: Callable[..., Any], on: OnDevices) -> Callable[..., Any]:
         return placement.keep_rows(on.layout, x), y
 
     return placed
+
+
+def _policy(remat: str) -> Any:
+    policies = jax.checkpoint_policies
+    # An MLP's inner values are most of what products give, and half of the work to make again.
+    return policies.save_only_these_names(NARROW) if remat == NARROW else getattr(policies, remat)
+
+
+def _mark(y: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns the product of `x` with a weight, named for `REMAT` where it is not much wider."""
+    return ad_checkpoint.checkpoint_name(y, NARROW) if y.size <= MUCH_WIDER * x.size else y
 
 
 def check_remat(name: str) -> None:
