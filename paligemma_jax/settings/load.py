@@ -131,9 +131,17 @@ def convert(text: str, *, like: Any, where: str) -> Any:
     if kind is type(None) or value is None:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            digits = len(text)
+            raise ValueError(
+                f"{where}: a number of {digits} digits; expected one below 1e308"
+            ) from None
     if kind in (bool, int, float) and type(value) is not kind:
-        raise ValueError(f"{where}={text}: expected {kind.__name__}, found {type(value).__name__}")
+        raise ValueError(
+            f"{where}={text:.200}: expected {kind.__name__}, found {type(value).__name__}"
+        )
     return value
 
 
@@ -276,7 +284,11 @@ def _unknown(path: str, key: str, node: ml_collections.ConfigDict) -> str:
 
 
 def _literal(text: str) -> Any:
+    """Returns what a text says in Python, or the text itself where it says nothing.
+
+    Brackets or signs by the thousand are a MemoryError or a RecursionError of Python's parser.
+    """
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text

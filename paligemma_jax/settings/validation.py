@@ -64,7 +64,7 @@ def _check_named(group: str, name: str, values: Any, known: Sequence[keys.Key]) 
     if not name or set(name) & set("/\\. "):
         return [f"{where}: a name of files: letters, digits, '-' and '_'"]
     if not isinstance(values, Mapping | ml_collections.ConfigDict):
-        return [f"{where}: expected dict(fname=...), found {values!r}"]
+        return [f"{where}: expected dict(fname=...), found {values!r:.200}"]
     problems = [
         f"config key '{where}.{unknown}' is not known. "
         + keys.did_you_mean(unknown, table, prefix=f"{where}.")
@@ -81,7 +81,8 @@ def _check_lora(config: ml_collections.ConfigDict, table: Mapping[str, keys.Key]
     if not _has(config, ["lora", "targets"]) or config.lora.targets is not None:
         return []
     return [
-        f"lora.{name}={value!r} has no effect without lora.targets: a regex, or a short form of it"
+        f"lora.{name}={value!r:.200} has no effect without lora.targets: a regex, or a short "
+        f"form of it"
         for name, value in config.lora.items()
         if f"lora.{name}" in table and value != table[f"lora.{name}"].default
     ]
@@ -94,19 +95,19 @@ def _check(one: keys.Key, value: Any, where: str = "") -> list[str]:
     right_type = isinstance(value, one.types) and (not isinstance(value, bool) or bool in one.types)
     if not right_type:
         expected, actual = _type_names(one.types), type(value).__name__
-        return [f"{name}={value!r}: expected {expected}, found {actual}"]
+        return [f"{name}={value!r:.200}: expected {expected}, found {actual}"]
     if isinstance(value, list | tuple) and one.rule_types:
         return [problem for rule in value if (problem := _check_rule(one, rule, name))]
     if one.choices and value not in one.choices:
         return [_not_chosen(one, value, name)]
     if one.least is not None and isinstance(value, int | float) and not value >= one.least:
-        return [f"{name}={value!r}: expected {one.least} or more"]
+        return [f"{name}={value!r:.200}: expected {one.least} or more"]
     return []
 
 
 def _not_chosen(one: keys.Key, value: Any, name: str) -> str:
     hint = keys.did_you_mean(str(value), map(str, one.choices))
-    return f"{name}={value!r}: expected one of {one.choices}. {hint}"
+    return f"{name}={value!r:.200}: expected one of {one.choices}. {hint}"
 
 
 def _check_rule(one: keys.Key, rule: Any, name: str) -> str | None:
@@ -115,10 +116,10 @@ def _check_rule(one: keys.Key, rule: Any, name: str) -> str | None:
     is_mapping = isinstance(value, ml_collections.ConfigDict)
     right_type = isinstance({} if is_mapping else value, one.rule_types)
     if is_pair and one.choices and value not in one.choices:
-        return _not_chosen(one, value, f"{name} {rule[0]!r}")
+        return _not_chosen(one, value, f"{name} {rule[0]!r:.200}")
     if is_pair and right_type and not isinstance(value, bool):
         return None
-    return f"{name}: expected pairs ('text', {_type_names(one.rule_types)}), found {rule!r}"
+    return f"{name}: expected pairs ('text', {_type_names(one.rule_types)}), found {rule!r:.200}"
 
 
 def _type_names(types: tuple[type, ...]) -> str:

@@ -76,6 +76,12 @@ def test_wrong_argument_is_named(arg, message):
         ("quantize=nf5", r"quantize='nf5': expected one of .*Did you mean 'nf4'"),
         ("quantize=[('.*', 'nf5')]", r"quantize '\.\*'='nf5': expected one of .*'nf4'"),
         ("quantize=[('.*', 4)]", r"quantize '\.\*'=4: expected one of .*int8"),
+        (
+            "mesh=" + "-" * 9000 + "1",
+            r"^config:\s*mesh='-{199}: expected list or tuple, found str$",
+        ),
+        ("mesh=" + "(" * 9000, r"mesh='\({199}: expected list or tuple, found str"),
+        ("lr=" + "9" * 400, "lr: a number of 400 digits; expected one below 1e308"),
     ],
 )
 def test_wrong_override_is_named(config_file, override, message):
