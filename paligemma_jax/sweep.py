@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     workdir = pathlib.Path(args.workdir)
     runs = sweeps.read(args.config, overrides["config"])
     if args.commands:
-        lines = [sweep_runs.describe_command(run, workdir) for run in runs]
+        own = {"source": args.config, "overrides": overrides["config"]}
+        lines = sweep_runs.describe_commands(runs, workdir, **own)
         sys.stdout.write("\n".join(lines) + "\n")
         return
     failed = {}

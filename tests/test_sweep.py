@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shlex
 import signal
 import textwrap
 
@@ -162,6 +163,18 @@ def test_one_run_alone_and_a_table_of_what_there_is(config, training, tmp_path, 
         run(config, tmp_path / "out", "--only", "3")
     with pytest.raises(ValueError, match=r"--score='test/map'.*the evaluations are \['valid'\]"):
         run(config, tmp_path / "out", "--table", "--score", "test/map")
+
+
+def test_commands_that_need_quotes_name_the_run_by_its_number(config, tmp_path, capsys):
+    path = pathlib.Path(config)
+    added = "    for t in ('llm/.*', 'img/.*|llm/.*', '$(x)'):\n        add(trainable=t)\n"
+    path.write_text(path.read_text().partition("def sweep")[0] + "def sweep(add):\n" + added)
+    sweep.main(["--config", config, "--workdir", str(tmp_path), "--commands", "--config.seed=3"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [shlex.join(line.split()) for line in lines[1:]] == lines[1:]
+    whole = f"python -m paligemma_jax.sweep --config {config} --workdir {tmp_path}"
+    assert lines[1] == f"{whole} --only 1 --config.seed=3"
+    assert lines[2] == f"{whole} --only 2 --config.seed=3"
 
 
 def test_commands_are_lines_for_a_shell(config, training, tmp_path, capsys):

@@ -57,9 +57,26 @@ def command(run: sweeps.Run, workdir: pathlib.Path, *, python: str = sys.executa
     return [*words, "--workdir", str(workdir / run.name), *overrides]
 
 
-def describe_command(run: sweeps.Run, workdir: pathlib.Path) -> str:
-    """Returns the command as one line for a shell."""
-    return shlex.join(command(run, workdir, python="python"))
+def describe_commands(
+    runs: Sequence[sweeps.Run], workdir: pathlib.Path, *, source: str, overrides: Sequence[str]
+) -> list[str]:
+    """Returns each run's command as one line for a shell, and for xargs before it.
+
+    xargs takes quotes away before a shell sees the line, so a run whose values need them is called
+    by its number. What needs quotes there too, as blanks in `workdir`, has them.
+
+    Args:
+      runs: of the sweep, all of them.
+      workdir: of all of them.
+      source, overrides: what the sweep was called with: its config, and "key=value" texts.
+    """
+    whole = ["python", "-m", "paligemma_jax.sweep", "--config", source, "--workdir", str(workdir)]
+    lines = []
+    for number, run in enumerate(runs):
+        alone = [*whole, "--only", str(number), *(f"--config.{text}" for text in overrides)]
+        choices = [shlex.join(words) for words in (command(run, workdir, python="python"), alone)]
+        lines.append(next((line for line in choices if "'" not in line), choices[0]))
+    return lines
 
 
 def is_done(run: sweeps.Run, workdir: pathlib.Path) -> bool:
