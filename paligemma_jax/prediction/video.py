@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 PROGRESS_PACKETS = 1000
+CONVERT = "convert it to H.264: ffmpeg -i FILE -c:v libx264 FILE.mp4"
 SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 
 
@@ -83,7 +84,7 @@ def scan(
       ValueError: PyAV is not installed; the file is not there, is no video or has no frames.
     """
     path, raw_stamps = os.fspath(path), []
-    with _open(path) as file:
+    with _open(path) as file, _reading(path):
         stream = file.streams.video[0]
         base = stream.time_base if _has_stamps(file) else 1 / stream.average_rate
         with contextlib.suppress(av().error.InvalidDataError):  # the file was cut off there
@@ -128,7 +129,7 @@ def read(path: str | os.PathLike[str], frames: Sequence[Frame]) -> Iterator[np.n
 
 def _decode(path: str) -> Iterator[tuple[int, Any]]:
     """Yields (stamp, frame) of all that can be decoded."""
-    with _open(path) as file:
+    with _open(path) as file, _reading(path):
         stream = file.streams.video[0]
         stream.thread_type = "AUTO"
         packets, count = file.demux(stream), itertools.count()
@@ -149,15 +150,24 @@ def _has_stamps(file: Any) -> bool:
 
 
 def _open(path: str) -> Any:
-    module = av()
-    try:
-        file = module.open(path)
-    except module.error.FFmpegError as error:
-        raise ValueError(f"cannot read video {path}: {error.strerror}") from error
+    with _reading(path):
+        file = av().open(path, metadata_errors="replace")  # a title may be in any encoding
     if not file.streams.video:
         file.close()
         raise ValueError(f"cannot read video {path}: it has no pictures")
+    if file.streams.video[0].codec_context is None:
+        file.close()
+        raise ValueError(f"cannot read video {path}: no decoder for its codec; {CONVERT}")
     return file
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Names the file in what FFmpeg finds wrong with it."""
+    try:
+        yield
+    except av().error.FFmpegError as error:
+        raise ValueError(f"cannot read video {path}: {error.strerror}; {CONVERT}") from error
 
 
 def _pixels(frame: Any) -> np.ndarray:

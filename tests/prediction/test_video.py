@@ -113,3 +113,27 @@ def test_without_pyav_the_extra_is_named(clip, monkeypatch):
 def test_videos_are_known_by_their_names():
     assert video.is_video("a/B.MP4") and video.is_video("c.webm")
     assert not video.is_video("a.gif") and not video.is_video("mp4")
+
+
+def test_a_codec_without_a_decoder_is_said_with_its_remedy(tmp_path):
+    path = tmp_path / "rare.mkv"
+    write(path)
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_RARE4/ISO/AVC"))
+    with pytest.raises(ValueError, match=r"rare\.mkv: no decoder for its codec; .*ffmpeg"):
+        video.scan(path)
+
+
+def test_a_title_in_another_encoding_does_not_matter(tmp_path):
+    path = tmp_path / "titled.mkv"
+    with av.open(str(path), "w") as file:
+        file.metadata["title"] = "a plain title"
+        stream = file.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        pixels = np.zeros((48, 64, 3), np.uint8)
+        packets = stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
+        for packet in (*packets, *stream.encode()):
+            file.mux(packet)
+    path.write_bytes(
+        path.read_bytes().replace(b"a plain title", b"\xff\xfe plain \xe9\xe9\xe9\xe9\xe9")
+    )
+    assert len(video.scan(path).frames) == 1
