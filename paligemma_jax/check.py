@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from paligemma_jax.checks import checking
 from paligemma_jax.console import arguments
 from paligemma_jax.settings import schema
+from paligemma_jax.wording import phrases
 
 # Another program may be training on this GPU: take no more of its memory than is used.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         checking.CheckOptions(**vars(args), config_overrides=overrides["config"])
     )
     encoding = sys.stdout.encoding or "utf-8"  # a terminal may lack the letters of a piece
-    text = checking.to_text(report).encode(encoding, "replace").decode(encoding)
+    shown = phrases.visible(checking.to_text(report))
+    text = shown.encode(encoding, "replace").decode(encoding)
     sys.stdout.write(f"{text}\n")
     if report.num_errors:
         sys.exit(1)

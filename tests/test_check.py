@@ -253,6 +253,21 @@ def test_rows_that_an_evaluation_cannot_score_are_an_error(folder):
     assert status == 1 and [one["subject"] for one in found] == ["evals.val"]
 
 
+def test_hostile_text_is_shown_as_what_it_is(folder, capsys):
+    hidden = "\u202etac\u202c"
+    rows = [row("0.png", f"{BOX} {hidden}", f"detect {hidden}"), row("\ud800.png")]
+    (folder / "hidden.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    config = folder / "config.py"
+    argv = ["--config", str(config), f"--config.input.data.fname={folder}/hidden.jsonl"]
+    with pytest.raises(SystemExit):
+        check.main([*argv, f"--out={folder}/hidden"])
+    shown = capsys.readouterr().out
+    assert r"\u202etac\u202c" in shown and r"\ud800.png" in shown
+    assert not set(shown) & set("\u202e\u202c\ud800")
+    page = (folder / "hidden" / "check.html").read_text(encoding="utf-8")
+    assert r"\ud800.png" in page
+
+
 def test_every_source_of_a_mixture_is_training_data(folder):
     status, report = run(
         folder,

@@ -16,6 +16,8 @@ from typing import Any
 
 import tqdm
 
+from paligemma_jax.wording import phrases
+
 LOGGER = logging.getLogger("paligemma_jax")
 
 Progress = Callable[[int, int], None]
@@ -36,7 +38,7 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-            tqdm.tqdm.write(prefix + self.format(record), file=sys.stderr)
+            tqdm.tqdm.write(prefix + phrases.visible(self.format(record)), file=sys.stderr)
             sys.stderr.flush()
         except Exception:  # as every handler of `logging`: a line that is lost stops no run
             self.handleError(record)
@@ -71,7 +73,7 @@ def error(text: str) -> None:
 
 def result(text: str) -> None:
     """Writes a line of results to standard output, above a progress bar too."""
-    tqdm.tqdm.write(text, file=sys.stdout)
+    tqdm.tqdm.write(phrases.visible(text), file=sys.stdout)
     sys.stdout.flush()
 
 

@@ -95,8 +95,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file, in place of the old one if there is one; makes its folder."""
-    write_bytes(path, text.encode("utf-8"))
+    """Writes a UTF-8 file, in place of the old one if there is one; makes its folder.
+
+    Half a surrogate pair, which UTF-8 cannot hold, is written as JSON spells it: \\ud800.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

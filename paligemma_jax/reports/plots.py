@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.reports import drawing
+from paligemma_jax.wording import phrases
 
 WIDTH, HEIGHT = 420, 230  # of the SVG's own units: about a px on the page
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 34  # of them, around the axes
@@ -179,10 +180,11 @@ def _plot(
             for point in each
             if is_short and math.isfinite(point[1])
         ]
-        return Curve(label, color, width, _path([_where(place, p) for p in _thin(each)]), (*dots,))
+        shown = phrases.visible(label)
+        return Curve(shown, color, width, _path([_where(place, p) for p in _thin(each)]), (*dots,))
 
     return Plot(
-        title=title,
+        title=phrases.visible(title),
         x_label=x_label,
         curves=tuple(curve(*one) for one in drawn),
         x_ticks=tuple((place((x, y_low))[0], _show(x)) for x in _ticks(x_low, x_high)),

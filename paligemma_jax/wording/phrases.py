@@ -51,7 +51,19 @@ def did_you_mean(
 
 # Counts and sizes as people write them.
 
+# Characters that no terminal and no browser shows: control codes but tab and newline, half
+# surrogates, noncharacters, and those that turn the direction of text around, by which it can be
+# made to look like another (Unicode TR36, 2.6). Joiners stay: letters and emoji are made with them.
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+    "\ud800-\udfff\ufeff\ufff9-\uffff]"
+)
 PLURAL = re.compile(r"(?<=x)es\b|s\b")  # rows of train -> row of train, boxes -> box
+
+
+def visible(text: str) -> str:
+    """Returns text with what nobody sees escaped, as in JSON: a change of direction is \\u202e."""
+    return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def count(number: int, things: str) -> str:

@@ -1,6 +1,7 @@
 """What a person reads: lines that can be silenced, and that long work goes on."""
 
 import io
+import json
 import logging
 import subprocess
 import sys
@@ -154,3 +155,11 @@ def test_a_room_without_a_door_shows_warnings_alone_and_a_door_each_line_once():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert (done.stderr, done.stdout) == ("seen\n", "result\n")
+
+
+def test_lines_show_what_text_would_hide(capsys):
+    say.warning("cat \u202egod\u202c \x1b[2J")
+    say.result(json.dumps({"prediction": "\u202egod \ud800"}, ensure_ascii=False))
+    out, err = capsys.readouterr()
+    assert err.rstrip() == r"warning: cat \u202egod\u202c \u001b[2J"
+    assert json.loads(out) == {"prediction": "\u202egod \ud800"} and "\u202e" not in out

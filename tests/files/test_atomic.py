@@ -25,6 +25,13 @@ def test_rows_are_one_line_each(tmp_path):
     ]
 
 
+def test_half_a_surrogate_pair_is_written_as_json_spells_it(tmp_path):
+    atomic.write_text(tmp_path / "a.txt", "a\ud800b")
+    assert (tmp_path / "a.txt").read_text() == r"a\ud800b"
+    atomic.write_json(tmp_path / "a.json", {"a": "\ud800"})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": "\ud800"}
+
+
 def test_a_file_is_replaced_whole(tmp_path):
     atomic.write_text(tmp_path / "a.txt", "old and long")
     atomic.write_text(tmp_path / "a.txt", "new")

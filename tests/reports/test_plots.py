@@ -100,3 +100,9 @@ def test_precision_over_recall_has_the_colours_of_labels_and_a_mean():
     }
     assert [text for _, text in drawn.y_ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
     assert not plots.precision_recall({}, colors={}).curves
+
+
+def test_labels_show_what_text_would_hide():
+    drawn = plots.precision_recall({"a\x01b\u202e": [1.0, 0.5]}, colors={}, title="\ud800")
+    assert [curve.label for curve in drawn.curves] == [r"a\u0001b\u202e"]
+    assert drawn.title == r"\ud800"

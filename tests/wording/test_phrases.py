@@ -1,5 +1,7 @@
 """Near misses of names."""
 
+import json
+
 import pytest
 
 from paligemma_jax.wording import phrases
@@ -68,3 +70,13 @@ def test_one_thing_is_no_plural(number, things, text):
 )
 def test_a_size_has_its_binary_unit(num_bytes, text):
     assert phrases.size(num_bytes) == text
+
+
+def test_what_nobody_sees_is_escaped():
+    hidden = "a\x1b[31mb\u202ec\u2066\x9b\ud800\uffff\u2028d\r"
+    shown = r"a\u001b[31mb\u202ec\u2066\u009b\ud800\uffff\u2028d\u000d"
+    assert phrases.visible(hidden) == shown
+    plain = "é\t日本 \N{FAMILY}\u200d\n\U0001f600"
+    assert phrases.visible(plain) == plain
+    text = json.dumps("\x7f\u202e", ensure_ascii=False)
+    assert json.loads(phrases.visible(text)) == "\x7f\u202e"
