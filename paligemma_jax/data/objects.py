@@ -18,7 +18,7 @@ width]. The order is the suffix's.
 
 import dataclasses
 import functools
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +28,7 @@ from pycocotools import mask as coco_mask
 from paligemma_jax.tasks import box_text, geometry
 
 MAX_PIXELS = 2**28
+LARGEST = sys.float_info.max
 DIGITS = 3  # decimals of a pixel that are kept
 KEYS = ("label", "box", "segmentation")
 
@@ -223,7 +224,9 @@ def _box(box: Any, width: int, height: int) -> list[float]:
         raise ValueError(f"box: expected [x0, y0, x1, y1], found {box!r:.80}")
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise ValueError(f"box {box} is empty, or not inside the image's {width}x{height} pixels")
+        raise ValueError(
+            f"box {box!r:.80} is empty, or not inside the image's {width}x{height} pixels"
+        )
     return box
 
 
@@ -257,5 +260,7 @@ def _outline(value: Any, width: int, height: int) -> Segmentation | None:
 
 def _is_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(
-        type(item) in (int, float) and math.isfinite(item) for item in value
+        # Python compares any integer with a float, and turns only those into floats that fit.
+        type(item) in (int, float) and -LARGEST <= item <= LARGEST
+        for item in value
     )

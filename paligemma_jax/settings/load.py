@@ -22,6 +22,9 @@ from paligemma_jax.settings import keys, presets, schema, validation
 
 Class = TypeVar("Class")
 
+# Errors of Python whose text says what is wrong by itself.
+NAMED_BY_TEXT = (LookupError, AttributeError, TypeError, NameError, ImportError)
+
 # For config files from before the package was laid out anew.
 MOVED = (
     "write `from paligemma_jax.settings import parse_arg, presets` instead of `from "
@@ -86,8 +89,14 @@ def reading(path: str) -> Iterator[Any]:
         yield module
     except SyntaxError as error:
         raise ValueError(f"{path}:{error.lineno}: not Python: {error.msg}") from error
-    except (LookupError, AttributeError, TypeError, NameError, ImportError) as error:
-        raise ValueError(f"{path}:{_line_in(file, error)}: {_in_words(error)}") from error
+    except (ValueError, OSError) as error:  # the settings' own, and of files that it reads
+        if _line_in(file, error) is None or path in str(error):
+            raise
+        raise ValueError(f"{path}:{_line_in(file, error)}: {error}") from error
+    except (Exception, SystemExit) as error:  # a config may do anything
+        name = "" if isinstance(error, NAMED_BY_TEXT) else f"{type(error).__name__}: "
+        where = f"{path}:{_line_in(file, error) or 0}"
+        raise ValueError(f"{where}: {name}{_in_words(error)}") from error
 
 
 def override(config: ml_collections.ConfigDict, overrides: Iterable[str]) -> None:
@@ -111,12 +120,15 @@ def assign(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     *folders, leaf = key.split(".")
     node = config
     for depth, folder in enumerate(folders):
-        if folder not in node or not isinstance(node[folder], ml_collections.ConfigDict):
-            raise ValueError(_unknown(".".join(folders[: depth + 1]), folder, node))
+        if folder not in node:
+            raise ValueError(_unknown(".".join(folders[: depth + 1]), folder, node, whole=key))
+        if not isinstance(node[folder], ml_collections.ConfigDict):
+            group = ".".join(folders[: depth + 1])
+            raise ValueError(f"config key '{key}' is not known: {group} is a value without keys")
         node = node[folder]
     if leaf not in node:
         if node.is_locked:
-            raise ValueError(_unknown(key, leaf, node))
+            raise ValueError(_unknown(key, leaf, node, whole=key))
         node[leaf] = _literal(text)
         return
     node[leaf] = convert(text, like=node[leaf], where=key)
@@ -196,24 +208,40 @@ def read_values(path: pathlib.Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    values = presets.defaults(_read_json(path)).to_dict()
+    values = _stored(path).to_dict()
     return json.loads(json.dumps(_shorten(values), default=str))
 
 
 def from_json(path: pathlib.Path, overrides: Iterable[str] = ()) -> schema.Settings:
     """Returns the settings of a run's folder (config.json), checked like fresh ones."""
-    config = presets.defaults(_read_json(path))
+    config = _stored(path)
     override(config, overrides)
-    return typed(config)
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return typed(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _stored(path: pathlib.Path) -> ml_collections.ConfigDict:
+    """Returns what a run's config.json holds, the keys that it lacks by default. Checks no value.
+
+    Raises:
+      ValueError: no such file, or it is none of ours.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path}: not found. Is {path.parent} the --workdir of a run?") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, or too deep or long for Python
+        raise ValueError(f"{path}: not JSON that can be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected an object, found a {type(values).__name__}")
+    try:
+        return presets.defaults(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _shorten(values: dict[str, Any]) -> dict[str, Any]:
@@ -256,13 +284,14 @@ def _freeze(value: Any) -> Any:
     return tuple(map(_freeze, value)) if isinstance(value, list | tuple) else value
 
 
-def _line_in(file: pathlib.Path, error: BaseException) -> int:
+def _line_in(file: pathlib.Path, error: BaseException) -> int | None:
+    """Returns the line of a file that an error was raised in or below; None elsewhere."""
     lines = [
         frame.lineno or 0
         for frame in traceback.extract_tb(error.__traceback__)
         if pathlib.Path(frame.filename).resolve() == file.resolve()
     ]
-    return lines[-1] if lines else 0
+    return lines[-1] if lines else None
 
 
 def _in_words(error: BaseException) -> str:
@@ -276,11 +305,13 @@ def _in_words(error: BaseException) -> str:
     return text
 
 
-def _unknown(path: str, key: str, node: ml_collections.ConfigDict) -> str:
+def _unknown(path: str, key: str, node: ml_collections.ConfigDict, *, whole: str) -> str:
+    """Returns that a key, or the part of it up to `path`, is not among those of a node."""
     prefix, every = path.removesuffix(key), schema.names()
     beside = [*node] if prefix else [*node, *every]
     hint = keys.did_you_mean(key, beside, prefix=prefix) or keys.did_you_mean(key, every)
-    return f"config key '{path}' is not known. {hint}"
+    hint = hint or "configs/README.md lists all keys. "
+    return f"config key '{path}' is not known. {hint}" + (f"In {whole}" if whole != path else "")
 
 
 def _literal(text: str) -> Any:

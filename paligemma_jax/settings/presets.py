@@ -28,6 +28,9 @@ def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDi
 
     Args:
       stored: nested values that replace the defaults, as a run's config.json holds them.
+
+    Raises:
+      ValueError: a key with a dot.
     """
     # Types are checked by `validate`: some keys may hold one of several (a schedule, or rules).
     config = ml_collections.ConfigDict(type_safe=False)
@@ -42,7 +45,9 @@ def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDi
     _overlay(config, stored or {})
     config.lock()
     # Names and keys that the schema does not list: of evaluations, sources, an optimizer.
-    for node in (config.evals, config.input.mixture, config.optax, config.schedule):
+    groups = (config.evals, config.optax, config.schedule)
+    mixture = config.input.mixture if isinstance(config.input, ml_collections.ConfigDict) else None
+    for node in (*groups, mixture):
         if isinstance(node, ml_collections.ConfigDict):
             node.unlock()
     return config
@@ -106,6 +111,8 @@ def from_scratch(
 def _overlay(node: ml_collections.ConfigDict, stored: Mapping[str, Any], prefix: str = "") -> None:
     for name, value in stored.items():
         path = f"{prefix}{name}"
+        if "." in name:
+            raise ValueError(f"config key '{path}': expected objects within objects, not a dot")
         if isinstance(value, Mapping) and any(k.name.startswith(f"{path}.") for k in schema.KEYS):
             _overlay(node[name], value, f"{path}.")
         else:

@@ -61,7 +61,7 @@ def _is_given(duration: Any) -> bool:
 def _check_named(group: str, name: str, values: Any, known: Sequence[keys.Key]) -> list[str]:
     table = {one.name: one for one in known}
     where = f"{group}.{name}"
-    if not name or set(name) & set("/\\. "):
+    if not isinstance(name, str) or not name or set(name) & set("/\\. "):
         return [f"{where}: a name of files: letters, digits, '-' and '_'"]
     if not isinstance(values, Mapping | ml_collections.ConfigDict):
         return [f"{where}: expected dict(fname=...), found {values!r:.200}"]

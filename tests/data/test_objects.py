@@ -104,6 +104,8 @@ def test_run_lengths_of_another_image_are_an_error():
         (one(box=[1, 2, True, 4]), "box: expected"),
         (one(box=[0, 0, 641, 9]), "not inside the image's 640x480 pixels"),
         (one(box=[9, 0, 9, 9]), "is empty"),
+        (one(box=[0, 0, 10**400, 9]), "box: expected [x0, y0, x1, y1], found [0, 0, 1000000"),
+        (one(segmentation=[[1, 2, 3, 4, -(10**400), 6]]), "segmentation: expected polygons"),
         (one(box=[9, 0, 0, 9]), "is empty"),
         (one(segmentation=[]), "segmentation: expected polygons"),
         (one(segmentation=[[1, 2, 3, 4]]), "segmentation: expected polygons"),

@@ -81,6 +81,9 @@ def test_wrong_argument_is_named(arg, message):
             r"^config:\s*mesh='-{199}: expected list or tuple, found str$",
         ),
         ("mesh=" + "(" * 9000, r"mesh='\({199}: expected list or tuple, found str"),
+        ("evals={1: {'fname': 'a'}}", "evals.1: a name of files"),
+        ("input..data=3", r"config key 'input\.' is not known\. .*In input\.\.data"),
+        ("task.x=3", "config key 'task.x' is not known: task is a value without keys"),
         ("lr=" + "9" * 400, "lr: a number of 400 digits; expected one below 1e308"),
     ],
 )
@@ -129,6 +132,14 @@ def test_typo_inside_a_config_file_names_file_and_line(tmp_path, monkeypatch):
         ("def get_config(arg=''):\n    return presets", r"bad.py:2: name 'presets' is not defined"),
         ("def get_config(arg=''):\n    pass", r"bad.py: get_config returned NoneType"),
         ("", r"bad.py: defines no get_config"),
+        ("def get_config(arg=''):\n    return 1 / 0", r"bad.py:2: ZeroDivisionError: division by"),
+        ("def get_config(arg=''):\n    raise SystemExit(3)", r"bad.py:2: SystemExit: 3"),
+        ("def get_config(arg=''):\n    return get_config(arg)", r"bad.py:2: RecursionError: max"),
+        (
+            "def get_config(arg=''):\n    assert not arg == '', 'no'",
+            r"bad.py:2: AssertionError: no",
+        ),
+        ("def get_config(arg=''):\n    int('x')", r"bad.py:2: invalid literal for int"),
     ],
 )
 def test_what_is_wrong_with_a_config_file_is_said(tmp_path, source, message):
@@ -147,6 +158,27 @@ def test_run_folder_gives_the_same_config_back(config_file, tmp_path):
     (tmp_path / "config.json").write_text(load.to_json(config))
     again = load.from_json(tmp_path / "config.json")
     assert load.to_json(again) == load.to_json(config)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff", "not JSON that can be read: .*can't decode byte 0xff"),
+        (b"[" * 100_000, "not JSON that can be read: maximum recursion"),
+        (b"[]", "expected an object, found a list"),
+        (b"{", r":1: not JSON"),
+        (b'{"a.b": 1}', r"config key 'a\.b': expected objects within objects"),
+        (b'{"input": []}', r"config key 'input' is not known"),
+        (b'{"lr": "x"}', r"config:\s*lr='x': expected int or float"),
+        (b'{"evals": {"": {}}}', r"evals\.: a name of files"),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_named(tmp_path, content, message):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load.from_json(path)
+    assert str(path) in str(error.value)
 
 
 def test_reference_table_has_every_key():
