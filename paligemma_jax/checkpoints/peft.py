@@ -9,7 +9,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ PLAIN: dict[str, Any] = {
 READ = (
     *("peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora"),
     *("target_modules", "exclude_modules", "layers_to_transform"),
+    *("rank_pattern", "alpha_pattern"),
 )
 # Where the adapter came from, and what acts while it is made or with other settings only.
 WITHOUT_EFFECT = (
@@ -49,7 +50,7 @@ WITHOUT_EFFECT = (
 # PiSSA, OLoRA, LoftQ, CorDA and LoRA-GA change the base too, so their factors alone mean nothing;
 # these begin with factors of their own, and leave the base as it is.
 ALLOWED: dict[str, tuple[Any, ...]] = {
-    **{key: (plain,) for key, plain in PLAIN.items()},
+    **{key: (plain,) for key, plain in PLAIN.items() if key not in READ},
     "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
 }
 REMEDY = (
@@ -57,6 +58,8 @@ REMEDY = (
     "the base) save it with path_initial_model_for_weight_conversion"
 )
 MAX_RANK = 2**16
+# Of the regexes that ranks and alphas are given by, those that are names, or the ends of names.
+NAME_PATTERN = re.compile(r"\^?[\w.-]+")
 MAX_LINES = 5
 
 
@@ -69,6 +72,9 @@ def read(
     folder: pathlib.Path, shapes: Mapping[str, jax.ShapeDtypeStruct]
 ) -> tuple[lora_lib.Lora, dict[str, np.ndarray]]:
     """Returns (settings, our factors in float32) of an adapter.
+
+    Of ranks by pattern, all become the largest: factors of a smaller one are filled up with zeros,
+    which never learn. Alphas by pattern go into B. What the adapter adds to a weight is the same.
 
     Where several weights are one array of ours and only some have factors (PEFT's usual q_proj and
     v_proj), the others' are zero: these change nothing, and never learn.
@@ -89,21 +95,12 @@ def read(
         for piece in huggingface_names.pieces(shapes)
         if huggingface_names.is_linear(piece)
     }
-    factors_of: dict[str, dict[str, np.ndarray]] = {}
-    foreign, twice = [], []
-    for key, tensor in stored.items():
-        theirs, which = linear_layer(key)
-        if theirs not in layers or which not in ("A", "B"):
-            foreign.append(key)
-        elif which in factors_of.setdefault(theirs, {}):
-            twice.append(key)
-        else:
-            factors_of[theirs][which] = tensor.astype(np.float32)
-    wrong = [f"{key}: no such linear layer in the base model" for key in foreign]
-    wrong += [f"{key}: the same tensor is there under another name" for key in twice]
+    factors_of, wrong = _collect(stored, layers)
+    modules = {linear_layer(key)[0]: _module(key) for key in stored}
+    own = {theirs: _own(settings, modules[theirs], lora, folder) for theirs in factors_of}
     for theirs, pair in factors_of.items():
         outputs, inputs = layers[theirs].shape
-        expected = {"A": (lora.rank, inputs), "B": (outputs, lora.rank)}
+        expected = {"A": (own[theirs].rank, inputs), "B": (outputs, own[theirs].rank)}
         sizes = {which: tensor.shape for which, tensor in pair.items()}
         if sizes != expected:
             wrong.append(f"{theirs}: lora_A and lora_B are {sizes}, expected {expected}")
@@ -111,10 +108,11 @@ def read(
         raise ValueError(
             f"{folder / WEIGHTS} does not fit the base model:\n  " + "\n  ".join(wrong or ["empty"])
         )
+    lora = _common(lora, own.values())
     factors: dict[str, np.ndarray] = {}
     for theirs, pair in factors_of.items():
         piece = layers[theirs]
-        parts = huggingface_names.factors_to_ours(piece, pair["A"], pair["B"])
+        parts = huggingface_names.factors_to_ours(piece, *_as_common(pair, own[theirs], lora))
         for which, part in zip(names.FACTORS, parts, strict=True):
             stacked = shapes[piece.ours].shape[: len(piece.index)]
             name = names.factor(piece.ours, which)
@@ -122,6 +120,66 @@ def read(
             whole[piece.index] = part
     targets = "|".join(lora_lib.pairs(factors))
     return dataclasses.replace(lora, targets=targets), dict(sorted(factors.items()))
+
+
+def _collect(
+    stored: Mapping[str, np.ndarray], layers: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+    """Returns ({weight's name on the Hub: its "A" and "B"}, what is wrong with tensors)."""
+    factors_of: dict[str, dict[str, np.ndarray]] = {}
+    foreign, twice = [], []
+    for key, tensor in stored.items():
+        theirs, which = linear_layer(key)
+        if theirs not in layers or which not in ("A", "B"):
+            foreign.append(f"{key}: no such linear layer in the base model")
+        elif which in factors_of.setdefault(theirs, {}):
+            twice.append(f"{key}: the same tensor is there under another name")
+        else:
+            factors_of[theirs][which] = tensor.astype(np.float32)
+    return factors_of, foreign + twice
+
+
+def _own(
+    settings: Mapping[str, Any], module: str, lora: lora_lib.Lora, folder: pathlib.Path
+) -> lora_lib.Lora:
+    """Returns how the factors of one module act: with the first pattern that matches its name.
+
+    As `peft.utils.other.get_pattern_key` matches.
+    """
+    where, values = str(folder / CONFIG), {}
+    for key in ("rank_pattern", "alpha_pattern"):
+        patterns = config_files.section(settings, key, where)
+        if unknown := [one for one in patterns if not NAME_PATTERN.fullmatch(one)]:
+            raise ValueError(
+                f"{where}: {key} has the regex {unknown[0]!r:.60}, expected names of modules or "
+                f"their ends: {REMEDY}"
+            )
+        hit = next((one for one in patterns if re.match(rf"(.*\.)?({one})$", module)), None)
+        values[key] = {} if hit is None else {key: patterns[hit]}
+    place = f"{where}: {module}"
+    rank, alpha = (
+        lora.rank,
+        config_files.number(values["alpha_pattern"], "alpha_pattern", place, default=lora.alpha),
+    )
+    if values["rank_pattern"]:
+        rank = config_files.whole(values["rank_pattern"], "rank_pattern", place, most=MAX_RANK)
+    return dataclasses.replace(lora, rank=rank, alpha=alpha)
+
+
+def _common(lora: lora_lib.Lora, own: Iterable[lora_lib.Lora]) -> lora_lib.Lora:
+    """Returns how factors act that all have the largest rank."""
+    own = list(own)
+    alpha = lora.alpha or max(one.alpha for one in own)
+    return dataclasses.replace(lora, rank=max(one.rank for one in own), alpha=alpha)
+
+
+def _as_common(
+    pair: Mapping[str, np.ndarray], own: lora_lib.Lora, common: lora_lib.Lora
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns A and B that add the same to a weight where they act as the common ones do."""
+    more = common.rank - own.rank
+    b = pair["B"] if own == common or not common.scale else pair["B"] * (own.scale / common.scale)
+    return np.pad(pair["A"], ((0, more), (0, 0))), np.pad(b, ((0, 0), (0, more)))
 
 
 def write(
@@ -168,6 +226,11 @@ def write(
     # save_file would leave the file to its owner alone; so it gets the mode that the others have.
     content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
     (folder / WEIGHTS).write_bytes(content)
+
+
+def _module(key: str) -> str:
+    """Returns the name that a tensor's module has in the model that PEFT saw."""
+    return key.removeprefix(PREFIX).partition(".lora_")[0]
 
 
 def linear_layer(key: str) -> tuple[str, str]:
@@ -221,7 +284,7 @@ def _check_places(
     )
     wrong = []
     for key in stored:
-        module = key.removeprefix(PREFIX).partition(".lora_")[0]
+        module = _module(key)
         layer = re.search(r"[.]layers[.]([0-9]{1,6})[.]", module)
         if targets and not _names_module(targets, module):
             wrong.append(f"{key}: target_modules does not name it")

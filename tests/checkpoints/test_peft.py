@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from paligemma_jax.checkpoints import huggingface, huggingface_config, npz, partial_weights, peft
+from paligemma_jax.checkpoints import (
+    huggingface,
+    huggingface_config,
+    huggingface_names,
+    npz,
+    partial_weights,
+    peft,
+)
 from paligemma_jax.models.paligemma import paligemma
 from paligemma_jax.params import names
 
@@ -176,14 +183,17 @@ def test_foreign_and_misshapen_tensors_are_all_listed(adapter):
     ("settings", "message"),
     [
         (dict(use_dora=True), "only plain LoRA is understood"),
-        (dict(rank_pattern={"q_proj": 2}), "rank_pattern"),
+        (dict(rank_pattern={"q_proj": 2}), r"q_proj.*lora_A and lora_B are .*expected .*\(2, "),
+        (dict(rank_pattern={"q_proj": "2"}), 'rank_pattern is "2", expected a whole number'),
+        (dict(rank_pattern={"(a+)+$": 2}), "rank_pattern has the regex .*, expected names"),
+        (dict(rank_pattern=[2]), "rank_pattern is .*, expected an object"),
         (dict(peft_type="IA3"), "peft_type is 'IA3'"),
         (dict(init_lora_weights="pissa"), 'init_lora_weights is "pissa", expected true or "gau'),
         (dict(init_lora_weights="pissa_niter_4"), "init_lora_weights"),
         (dict(init_lora_weights="olora"), "save it with path_initial_model_for_weight_conversion"),
         (dict(init_lora_weights="loftq"), "init_lora_weights"),
         (dict(init_lora_weights="corda"), "init_lora_weights"),
-        (dict(alpha_pattern={"q_proj": 2}), "alpha_pattern"),
+        (dict(alpha_pattern={"q_proj": -2}), "alpha_pattern is -2, expected a number from 0"),
         (dict(bias="lora_only"), 'bias is "lora_only", expected "none"'),
         (dict(modules_to_save=["embed_tokens"]), "modules_to_save"),
         (dict(use_qalora=True), "use_qalora is true, and this key is not known"),
@@ -218,6 +228,39 @@ def test_settings_that_say_nothing_are_as_good_as_absent(adapter, settings):
     expected_lora, expected = read_adapter("pg1")
     assert lora == expected_lora
     assert all(np.array_equal(factors[name], x) for name, x in expected.items())
+
+
+def test_ranks_and_alphas_by_pattern_add_what_peft_adds(adapter):
+    base = read_base("pg1")[1]
+    ranks = {"layers.1.self_attn.q_proj": 2, "^model.language_model.layers.2.mlp.up_proj": 1}
+    alphas = {"v_proj": 3.0, "layers.2.mlp.up_proj": 0.5}
+
+    def cut(tensors):
+        def rank(key):
+            hits = (r for end, r in ranks.items() if f"{end.lstrip('^')}.lora" in key)
+            return next(hits, 4)
+
+        return {
+            key: x[: rank(key)] if ".lora_A." in key else np.ascontiguousarray(x[:, : rank(key)])
+            for key, x in tensors.items()
+        }
+
+    lora, factors = adapter(cut, rank_pattern=ranks, alpha_pattern=alphas)
+    plain, _ = read_adapter("pg1")
+    assert lora == plain and lora.rank == 4
+    stored = safetensors.numpy.load_file(REFERENCE / "lora_pg1" / "trained" / peft.WEIGHTS)
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in base.items()}
+    layers = {piece.theirs: piece for piece in huggingface_names.pieces(shapes)}
+    for key, a in cut(stored).items():
+        if ".lora_A." not in key:
+            continue
+        b = cut(stored)[key.replace(".lora_A.", ".lora_B.")]
+        alpha = next((x for end, x in alphas.items() if f"{end}.lora" in key), plain.alpha)
+        piece = layers[peft.linear_layer(key)[0]]
+        names_of = [names.factor(piece.ours, which) for which in names.FACTORS]
+        ours = huggingface_names.factors_to_theirs(piece, *(factors[n] for n in names_of))
+        expected = alpha / len(a) * b @ a
+        np.testing.assert_allclose(lora.scale * ours[1] @ ours[0], expected, rtol=1e-5, atol=1e-9)
 
 
 def test_a_tensor_under_two_names_is_an_error(adapter):
