@@ -21,6 +21,8 @@ from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
+MIN_PIECES = 2048  # of a vocabulary that has all <loc> and <seg> tokens
+
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
@@ -193,7 +195,18 @@ def open_run(
     kept = [f"{key}={folder / file}" for key, file in own.items() if (folder / file).exists()]
     overrides = ["frozen_dtype=None", *kept, *overrides]
     loaded = load_settings.from_json(folder / run_folder.CONFIG, overrides)
+    try:
+        _check_names(loaded)
+    except ValueError as error:
+        raise ValueError(f"{folder / run_folder.CONFIG}: {error}") from error
     return loaded, str(folder / run_folder.FINAL)
+
+
+def _check_names(settings: schema.Settings) -> None:
+    """Raises a ValueError for a task, a family or a policy that nobody knows, and wrong sizes."""
+    task.look_up(settings.task, task.Options(convention=settings.coordinates))
+    model_functions.make_compute(settings)
+    model_functions.describe(settings, vocab_size=settings.model.llm.vocab_size or MIN_PIECES)
 
 
 def find_weights(
@@ -217,9 +230,11 @@ def find_weights(
                 f"{pathlib.Path(source).name} writes it"
             )
         return run_weights.find(pathlib.Path(source), base)
-    if source == settings.model_init:
-        base = base or settings.model_init_base
-    return weights.find(source, base)
+    if source != settings.model_init:
+        return weights.find(source, base)
+    hint = "It may be a published name, an address or a path of an .npz"
+    with weights.named_by("model_init", source, hint):
+        return weights.find(source, base or settings.model_init_base)
 
 
 def choose_weights(

@@ -88,7 +88,7 @@ def reading(path: str) -> Iterator[Any]:
             raise ValueError(f"{path}: defines no get_config(arg)")
         yield module
     except SyntaxError as error:
-        raise ValueError(f"{path}:{error.lineno}: not Python: {error.msg}") from error
+        raise ValueError(f"{path}:{error.lineno or 1}: not Python: {error.msg}") from error
     except (ValueError, OSError) as error:  # the settings' own, and of files that it reads
         if _line_in(file, error) is None or path in str(error):
             raise
@@ -110,8 +110,8 @@ def override(config: ml_collections.ConfigDict, overrides: Iterable[str]) -> Non
         config.lora.update(presets.defaults().lora)
     for text in overrides:
         key, has_value, value = text.partition("=")
-        if not has_value:
-            raise ValueError(f"override '{text}': expected key=value")
+        if not has_value or not key:
+            raise ValueError(f"override '{text:.200}': expected key=value")
         assign(config, key, value)
 
 
@@ -254,12 +254,16 @@ def _shorten(values: dict[str, Any]) -> dict[str, Any]:
             for name, one in named.items()
         }
 
-    mixture = shorten(values["input"]["mixture"], schema.SOURCE_KEYS)
-    return {
-        **values,
-        "input": {**values["input"], "mixture": mixture},
-        "evals": shorten(values["evals"], schema.EVAL_KEYS),
-    }
+    def is_named(named: Any) -> bool:  # else it is of another type, which `typed` says
+        return isinstance(named, Mapping) and all(isinstance(x, Mapping) for x in named.values())
+
+    values = dict(values)
+    if is_named(values["evals"]):
+        values["evals"] = shorten(values["evals"], schema.EVAL_KEYS)
+    data = values["input"]
+    if isinstance(data, Mapping) and is_named(data["mixture"]):
+        values["input"] = {**data, "mixture": shorten(data["mixture"], schema.SOURCE_KEYS)}
+    return values
 
 
 def _build(settings_class: type[Class], values: Mapping[str, Any]) -> Class:

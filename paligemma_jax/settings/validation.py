@@ -7,6 +7,7 @@ import ml_collections
 
 from paligemma_jax.settings import keys, schema
 
+LIMIT = 2**63
 TOTALS = ("total_steps", "total_epochs", "total_examples")
 
 
@@ -96,6 +97,8 @@ def _check(one: keys.Key, value: Any, where: str = "") -> list[str]:
     if not right_type:
         expected, actual = _type_names(one.types), type(value).__name__
         return [f"{name}={value!r:.200}: expected {expected}, found {actual}"]
+    if _is_huge(value):
+        return [f"{name}={value!r:.40}: expected whole numbers below 2**63"]
     if isinstance(value, list | tuple) and one.rule_types:
         return [problem for rule in value if (problem := _check_rule(one, rule, name))]
     if one.choices and value not in one.choices:
@@ -103,6 +106,13 @@ def _check(one: keys.Key, value: Any, where: str = "") -> list[str]:
     if one.least is not None and isinstance(value, int | float) and not value >= one.least:
         return [f"{name}={value!r:.200}: expected {one.least} or more"]
     return []
+
+
+def _is_huge(value: Any) -> bool:
+    """Whether a value is, or holds, a whole number that no float, or no machine, can hold."""
+    if isinstance(value, Mapping | list | tuple):
+        return any(map(_is_huge, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, int) and abs(value) >= LIMIT
 
 
 def _not_chosen(one: keys.Key, value: Any, name: str) -> str:

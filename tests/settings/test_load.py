@@ -82,6 +82,12 @@ def test_wrong_argument_is_named(arg, message):
         ),
         ("mesh=" + "(" * 9000, r"mesh='\({199}: expected list or tuple, found str"),
         ("evals={1: {'fname': 'a'}}", "evals.1: a name of files"),
+        ("total_steps=" + "9" * 400, "total_steps=9+: expected whole numbers below 2"),
+        (
+            "schedule={'warmup_steps': 1" + "0" * 30 + "}",
+            "schedule=.*: expected whole numbers below",
+        ),
+        ("=3", "override '=3': expected key=value"),
         ("input..data=3", r"config key 'input\.' is not known\. .*In input\.\.data"),
         ("task.x=3", "config key 'task.x' is not known: task is a value without keys"),
         ("lr=" + "9" * 400, "lr: a number of 400 digits; expected one below 1e308"),
@@ -179,6 +185,13 @@ def test_a_damaged_config_of_a_run_is_named(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as error:
         load.from_json(path)
     assert str(path) in str(error.value)
+
+
+def test_what_is_no_group_in_a_run_is_compared_as_it_is(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"input": [], "evals": {"val": 3}}')
+    values = load.read_values(path)
+    assert values["input"] == [] and values["evals"] == {"val": 3}
 
 
 def test_reference_table_has_every_key():
