@@ -204,10 +204,11 @@ def _measure(
 
 
 def open_image(path: str) -> Any:
-    """Returns the picture at a path or an address, for reports."""
-    return drawing.open_rgb(
-        io.BytesIO(locations.read(path)) if locations.is_address(path) else path
-    )
+    """Returns the picture at a path or an address, for reports; says what is waited for."""
+    if not locations.is_address(path):
+        return drawing.open_rgb(path)
+    with say.working(f"fetching {locations.public(path)}"):
+        return drawing.open_rgb(io.BytesIO(locations.read(path)))
 
 
 def spec(settings: schema.Settings, **changes: Any) -> pipeline.BatchSpec:

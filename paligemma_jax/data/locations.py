@@ -21,7 +21,7 @@ from paligemma_jax.wording import phrases
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "https": "aiohttp", "http": "aiohttp"}
 ATTEMPTS = 4
 WAIT_S = 0.5  # before the second attempt; twice as long before each further one
-DEADLINE_S = 60.0  # for one file
+DEADLINE_S = 60.0  # for one file, all attempts together
 MAX_BYTES = 2**28  # of one file
 CHUNK = 2**18
 RETRIED = {408, 429, *range(500, 600)}
@@ -50,14 +50,15 @@ def read(address: str) -> bytes:
 
     Raises:
       RemoteError: it is not there, not allowed or not to be had in four attempts; a package is
-        missing; or it takes longer than DEADLINE_S, or has more than MAX_BYTES. Addresses are shown
-        without user and query, which may hold keys.
+        missing; or it takes longer than DEADLINE_S, all attempts together, or has more than
+        MAX_BYTES. Addresses are shown without user and query, which may hold keys.
     """
-    scheme, problem = address.partition("://")[0], ""
+    scheme, problem, end = address.partition("://")[0], "", 0.0
     for attempt in range(1, ATTEMPTS + 1):
         try:
             system, path = fsspec.url_to_fs(address)
-            return _fetch(system, path)
+            end = end or time.monotonic() + DEADLINE_S  # the packages are imported by now
+            return _fetch(system, path, max(end - time.monotonic(), 1e-3))  # 0 would be no limit
         except ImportError:
             problem = f"{scheme}:// needs a package: pip install {PACKAGES[scheme]}"
             break
@@ -80,6 +81,9 @@ def read(address: str) -> bytes:
                 break
             if attempt == ATTEMPTS:
                 problem += f", {ATTEMPTS} times; is there a network?"
+            elif end and time.monotonic() > end:
+                problem += f"; not had within {DEADLINE_S:g} s"
+                break
             else:
                 time.sleep(WAIT_S * 2 ** (attempt - 1))
     # Not chained: a client's error may show an address that is signed with a key.
@@ -90,12 +94,12 @@ class _TooLargeError(Exception):
     """A file has more than MAX_BYTES."""
 
 
-def _fetch(system: Any, path: str) -> bytes:
-    """Returns the bytes of a file, as far as deadline and size allow."""
+def _fetch(system: Any, path: str, timeout_s: float) -> bytes:
+    """Returns the bytes of a file, as far as time and size allow."""
     if not isinstance(system, fsspec.asyn.AsyncFileSystem):
         return system.cat_file(path)
     read = _read_stream if hasattr(system, "encode_url") else _read_object
-    return fsspec.asyn.sync(system.loop, read, system, path, timeout=DEADLINE_S)
+    return fsspec.asyn.sync(system.loop, read, system, path, timeout=timeout_s)
 
 
 async def _read_stream(system: Any, url: str) -> bytes:

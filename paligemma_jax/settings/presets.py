@@ -45,9 +45,10 @@ def defaults(stored: Mapping[str, Any] | None = None) -> ml_collections.ConfigDi
     _overlay(config, stored or {})
     config.lock()
     # Names and keys that the schema does not list: of evaluations, sources, an optimizer.
-    groups = (config.evals, config.optax, config.schedule)
-    mixture = config.input.mixture if isinstance(config.input, ml_collections.ConfigDict) else None
-    for node in (*groups, mixture):
+    nodes = [config.evals, config.optax, config.schedule]
+    if isinstance(config.input, ml_collections.ConfigDict):
+        nodes.append(config.input.mixture)
+    for node in nodes:
         if isinstance(node, ml_collections.ConfigDict):
             node.unlock()
     return config

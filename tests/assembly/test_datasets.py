@@ -1,10 +1,14 @@
 """Records are scored by the text that is learnt."""
 
+import io
 import json
+import time
 
 import numpy as np
+from PIL import Image
 
 from paligemma_jax.assembly import assembly, datasets
+from paligemma_jax.console import say
 from paligemma_jax.data import pipeline
 from paligemma_jax.settings import load
 
@@ -73,3 +77,20 @@ def test_an_answer_has_room_for_the_longest_true_one_its_end_and_some_more(confi
     longest = len(tokenizer.encode(examples[0].suffix)) + 1
     found = datasets.answer_len(settings, examples, tokenizer)
     assert found == longest + datasets.EXTRA_NEW_TOKENS
+
+
+def test_what_an_image_is_waited_for_is_said_without_its_keys(monkeypatch, capsys):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3), (9, 0, 0)).save(file, "PNG")
+    monkeypatch.setattr(say, "LINE_AFTER_S", 0.01)
+    monkeypatch.setattr(say, "TICK_S", 0.01)
+
+    def slow(address):
+        time.sleep(0.2)
+        return file.getvalue()
+
+    monkeypatch.setattr(datasets.locations, "read", slow)
+    image = datasets.open_image("https://me:KEY@example.org/a.png?key=KEY")
+    assert image.size == (4, 3)
+    shown = capsys.readouterr().err
+    assert "fetching https://example.org/a.png: " in shown and "KEY" not in shown

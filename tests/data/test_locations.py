@@ -193,6 +193,15 @@ def test_a_server_that_takes_too_long_is_left_at_the_deadline(endless, monkeypat
     assert len(endless.requests) == 1
 
 
+def test_attempts_share_one_deadline(server, monkeypatch):
+    monkeypatch.setattr(locations, "DEADLINE_S", 0.3)
+    monkeypatch.setattr(locations, "WAIT_S", 0.4)
+    server.pages["/a.png"] = [503] * 9, png(9)
+    with pytest.raises(ValueError, match=r"/a\.png: .*503; not had within 0\.3 s|: not had within"):
+        locations.read(f"{server.url}/a.png")
+    assert len(server.requests) <= 2
+
+
 # A pointer or a web page under another name is called what it is, wherever it is met.
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n"
