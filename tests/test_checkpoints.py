@@ -99,6 +99,21 @@ def test_a_checkpoint_scores_as_training_found_at_its_step(folder, run, capsys):
     assert best == pytest.approx(min(expected.values()), rel=1e-5)
 
 
+@pytest.mark.parametrize("words", [("--checkpoint=2",), ("--weights={run}/checkpoints/000002",)])
+def test_the_base_of_a_checkpoint_is_said_unless_it_is_given(folder, words, capsys):
+    run = folder / "part"
+    given = [word.format(run=run) for word in words]
+    line = f"{run}/checkpoints/000002: what was not trained comes from its base {folder}/base.npz"
+    out = "--eval.decode=False", f"--out={folder}/out"
+    evaluate.main([f"--run={run}", f"--data={folder}/train.jsonl", *out, *given])
+    assert line in capsys.readouterr().err.splitlines()
+    base = f"--base={folder}/base.npz"
+    evaluate.main([f"--run={run}", f"--data={folder}/train.jsonl", *out, *given, base])
+    assert line not in capsys.readouterr().err
+    convert.main([str(run), str(folder / "said.npz"), "--checkpoint", "2"])
+    assert line in capsys.readouterr().err.splitlines()
+
+
 def test_a_checkpoint_is_named_by_its_step_or_its_folder(folder, capsys):
     expected = pytest.approx(losses(folder / "part")[2], rel=1e-5)
     assert score(folder, "part", capsys, "--checkpoint=2") == expected

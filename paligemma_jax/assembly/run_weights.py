@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import checksums, npz, partial_weights, train_checkpoint
+from paligemma_jax.console import say
 from paligemma_jax.files import run_folder
 from paligemma_jax.settings import load, schema
 
@@ -77,6 +78,8 @@ def find(path: pathlib.Path, base: str | None = None) -> partial_weights.Weights
         name: _describe(stored["arrays"][f"{group}/{key}"]) for name, (group, key) in keys.items()
     }
     below = _find_base(path, settings, stored["base"], base)
+    if below and not base:
+        say.info(f"{path}: what was not trained comes from its base {below.path}")
     arrays = {**(below.arrays if below else {}), **own}
     table = model_functions.choose_family(settings.model.family).names.embedding
     made = model_functions.describe(settings, vocab_size=arrays[table].shape[0])
