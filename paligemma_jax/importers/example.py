@@ -96,6 +96,7 @@ class Request:
       components: a mask's connected pieces are objects of their own.
       masks: folder of the masks where it is not found by looking.
       min_area: connected pieces of a mask with fewer pixels are left out.
+      drop_wedges: triangles at the corners of a mask are left out, as rotated pictures have them.
       first_class: number of the first class, where numbers stand for classes; None: as usual for
         the format.
     """
@@ -108,6 +109,7 @@ class Request:
     components: bool = False
     masks: str | None = None
     min_area: int = 0
+    drop_wedges: bool = False
     first_class: int | None = None
 
     def numbered(self, classes: tuple[str, ...], first: int = 0) -> tuple[str, ...]:

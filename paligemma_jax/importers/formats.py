@@ -56,7 +56,7 @@ FORMATS = {
         masks.detect,
         masks.read,
         (OBJECTS,),
-        ("components", "masks", "min_area", "first_class"),
+        ("components", "masks", "min_area", "drop_wedges", "first_class"),
     ),
     "box_csv": Format(box_tables.detect, box_tables.read, (OBJECTS,)),
     "csv": Format(tables.detect_csv, tables.read_csv, ANYTHING, ("first_class",)),

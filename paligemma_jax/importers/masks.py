@@ -8,7 +8,8 @@ A mask is a picture of the image's size. With one class (the usual black and whi
 brighter than half is it, whatever the file's format. With several, a pixel of value i is the i-th
 class, 0 is nothing and 255 is left open; with `first_class` 0 it is the first class that is 0. A
 class called "-" is nothing. Such masks must be stored without loss. All pixels of a class are one
-object, or with `components` every connected piece is one; pieces below `min_area` are left out.
+object, or with `components` every connected piece is one; pieces below `min_area` are left out, and
+with `drop_wedges` triangles at the corners, which a picture that was rotated has in its mask.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import locations
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.importers import example, pictures
+from paligemma_jax.wording import phrases
 
 # Words in the names of folders: of masks, and of images.
 MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "annot", "gt", "seg"}
@@ -44,6 +46,9 @@ SEARCHED = (
 NOTHING = "-"  # the name of a class that is none
 FIRST = 1  # the value of the first of several classes, unless it is given
 SPECK, MANY_SPECKS = 16, 100  # pixels of a piece that is hardly an object, and many of these
+# A wedge: a piece with a right angle in a corner of its mask, legs of so many pixels and of such a
+# share of the sides, and so much alike (IoU) a triangle: a rectangle has 0.5, a quarter disc 0.64.
+WEDGE_PX, WEDGE_SHARE, WEDGE_IOU = 8, 0.05, 0.85
 OPEN = 255  # "void" of Pascal VOC
 HALF = 127
 PROGRESS_IMAGES = 50
@@ -133,12 +138,12 @@ class _Contents:
 
     Attributes:
       values: the values of all pixels. zeros, pixels: how many are 0, and how many there are.
-      specks: pieces of fewer than SPECK pixels.
+      specks: pieces of fewer than SPECK pixels. wedges: triangles at corners, see `_wedges`.
     """
 
     def __init__(self):
         self.values: set[int] = set()
-        self.zeros = self.pixels = self.specks = 0
+        self.zeros = self.pixels = self.specks = self.wedges = 0
 
     def add(self, values: np.ndarray) -> None:
         self.values |= set(np.unique(values).tolist())
@@ -151,6 +156,11 @@ class _Contents:
             say.warning(
                 f"{self.specks:,} pieces of masks have fewer than {SPECK} pixels, as lossy files "
                 f"have them: --min_area {SPECK} leaves them out"
+            )
+        if self.wedges and not request.drop_wedges:
+            say.warning(
+                f"{phrases.count(self.wedges, 'triangles')} at corners of masks, as pictures have "
+                f"them that were rotated: --drop_wedges leaves them out"
             )
         if len(request.classes) == 1 or not self.pixels or request.first_class is not None:
             return
@@ -186,14 +196,43 @@ def _split_mask(
         pieces, count = ndimage.label(mask, structure=np.ones((3, 3)))
         areas = np.bincount(pieces.reshape(-1), minlength=count + 1)
         contents.specks += int((areas[1:] < SPECK).sum())
-        large = [n for n in range(1, count + 1) if areas[n] >= request.min_area]
-        if left_out := count - len(large):
-            tally.changed[f"pieces of masks below {request.min_area} pixels left out"] += left_out
+        wedges = _wedges(pieces)
+        contents.wedges += len(wedges)
+        dropped = wedges if request.drop_wedges else set()
+        kept = [n for n in range(1, count + 1) if n not in dropped]
+        large = [n for n in kept if areas[n] >= request.min_area]
+        if dropped:
+            tally.changed["triangles at corners of masks left out"] += len(dropped)
+        if small := len(kept) - len(large):
+            tally.changed[f"pieces of masks below {request.min_area} pixels left out"] += small
         if request.components:
             parts += [(label, pieces == number) for number in large]
         elif large:
-            parts.append((label, np.isin(pieces, large) if left_out else mask))
+            parts.append((label, mask if len(large) == count else np.isin(pieces, large)))
     return parts
+
+
+def _wedges(pieces: np.ndarray) -> set[int]:
+    """Returns the numbers of pieces that are right triangles in a corner.
+
+    `pieces`: int[H, W], connected pieces by number, 0 is nothing.
+    """
+    wedges = set()
+    for corner in (pieces, pieces[:, ::-1], pieces[::-1], pieces[::-1, ::-1]):
+        piece = corner == corner[0, 0]
+        height, width = int(piece.any(1).sum()), int(piece.any(0).sum())
+        is_long = all(
+            leg >= max(WEDGE_PX, WEDGE_SHARE * side)
+            for leg, side in zip((height, width), piece.shape, strict=True)
+        )
+        if not corner[0, 0] or not is_long:
+            continue
+        rows, columns = np.ogrid[:height, :width]
+        triangle = (rows + 0.5) / height + (columns + 0.5) / width <= 1
+        part = piece[:height, :width]
+        if (part & triangle).sum() >= WEDGE_IOU * (part | triangle).sum():
+            wedges.add(int(corner[0, 0]))
+    return wedges
 
 
 def _classes(

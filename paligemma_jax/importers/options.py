@@ -25,7 +25,8 @@ class ImportOptions:
       target: the folder to write.
       task: what rows are made for, a key of `task.imports()`.
       format: a key of `formats.FORMATS`; None: detected.
-      images, classes, columns, components, masks, min_area, first_class: see `example.Request`.
+      images, classes, columns, components, masks, min_area, drop_wedges, first_class: see
+        `example.Request`.
       prompt: template of the prompts; None is the task's own.
       coordinates: convention of `<loc>` tokens.
       ratios: {split: share} where the source has no splits; {} leaves them together.
@@ -45,6 +46,7 @@ class ImportOptions:
     components: bool = False
     masks: str | None = None
     min_area: int = 0
+    drop_wedges: bool = False
     first_class: int | None = None
     prompt: str | None = None
     coordinates: str = geometry.DEFAULT_CONVENTION
@@ -75,6 +77,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--components", action="store_true", help="each connected piece of a mask is an object")
     add("--masks", metavar="FOLDER", help="of the masks; default: detected")
     add("--min_area", type=int, help="leaves out pieces of a mask with fewer pixels")
+    add("--drop_wedges", action="store_true", help="leaves out triangles at corners of masks")
     add("--first_class", type=int, help="number of the first class; default: masks 1, others 0")
     add("--prompt", metavar="TEXT", help="with {classes} or {question}")
     add("--coordinates", choices=sorted(geometry.CONVENTIONS), help="of <loc>; default: 1023")
@@ -121,6 +124,7 @@ def read(args: argparse.Namespace) -> ImportOptions:
         components=args.components,
         masks=args.masks,
         min_area=args.min_area or 0,
+        drop_wedges=args.drop_wedges,
         first_class=args.first_class,
         prompt=args.prompt,
         coordinates=args.coordinates or geometry.DEFAULT_CONVENTION,

@@ -226,3 +226,40 @@ def test_a_mask_of_the_whole_image_is_counted(tmp_path, picture, read):
     save(tmp_path / "masks" / "a.png", np.full((4, 4), 255, np.uint8))
     _, _, tally = read("masks", tmp_path, classes=("w",))
     assert tally.changed == {"masks that cover their whole image: look at the sheet": 1}
+
+
+def rotated(degrees, *, fill, size=(90, 120)):
+    """Returns a mask with a rectangle in its middle, rotated; what was outside is `fill`."""
+    mask = np.zeros(size, np.uint8)
+    mask[30:60, 40:80] = 255
+    return np.asarray(Image.fromarray(mask).rotate(degrees, fillcolor=fill))
+
+
+def test_triangles_at_the_corners_of_a_rotated_mask_are_said_and_can_be_left_out(
+    tmp_path, picture, read, capsys
+):
+    picture("images/a.png", size=(120, 90))
+    save(tmp_path / "masks" / "a.png", rotated(12, fill=255))
+    _, (one,), _ = read("masks", tmp_path, classes=("w",))
+    assert one.objects.boxes_xyxy.tolist() == [[0, 0, 120, 90]]
+    shown = capsys.readouterr().err
+    assert "4 triangles at corners of masks" in shown and "--drop_wedges" in shown
+    _, (one,), tally = read("masks", tmp_path, classes=("w",), drop_wedges=True)
+    save(tmp_path / "masks" / "a.png", rotated(12, fill=0))
+    _, (expected,), _ = read("masks", tmp_path, classes=("w",))
+    assert one.objects.boxes_xyxy.tolist() == expected.objects.boxes_xyxy.tolist()
+    assert tally.changed == {"triangles at corners of masks left out": 4}
+    assert not capsys.readouterr().err
+
+
+def test_other_pieces_in_corners_are_no_triangles(tmp_path, picture, read, capsys):
+    picture("images/a.png", size=(120, 90))
+    mask = np.zeros((90, 120), np.uint8)
+    y, x = np.ogrid[:90, :120]
+    mask[y**2 + x**2 < 30**2] = 255  # a quarter of a disc
+    mask[:20, 80:] = 255  # a rectangle
+    mask[(89 - y) + x < 4] = 255  # a triangle of a few pixels
+    mask[70:, 100:] = 255
+    save(tmp_path / "masks" / "a.png", mask)
+    read("masks", tmp_path, classes=("w",))
+    assert "triangle" not in capsys.readouterr().err
