@@ -168,6 +168,9 @@ def test_an_example_is_explained_with_its_picture(folder):
         ("save=trainable", "save", "random ones are in no other file"),
         ("input.augment.crop=7.0", "input.augment", "crop"),
         ("input.augment.scale=(2.0, 0.5)", "input.augment", "expected (least, most)"),
+        ("evals.val.scores=['anls']", "run", "has its own scores"),
+        ("evals.val.constrain=task", "run", "set max_new_tokens"),
+        ("profile_steps=100", "run", "profile_steps=100"),
         ("model_init=gone.npz", "gone.npz", "neither a file nor a published name"),
     ],
 )
@@ -175,10 +178,21 @@ def test_settings_that_training_would_refuse_are_errors(folder, override, subjec
     overrides = [f"--config.{override}"]
     if "temperature" in override:
         overrides.append("--config.evals.val.sampler=temperature")
+    if "constrain" in override:
+        overrides.append("--config.evals.val.max_new_tokens=2")
     status, report = run(folder, f"--config={folder}/config.py", *overrides)
     errors = [one for one in report["findings"] if one["severity"] == "error"]
     assert status == 1
     assert any(one["subject"] == subject and message in one["what"] for one in errors), errors
+
+
+def test_a_source_of_a_mixture_without_weight_is_an_error_as_in_training(folder):
+    source = {"fname": f"{folder}/clean-train.jsonl", "weight": 0}
+    mixture = [f"--config.input.mixture={ {'a': source} }", "--config.input.data.fname=None"]
+    status, report = run(folder, f"--config={folder}/config.py", *mixture)
+    assert status == 1
+    errors = [one["what"] for one in report["findings"] if one["severity"] == "error"]
+    assert errors == ["config: input.mixture.a.weight=0: expected a number above 0"]
 
 
 def test_without_a_tokenizer_all_else_is_checked_and_what_is_left_out_is_said(folder):

@@ -242,15 +242,17 @@ def _refused(subject: str, error: Exception) -> Finding:
 
 
 def look_at_memory(settings: schema.Settings) -> tuple[sections.Section, list[Finding]]:
-    """Returns (memory and work, whether it does not fit). Compiles the step.
+    """Returns (memory and work, whether it does not fit or the run refuses). Compiles the step.
 
-    No weights are fetched: what is not here yet is planned in the type that its name tells.
+    No weights are fetched: what is not here yet is planned in the type that its name tells. Called
+    where nothing else is wrong: the run is planned as training plans it, evaluations included, so
+    whatever this refuses is an error that no other look has seen.
     """
     try:
         built = assembly.assemble(_without_download(settings))
         planned = training_run.plan(built)
-    except ValueError as error:
-        return memory_left_out(str(error)), []
+    except (ValueError, OSError) as error:
+        return memory_left_out("mend the errors first"), [_refused("run", error)]
     built, planned, needed = auto_remat.plan_run(built, planned)
     section = _memory_section(memory_plan.facts(needed))
     if needed.fits or needed.limit is None:

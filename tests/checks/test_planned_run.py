@@ -52,10 +52,8 @@ def test_run_that_does_not_fit_is_an_error_with_what_would(config, monkeypatch):
     assert len(planned_for) == 1
 
 
-def test_settings_that_cannot_be_planned_are_said(config):
+def test_settings_that_training_does_not_plan_are_an_error(config):
     config.profile_steps = 100
-    section, found = planned_run.look_at_memory(load.typed(config))
-    assert not found
-    [(name, value)] = section.parts[0].pairs
-    assert name == "not planned"
-    assert "profile_steps=100" in value
+    section, [error] = planned_run.look_at_memory(load.typed(config))
+    assert error.severity == "error" and "profile_steps=100" in error.what
+    assert section.parts[0].pairs == (("not planned", "mend the errors first"),)
