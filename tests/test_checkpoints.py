@@ -100,7 +100,7 @@ def test_a_checkpoint_scores_as_training_found_at_its_step(folder, run, capsys):
 
 
 @pytest.mark.parametrize("words", [("--checkpoint=2",), ("--weights={run}/checkpoints/000002",)])
-def test_the_base_of_a_checkpoint_is_said_unless_it_is_given(folder, words, capsys):
+def test_the_base_of_a_checkpoint_is_said_unless_it_is_given(folder, words, tmp_path, capsys):
     run = folder / "part"
     given = [word.format(run=run) for word in words]
     line = f"{run}/checkpoints/000002: what was not trained comes from its base {folder}/base.npz"
@@ -110,7 +110,7 @@ def test_the_base_of_a_checkpoint_is_said_unless_it_is_given(folder, words, caps
     base = f"--base={folder}/base.npz"
     evaluate.main([f"--run={run}", f"--data={folder}/train.jsonl", *out, *given, base])
     assert line not in capsys.readouterr().err
-    convert.main([str(run), str(folder / "said.npz"), "--checkpoint", "2"])
+    convert.main([str(run), str(tmp_path / "whole.npz"), "--checkpoint", "2"])
     assert line in capsys.readouterr().err.splitlines()
 
 
