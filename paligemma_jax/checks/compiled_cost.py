@@ -30,6 +30,10 @@ ITEMSIZES = {
 # A kernel that is not the compiler's own reaches this part of the chip's peak.
 KERNEL_EFFICIENCY = 0.6
 
+# A TPU overlaps a collective with products, and names it in each of these: all such lines have the
+# one mark, and only the computation that begins it the other.
+STEPS, START = "async_collective_fusion_config", "AsyncCollectiveStart"
+
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{$")
 _LINE = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
@@ -103,12 +107,6 @@ class Instruction:
         return given[1] if given else self.name
 
     @property
-    def channel(self) -> str | None:
-        """The number of what moves: a TPU's program names it in each step of the same move."""
-        number = re.search(r"channel_id=(\d+)", self.rest)
-        return number[1] if number else None
-
-    @property
     def collective(self) -> str | None:
         """Which of COLLECTIVES it is or starts; None: none."""
         kind = self.opcode.removesuffix("-start")
@@ -116,9 +114,12 @@ class Instruction:
 
     @property
     def result_bytes(self) -> int:
-        """Bytes of its result; of one that starts, which names its operands too, of the largest."""
-        parts = [_bytes(*part) for part in _ARRAY.findall(self.shape)]
-        return max(parts, default=0) if self.opcode.endswith("-start") else sum(parts)
+        """Bytes of its result; of one that starts, of its operands where they are more."""
+        parts = [_bytes(*part) for part in _ARRAY.findall(self.shape) if part[1]]
+        if not self.opcode.endswith("-start") or self.opcode == "all-reduce-start":
+            return sum(parts)
+        # Operands, then as many results.
+        return max(sum(parts[: len(parts) // 2]), sum(parts[len(parts) // 2 :]))
 
 
 Program = Mapping[str, list[Instruction]]
@@ -138,12 +139,10 @@ def read(text: str, chip: Chip, *, unknown_trips: int = 1) -> Cost:
     seconds, times = collections.defaultdict[str, float](float), collections.Counter[str]()
     num_bytes, counts = collections.Counter[str](), collections.Counter[str]()
     has_estimates = False
-    channels = set()
     for name, lines in program.items():
+        is_start = any(START in line.rest for line in lines)
         for line in lines if runs[name] else ():
-            channel = line.channel
-            if (kind := line.collective) and (channel is None or channel not in channels):
-                channels.add(channel)
+            if (kind := line.collective) and (is_start or STEPS not in line.rest):
                 num_bytes[kind] += runs[name] * line.result_bytes
                 counts[kind] += runs[name]
             cost = _seconds(line, chip, shapes)
@@ -190,7 +189,7 @@ def _count_runs(
 ) -> tuple[collections.Counter[str], tuple[str, ...]]:
     """Returns how often each computation runs, and the loops of which that is not known."""
     runs, unknown = collections.Counter({entry: 1}), []
-    for name in reversed(list(program)):  # callers first
+    for name in reversed(list(program)):  # callers first: the text has them last
         for line in program[name] if runs[name] else ():
             for callee, trips in callees(program, line):
                 if trips is None:

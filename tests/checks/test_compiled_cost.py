@@ -75,10 +75,21 @@ def test_collectives_count_what_they_give_one_chip_and_those_that_start_count_on
     assert cost.collective_counts == {"all-gather": 4 + 2, "all-reduce": 1}
 
 
-def test_a_collective_in_several_steps_is_one():
-    line = "  %whole = bf16[16,2]{1,0:T(8,128)} all-gather(%w), dimensions={0}"
-    steps = "\n".join([f"{line}, channel_id=7", f"{line}, channel_id=7", f"{line}, channel_id=8"])
-    cost = compiled_cost.read(PROGRAM.replace(line, steps).replace("BACKEND", ""), CHIP)
+def test_a_collective_that_products_overlap_is_one():
+    def step(name: str, more: str = "") -> str:
+        gather = "%g = bf16[16,2]{1,0} all-gather(%w), dimensions={0}"
+        config = 'backend_config={"async_collective_fusion_config":{}}'
+        return f"%{name} (w: bf16[4,2]) -> bf16[16,2] {{\n  {gather}, {config}\n{more}}}\n\n"
+
+    start = '  ROOT %s = (bf16[16,2]) custom-call(%g), custom_call_target="AsyncCollectiveStart"\n'
+    steps = step("begin", start) + step("middle") + step("end")
+    calls = "".join(
+        f"  %{name}.1 = bf16[16,2] fusion(%w), kind=kCustom, calls=%{name}\n"
+        for name in ("begin", "middle", "end")
+    )
+    text = PROGRAM.replace("%layer (p", steps + "%layer (p", 1)
+    text = text.replace("  %whole = ", calls + "  %whole = ", 1)
+    cost = compiled_cost.read(text.replace("BACKEND", ""), CHIP)
     assert cost.collective_counts["all-gather"] == 4 * 2 + 1
 
 
