@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
@@ -24,7 +23,6 @@ from paligemma_jax.params import names, sharding
 Layout = sharding.Layout
 
 # Last parts of the names of weights that are cast to the type of the activation that they meet.
-MOST_STACKED = 3
 CAST = ("w", "kernel", "gating_einsum", "linear", "input_embedding")
 
 
@@ -98,11 +96,6 @@ def _move_forward(x: jax.Array, there: NamedSharding, back: NamedSharding):
 
 def _move_backward(there: NamedSharding, back: NamedSharding, _: None, dx: jax.Array):
     del there
-    if back.spec and back.spec[0] is None and len(dx) <= MOST_STACKED and dx.ndim > 2:
-        # Each of a few weights in one array has a product of its own: sum and split these, which
-        # is one move for each of them, where of the array it would be two.
-        place = NamedSharding(back.mesh, PartitionSpec(*back.spec[1:]))
-        dx = jnp.stack([jax.lax.with_sharding_constraint(part, place) for part in dx])
     return (jax.lax.with_sharding_constraint(dx, back),)
 
 
