@@ -12,9 +12,12 @@ of it. `Writer` saves checkpoints with orbax while training goes on.
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import pathlib
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -215,7 +218,8 @@ def _all(is_good: bool) -> bool:
 class Writer:
     """Saves checkpoints into a folder, in the background; with several processes, each its parts.
 
-    Close it: that waits for the last one. What a killed run left half written is removed.
+    Close it: that waits for the last one. What a killed run left half written is removed, and what
+    it would have removed itself.
 
     Args:
       folder: of this run's checkpoints; made if need be.
@@ -237,8 +241,11 @@ class Writer:
         import orbax.checkpoint as ocp
 
         self._folder = folder.absolute()
+        logging.getLogger("absl").addFilter(_is_not_of_orbax)
+        _leave_out_closed_loops()
         values = {int(path.name): _read_value(path) for path in steps(folder)}
         self._keep = _Keep(keep_last, keep_every, keep_best, values)
+        self._remove_surplus()
         self._last: int | None = None
         name_format = ocp.path.step.standard_name_format(step_format_fixed_length=STEP_DIGITS)
         # Weights hardly compress, and the processor has better things to do.
@@ -250,8 +257,10 @@ class Writer:
                 preservation_policy=self._keep,
                 cleanup_tmp_directories=True,
                 save_root_metadata=False,
+                # Made in the background, a folder that cannot be made is waited for, minutes long.
                 async_options=ocp.options.AsyncOptions(
-                    post_finalization_callback=self._write_sizes
+                    create_directories_asynchronously=False,
+                    post_finalization_callback=self._write_sizes,
                 ),
             ),
             item_handlers={**handlers, METADATA: ocp.JsonCheckpointHandler()},
@@ -318,6 +327,16 @@ class Writer:
         finally:
             self._manager.close()
 
+    def _remove_surplus(self) -> None:
+        """Removes what a run left that was killed after a save, before it could."""
+        if jax.process_index() == 0:
+            kept = self._keep.chosen(sorted(self._keep.values))
+            for path in steps(self._folder):
+                if int(path.name) not in kept:
+                    shutil.rmtree(path)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("surplus checkpoints removed")
+
     def _write_sizes(self) -> None:
         """Is called by orbax when all is written and the folder does not have its name yet."""
         if jax.process_index() == 0:
@@ -332,14 +351,50 @@ class Writer:
             action()
         except Exception as error:
             failed, self._last = self._path(self._last or 0), None
+            explained = _explain(error, failed)
             if jax.process_index() == 0:
                 for rest in self._folder.glob(f"{failed.name}.*"):
                     shutil.rmtree(rest, ignore_errors=True)  # makes room, if that is what lacks
             left = [path.name for path in steps(self._folder)]
             good = f"the last good one is {left[0]}" if left else "there is none before it"
-            # Of "Error writing ... : Failed writing ... : Failed to write 9 bytes: No space left".
-            reason = ": ".join(str(error).splitlines()[0].split(" [os_error")[0].split(": ")[-2:])
-            raise OSError(f"{failed} is not written, {good}: {reason}") from error
+            raise atomic.WriteError(explained.errno, f"{explained}; {good}") from error
+
+
+def _explain(error: Exception, failed: pathlib.Path) -> OSError:
+    """Returns the error of a save in words: orbax says most of them within other texts."""
+    text = str(error)
+    code = re.search(r"os_error_code='(\d+)'", text)
+    number = int(code[1]) if code else getattr(error, "errno", None)
+    if isinstance(number, int):
+        explained = atomic.explain(OSError(number, os.strerror(number)), failed)
+        if isinstance(explained, atomic.WriteError):
+            return explained
+    # Of "Error writing ... : Failed writing ... : Failed to write 9 bytes: No space left".
+    reason = ": ".join(text.splitlines()[0].split(" [os_error")[0].split(": ")[-2:])
+    return atomic.WriteError(number or 0, f"{failed} is not written: {reason}")
+
+
+def _leave_out_closed_loops() -> None:
+    """Has errors of other threads left out that tell of an event loop which was closed.
+
+    When one write of a checkpoint fails, orbax ends its loop, and tensorstore reports every other
+    write to it, each with a traceback. The first failure is raised, and is enough.
+    """
+    show = sys.unraisablehook
+    if getattr(show, "leaves_out_closed_loops", False):
+        return
+
+    def show_others(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            show(unraisable)
+
+    setattr(show_others, "leaves_out_closed_loops", True)  # noqa: B010 (a function's own mark)
+    sys.unraisablehook = show_others
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """A filter of lines: orbax logs, with a traceback, each error that it raises as well."""
+    return record.levelno < logging.ERROR or "orbax" not in pathlib.Path(record.pathname).parts
 
 
 @dataclasses.dataclass
@@ -353,11 +408,13 @@ class _Keep:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         del context
-        chosen = {*(one.step for one in checkpoints[-self.last :]), self.best_step()}
-        return [
-            one.step in chosen or bool(self.every and one.step % self.every == 0)
-            for one in checkpoints
-        ]
+        chosen = self.chosen([one.step for one in checkpoints])
+        return [one.step in chosen for one in checkpoints]
+
+    def chosen(self, numbers: Sequence[int]) -> set[int]:
+        """Returns which of these steps stay; they are in order."""
+        kept = {*numbers[-self.last :], self.best_step()} & set(numbers)
+        return kept | {number for number in numbers if self.every and number % self.every == 0}
 
     def best_step(self) -> int | None:
         """Returns the first step of the best value."""

@@ -2,10 +2,12 @@
 
 What is written goes beside its place, under the same name with `SUFFIX`, and is renamed when it is
 complete. A process that is killed leaves at most that unfinished file, which the next one replaces.
+What the disk refuses is an error that names the file and says what to do: `WriteError`.
 """
 
 import contextlib
 import errno
+import glob
 import json
 import math
 import os
@@ -20,6 +22,110 @@ import filelock
 Path = str | os.PathLike[str]
 
 SUFFIX = ".tmp"
+LOCK = "in-use.lock"  # in a folder that one process works in
+
+# What the system says when a disk takes no more: in words, and what to do about it.
+AGAIN = "then give the same command again"
+ROOM = f"make room there, {AGAIN}"
+REFUSALS = {
+    errno.ENOSPC: ("its disk is full", ROOM),
+    errno.EDQUOT: ("your quota on its disk is used up", ROOM),
+    errno.EFBIG: ("it is larger than a file may be", "raise the limit: ulimit -f, or another disk"),
+    errno.EROFS: ("its disk is read-only", "choose another folder"),
+    errno.EIO: ("its disk failed", "look at the system's log, or choose another disk"),
+    errno.EMFILE: ("this process has too many files open", "raise the limit: ulimit -n"),
+    errno.ENFILE: ("the system has too many files open", "close other programs"),
+}
+
+
+class WriteError(OSError):
+    """A file that the disk did not take: its text names the file, why, and what to do."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Makes an error of the disk in the block a `WriteError` that names the file `path`."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise explain(error, path) from error
+
+
+def explain(error: OSError, path: Path) -> OSError:
+    """Returns the `WriteError` for an error of the disk; another error is returned as it is."""
+    path = pathlib.Path(path)
+    why, remedy = REFUSALS.get(error.errno or 0, ("", ""))
+    if error.errno == errno.ENOSPC and not _free_inodes(path):
+        why, remedy = "its disk has no room for one more file", f"remove files there, {AGAIN}"
+    if isinstance(error, FileNotFoundError) and not path.parent.exists():
+        why = f"its folder {path.parent} is not there any more: it was removed or moved"
+        remedy = "put it back, or choose another one"
+    if not why:
+        return error
+    reason = os.strerror(error.errno or 0)
+    return WriteError(error.errno, f"{path} is not written: {why} ({reason}); {remedy}")
+
+
+def _free_inodes(path: pathlib.Path) -> int:
+    """Returns how many files a disk has room for; 1 where it does not count them."""
+    try:
+        counts = os.statvfs(nearest_existing(path))
+    except (AttributeError, OSError):
+        return 1
+    return counts.f_favail if counts.f_files else 1
+
+
+def require_same(path: Path, before: os.stat_result) -> None:
+    """Raises a WriteError if a file or folder was removed, moved or replaced since `before`."""
+    try:
+        is_same = os.path.samestat(os.stat(path), before)
+    except (FileNotFoundError, NotADirectoryError):
+        is_same = False
+    if not is_same:
+        raise WriteError(
+            errno.ENOENT,
+            f"{os.fspath(path)} is not there any more: it was removed, moved or replaced while it "
+            f"was written to. Put it back and give the same command again, or choose another place",
+        )
+
+
+class GrowingFile:
+    """A file that grows by whole pieces: what is not written in full is taken back.
+
+    Args:
+      path: the file, made if need be; its folder exists.
+
+    Raises:
+      WriteError: the disk refuses a piece, or the file is not there any more.
+    """
+
+    def __init__(self, path: Path):
+        self.path = pathlib.Path(path)
+        with writing(self.path):
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+
+    def append(self, piece: bytes) -> None:
+        """Writes a piece at once. A reader beside this process sees whole pieces."""
+        opened = os.fstat(self._file.fileno())
+        require_same(self.path, opened)
+        with writing(self.path):
+            try:
+                # A disk that becomes full takes a part of a piece, and refuses the rest.
+                done = self._file.write(piece)
+                while done < len(piece):
+                    done += self._file.write(piece[done:])
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(opened.st_size)
+                raise
+
+    def close(self) -> None:
+        self._file.close()
 
 
 @contextlib.contextmanager
@@ -35,11 +141,12 @@ def new_file(path: Path, *, temporary: Path | None = None) -> Iterator[pathlib.P
     """
     path = pathlib.Path(path)
     beside = pathlib.Path(temporary or path.with_name(path.name + SUFFIX))
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            yield beside
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -74,14 +181,57 @@ def files_of_folder(folder: Path, *, stale: Iterable[str] = ()) -> Iterator[path
 
 @contextlib.contextmanager
 def _folder_beside(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # The temporary folder is its owner's alone; the one inside gets the usual permissions.
-    with tempfile.TemporaryDirectory(
-        prefix=folder.name + ".", suffix=SUFFIX, dir=folder.parent, ignore_cleanup_errors=True
-    ) as unfinished:
-        made = pathlib.Path(unfinished) / "made"
-        made.mkdir()
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # The temporary folder is its owner's alone; the one inside gets the usual permissions.
+        with _owned_folder(folder) as unfinished:
+            made = unfinished / "made"
+            made.mkdir()
+            yield made
+
+
+def try_lock(lock_file: pathlib.Path) -> filelock.BaseFileLock | None:
+    """Returns a lock to be released, or None if another process has it.
+
+    Raises:
+      OSError, NotImplementedError: the folder is not there, or its disk knows no locks.
+    """
+    lock = filelock.FileLock(lock_file, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return None
+    return lock
+
+
+@contextlib.contextmanager
+def _owned_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields an empty folder beside `folder`, NAME.xxxxxxxx + SUFFIX, and removes it at the end.
+
+    Those that a killed process left for the same name are removed first: nobody holds the lock that
+    lies in them. Where the disk knows no locks, they stay.
+    """
+    prefix, unlocked = f"{folder.name}.", (OSError, NotImplementedError)
+    for other in folder.parent.glob(f"{glob.escape(prefix)}*{SUFFIX}"):
+        with contextlib.suppress(*unlocked):
+            if (other / LOCK).is_file() and (lock := try_lock(other / LOCK)):
+                shutil.rmtree(other, ignore_errors=True)
+                lock.release()
+    while True:
+        made = pathlib.Path(tempfile.mkdtemp(prefix=prefix, suffix=SUFFIX, dir=folder.parent))
+        try:
+            lock = try_lock(made / LOCK)
+        except unlocked:
+            lock = None
+            break
+        if lock:
+            break  # else another process took it for one that was left, before it was locked
+    try:
         yield made
+    finally:
+        if lock:
+            lock.release()
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -105,7 +255,8 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """As `write_text`, of bytes."""
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as unfinished:
         unfinished.write_bytes(content)
 
@@ -157,10 +308,10 @@ def require_space(
     """
     free = free_bytes(folder)
     if num_bytes > free:
-        raise OSError(
+        raise WriteError(
             errno.ENOSPC,
-            f"{what} needs {num_bytes / 1e9:.2f} GB and {os.fspath(folder)} has {free / 1e9:.2f} "
-            f"GB free; {remedy}",
+            f"{what} needs {_in_words(num_bytes)} and {os.fspath(folder)} has {_in_words(free)} "
+            f"free; {remedy}",
         )
 
 
@@ -194,3 +345,7 @@ def exclusive(
         yield
     finally:
         lock.release()
+
+
+def _in_words(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 10**7 else f"{num_bytes / 1e3:.1f} kB"

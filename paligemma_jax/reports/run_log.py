@@ -16,10 +16,13 @@ import json
 import math
 import os
 import pathlib
+import socket
+import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from paligemma_jax.files import run_folder
+from paligemma_jax.files import atomic, run_folder
 
 # Names that the format needs.
 RESERVED = {"step", "nonfinite", "resumed_step"}
@@ -46,7 +49,7 @@ class MetricsFile:
                 f"{path} holds the metrics of another run: resume it, or change folder"
             )
         _cut_torn_line(path)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by finish)
+        self._file = atomic.GrowingFile(path)
         if resumed_step is not None:
             self._write({"resumed_step": int(resumed_step)})
 
@@ -64,8 +67,7 @@ class MetricsFile:
         self._file.close()
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        # One write of one line: a reader beside the run sees whole lines.
-        self._file.write(json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+        self._file.append(json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n")
 
 
 def to_numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -170,33 +172,68 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """The tracker that writes TensorBoard's event files, into `tensorboard/` of the run."""
+    """The tracker that writes TensorBoard's event files, into `tensorboard/` of the run.
+
+    Each row is written when it comes: tensorboardX's own writer does so in a thread, where a full
+    disk would end that thread alone, and the run would wait for it.
+    """
 
     def __init__(self) -> None:
-        self._writer: Any = None
+        self._file: Any = None
 
     def start(
         self, folder: pathlib.Path, settings: Mapping[str, Any], resumed_step: int | None
     ) -> None:
         del settings
-        import tensorboardX
-
-        purge_step = None if resumed_step is None else resumed_step + 1
-        self._writer = tensorboardX.SummaryWriter(
-            str(folder / run_folder.TENSORBOARD), purge_step=purge_step
-        )
+        folder = folder / run_folder.TENSORBOARD
+        # TensorBoard reads files in the order of their names: of the time, to the nanosecond.
+        now = time.time_ns()
+        time_ns = f"{now // 10**9}.{socket.gethostname()}.{now % 10**9:09d}"
+        path = folder / f"events.out.tfevents.{time_ns}"
+        with atomic.writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._file = atomic.GrowingFile(path)
+        self._write([{"file_version": "brain.Event:2"}])
+        if resumed_step is not None:
+            self._write([_restart(resumed_step + 1)])
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._writer.add_scalar(name, value, global_step=step)
+        from tensorboardX import summary
+
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        scalars = [summary.scalar(name, value) for name, value in finite.items()]
+        self._write([{"step": step, "summary": scalar} for scalar in scalars])
 
     def log_files(self, step: int, evaluation: str, files: Sequence[pathlib.Path]) -> None:
         """Does nothing: the report of an evaluation is a page of its own."""
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: str) -> None:
         del status
-        self._writer.close()
+        self._file.close()
+
+    def _write(self, events: Sequence[Mapping[str, Any]]) -> None:
+        from tensorboardX.proto import event_pb2
+
+        now = time.time()
+        made = [event_pb2.Event(wall_time=now, **event).SerializeToString() for event in events]
+        self._file.append(b"".join(map(_record, made)))
+
+
+def _restart(step: int) -> dict[str, Any]:
+    """Returns the event that makes TensorBoard forget what was written of `step` and later."""
+    from tensorboardX.proto import event_pb2
+
+    status = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    return {"step": step, "session_log": status}
+
+
+def _record(data: bytes) -> bytes:
+    """Returns bytes as a record of TFRecord: their length and themselves, each with a checksum."""
+    from tensorboardX import record_writer
+
+    length = struct.pack("<Q", len(data))
+    sums = [struct.pack("<I", record_writer.masked_crc32c(part)) for part in (length, data)]
+    return length + sums[0] + data + sums[1]
 
 
 # Those of every run.

@@ -119,6 +119,11 @@ class Saver:
         if is_due or (value is not None and self._is_best(value)):
             self._save(state, value)
 
+    def check_place(self) -> None:
+        """Raises a ValueError if another run may be where this one's folder was."""
+        if (self._folder.parent / run_folder.CONFIG).exists():
+            raise ValueError(f"{self._folder.parent} may hold another run now")
+
     def stop(self, state: step.TrainState) -> None:
         """Saves the state that a run ends with before its time.
 
@@ -129,9 +134,15 @@ class Saver:
         if broken:
             raise ValueError(f"not finite: {', '.join(broken[:3])}")
         if int(state.step):
-            self._save(state, None)
+            try:
+                self._save(state, None)
+            except OSError:
+                # Of the save before: what that had written is gone, so there may be room now.
+                self._save(state, None)
 
     def __enter__(self) -> "Saver":
+        if self._folder.is_dir():
+            self._open()  # removes what a killed run left
         return self
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
@@ -141,7 +152,8 @@ class Saver:
         except OSError as another:
             if error is None:
                 raise
-            error.add_note(f"And {another}")
+            if str(another) != str(error):
+                error.add_note(f"And {another}")
 
     def _value(self, row: Mapping[str, float]) -> float | None:
         metric = self._plan.keep_best

@@ -9,7 +9,7 @@ import jax
 
 from paligemma_jax.assembly import training_data
 from paligemma_jax.console import say
-from paligemma_jax.files import run_folder
+from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.reports import run_log
 from paligemma_jax.tasks import task
 from paligemma_jax.training import step
@@ -47,10 +47,17 @@ class Log:
         self._every, self._total, self._measure = every, total_steps, measure
         is_first = jax.process_index() == 0
         self._trackers = run_log.Trackers(more_trackers) if is_first else None
+        self._place: os.stat_result | None = None  # of its metrics.jsonl, while it runs
         self.status: run_log.Status = "finished"
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Writes a row if its step is due, or if it holds an evaluation."""
+        """Writes a row if its step is due, or if it holds an evaluation.
+
+        Raises:
+          OSError: the disk refused it; or, at any step, the run's folder is not there any more.
+        """
+        if self._place is not None:
+            atomic.require_same(self._workdir / run_folder.METRICS, self._place)
         values = dict(row)
         number = int(values.pop("step"))
         every_row = (training_data.EPOCHS, step.UPDATE_NORM)
@@ -74,11 +81,18 @@ class Log:
             is_resumed = self._done > 0 or (self._workdir / run_folder.METRICS).exists()
             resumed_step = self._done if is_resumed else None
             self._trackers.start(self._workdir, self._settings, resumed_step)
+            self._place = os.stat(self._workdir / run_folder.METRICS)
         return self
 
-    def __exit__(self, error: object, *_: object) -> None:
-        if self._trackers is not None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._trackers is None:
+            return
+        try:
             self._trackers.finish("failed" if error else self.status)
+        except Exception as another:
+            if error is None:
+                raise
+            error.add_note(f"And a tracker could not finish: {another}")
 
 
 def _device_memory() -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A training run, assembled: what is checked before weights load, the state, hooks and the log."""
 
 import dataclasses
+import errno
 import pathlib
 import sys
 import time
@@ -14,7 +15,7 @@ from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import process, say
 from paligemma_jax.data import pipeline
 from paligemma_jax.evaluation import evaluator, report
-from paligemma_jax.files import run_folder
+from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.models import family
 from paligemma_jax.runs import (
     early_stopping,
@@ -209,13 +210,39 @@ def save(
         kept = state.trainable.keys() | partial_weights.differing(params, planned.base)
         params = {name: array for name, array in params.items() if name in kept}
     weights.save(path, params, metadata)
-    if what == TRAINABLE and planned.base:
+
+
+def save_or_rescue(
+    built: assembly.Assembly,
+    planned: Plan,
+    state: step.TrainState,
+    path: pathlib.Path,
+    saver: runs_saving.Saver,
+) -> None:
+    """As `save`; where the disk refuses the file, a checkpoint, which may be smaller, is tried."""
+    try:
+        save(built, planned, state, path)
+    except OSError as error:
+        try:
+            _rescue(saver, state)
+        except (OSError, ValueError) as another:
+            error.add_note(f"And the state could not be rescued: {another}")
+        raise
+
+
+def check_base(planned: Plan, model: family.Model, path: pathlib.Path) -> None:
+    """Raises a ValueError if the saved weights need a base whose file has been replaced since.
+
+    An error, although all is saved: no command that follows can use the weights before the first
+    file is back, and whoever still has it should hear of it now.
+    """
+    if planned.base and what_is_saved(planned.settings, model) == TRAINABLE:
         try:
             partial_weights.check_unchanged(planned.base)
         except ValueError as error:
-            say.warning(
-                f"{path} is saved, and will be read with no other base than its own. {error}"
-            )
+            raise ValueError(
+                f"{path} is saved, and can be read with no other base than its own. {error}"
+            ) from error
 
 
 def _plan_evaluation(
@@ -292,4 +319,6 @@ def _rescue(saver: runs_saving.Saver, state: step.TrainState) -> None:
     if jax.process_count() > 1 and not isinstance(error, FloatingPointError):
         say.error(f"process {jax.process_index()} stops, its state unsaved: {error}")
         return
+    if isinstance(error, atomic.WriteError) and error.errno == errno.ENOENT:
+        saver.check_place()
     saver.stop(state)

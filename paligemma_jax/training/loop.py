@@ -176,4 +176,5 @@ def _try(action: Callable[[], None], error: BaseException, otherwise: str) -> No
     try:
         action()
     except Exception as another:
-        error.add_note(f"And {otherwise}: {another}")
+        if str(another) != str(error):  # a full disk is full for both
+            error.add_note(f"And {otherwise}: {another}")

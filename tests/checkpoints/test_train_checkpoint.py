@@ -1,8 +1,12 @@
 """Checkpoints: written beside the work, kept as asked, and never taken for good when damaged."""
 
+import logging
 import pathlib
 import resource
 import shutil
+import sys
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -182,7 +186,7 @@ def test_too_little_space_is_an_error_before_anything_is_written(tmp_path, monke
 
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    with pytest.raises(OSError, match=r"000002 needs .* has 0.00 GB free; nothing was written"):
+    with pytest.raises(OSError, match=r"000002 needs .* has 1.0 kB free; nothing was written"):
         write(tmp_path, [2])
     assert names(tmp_path) == ["000001"]
 
@@ -196,7 +200,9 @@ def test_disk_that_is_full_leaves_the_last_good_checkpoint_and_a_clear_error(tmp
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         writer.save(2, big, {})
-        with pytest.raises(OSError, match=r"000002 is not written, .*is 000001: Failed to write"):
+        with pytest.raises(
+            OSError, match=r"000002 is not written: .*; the last good one is 000001"
+        ):
             writer.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -205,3 +211,43 @@ def test_disk_that_is_full_leaves_the_last_good_checkpoint_and_a_clear_error(tmp
     train_checkpoint.read(tmp_path / "000001", like(make_groups()))
     write(tmp_path, [2])  # there is room again
     assert names(tmp_path) == ["000002", "000001"]
+
+
+def test_checkpoints_that_a_killed_run_had_no_time_to_remove_are_removed_by_the_next_writer(
+    tmp_path,
+):
+    write(tmp_path, [1, 2, 3, 4, 5], values={1: 0.9})
+    train_checkpoint.Writer(tmp_path, GROUPS, keep_last=1, keep_every=3, keep_best="max").close()
+    assert names(tmp_path) == ["000005", "000003", "000001"]
+
+
+def test_a_save_that_cannot_make_its_folder_fails_at_once_and_once(tmp_path, capfd):
+    writer = train_checkpoint.Writer(tmp_path / "run", GROUPS, keep_last=1)
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").touch()  # nothing can be made below a file
+    start = time.monotonic()
+    with pytest.raises(OSError, match=r"000003 is not written: .*; there is none before it"):
+        writer.save(3, make_groups(), {})
+    writer.close()
+    assert time.monotonic() - start < 20
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_error_within_the_texts_of_the_storage_is_said_in_words(tmp_path):
+    inner = "Error writing local file: Failed to write: No space left on device"
+    error = train_checkpoint._explain(ValueError(f"{inner} [os_error_code='28']"), tmp_path / "7")
+    assert str(error).startswith(f"{tmp_path / '7'} is not written: its disk is full")
+    other = train_checkpoint._explain(ValueError("a: b: c: d"), tmp_path / "7")
+    assert str(other) == f"{tmp_path / '7'} is not written: c: d"
+
+
+def test_lines_and_tracebacks_of_what_is_raised_anyway_are_left_out(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    train_checkpoint.Writer(tmp_path, GROUPS, keep_last=1).close()
+    for text in ("Event loop is closed", "another"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(text)))
+    assert [str(one.exc_value) for one in shown] == ["another"]
+    for path, is_kept in (("a/orbax/b.py", False), ("a/b.py", True)):
+        record = logging.LogRecord("absl", logging.ERROR, path, 1, "text", None, None)
+        assert bool(logging.getLogger("absl").filter(record)) == is_kept

@@ -1,6 +1,12 @@
 import errno
 import json
+import os
+import pathlib
 import shutil
+import signal
+import subprocess
+import sys
+import types
 
 import filelock
 import numpy as np
@@ -131,3 +137,127 @@ def test_a_lock_is_free_again_after_an_error(tmp_path):
         raise ZeroDivisionError
     with atomic.exclusive(tmp_path / "lock", waiting=lambda: pytest.fail("it is still locked")):
         pass
+
+
+def refuse(number):
+    """Returns a stand-in for any call to the system, which the disk answers with an error."""
+
+    def call(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("number", "why", "remedy"),
+    [
+        (errno.ENOSPC, "its disk is full", "make room there"),
+        (errno.EDQUOT, "your quota", "make room there"),
+        (errno.EMFILE, "too many files open", "ulimit -n"),
+        (errno.EROFS, "read-only", "choose another folder"),
+    ],
+)
+def test_what_a_disk_refuses_is_said_in_words_with_the_file_and_a_remedy(
+    tmp_path, monkeypatch, number, why, remedy
+):
+    atomic.write_text(tmp_path / "a.json", "before")
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_bytes", refuse(number))
+        with pytest.raises(atomic.WriteError) as caught:
+            atomic.write_text(tmp_path / "a.json", "after")
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / 'a.json'} is not written: ") and why in text
+    assert remedy in text and caught.value.errno == number
+    assert contents(tmp_path) == {"a.json": "before"}
+
+
+def test_a_disk_without_inodes_is_told_from_a_full_one(tmp_path, monkeypatch):
+    for free, why in ((0, "no room for one more file"), (9, "its disk is full")):
+        monkeypatch.setattr(
+            os, "statvfs", lambda _, free=free: types.SimpleNamespace(f_files=9, f_favail=free)
+        )
+        error = atomic.explain(OSError(errno.ENOSPC, ""), tmp_path / "a")
+        assert why in str(error)
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(IsADirectoryError) as caught, atomic.writing(tmp_path):
+        tmp_path.write_text("")
+    assert not isinstance(caught.value, atomic.WriteError)
+
+
+def test_a_folder_that_is_gone_is_named_as_the_reason(tmp_path):
+    (tmp_path / "run").mkdir()
+    making = atomic.new_file(tmp_path / "run" / "a")
+    making.__enter__()
+    (tmp_path / "run").rmdir()
+    with pytest.raises(atomic.WriteError, match=r"a is not written: its folder .*is not there"):
+        making.__exit__(None, None, None)
+
+
+def test_device_that_is_always_full_is_named():
+    file = atomic.GrowingFile("/dev/full")
+    with pytest.raises(atomic.WriteError, match="/dev/full is not written: its disk is full"):
+        file.append(b"row\n")
+    file.close()
+
+
+def test_a_piece_that_is_written_in_part_is_completed_or_taken_back(tmp_path, monkeypatch):
+    file = atomic.GrowingFile(tmp_path / "rows")
+    file.append(b"first\n")
+
+    class Nearly:
+        """A file on a disk that takes three bytes at a time, and so many times only."""
+
+        def __init__(self, calls):
+            self.calls = calls
+
+        def write(self, piece):
+            self.calls -= 1
+            if self.calls < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return inner.write(piece[:3])
+
+        def __getattr__(self, name):
+            return getattr(inner, name)
+
+    inner = file._file
+    monkeypatch.setattr(file, "_file", Nearly(2))
+    file.append(b"second")
+    monkeypatch.setattr(file, "_file", Nearly(1))
+    with pytest.raises(atomic.WriteError, match="rows is not written: its disk is full"):
+        file.append(b"third")
+    inner.close()
+    assert (tmp_path / "rows").read_bytes() == b"first\nsecond"
+
+
+@pytest.mark.parametrize("becomes", ["removed", "moved", "replaced"])
+def test_growth_of_a_file_that_is_not_there_any_more_is_an_error(tmp_path, becomes):
+    file = atomic.GrowingFile(tmp_path / "rows")
+    if becomes == "removed":
+        (tmp_path / "rows").unlink()
+    else:
+        (tmp_path / "rows").rename(tmp_path / "other")
+    if becomes == "replaced":
+        (tmp_path / "rows").write_text("")
+    with pytest.raises(atomic.WriteError, match="rows is not there any more"):
+        file.append(b"lost")
+    file.close()
+    assert not any(contents(tmp_path).values())
+
+
+def test_folder_that_a_killed_process_left_is_removed_by_the_next_one_of_its_name(tmp_path):
+    program = (
+        "import os, signal\nfrom paligemma_jax.files import atomic\n"
+        f"making = atomic.new_folder({str(tmp_path / 'out')!r})\n"
+        "(making.__enter__() / 'half').touch()\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    with atomic.new_folder(tmp_path / "other"):
+        assert left.exists()  # of another name
+    with atomic.new_folder(tmp_path / "out") as first:
+        assert not left.exists()
+        with atomic.files_of_folder(tmp_path / "out"):
+            assert first.exists()  # its process lives
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]

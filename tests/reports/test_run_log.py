@@ -4,13 +4,14 @@ import json
 import math
 import pathlib
 import re
+import shutil
 import textwrap
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.files import run_folder
+from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.reports import run_log
 from paligemma_jax.runs import training_log, whole_run
 from paligemma_jax.settings import load
@@ -246,3 +247,31 @@ def test_tensorboard_gets_what_is_finite_and_nothing_after_a_resumed_step(tmp_pa
             purged += [event.step] if event.session_log.status else []
             at += 16 + length
     assert set(tags) == {"loss"} and purged == [2]
+
+
+@pytest.mark.parametrize("name", run_log.TRACKERS)
+def test_tracker_on_a_full_disk_ends_the_run_with_the_name_of_its_file(tmp_path, name):
+    tracker = run_log.TRACKERS[name]()
+    tracker.start(tmp_path, {}, None)
+    tracker._file.close()
+    tracker._file = atomic.GrowingFile("/dev/full")
+    with pytest.raises(OSError, match="/dev/full is not written: its disk is full"):
+        tracker.log(1, {"loss": 2.0})
+    tracker.finish("failed")
+
+
+def test_a_run_whose_folder_is_removed_ends_at_its_next_step(tmp_path):
+    log = training_log.Log(tmp_path / "run", every=100, total_steps=900)
+    with log:
+        log.append({"step": 2, "loss": 1.0})  # no row is due here, nor at the next step
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(OSError, match=r"metrics.jsonl is not there any more"):
+            log.append({"step": 3, "loss": 1.0})
+
+
+def test_tracker_that_cannot_finish_does_not_hide_why_the_run_ended(tmp_path):
+    notes = Notes(fails=["finish"])
+    log = training_log.Log(tmp_path, every=1, total_steps=9, more_trackers=[notes])
+    with pytest.raises(ValueError, match="the reason") as caught, log:
+        raise ValueError("the reason")
+    assert caught.value.__notes__ == ["And a tracker could not finish: finish fails"]

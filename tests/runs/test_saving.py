@@ -152,6 +152,31 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(config, tmp_path
     assert_equal(start(config, tmp_path)[0], states[2])
 
 
+def test_checkpoints_beyond_keep_last_are_removed_when_a_killed_run_goes_on(config, tmp_path):
+    config.keep_last = 9
+    save(config, tmp_path, 3)
+    (tmp_path / "checkpoints/000007.orbax-checkpoint-tmp").mkdir()
+    config.keep_last = 1
+    with start(config, tmp_path)[1]:
+        assert checkpoints(tmp_path) == ["000003"]
+
+
+def test_state_is_saved_although_the_save_before_failed(config, tmp_path, monkeypatch):
+    states = save(config, tmp_path, 1)
+    saver = start(config, tmp_path)[1]
+    with saver:
+        wait, fails = saver._writer.wait, iter([True])
+
+        def wait_once():
+            if next(fails, False):
+                raise OSError("000007 is not written")
+            wait()
+
+        monkeypatch.setattr(saver._writer, "wait", wait_once)
+        saver.stop(update(states[1]))
+    assert "000002" in checkpoints(tmp_path)
+
+
 def test_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_by_itself(config, tmp_path):
     save(config, tmp_path, 1)
     (tmp_path / "checkpoints/000001/sizes.json").unlink()
