@@ -1,4 +1,4 @@
-"""The names of the files in a run's folder.
+"""The names of the files in a run's folder, and which process works in it.
 
 config.json                      the settings, every key resolved
 prompt.json                      what it is asked, and the classes that it knows
@@ -10,10 +10,23 @@ predictions-val-000200.jsonl     the answers of an evaluation at a step
 metrics.json, report.html        the scores and the report of the last evaluation; of several
                                  evaluations metrics-val.json, report-val.html
 final.npz                        the weights, written last: its presence ends the run
+in-use.lock, in-use.json         while a training works in it: see `claimed`
 evaluation-val/                  what `evaluate` writes later: predictions.jsonl, metrics.json
                                  and report.html
 """
 
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+
+from paligemma_jax.files import atomic
+
+OWNER = "in-use.json"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
 PROMPT = "prompt.json"
@@ -44,3 +57,72 @@ def report(evaluation: str = "") -> str:
 def evaluation(name: str) -> str:
     """Returns the folder of what `evaluate` writes."""
     return f"evaluation-{name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """The process that works in a folder."""
+
+    host: str
+    pid: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} (since {self.since})"
+
+
+@contextlib.contextmanager
+def claimed(folder: pathlib.Path) -> Iterator[Owner | None]:
+    """Keeps other processes that ask for the same folder out of it, while the block runs.
+
+    Two files lie in it meanwhile: one is locked, the other says by whom. Whoever is killed leaves
+    both, and the system releases the lock. A folder that was not there, and is empty at the end, is
+    removed.
+
+    Yields:
+      who had it before and was killed, or None.
+
+    Raises:
+      ValueError: another process has it; the text says which.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock_file, owner_file = folder / atomic.LOCK, folder / OWNER
+    lock = place = None
+    # On a disk that knows no locks nobody is kept out.
+    with contextlib.suppress(OSError, NotImplementedError):
+        lock = atomic.try_lock(lock_file)
+        if lock is None:
+            owner = _read_owner(owner_file) or "another process"
+            raise ValueError(
+                f"{folder} is in use by {owner}: wait until it ends, or choose another folder"
+            )
+        place = os.stat(lock_file)
+    try:
+        before = _read_owner(owner_file)
+        _write_owner(owner_file)
+        yield before
+    finally:
+        if lock:
+            # Of a folder that took the place of ours, the files are not ours.
+            with contextlib.suppress(OSError):
+                if place and os.path.samestat(os.stat(lock_file), place):
+                    owner_file.unlink(missing_ok=True)
+                    lock_file.unlink(missing_ok=True)
+            lock.release()
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _read_owner(path: pathlib.Path) -> Owner | None:
+    try:
+        return Owner(**json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write_owner(path: pathlib.Path) -> None:
+    since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+    owner = Owner(socket.gethostname(), os.getpid(), since)
+    path.write_text(json.dumps(dataclasses.asdict(owner)) + "\n", "utf-8")

@@ -1,22 +1,41 @@
 """The folder of a run: may this run begin in it, or go on there?"""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import jax
 
 from paligemma_jax.assembly import assembly, model_functions
 from paligemma_jax.console import say
-from paligemma_jax.files import run_folder
+from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.settings import load, schema
 
 ANYWAY = "--resume_anyway"
 
 
+@contextlib.contextmanager
+def claim(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other trainings out of a run's folder. The first process of a run does, for all.
+
+    Raises:
+      ValueError: another one works in it, or nothing can be written there.
+    """
+    assembly.check_writable(workdir, option="--workdir")
+    with contextlib.ExitStack() as claims:
+        if jax.process_index() == 0:
+            with atomic.writing(workdir / run_folder.OWNER):
+                before = claims.enter_context(run_folder.claimed(workdir))
+            if before:
+                say.info(f"{workdir}: {before} did not end by itself; its folder is taken over")
+        yield
+
+
 def check(settings: schema.Settings, workdir: pathlib.Path, *, resume_anyway: bool = False) -> None:
     """Raises a ValueError if the folder holds a finished run, or one of other settings."""
-    assembly.check_writable(workdir, option="--workdir")
     if (workdir / run_folder.FINAL).exists():
         raise ValueError(
             f"{workdir} holds a finished run ({run_folder.FINAL}): choose another --workdir. "

@@ -43,8 +43,20 @@ def train(
 
     Raises:
       process.Preempted: it was asked to stop before; the state is saved.
+      ValueError: anything is wrong before it begins; or all is saved, and the file that its trained
+        arrays need as their base has been replaced meanwhile.
     """
     say.show_on_stderr()
+    with resume.claim(workdir):
+        _train(settings, workdir, resume_anyway, more_trackers)
+
+
+def _train(
+    settings: schema.Settings,
+    workdir: pathlib.Path,
+    resume_anyway: bool,
+    more_trackers: Sequence[run_log.Tracker],
+) -> None:
     compiled = process.start_counting()
     built, planned, needed = _prepare(settings, workdir, resume_anyway=resume_anyway)
     state, about = saving.start(
@@ -78,15 +90,18 @@ def train(
     ):
         begun = built, planned, state, train_step, workdir
         state = training_run.run(*begun, log=log, saver=saver, stop=stop, read_images=read_images)
-    say.info(process.describe_count(compiled))
-    if not training_run.is_finished(planned, state):
+        say.info(process.describe_count(compiled))
+        is_finished, final = training_run.is_finished(planned, state), workdir / run_folder.FINAL
+        if is_finished:
+            training_run.save_or_rescue(built, planned, state, final, saver)
+    if not is_finished:
         raise process.Preempted(
             f"preempted: {stop.signal or 'another process'} after step {int(state.step)} of "
             f"{total}. The state is saved; the same command goes on from there"
         )
-    training_run.save(built, planned, state, workdir / run_folder.FINAL)
     for report in sorted(workdir.glob("report*.html")):
         say.info(f"report: {report}")
+    training_run.check_base(planned, built.model, final)
 
 
 def _prepare(

@@ -1,6 +1,11 @@
 """A run goes on in its own folder only, and with its own settings."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -15,11 +20,47 @@ def begun(config, tmp_path):
     return tmp_path
 
 
-def test_folder_that_cannot_be_one_is_refused(config, tmp_path):
+def test_folder_that_cannot_be_one_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"--workdir .*run: .*file is a file"):
-        resume.check(load.typed(config), tmp_path / "file" / "run")
-    resume.check(load.typed(config), tmp_path / "new" / "run")
+        resume.claim(tmp_path / "file" / "run").__enter__()
+
+
+def test_second_training_in_a_folder_is_refused_and_told_which_process_is_there(tmp_path):
+    workdir = tmp_path / "run"
+    with resume.claim(workdir):
+        message = rf"run is in use by process {os.getpid()} on {socket.gethostname()} \(since 20"
+        with pytest.raises(ValueError, match=message):
+            resume.claim(workdir).__enter__()
+        (workdir / "config.json").touch()
+    assert [path.name for path in workdir.iterdir()] == ["config.json"]
+
+
+def test_folder_of_a_killed_training_is_taken_over_with_a_word(tmp_path, capsys):
+    program = (
+        "import os, pathlib, signal\nfrom paligemma_jax.files import run_folder\n"
+        f"claim = run_folder.claimed(pathlib.Path({str(tmp_path)!r}))\nclaim.__enter__()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", program])
+    assert killed.wait() == -signal.SIGKILL
+    with resume.claim(tmp_path):
+        pass
+    assert f"process {killed.pid} on {socket.gethostname()}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_stays_empty_is_removed_and_one_that_took_its_place_is_left_alone(tmp_path):
+    with resume.claim(tmp_path / "run"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with resume.claim(tmp_path / "run"):
+        (tmp_path / "run").rename(tmp_path / "moved")
+        other = resume.claim(tmp_path / "run")
+        other.__enter__()
+        (tmp_path / "run" / "config.json").touch()
+    assert len(list((tmp_path / "run").iterdir())) == 3
+    other.__exit__(None, None, None)
 
 
 def test_finished_run_is_not_begun_again(config, begun):
