@@ -286,6 +286,19 @@ def on_mesh(
         yield sharding.place_batch(batch, mesh)
 
 
+def digest(records: Records, tokenizer: tokens.Tokenizer) -> dict[str, Any]:
+    """Returns what an equal sequence of batches needs besides the settings, in short."""
+    texts = [
+        ([pathlib.Path(image).name for image in one.images], one.prefix, one.suffix)
+        for one in records
+    ]
+    return {
+        "examples": len(records),
+        "texts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16],
+        "tokenizer": hashlib.sha256(tokenizer.model).hexdigest()[:16],
+    }
+
+
 # Results of the checks of a large data set, kept for the next start.
 #
 # An entry's name is a hash of all that it depends on (texts, tokenizer, settings), so nothing has

@@ -68,11 +68,16 @@ def find(path: pathlib.Path, base: str | None = None) -> partial_weights.Weights
     Raises:
       ValueError: it is damaged; or the frozen weights cannot be had, or are others.
     """
-    settings = load.from_json(path.parents[1] / run_folder.CONFIG)
+    config = path.parents[1] / run_folder.CONFIG
+    settings = load.from_json(config)
     try:
         stored = train_checkpoint.read_metadata(path)
     except train_checkpoint.Damaged as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    then = load.complete(stored["settings"]) if "settings" in stored else None
+    if differing := load.differences(then, load.read_values(config) or {}) if then else []:
+        lines = "\n  ".join(differing[:5])
+        say.warning(f"{path} was made with other settings than those of {config}:\n  {lines}")
     keys = _find_arrays(stored["arrays"], averaged=settings.ema_decay is not None)
     own = {
         name: _describe(stored["arrays"][f"{group}/{key}"]) for name, (group, key) in keys.items()

@@ -22,6 +22,10 @@ DEVICE_ERRORS = {
         "out of device memory. Raise accumulation_steps (the result stays the same), lower "
         "input.batch_size, train less (trainable=REGEX), or compute in bfloat16"
     ),
+    "by peer": (
+        "another process of this run is gone: see what it said last. The same command in all of "
+        "them goes on from the last checkpoint"
+    ),
     "DNN library": (
         "cuDNN did not start: most often another program holds the GPU's memory; else the versions "
         "of driver, cuDNN and jax do not fit together"
@@ -58,7 +62,7 @@ def join_processes() -> None:
         raise ValueError("JAX_COORDINATOR_ADDRESS needs JAX_NUM_PROCESSES and JAX_PROCESS_ID too")
     count, number = (int(text) if text else None for text in numbers)
     try:
-        jax.distributed.initialize(address, num_processes=count, process_id=number)
+        process.join(address, count=count, number=number)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"--distributed: process {number} of {count} could not join at {address}: {error}"
@@ -139,6 +143,17 @@ def run(main: Callable[[], None]) -> None:
     process.keep_freed_memory()
     process.keep_programs()
     try:
+        _call(main)
+    except Exception as error:
+        if process.has_partners():
+            traceback.print_exception(error)
+            process.end_all(f"{type(error).__name__}: {error}", 1)
+        raise
+
+
+def _call(main: Callable[[], None]) -> None:
+    """Calls a door; exits with a message for errors that a user can mend."""
+    try:
         main()
     except process.Preempted as stopped:
         say.warning(str(stopped))
@@ -167,4 +182,5 @@ def _fail(message: str, *, error: BaseException | None = None, status: int = 2) 
     elif error is not None:
         lines.append(f"({type(error).__name__}; {TRACEBACK}=1 shows where it comes from)")
     say.error("\n".join(lines))
+    process.end_all(message, status)
     return status

@@ -1,20 +1,30 @@
-"""The process of a door: its compiled programs, the host's freed memory, and signals to stop."""
+"""The process of a door: compiled programs, freed memory, signals to stop, and its partners."""
 
+import contextlib
 import ctypes
 import dataclasses
+import hashlib
+import importlib.metadata
+import itertools
+import json
 import os
 import pathlib
+import platform
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed  # the service's client, which jax shows nowhere else
 from jax.sharding import NamedSharding, PartitionSpec
+
+from paligemma_jax.console import say
 
 CACHE_ENV = "JAX_COMPILATION_CACHE_DIR"
 DEFAULT_CACHE = "~/.cache/paligemma_jax/programs"
@@ -120,6 +130,7 @@ def keep_freed_memory() -> bool:
 #     until python -m paligemma_jax.train ...; [ $? -ne 75 ]; do sleep 60; done
 
 PREEMPTED = 75
+FAILED = 2
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -202,3 +213,150 @@ def _make_agree(by_device: NamedSharding) -> Callable[[bool], bool]:
         return before is not None and bool(before)
 
     return agree
+
+
+# Several processes of one run. What they tell each other, besides arrays, goes through the service
+# of jax.distributed: it answers while a device waits for another one.
+
+NOTES = "paligemma_jax"
+LOOK_S = 0.5
+# An error that all processes have is said by each; who has none by then is ended.
+GRACE_S = 5.0
+COMPARE_S = 1800.0  # for reading data sets of many rows, which takes one longer than another
+COMPARED = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "sentencepiece"),
+    *("tensorflow", "tensorflow-cpu"),
+)
+_is_ending = threading.Event()
+_rounds = itertools.count()
+
+
+def join(address: str | None, *, count: int | None, number: int | None) -> None:
+    """Connects this process with the others of its run, and ends it soon after one that fails.
+
+    Raises:
+      RuntimeError, ValueError: they are not all there within five minutes.
+    """
+    jax.distributed.initialize(address, num_processes=count, process_id=number)
+    threading.Thread(target=_watch, daemon=True).start()
+
+
+def require_same(what: str, facts: Callable[[], Mapping[str, Any]]) -> None:
+    """Raises a ValueError in all processes of a run if a fact of one is not that of the first.
+
+    All of them call it, in the same order. It needs no device.
+
+    Args:
+      what: they are facts of.
+      facts: gives dotted name -> value, as JSON has them; not called where nobody else is.
+    """
+    state: Any = distributed.global_state
+    if not has_partners():
+        return
+    place = f"{NOTES}/compared/{next(_rounds)}"
+    state.client.key_value_set(f"{place}/{state.process_id}", json.dumps(_flat(facts())))
+    lines, first = [], {}
+    for number in range(state.num_processes):
+        text = state.client.blocking_key_value_get(f"{place}/{number}", int(COMPARE_S * 1e3))
+        theirs = json.loads(text)
+        first = first or theirs
+        lines += [
+            f"{key}: {_shown(first, key)} in process 0, {_shown(theirs, key)} in process {number}"
+            for key in dict.fromkeys([*first, *theirs])
+            if first.get(key) != theirs.get(key)
+        ]
+    if lines:
+        more = [f"and {len(lines) - 20} more"] if len(lines) > 20 else []
+        raise ValueError(
+            "\n  ".join([f"the processes of this run differ in their {what}:", *lines[:20], *more])
+            + "\nStart all of them with the same command, code, data and packages"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Returns what computes: the versions of Python and packages, and a digest of our own code."""
+    known = {"python": platform.python_version()}
+    for name in COMPARED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            known[name] = importlib.metadata.version(name)
+    package, digest = pathlib.Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return known | {"paligemma_jax": digest.hexdigest()[:16]}
+
+
+def has_partners() -> bool:
+    """Whether this is one of several processes of a run."""
+    state = distributed.global_state
+    return state.client is not None and (state.num_processes or 1) > 1
+
+
+def end_all(message: str, status: int) -> None:
+    """Ends this process after an error, and the others of its run; returns if there are none.
+
+    Without it each would wait for the other: in a sum over all devices, and when it ends. The first
+    process ends last: the service through which they hear of it is in it.
+    """
+    if not has_partners():
+        return
+    state: Any = distributed.global_state
+    _is_ending.set()
+    with contextlib.suppress(Exception):
+        state.client.key_value_set(f"{NOTES}/failed/{state.process_id}", message[:2000])
+        end = time.monotonic() + 2 * GRACE_S
+        while (
+            time.monotonic() < end and len(_read("failed") | _read("ended")) < state.num_processes
+        ):
+            time.sleep(LOOK_S / 5)
+        if state.process_id == 0:
+            time.sleep(2 * LOOK_S)
+    _exit(status)
+
+
+def _watch() -> None:
+    """Ends this process soon after another one of its run has failed."""
+    state: Any = distributed.global_state
+    while state.client is not None:
+        time.sleep(LOOK_S)
+        try:
+            failed = _read("failed")
+        except Exception:  # the service ends before this thread does
+            return
+        if failed.keys() - {state.process_id}:
+            if _is_ending.wait(GRACE_S):
+                return  # with an error of its own
+            number, message = min(failed.items())
+            say.error(f"process {number} of this run failed, so this one ends too: {message}")
+            with contextlib.suppress(Exception):
+                state.client.key_value_set(f"{NOTES}/ended/{state.process_id}", "")
+                # The first process is heard out by the others, as in `end_all`.
+                time.sleep(2 * LOOK_S if state.process_id == 0 else 0)
+            _exit(FAILED)
+
+
+def _read(kind: str) -> dict[int, str]:
+    """Returns process -> what it noted."""
+    client: Any = distributed.global_state.client
+    notes = client.key_value_dir_get(f"{NOTES}/{kind}/")
+    return {int(key.rpartition("/")[2]): text for key, text in notes}
+
+
+def _exit(status: int) -> None:
+    """Ends the process without what waits for the others at its end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _shown(facts: Mapping[str, Any], key: str) -> str:
+    return f"{facts[key]!r:.200}" if key in facts else "not set"

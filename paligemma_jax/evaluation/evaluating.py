@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import jax
 
-from paligemma_jax.assembly import assembly, training_data
-from paligemma_jax.console import say
+from paligemma_jax.assembly import assembly, datasets, training_data
+from paligemma_jax.console import process, say
 from paligemma_jax.evaluation import evaluator, report
 from paligemma_jax.files import run_folder
 from paligemma_jax.settings import load, schema
@@ -64,6 +64,11 @@ def evaluate(options: EvaluateOptions) -> dict[str, float] | None:
     data = settings.evals[name].fname
     run = pathlib.Path(options.run) if options.run else None
     out = pathlib.Path(options.out or (run or pathlib.Path("runs")) / run_folder.evaluation(name))
+    places = {"--out": os.path.abspath(out), "weights": source, "--base": options.base}
+    process.require_same(
+        "settings, folder, code or packages",
+        lambda: {**json.loads(load.to_json(settings)), **places, "versions": process.versions()},
+    )
     assembly.check_writable(out, option="--out")
     check_same_data(out, data)
     built = assembly.assemble(settings)
@@ -144,6 +149,11 @@ def evaluate_weights(
     start, settings = time.monotonic(), built.settings
     one = evaluator.make(built, name)
     stored = assembly.find_weights(settings, source, base)
+    fingerprint = stored.fingerprint if stored else ""
+    process.require_same(
+        "data or weights",
+        lambda: {**datasets.digest(one.records, built.tokenizer), "fingerprint": fingerprint},
+    )
     params = assembly.load_weights(built, stored)
     say.info(f"weights: {source or 'random'}, {assembly.parameter_counts(params)}")
     rows, scores = evaluator.run(built, one, params)

@@ -4,8 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 
@@ -57,7 +56,7 @@ def check_same(
     """
     then = load.read_values(workdir / run_folder.CONFIG) or {}
     allow(
-        differences(then, json.loads(load.to_json(settings))),
+        load.differences(then, json.loads(load.to_json(settings))),
         f"{workdir} holds a run with other settings",
         resume_anyway=resume_anyway,
     )
@@ -88,24 +87,17 @@ def _check_no_data(settings: schema.Settings, workdir: pathlib.Path) -> None:
             )
 
 
-def allow(differing: list[str], what: str, *, resume_anyway: bool) -> None:
-    """Says what differs; raises a ValueError unless `--resume_anyway`."""
+def allow(
+    differing: list[str],
+    what: str,
+    *,
+    resume_anyway: bool,
+    remedy: str = "Choose another --workdir",
+) -> None:
+    """Says what differs; raises a ValueError, with a remedy, unless `--resume_anyway`."""
     if not differing:
         return
     text = f"{what}:\n  " + "\n  ".join(differing)
     if not resume_anyway:
-        raise ValueError(f"{text}\nChoose another --workdir, or go on with {ANYWAY}")
+        raise ValueError(f"{text}\n{remedy}, or go on with {ANYWAY}")
     say.warning(text)
-
-
-def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Returns a line for each dotted key whose value is not the same."""
-    lines = []
-    for key in [*then, *(key for key in now if key not in then)]:
-        old, new = then.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += differences(old, new, f"{prefix}{key}.")
-        elif old != new or (key in then) != (key in now):
-            shown = [repr(d[key]) if key in d else "not set" for d in (then, now)]
-            lines.append(f"{prefix}{key}: {shown[0]} there, {shown[1]} now")
-    return lines

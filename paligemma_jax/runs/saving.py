@@ -20,7 +20,7 @@ from paligemma_jax.checkpoints import checksums, partial_weights, train_checkpoi
 from paligemma_jax.console import say
 from paligemma_jax.files import run_folder
 from paligemma_jax.runs import early_stopping, resume, run_length
-from paligemma_jax.settings import schema
+from paligemma_jax.settings import load, schema
 from paligemma_jax.training import nan_checks, optimizer, step
 
 TRAINABLE, OPTIMIZER = run_weights.TRAINABLE, run_weights.OPTIMIZER
@@ -74,7 +74,11 @@ def start(
         of more updates than `total_steps`.
     """
     layout = assembly.lay_out(built, base, tuple(made.trainable))
-    about = {"base": _describe_base(built, layout, made), "data": _describe_data(built, records)}
+    about = {
+        "base": _describe_base(built, layout, made),
+        "data": datasets.digest(records, built.tokenizer),
+        "settings": json.loads(load.to_json(built.settings)),
+    }
     with say.working(f"reading what {workdir} has of an earlier start"):
         path, groups = _read_newest(workdir, about, _like(layout, made), resume_anyway)
     if path is not None and int(path.name) > total_steps:
@@ -192,11 +196,7 @@ def _read_newest(
             stored = train_checkpoint.read_metadata(path)
             if about["base"] and "path" in about["base"]:
                 _check_base(path, about)
-            resume.allow(
-                resume.differences(stored["data"], about["data"], "data."),
-                f"{path} was made with other data",
-                resume_anyway=resume_anyway,
-            )
+            _check_run(path, stored, about, resume_anyway)
             groups = train_checkpoint.read(path, like)
         except train_checkpoint.Damaged as problem:
             say.warning(f"{path} is damaged ({problem}): taking the one before it")
@@ -211,6 +211,22 @@ def _read_newest(
             f"to begin anew"
         )
     return None, {}
+
+
+def _check_run(
+    path: pathlib.Path, stored: Mapping[str, Any], about: Mapping[str, Any], resume_anyway: bool
+) -> None:
+    """Raises a ValueError if a checkpoint was made with other settings, or on other data."""
+    # Those of before they were kept with a checkpoint are taken for this run's.
+    then = load.complete(stored.get("settings") or about["settings"])
+    resume.allow(
+        load.differences(then, load.complete(about["settings"]))
+        + load.differences(stored["data"], about["data"], "data."),
+        f"{path} is not of the run that this command begins or goes on with in "
+        f"{path.parents[1]}: it was made with other settings or data",
+        resume_anyway=resume_anyway,
+        remedy="Remove that checkpoint, choose another --workdir",
+    )
 
 
 def _describe_base(
@@ -245,19 +261,6 @@ def _base_in_words(base: Mapping[str, Any]) -> str:
     if "path" in base:
         return f"{base['path']} (fingerprint {base['fingerprint'][:12]}{kinds})"
     return f"random ones of seed {base.get('seed')} (digest {base.get('digest')}{kinds})"
-
-
-def _describe_data(built: assembly.Assembly, records: datasets.Records) -> dict[str, Any]:
-    """Returns what an equal sequence of batches needs besides the settings, in short."""
-    texts = [
-        ([pathlib.Path(image).name for image in one.images], one.prefix, one.suffix)
-        for one in records
-    ]
-    return {
-        "examples": len(records),
-        "texts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16],
-        "tokenizer": hashlib.sha256(built.tokenizer.model).hexdigest()[:16],
-    }
 
 
 def _like(layout: assembly.Layout, made: optimizer.Optimizer) -> train_checkpoint.Groups:

@@ -1,8 +1,10 @@
 """A run from its settings to its final weights: what the train door does."""
 
 import json
+import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from paligemma_jax.assembly import assembly, datasets, training_data
 from paligemma_jax.console import process, say
@@ -47,6 +49,11 @@ def train(
         arrays need as their base has been replaced meanwhile.
     """
     say.show_on_stderr()
+    options = {"--workdir": os.path.abspath(workdir), resume.ANYWAY: resume_anyway}
+    process.require_same(
+        "settings, folder, code or packages",
+        lambda: {**json.loads(load.to_json(settings)), **options, "versions": process.versions()},
+    )
     with resume.claim(workdir):
         _train(settings, workdir, resume_anyway, more_trackers)
 
@@ -114,10 +121,23 @@ def _prepare(
     planned = training_run.plan(built)
     training_data.warn_of_task(settings, planned.data.records)
     built, planned, needed = auto_remat.plan_run(built, planned)
+    process.require_same("data or weights", lambda: _facts(built, planned))
     if not settings.allow_over_memory:
         auto_remat.require_fit(built, planned, needed)
     say.info(memory_plan.describe(needed))
     return built, planned, needed
+
+
+def _facts(built: assembly.Assembly, planned: training_run.Plan) -> dict[str, Any]:
+    """Returns what the processes of a run must have read alike."""
+    records = {"data": planned.data.records}
+    records |= {f"evals.{one.name}": one.records for one, _ in planned.evaluations}
+    facts: dict[str, Any] = {
+        name: datasets.digest(read, built.tokenizer) for name, read in records.items()
+    }
+    if planned.base:
+        facts["model_init.fingerprint"] = planned.base.fingerprint
+    return facts | {"remat_policy": built.settings.remat_policy}
 
 
 def _read_images(

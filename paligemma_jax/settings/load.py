@@ -206,10 +206,29 @@ def read_values(path: pathlib.Path) -> dict[str, Any] | None:
 
     As JSON has it, and `to_dict` arranges it. A key that is newer than the run has its default.
     """
-    if not path.exists():
-        return None
-    values = _stored(path).to_dict()
-    return json.loads(json.dumps(_shorten(values), default=str))
+    return _as_json(_stored(path)) if path.exists() else None
+
+
+def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings as `read_values` does, of what a file says otherwise than config.json."""
+    return _as_json(presets.defaults(dict(values)))
+
+
+def _as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    return json.loads(json.dumps(_shorten(config.to_dict()), default=str))
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Returns a line for each dotted key whose value is not the same."""
+    lines = []
+    for key in [*then, *(key for key in now if key not in then)]:
+        old, new = then.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new or (key in then) != (key in now):
+            shown = [repr(d[key]) if key in d else "not set" for d in (then, now)]
+            lines.append(f"{prefix}{key}: {shown[0]} there, {shown[1]} now")
+    return lines
 
 
 def from_json(path: pathlib.Path, overrides: Iterable[str] = ()) -> schema.Settings:

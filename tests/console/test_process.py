@@ -1,8 +1,13 @@
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
+import types
 
+import jax
 import pytest
 
 from paligemma_jax.console import arguments, process
@@ -89,3 +94,114 @@ def test_called_program_gets_the_signals_and_its_status_is_told():
     assert process.call([sys.executable, "-c", program]) == (-signal.SIGTERM, True)
     assert process.call([sys.executable, "-c", "raise SystemExit(7)"]) == (7, False)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+# One of two processes, which does something else where it is told to.
+PARTNER = """
+import sys, time
+from jax.experimental import multihost_utils
+from paligemma_jax.console import arguments, process
+
+case, number = sys.argv[1], int(sys.argv[2])
+
+def main():
+    arguments.join_processes()
+    lr = 0.1 * (1 + number) if case == "other settings" else 0.1
+    process.require_same("settings", lambda: {"lr": lr, "model": {"res": 28}})
+    if case == f"error in {number}":
+        raise ValueError("b.png cannot be read")
+    if case == f"defect in {number}":
+        raise KeyError("b.png")
+    if case == f"error at the end of {number}":
+        time.sleep(2)  # the other one waits for it, to end together
+        raise OSError("final.npz is not written")
+    if "end" not in case and case != "no error":
+        multihost_utils.sync_global_devices("never reached by both")
+
+arguments.run(main)
+"""
+
+
+def run_both(case: str) -> list[tuple[int, str]]:
+    """Returns status and errors of each of two processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    shared = {**os.environ, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", PARTNER, case, str(number)],
+            env={**shared, "JAX_PROCESS_ID": str(number)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    errors = [one.communicate(timeout=200)[1] for one in both]
+    return [(one.returncode, text) for one, text in zip(both, errors, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "statuses", "texts"),
+    [
+        ("no error", (0, 0), ("", "")),
+        ("other settings", (2, 2), ("lr: 0.1 in process 0, 0.2 in process 1",) * 2),
+        ("error in 1", (2, 2), ("process 1 of this run failed", "b.png cannot be read")),
+        ("error in 0", (2, 2), ("b.png cannot be read", "process 0 of this run failed")),
+        ("defect in 1", (2, 1), ("failed, so this one ends too: KeyError: 'b.png'", "Traceback")),
+        ("error at the end of 0", (2, 2), ("final.npz is not written", "process 0 of this run")),
+    ],
+)
+def test_error_of_one_process_ends_the_other_with_a_message(case, statuses, texts):
+    # Well below the five minutes for which each would wait for the other.
+    start = time.monotonic()
+    ended = run_both(case)
+    assert [status for status, _ in ended] == list(statuses), ended
+    for (_, errors), text in zip(ended, texts, strict=True):
+        assert text in errors
+    assert time.monotonic() - start < 150
+
+
+class Service:
+    """The keys of a run of several processes, in one."""
+
+    def __init__(self):
+        self.values = {}
+
+    def key_value_set(self, key, value):
+        self.values[key] = value
+
+    def blocking_key_value_get(self, key, timeout_ms):
+        assert timeout_ms > 0
+        return self.values[key]
+
+
+def test_what_processes_differ_in_is_told_to_each_of_them_by_key(monkeypatch):
+    service = Service()
+    given = [{"lr": 0.1, "evals": {"val": {"fname": "a"}}}, {"lr": 0.1, "evals": {}, "seed": 1}]
+    monkeypatch.setattr(process, "_rounds", iter([0, 0, 0]))
+    for number in (1, 0):
+        state = types.SimpleNamespace(client=service, num_processes=2, process_id=number)
+        monkeypatch.setattr(process.distributed, "global_state", state)
+        if number:  # the first one is not there yet: it would wait
+            service.values["paligemma_jax/compared/0/0"] = json.dumps(process._flat(given[0]))
+        with pytest.raises(ValueError, match="differ in their settings:") as caught:
+            process.require_same("settings", lambda number=number: given[number])
+        if number:
+            continue
+        assert str(caught.value).splitlines()[1:-1] == [
+            "  evals.val.fname: 'a' in process 0, not set in process 1",
+            "  evals: not set in process 0, {} in process 1",
+            "  seed: not set in process 0, 1 in process 1",
+        ]
+
+
+def test_nothing_is_compared_where_nobody_else_is():
+    process.require_same("settings", lambda: pytest.fail("it is asked for"))
+
+
+def test_versions_name_what_computes():
+    known = process.versions()
+    assert known["jax"] == jax.__version__
+    assert len(known["paligemma_jax"]) == 16

@@ -80,14 +80,36 @@ def test_frozen_weights_from_the_seed_are_made_again(config, tmp_path):
     config.seed = 1
     message = r"other frozen weights: random ones of seed 0 .*; these are random ones of seed 1 "
     with pytest.raises(ValueError, match=message):
-        start(config, tmp_path)
+        start(config, tmp_path, resume_anyway=True)
+
+
+def test_checkpoint_of_a_run_with_another_seed_is_not_taken_in_silence(config, tmp_path, capsys):
+    save(config, tmp_path / "one", 1)
+    config.seed = 1
+    other = save(config, tmp_path / "other", 2)
+    shutil.copytree(tmp_path / "other/checkpoints/000002", tmp_path / "one/checkpoints/000002")
+    config.seed = 0
+    message = (
+        r"(?s)one/checkpoints/000002 is not of the run .* in .*one: .*\n  seed: 1 there, 0 now"
+    )
+    with pytest.raises(ValueError, match=message + ".*Remove that checkpoint.*--resume_anyway"):
+        start(config, tmp_path / "one")
+    assert_equal(start(config, tmp_path / "one", resume_anyway=True)[0], other[2])
+    assert "seed: 1 there, 0 now" in capsys.readouterr().err
+
+
+def test_checkpoint_from_before_settings_were_kept_with_it_is_taken(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving.load, "to_json", lambda _: "null")
+    states = save(config, tmp_path, 1)
+    monkeypatch.undo()
+    assert_equal(start(config, tmp_path)[0], states[1])
 
 
 def test_changed_base_is_an_error_that_names_both(frozen, tmp_path):
     save(frozen, tmp_path, 1)
     shutil.copy(tmp_path / "base.npz", tmp_path / "copy.npz")
     frozen.model_init = str(tmp_path / "copy.npz")  # another name is no other base
-    start(frozen, tmp_path)
+    start(frozen, tmp_path, resume_anyway=True)
     params = npz.read(tmp_path / "base.npz")
     params["img/head/bias"][0] += 1
     npz.write(tmp_path / "other.npz", params)
@@ -101,7 +123,7 @@ def test_changed_data_must_be_wanted(config, data_folder, tmp_path):
     states = save(config, tmp_path, 1)
     config.input.data.fname = f"{data_folder}/eos.jsonl"
     with pytest.raises(
-        ValueError, match=r"(?s)made with other data:\n  data.texts: .*--resume_any"
+        ValueError, match=r"(?s)other settings or data:\n.*  data.texts: .*--resume_any"
     ):
         start(config, tmp_path)
     assert_equal(start(config, tmp_path, resume_anyway=True)[0], states[1])
@@ -157,7 +179,7 @@ def test_checkpoints_beyond_keep_last_are_removed_when_a_killed_run_goes_on(conf
     save(config, tmp_path, 3)
     (tmp_path / "checkpoints/000007.orbax-checkpoint-tmp").mkdir()
     config.keep_last = 1
-    with start(config, tmp_path)[1]:
+    with start(config, tmp_path, resume_anyway=True)[1]:
         assert checkpoints(tmp_path) == ["000003"]
 
 
