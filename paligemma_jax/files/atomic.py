@@ -99,15 +99,22 @@ class GrowingFile:
 
     Args:
       path: the file, made if need be; its folder exists.
+      first: piece to begin with.
 
     Raises:
       WriteError: the disk refuses a piece, or the file is not there any more.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, first: bytes = b""):
         self.path = pathlib.Path(path)
         with writing(self.path):
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+        try:
+            if first:
+                self.append(first)
+        except OSError:
+            self._file.close()
+            raise
 
     def append(self, piece: bytes) -> None:
         """Writes a piece at once. A reader beside this process sees whole pieces."""

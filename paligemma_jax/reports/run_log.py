@@ -49,15 +49,16 @@ class MetricsFile:
                 f"{path} holds the metrics of another run: resume it, or change folder"
             )
         _cut_torn_line(path)
-        self._file = atomic.GrowingFile(path)
-        if resumed_step is not None:
-            self._write({"resumed_step": int(resumed_step)})
+        is_resumed = resumed_step is not None
+        first = _line({"resumed_step": int(resumed_step)}) if is_resumed else b""
+        self._file = atomic.GrowingFile(path, first=first)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one row at once, so that a run that is killed keeps what it has measured."""
         nonfinite = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
         shown = {name: None if name in nonfinite else value for name, value in values.items()}
-        self._write({"step": step, **shown} | ({"nonfinite": nonfinite} if nonfinite else {}))
+        row = {"step": step, **shown} | ({"nonfinite": nonfinite} if nonfinite else {})
+        self._file.append(_line(row))
 
     def log_files(self, step: int, evaluation: str, files: Sequence[pathlib.Path]) -> None:
         """Does nothing: the files are beside the rows."""
@@ -66,8 +67,9 @@ class MetricsFile:
         del status
         self._file.close()
 
-    def _write(self, row: Mapping[str, Any]) -> None:
-        self._file.append(json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 def to_numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -192,17 +194,16 @@ class TensorBoard:
         path = folder / f"events.out.tfevents.{time_ns}"
         with atomic.writing(path):
             folder.mkdir(parents=True, exist_ok=True)
-        self._file = atomic.GrowingFile(path)
-        self._write([{"file_version": "brain.Event:2"}])
-        if resumed_step is not None:
-            self._write([_restart(resumed_step + 1)])
+        first: list[dict[str, Any]] = [{"file_version": "brain.Event:2"}]
+        first += [] if resumed_step is None else [_restart(resumed_step + 1)]
+        self._file = atomic.GrowingFile(path, first=_events(first))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         from tensorboardX import summary
 
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         scalars = [summary.scalar(name, value) for name, value in finite.items()]
-        self._write([{"step": step, "summary": scalar} for scalar in scalars])
+        self._file.append(_events([{"step": step, "summary": scalar} for scalar in scalars]))
 
     def log_files(self, step: int, evaluation: str, files: Sequence[pathlib.Path]) -> None:
         """Does nothing: the report of an evaluation is a page of its own."""
@@ -211,12 +212,13 @@ class TensorBoard:
         del status
         self._file.close()
 
-    def _write(self, events: Sequence[Mapping[str, Any]]) -> None:
-        from tensorboardX.proto import event_pb2
 
-        now = time.time()
-        made = [event_pb2.Event(wall_time=now, **event).SerializeToString() for event in events]
-        self._file.append(b"".join(map(_record, made)))
+def _events(events: Sequence[Mapping[str, Any]]) -> bytes:
+    from tensorboardX.proto import event_pb2
+
+    now = time.time()
+    made = [event_pb2.Event(wall_time=now, **event).SerializeToString() for event in events]
+    return b"".join(map(_record, made))
 
 
 def _restart(step: int) -> dict[str, Any]:

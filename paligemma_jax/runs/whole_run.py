@@ -66,18 +66,7 @@ def _train(
 ) -> None:
     compiled = process.start_counting()
     built, planned, needed = _prepare(settings, workdir, resume_anyway=resume_anyway)
-    state, about = saving.start(
-        built,
-        planned.optimizer,
-        planned.data.records,
-        planned.base,
-        workdir,
-        total_steps=planned.total_steps,
-        resume_anyway=resume_anyway,
-    )
-    say.info(optimization.describe(state, planned.optimizer))
-    assembly.write_run_files(built, workdir)
-    training_data.write_asked(planned.data.asked, workdir)
+    state, about = _start(built, planned, workdir, resume_anyway)
     settings, read_images = planned.settings, _read_images(built, planned, state)
     train_step = training_log.trace(needed.train_step, settings.profile_steps, workdir / PROFILE)
     total, measure = planned.total_steps, memory_plan.meter(needed, compiled)
@@ -101,13 +90,13 @@ def _train(
         is_finished, final = training_run.is_finished(planned, state), workdir / run_folder.FINAL
         if is_finished:
             training_run.save_or_rescue(built, planned, state, final, saver)
+            for report in sorted(workdir.glob("report*.html")):
+                say.info(f"report: {report}")
     if not is_finished:
         raise process.Preempted(
             f"preempted: {stop.signal or 'another process'} after step {int(state.step)} of "
             f"{total}. The state is saved; the same command goes on from there"
         )
-    for report in sorted(workdir.glob("report*.html")):
-        say.info(f"report: {report}")
     training_run.check_base(planned, built.model, final)
 
 
@@ -126,6 +115,25 @@ def _prepare(
         auto_remat.require_fit(built, planned, needed)
     say.info(memory_plan.describe(needed))
     return built, planned, needed
+
+
+def _start(
+    built: assembly.Assembly, planned: training_run.Plan, workdir: pathlib.Path, resume_anyway: bool
+) -> tuple[step.TrainState, dict[str, Any]]:
+    """Returns the state to begin with and what checkpoints say of the run; writes its files."""
+    state, about = saving.start(
+        built,
+        planned.optimizer,
+        planned.data.records,
+        planned.base,
+        workdir,
+        total_steps=planned.total_steps,
+        resume_anyway=resume_anyway,
+    )
+    say.info(optimization.describe(state, planned.optimizer))
+    assembly.write_run_files(built, workdir)
+    training_data.write_asked(planned.data.asked, workdir)
+    return state, about
 
 
 def _facts(built: assembly.Assembly, planned: training_run.Plan) -> dict[str, Any]:
