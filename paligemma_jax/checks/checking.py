@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from paligemma_jax.assembly import assembly, model_functions, weights
-from paligemma_jax.checks import data_sets, environment, findings, planned_run, shown_examples
+from paligemma_jax.checks import (
+    data_sets,
+    devices,
+    environment,
+    findings,
+    planned_run,
+    shown_examples,
+)
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.files import atomic
@@ -27,6 +34,7 @@ class CheckOptions:
       full: whether every image is decoded.
       augment: PNG file that shows what augmentation does; None: none is drawn.
       example: line of the training data to explain; None: the first with an answer.
+      device: a machine that is not here, to plan the run for, or "all"; data is not read then.
       config_overrides: "key=value", of the settings.
     """
 
@@ -35,6 +43,7 @@ class CheckOptions:
     full: bool = False
     augment: str | None = None
     example: int | None = None
+    device: str | None = None
     config_overrides: Sequence[str] = ()
 
 
@@ -66,17 +75,38 @@ def check(options: CheckOptions) -> Report:
         assembly.check_writable(pathlib.Path(options.out), option="--out")
     if options.config:
         settings = load.load(options.config, list(options.config_overrides))
-        report = check_run(settings, example=options.example, full=options.full)
+        if options.device:
+            _check_device_alone(options)
+            section, problems = devices.look(settings, options.device)
+            report = Report((section,), tuple(findings.sort(problems)))
+        else:
+            report = check_run(settings, example=options.example, full=options.full)
         if options.augment and not report.num_errors:
             shown_examples.write_augment_sheet(settings, options.augment)
-    elif options.config_overrides or options.full or options.example is not None or options.augment:
-        raise ValueError("--full, --example, --augment and --config.KEY belong to a --config FILE")
+    elif (
+        options.config_overrides
+        or options.full
+        or options.example is not None
+        or options.augment
+        or options.device
+    ):
+        raise ValueError(
+            "--full, --example, --augment, --device and --config.KEY belong to a --config FILE"
+        )
     else:
         report = check_machine()
     if options.out:
         title = f"Check of {options.config or 'machine'}"
         write(report, pathlib.Path(options.out), title=title)
     return report
+
+
+def _check_device_alone(options: CheckOptions) -> None:
+    """Raises a ValueError for options that look at data, where a machine is what is looked at."""
+    if options.full or options.example is not None or options.augment:
+        raise ValueError(
+            "--device looks at a machine, not at data: leave out --full, --example and --augment"
+        )
 
 
 def check_machine() -> Report:

@@ -249,7 +249,7 @@ def look_at_memory(settings: schema.Settings) -> tuple[sections.Section, list[Fi
     whatever this refuses is an error that no other look has seen.
     """
     try:
-        built = assembly.assemble(_without_download(settings))
+        built = assembly.assemble(without_download(settings))
         planned = training_run.plan(built)
     except (ValueError, OSError) as error:
         return memory_left_out("mend the errors first"), [_refused("run", error)]
@@ -274,7 +274,7 @@ def _memory_section(facts: list[tuple[str, str]]) -> sections.Section:
     return sections.Section("memory", "Memory and work", (sections.Facts(tuple(facts)),))
 
 
-def _without_download(settings: schema.Settings) -> schema.Settings:
+def without_download(settings: schema.Settings) -> schema.Settings:
     """Returns settings for random weights in the types of those that are not here yet."""
     sources = [source for source in (settings.model_init, settings.model_init_base) if source]
     if all(addresses.find(source) for source in sources):

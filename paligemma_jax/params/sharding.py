@@ -53,7 +53,7 @@ def make_mesh(spec: Sequence[tuple[str, int]], devices: Sequence[Any] | None = N
     """
     devices = list(jax.devices() if devices is None else devices)
     axes = [name for name, _ in spec]
-    sizes = _axis_sizes(spec, len(devices))
+    sizes = axis_sizes(spec, len(devices))
     # Auto: the compiler places intermediate results from the shardings of its arguments.
     types = (jax.sharding.AxisType.Auto,) * len(axes)
     return jax.make_mesh(sizes, axes, axis_types=types, devices=devices)
@@ -206,7 +206,8 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     return placed
 
 
-def _axis_sizes(spec: Sequence[tuple[str, int]], num_devices: int) -> tuple[int, ...]:
+def axis_sizes(spec: Sequence[tuple[str, int]], num_devices: int) -> tuple[int, ...]:
+    """Returns the sizes of a mesh's axes, as `make_mesh` takes them and raises."""
     axes, sizes = [name for name, _ in spec], [size for _, size in spec]
     shown = ", ".join(f"{name}={size}" for name, size in spec)
     available = f"{num_devices} device{'s' if num_devices != 1 else ''}"

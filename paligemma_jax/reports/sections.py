@@ -17,6 +17,7 @@ from paligemma_jax.reports import page, plots
 Row = tuple[str, ...]
 TEMPLATE = "sections.html"
 SEVERITIES = ("error", "warning", "note")
+BAR_LETTERS = 40  # of a bar on a terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,55 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bar:
+    """A bar of several colours against what there is room for.
+
+    Attributes:
+      label: before it.
+      segments: (name, size, style) of what it is made of; the style is a class of the page.
+      capacity: where the room ends, in the unit of the sizes.
+      note: behind it: the sizes in words.
+    """
+
+    label: str
+    segments: tuple[tuple[str, float, str], ...]
+    capacity: float
+    note: str
+
+    @property
+    def total(self) -> float:
+        """All segments together."""
+        return sum(size for _, size, _ in self.segments)
+
+    def shares(self) -> list[tuple[str, float, str]]:
+        """Returns (name, share of the drawn width, style); with what is over, it all fits in."""
+        scale = max(self.capacity, self.total)
+        return [(name, size / scale, style) for name, size, style in self.segments]
+
+    @property
+    def limit_share(self) -> float:
+        """Where on the drawn width the room ends."""
+        return self.capacity / max(self.capacity, self.total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bars:
+    """Bars under a title, with one legend."""
+
+    title: str
+    bars: tuple[Bar, ...]
+
+    def legend(self) -> list[tuple[str, str]]:
+        """Returns (name, style) of all segments, in order."""
+        return list(
+            {style: (n, style) for bar in self.bars for n, _, style in bar.segments}.values()
+        )
+
+
+Part = Facts | Table | Picture | Bars | plots.Plot
+
+
+@dataclasses.dataclass(frozen=True)
 class Section:
     """A part of the report: `name` is its key in JSON, `title` may be "".
 
@@ -64,7 +114,7 @@ class Section:
 
     name: str
     title: str
-    parts: tuple[Facts | Table | Picture | plots.Plot, ...]
+    parts: tuple[Part, ...]
 
 
 def to_text(sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) -> str:
@@ -112,13 +162,22 @@ def to_json(sections: Iterable[Section], findings: Sequence[Mapping[str, Any]]) 
             elif isinstance(part, Table):
                 rows = [dict(zip(part.header, row, strict=True)) for row in part.rows]
                 shown[section.name][part.title] = rows
+            elif isinstance(part, Bars):
+                shown[section.name][part.title] = [_bar_values(bar) for bar in part.bars]
     return {"findings": list(findings), "sections": shown}
 
 
-def _part_text(part: Facts | Table | Picture | plots.Plot) -> list[str]:
+def _bar_values(bar: Bar) -> dict[str, Any]:
+    sizes = {name: size for name, size, _ in bar.segments}
+    return {"label": bar.label, **sizes, "capacity": bar.capacity}
+
+
+def _part_text(part: Part) -> list[str]:
     """Returns the lines of a part, none of one that is empty or no text."""
     if isinstance(part, Table):
         return _table_text(part)
+    if isinstance(part, Bars):
+        return _bars_text(part)
     pairs = part.pairs if isinstance(part, Facts) else ()
     width = max((len(name) for name, _ in pairs), default=0)
     return [f"{name:<{width}}  {value}" for name, value in pairs]
@@ -137,6 +196,21 @@ def _table_text(table: Table) -> list[str]:
     more = len(table.rows) - len(rows)
     end = [f"... and {more} more: --out FOLDER writes all"] if more else []
     return [*filter(None, [table.title]), *lines, *end]
+
+
+def _bars_text(part: Bars) -> list[str]:
+    """Returns bars of letters: "TTFFFFA.....|", the line being where the room ends."""
+    width = max((len(bar.label) for bar in part.bars), default=0)
+    lines = []
+    for bar in part.bars:
+        drawn = "".join(
+            name[:1].upper() * round(share * BAR_LETTERS) for name, share, _ in bar.shares()
+        )[:BAR_LETTERS].ljust(BAR_LETTERS, ".")
+        limit = round(bar.limit_share * BAR_LETTERS)
+        drawn = f"{drawn[:limit]}|{drawn[limit:]}"
+        lines.append(f"{bar.label:<{width}}  {drawn}  {bar.note}")
+    letters = ", ".join(f"{name[:1].upper()} {name}" for name, _ in part.legend())
+    return [part.title, *lines, f"({letters})"] if lines else []
 
 
 def _finding_text(finding: Mapping[str, Any]) -> list[str]:
@@ -185,6 +259,7 @@ def _section_values(section: Section) -> dict[str, Any]:
     ]
     return {
         "title": section.title,
+        "bars": [part for part in section.parts if isinstance(part, Bars)],
         "tables": [part for part in tables if isinstance(part, Table)],
         "pictures": [
             (_embed(part.image), part.caption)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
@@ -17,6 +17,10 @@ NUM_CHANGES = 3
 # How much of a device's own memory, or of the host's, an automatic choice may take: an allocator
 # cannot join all that is free, and on a host there is the input and whatever else runs.
 DEVICE_SHARE, HOST_SHARE = 0.9, 0.5
+
+
+# What plans a run: `memory_plan.make`, which compiles it, or what does so from shapes.
+Planner = Callable[[assembly.Assembly, training_run.Plan], memory_plan.Planned]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +39,40 @@ def plan_run(
     An automatic remat_policy becomes the faster one if that is known to leave some memory free,
     else the smaller one. The settings that are returned, and so the run's config.json, name it.
     """
-    if planned.settings.remat_policy != model_functions.AUTO:
-        return built, planned, memory_plan.make(built, planned)
     limit, is_host = memory_plan.device_limit(), jax.local_devices()[0].platform == "cpu"
+    share = HOST_SHARE if is_host else DEVICE_SHARE
+    return plan_for(built, planned, limit=limit, share=share, make=memory_plan.make)
+
+
+def plan_for(
+    built: assembly.Assembly,
+    planned: training_run.Plan,
+    *,
+    limit: int | None,
+    share: float = DEVICE_SHARE,
+    make: Planner,
+) -> tuple[assembly.Assembly, training_run.Plan, memory_plan.Planned]:
+    """Does what `plan_run` does, for devices of so many bytes, which may be elsewhere.
+
+    Args:
+      built, planned: the run.
+      limit: bytes of a device; None: not known.
+      share: of these that an automatic choice may take.
+      make: plans a run.
+    """
+    if planned.settings.remat_policy != model_functions.AUTO:
+        return built, planned, make(built, planned)
     if limit is None:
-        return _settle(
-            built, planned, model_functions.SMALLER, "how much memory there is is not known"
-        )
-    room = int(limit * (HOST_SHARE if is_host else DEVICE_SHARE))
-    settled = _settle(built, planned, model_functions.FASTER, "its products fit")
+        why = "how much memory there is is not known"
+        return _settle(built, planned, model_functions.SMALLER, why, make)
+    room = int(limit * share)
+    settled = _settle(built, planned, model_functions.FASTER, "its products fit", make)
     needed = settled[-1]
     if needed.memory.peak <= room:
         return settled
     wanted = f"{model_functions.FASTER} would need {phrases.size(needed.memory.peak)}"
     why = f"{wanted}, and may take {phrases.size(room)} of {phrases.size(limit)}"
-    return _settle(built, planned, model_functions.SMALLER, why)
+    return _settle(built, planned, model_functions.SMALLER, why, make)
 
 
 def require_fit(
@@ -75,20 +98,24 @@ def describe(change: Change, memory: memory_plan.Memory) -> str:
 
 
 def find_changes(
-    built: assembly.Assembly, planned: training_run.Plan, *, limit: int
+    built: assembly.Assembly,
+    planned: training_run.Plan,
+    *,
+    limit: int,
+    make: Planner | None = None,
 ) -> list[tuple[Change, memory_plan.Memory]]:
     """Returns up to three changes that make the run fit, and its memory then, the cheapest first.
 
-    Each is planned, with its step compiled. Where no single change does, all of them are taken
-    together, one after the other, until it fits.
+    Each is planned by `make`; None: with its step compiled. Where no single change does, all of
+    them are taken together, one after the other, until it fits.
     """
-    changes = list(_candidates(built, planned))
+    changes, make = list(_candidates(built, planned)), make or memory_plan.make
     fitting, seen = [], set()
     for change in changes:
         key = change.overrides[0].partition("=")[0]
         if key in seen or len(fitting) == NUM_CHANGES:
             continue
-        if memory := _try_out(built, planned, change, limit=limit):
+        if memory := _try_out(built, planned, change, limit=limit, make=make):
             fitting.append((change, memory))
             seen.add(key)
     together: dict[str, tuple[str, str]] = {}
@@ -99,7 +126,7 @@ def find_changes(
         overrides = tuple(f"{key}={value}" for key, (value, _) in together.items())
         cost = "; ".join(dict.fromkeys(cost for _, cost in together.values()))
         joined = Change(overrides, cost)
-        if memory := _try_out(built, planned, joined, limit=limit):
+        if memory := _try_out(built, planned, joined, limit=limit, make=make):
             return [(joined, memory)]
     return fitting
 
@@ -134,7 +161,14 @@ def _candidates(built: assembly.Assembly, planned: training_run.Plan) -> Iterato
         )
     for size in _halvings(batch_size, built.mesh.size * parts):
         yield Change((f"input.batch_size={size}",), "another recipe: fewer examples per step")
-    attention = built.model.kind.names.attention
+    names, recipe = built.model.kind.names, "another recipe: trains low-rank factors beside "
+    for target in list(names.lora_targets)[:1] if _may_add_factors(settings) else ():
+        factors = (f"lora.targets={target}", "trainable=None")
+        yield Change(factors, f"{recipe}the frozen weights, at an lr about ten times higher")
+        if settings.quantize is None:
+            overrides = *factors, "quantize=nf4"
+            yield Change(overrides, f"{recipe}frozen weights of 4 bits, at ten times the lr")
+    attention = names.attention
     if attention and _trains_more_than(attention, settings, planned):
         recipe = "another recipe: trains attention only"
         yield Change((f"trainable={attention}",), recipe)
@@ -149,6 +183,10 @@ def _doublings(start: int, end: int) -> list[int]:
 
 def _halvings(start: int, end: int) -> list[int]:
     return [start // 2**n for n in range(1, 12) if start // 2**n >= end and start % 2**n == 0]
+
+
+def _may_add_factors(settings: schema.Settings) -> bool:
+    return settings.lora.targets is None and isinstance(settings.schedule, Mapping)
 
 
 def _has_wide_frozen(built: assembly.Assembly, planned: training_run.Plan) -> bool:
@@ -171,13 +209,13 @@ def _trains_more_than(part: str, settings: schema.Settings, planned: training_ru
 
 
 def _settle(
-    built: assembly.Assembly, planned: training_run.Plan, remat: str, why: str
+    built: assembly.Assembly, planned: training_run.Plan, remat: str, why: str, make: Planner
 ) -> tuple[assembly.Assembly, training_run.Plan, memory_plan.Planned]:
     """Returns the run with a remat_policy of its own, its plan, and what it then needs."""
     settings = dataclasses.replace(planned.settings, remat_policy=remat)
     compute = dataclasses.replace(built.functions.compute, remat=remat)
     built, planned = _change(built, planned, settings, compute)
-    needed = memory_plan.make(built, planned)
+    needed = make(built, planned)
     return built, planned, dataclasses.replace(needed, remat=f"{remat} (auto: {why})")
 
 
@@ -188,13 +226,21 @@ def _change(
     compute: family.Compute,
 ) -> tuple[assembly.Assembly, training_run.Plan]:
     """Returns the run and its plan with other settings, which ask for this way to compute."""
-    functions = assembly.make_functions(settings, built.model, compute, built.mesh)
-    built = dataclasses.replace(built, settings=settings, functions=functions)
+    model = built.model
+    if settings.lora != planned.settings.lora:
+        model = model_functions.describe(settings, vocab_size=model.vocab_size)
+    functions = assembly.make_functions(settings, model, compute, built.mesh)
+    built = dataclasses.replace(built, settings=settings, model=model, functions=functions)
     return built, dataclasses.replace(planned, settings=settings)
 
 
 def _try_out(
-    built: assembly.Assembly, planned: training_run.Plan, change: Change, *, limit: int
+    built: assembly.Assembly,
+    planned: training_run.Plan,
+    change: Change,
+    *,
+    limit: int,
+    make: Planner,
 ) -> memory_plan.Memory | None:
     """Returns the memory of the changed run if it fits. What cannot fit is not compiled."""
     settings = load.change(planned.settings, change.overrides)
@@ -207,16 +253,16 @@ def _try_out(
         )
     except ValueError:
         return None
-    compute = model_functions.make_compute(settings)
+    compute = model_functions.make_compute(settings, built.mesh.devices.flat[0])
     changed, replanned = _change(built, planned, settings, compute)
     optimizer = optimization.make(
         settings,
-        built.model.shapes(),
+        changed.model.shapes(),
         steps=planned.total_steps,
         data_size=len(planned.data.records),
     )
     replanned = dataclasses.replace(replanned, optimizer=optimizer)
     if memory_plan.at_least(changed, replanned).peak > limit:
         return None
-    memory = memory_plan.make(changed, replanned).memory
+    memory = make(changed, replanned).memory
     return memory if memory.peak <= limit else None

@@ -5,6 +5,7 @@ The step is compiled once, here, from shapes: the run goes on with the compiled 
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ from paligemma_jax.training import flops, loss, step
 from paligemma_jax.wording import phrases
 
 FLOAT32_BYTES = 4
+# How the compilers of TPUs and GPUs say what a program would have needed.
+TOO_LARGE = re.compile(r"(?:temporaries \(|Used |allocate )([\d.]+)\s?([KMGT])")
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Planned:
       train_step: the compiled step; for a shorter text_len it is compiled when it first comes.
       remat: the remat_policy, and why it is that one where the settings left it open.
       sequence: how long an example is, in words.
+      program: the step as its compiler made it; None where it could not, for want of memory.
     """
 
     memory: Memory
@@ -101,6 +106,7 @@ class Planned:
     train_step: Callable[..., Any]
     remat: str
     sequence: str = ""
+    program: Any = None
 
     @property
     def work(self) -> flops.Work:
@@ -124,38 +130,59 @@ class Planned:
 
 def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
     """Compiles the step of these settings and adds up what it needs. Loads no weights."""
-    state, batch = _shapes(built, planned)
+    state, batch = shapes(built, planned)
     groups = built.model.kind.names.groups
     jitted = optimization.make_train_step(
         planned.settings, built.functions, planned.optimizer, state, groups=groups
     )
     with say.working("compiling the train step, which later runs find compiled"):
-        compiled = jitted.lower(state, batch, 0).compile()
+        compiled, temporary = _compile(jitted.lower(state, batch, 0))
     text_len = planned.settings.input.text_len
-    works = {
+    programs = {} if compiled is None else {text_len: compiled}
+    return Planned(
+        memory=dataclasses.replace(at_least(built, planned), temporary=temporary),
+        limit=device_limit(),
+        works=count_work(built, planned, state.params),
+        num_devices=built.mesh.size,
+        batch_size=planned.settings.input.batch_size,
+        train_step=by_text_len(jitted, programs),
+        remat=built.functions.compute.remat,
+        program=compiled,
+        sequence=model_functions.describe_sequence(
+            planned.settings, built.model, platform=built.mesh.devices.flat[0].platform
+        ),
+    )
+
+
+def _compile(lowered: Any) -> tuple[Any, int]:
+    """Returns (the compiled step, its temporary bytes); (None, what it asks for) if that is more
+    than its device has, which a TPU's compiler refuses."""
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        amount = TOO_LARGE.search(str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or amount is None:
+            raise
+        return None, int(float(amount[1]) * UNITS[amount[2]])
+    return compiled, temporary_bytes(compiled)
+
+
+def count_work(
+    built: assembly.Assembly, planned: training_run.Plan, params: Mapping[str, Any]
+) -> dict[int, flops.Work]:
+    """Returns text_len -> work of one example, for each length that a batch may have."""
+    return {
         length: flops.count(
             built.model,
-            state.params,
+            params,
             text_len=length,
             max_images=planned.settings.input.max_images,
             trainable=set(planned.optimizer.trainable),
             embeds_images=planned.settings.input.embedding_cache is None,
             repeats_layers=built.functions.compute.remat == model_functions.SMALLER,
         )
-        for length in (*datasets.text_lens(planned.settings), text_len)
+        for length in (*datasets.text_lens(planned.settings), planned.settings.input.text_len)
     }
-    return Planned(
-        memory=dataclasses.replace(at_least(built, planned), temporary=temporary_bytes(compiled)),
-        limit=device_limit(),
-        works=works,
-        num_devices=built.mesh.size,
-        batch_size=planned.settings.input.batch_size,
-        train_step=by_text_len(jitted, {text_len: compiled}),
-        remat=built.functions.compute.remat,
-        sequence=model_functions.describe_sequence(
-            planned.settings, built.model, platform=built.mesh.devices.flat[0].platform
-        ),
-    )
 
 
 def meter(
@@ -178,7 +205,7 @@ def meter(
 
 def at_least(built: assembly.Assembly, planned: training_run.Plan) -> Memory:
     """Returns what shapes tell without a compiler: temporary memory holds the gradients alone."""
-    state, batch = _shapes(built, planned)
+    state, batch = shapes(built, planned)
     settings = planned.settings
     rows = settings.input.batch_size // (built.mesh.size * settings.accumulation_steps)
     params = state.params
@@ -284,7 +311,7 @@ def _describe_work(needed: Planned) -> str:
     return text
 
 
-def _shapes(
+def shapes(
     built: assembly.Assembly, planned: training_run.Plan
 ) -> tuple[step.TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """Returns shapes, types and places of the state, and of a batch as `data.on_mesh` gives it."""

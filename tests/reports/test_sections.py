@@ -112,3 +112,27 @@ def test_json_has_every_row():
             }
         },
     }
+
+
+def test_bars_end_where_the_room_ends_in_text_and_on_the_page():
+    fits = sections.Bar("a", (("trained", 10.0, "trained"), ("frozen", 10.0, "frozen")), 40.0, "20")
+    over = sections.Bar("bb", (("trained", 80.0, "trained"),), 40.0, "80 of 40")
+    part = sections.Bars("memory", (fits, over))
+    parts = (sections.Section("device", "On it", (part,)),)
+    lines = sections.to_text(parts, []).splitlines()
+    assert lines[2:6] == [
+        "memory",
+        f"a   {'T' * 10}{'F' * 10}{'.' * 20}|  20",
+        f"bb  {'T' * 20}|{'T' * 20}  80 of 40",
+        "(T trained, F frozen)",
+    ]
+    page = Text(sections.to_html("t", parts))
+    rows = [attrs["class"] for tag, attrs in page.tags if attrs.get("class", "").startswith("row")]
+    assert rows == ["row", "row over"]
+    widths = [attrs["style"] for tag, attrs in page.tags if "width" in attrs.get("style", "")]
+    assert widths == ["width:25.00%", "width:25.00%", "width:100.00%"]
+    assert sections.to_json(parts, [])["sections"]["device"]["memory"][1] == {
+        "label": "bb",
+        "trained": 80.0,
+        "capacity": 40.0,
+    }
