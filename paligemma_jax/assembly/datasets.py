@@ -68,7 +68,10 @@ def make_noise(
         return None
     chosen = examples[:: max(1, len(examples) // NOISE_ROWS)]
     suffixes = [record.suffix or "" for record in chosen]
-    return noise_boxes.make(tokenizer, piece, seed=settings.seed, suffixes=suffixes)
+    try:
+        return noise_boxes.make(tokenizer, piece, seed=settings.seed, suffixes=suffixes)
+    except ValueError as error:
+        raise ValueError(f"input.noise_piece: {error}") from error
 
 
 def read_records(

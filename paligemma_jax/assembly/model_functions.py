@@ -52,16 +52,19 @@ def describe(settings: schema.Settings, *, vocab_size: int) -> family.Model:
             f"pieces: use the model's own tokenizer, or set model.llm.vocab_size=None"
         )
     chosen = choose_family(settings.model.family)
-    made = chosen.make(
-        family.Spec(
-            img=_tower(settings.model.img),
-            llm=_tower(settings.model.llm),
-            res=settings.res,
-            vocab_size=rows,
-            final_logits_softcap=float(settings.model.llm.final_logits_softcap),
-            lora=make_lora(settings),
-        )
+    spec = family.Spec(
+        img=_tower(settings.model.img),
+        llm=_tower(settings.model.llm),
+        res=settings.res,
+        vocab_size=rows,
+        final_logits_softcap=float(settings.model.llm.final_logits_softcap),
+        lora=make_lora(settings),
     )
+    try:
+        made = chosen.make(spec)
+    except ValueError as error:
+        error.add_note("the keys model.img.variant and .dims, model.llm.variant and .dims say it")
+        raise
     if made.lora is None and settings.lora.targets is not None:
         raise ValueError(f"lora.targets: models of the family '{chosen.name}' have no factors")
     return made

@@ -277,7 +277,7 @@ def check_divisible(batch_size: int, mesh: Mesh, *, key: str, parts: int = 1) ->
     """Raises a ValueError if the devices cannot share `batch_size` rows in `parts` equal parts."""
     if batch_size % (mesh.size * parts):
         by = phrases.count(mesh.size, "devices")
-        by += f" x {parts} micro-batches" if parts > 1 else ""
+        by += f" x {parts} micro-batches (accumulation_steps)" if parts > 1 else ""
         near = max(1, round(batch_size / (mesh.size * parts))) * mesh.size * parts
         raise ValueError(
             f"{key}={batch_size} is not divisible by {by}; the nearest that is: {near}"

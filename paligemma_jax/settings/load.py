@@ -121,7 +121,8 @@ def assign(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     node = config
     for depth, folder in enumerate(folders):
         if folder not in node:
-            raise ValueError(_unknown(".".join(folders[: depth + 1]), folder, node, whole=key))
+            path = ".".join(folders[: depth + 1])
+            raise ValueError(_unknown(path, folder, node, whole=f"{key}={text:.80}"))
         if not isinstance(node[folder], ml_collections.ConfigDict):
             group = ".".join(folders[: depth + 1])
             raise ValueError(f"config key '{key}' is not known: {group} is a value without keys")

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from paligemma_jax.assembly import assembly, model_functions
+from paligemma_jax.assembly import assembly, model_functions, weights
 from paligemma_jax.settings import load
 
 
@@ -214,3 +214,16 @@ def test_settings_that_the_kernel_does_not_serve_are_named(cudnn, monkeypatch, k
     node[leaf] = value
     with pytest.raises(ValueError, match=message):
         check(cudnn, monkeypatch, capability="9.0")
+
+
+def test_a_tower_that_nobody_knows_is_said_with_its_key(config):
+    config.model.llm.variant = "2"
+    with pytest.raises(ValueError, match="no language model named '2'") as error:
+        model_functions.describe(load.typed(config), vocab_size=2048)
+    assert "model.llm.variant" in error.value.__notes__[0]
+
+
+def test_micro_batches_that_do_not_divide_a_batch_name_their_key(config):
+    mesh = weights.make_mesh(load.typed(config))
+    with pytest.raises(ValueError, match=r"3 micro-batches \(accumulation_steps\)"):
+        weights.check_divisible(8, mesh, key="input.batch_size", parts=3)

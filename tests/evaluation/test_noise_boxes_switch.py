@@ -59,5 +59,5 @@ def test_the_recipe_is_for_detection(noisy):
 
 def test_a_wrong_piece_is_said_before_weights_load(noisy):
     noisy.input.noise_piece = "<noise>"
-    with pytest.raises(ValueError, match="noise piece '<noise>': the tokenizer reads it as"):
+    with pytest.raises(ValueError, match=r"input\.noise_piece: noise piece '<noise>': the tok"):
         evaluator.make(assembly.assemble(load.typed(noisy)), "val")

@@ -88,6 +88,7 @@ def test_wrong_argument_is_named(arg, message):
             "schedule=.*: expected whole numbers below",
         ),
         ("=3", "override '=3': expected key=value"),
+        (".=3", r"config key '' is not known\. .*In \.=3"),
         ("input..data=3", r"config key 'input\.' is not known\. .*In input\.\.data"),
         ("task.x=3", "config key 'task.x' is not known: task is a value without keys"),
         ("lr=" + "9" * 400, "lr: a number of 400 digits; expected one below 1e308"),
