@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 
 from paligemma_jax.checks import checking
-from paligemma_jax.console import arguments
+from paligemma_jax.console import arguments, say
 from paligemma_jax.settings import schema
 from paligemma_jax.wording import phrases
 
@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     encoding = sys.stdout.encoding or "utf-8"  # a terminal may lack the letters of a piece
     shown = phrases.visible(checking.to_text(report))
     text = shown.encode(encoding, "replace").decode(encoding)
-    sys.stdout.write(f"{text}\n")
+    with say.results():
+        sys.stdout.write(f"{text}\n")
     if report.num_errors:
         sys.exit(1)
 

@@ -20,7 +20,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from paligemma_jax.console import arguments
+from paligemma_jax.console import arguments, say
 from paligemma_jax.evaluation import evaluating
 from paligemma_jax.settings import schema
 
@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     scores = evaluating.evaluate(options)
     if scores is not None:
-        sys.stdout.write(json.dumps(scores) + "\n")
+        with say.results():
+            sys.stdout.write(json.dumps(scores) + "\n")
 
 
 def parse_args(

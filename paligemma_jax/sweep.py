@@ -36,12 +36,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.commands:
         own = {"source": args.config, "overrides": overrides["config"]}
         lines = sweep_runs.describe_commands(runs, workdir, **own)
-        sys.stdout.write("\n".join(lines) + "\n")
+        with say.results():
+            sys.stdout.write("\n".join(lines) + "\n")
         return
     failed = {}
     if not args.table:
         failed = sweep_runs.train(runs, workdir, only=args.only, score=args.score)
-    sys.stdout.write(sweep_runs.report(runs, workdir, failed=failed, score=args.score))
+    text = sweep_runs.report(runs, workdir, failed=failed, score=args.score)
+    with say.results():
+        sys.stdout.write(text)
     say.info(f"curves: {workdir / run_folder.SWEEP}")
     if failed:
         raise ValueError(

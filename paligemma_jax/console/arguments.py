@@ -131,7 +131,8 @@ def _explain(unknown: Sequence[str], groups: Mapping[str, Collection[str]]) -> s
 def print_result(result: Mapping[str, Any]) -> None:
     """Prints a door's result as JSON for the program that reads it; a person has seen the lines."""
     if not sys.stdout.isatty():
-        sys.stdout.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+        with say.results():
+            sys.stdout.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
 
 
 def run(main: Callable[[], None]) -> None:

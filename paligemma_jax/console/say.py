@@ -8,6 +8,7 @@ they are given. Standard output belongs to results (`predict` writes JSON lines 
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import tqdm
 
+from paligemma_jax.files import atomic
 from paligemma_jax.wording import phrases
 
 LOGGER = logging.getLogger("paligemma_jax")
@@ -73,8 +75,25 @@ def error(text: str) -> None:
 
 def result(text: str) -> None:
     """Writes a line of results to standard output, above a progress bar too."""
-    tqdm.tqdm.write(phrases.visible(text), file=sys.stdout)
-    sys.stdout.flush()
+    with results():
+        tqdm.tqdm.write(phrases.visible(text), file=sys.stdout)
+
+
+@contextlib.contextmanager
+def results() -> Iterator[None]:
+    """Names standard output in an error of what the block writes there.
+
+    What Python still holds of it would be tried once more at the end, and be a second error: so it
+    goes nowhere from then on.
+    """
+    try:
+        with atomic.writing("standard output"):
+            yield
+            sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 @contextlib.contextmanager

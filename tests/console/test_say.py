@@ -163,3 +163,18 @@ def test_lines_show_what_text_would_hide(capsys):
     out, err = capsys.readouterr()
     assert err.rstrip() == r"warning: cat \u202egod\u202c \u001b[2J"
     assert json.loads(out) == {"prediction": "\u202egod \ud800"} and "\u202e" not in out
+
+
+def test_results_for_a_full_disk_are_one_error_that_names_standard_output():
+    program = (
+        "from paligemma_jax.console import arguments, say\n"
+        "arguments.run(lambda: say.result('x' * 100_000))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("error: standard output is not written: its disk is full")
+    assert len(rest) == 1, "and how to see more, nothing else"
