@@ -166,6 +166,11 @@ COMMANDS = {
         "experiments/benchmarks/step_memory.py --res 28 --batch_size 1 --text_len 8",
         says=(r'"side": "paligemma_jax".*"temp_gb": \d',),
     ),
+    "compiled": Command(
+        'experiments/benchmarks/compiled.py --out {out} --case "v5e 2x4, attention-only SGD"',
+        says=(r"attention-only SGD \| paligemma_jax \| (\d\.\d GB \| 0\.\d+ s|left out: no comp)",),
+        writes=("results.json", "table.md"),
+    ),
     "attention_time": Command(
         "experiments/benchmarks/attention_time.py --rounds 1",
         says=("vision, mid, forwards", "language, 3B, and backwards"),
@@ -197,7 +202,10 @@ SIDES = {
     "transformers": ("side_transformers.py", "ModuleNotFoundError: No module named 'torch'"),
     "keras_hub": ("side_keras_hub.py", "ModuleNotFoundError: No module named 'keras_hub'"),
 }
-STARTED = {f"benchmarks/{file}" for file, _ in SIDES.values()} | {"benchmarks/prepare.py"}
+STARTED = {f"benchmarks/{file}" for file, _ in SIDES.values()} | {
+    "benchmarks/prepare.py",
+    "benchmarks/compiled_case.py",
+}
 
 
 class Runner:
