@@ -24,7 +24,7 @@ from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task, text_metrics
 from paligemma_jax.wording import phrases
 
-# Prompts are padded to a multiple of this, so that few lengths are compiled.
+# Prompts, and the room for answers, are multiples of this, and of few lengths: see `round_length`.
 PROMPT_MULTIPLE = 8
 # Room beyond the longest true answer: a model may write more than it was shown.
 EXTRA_NEW_TOKENS = 16
@@ -252,13 +252,27 @@ def text_lens(settings: schema.Settings) -> tuple[int, ...]:
 
 
 def prompt_len(settings: schema.Settings, examples: Records, tokenizer: tokens.Tokenizer) -> int:
-    """Returns the length that all prompts fit in, a multiple of 8."""
-    longest = max(_prompt_lens(settings, examples, tokenizer))
-    return -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+    """Returns the length that all prompts fit in, one of few."""
+    return round_length(max(_prompt_lens(settings, examples, tokenizer)))
+
+
+def round_length(needed: int) -> int:
+    """Returns the next of 8, 16, 24, 32, 48, 64, 96, ...: powers of two, and half as much again.
+
+    Evaluations of one run then share compiled programs, and no length grows by more than a half.
+    """
+    size = PROMPT_MULTIPLE
+    while size < needed and size + size // 2 < needed:
+        size *= 2
+    if size >= needed:
+        return size
+    half = -(-(size + size // 2) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+    return half if half >= needed else 2 * size
 
 
 def answer_len(settings: schema.Settings, examples: Records, tokenizer: tokens.Tokenizer) -> int:
-    """Returns how many tokens an answer may have: the longest true one with eos, and some more.
+    """Returns how many tokens an answer may have: the longest true one with eos, and some more,
+    one of few lengths.
 
     With noise boxes, as many as training answers had.
     """
@@ -268,7 +282,7 @@ def answer_len(settings: schema.Settings, examples: Records, tokenizer: tokens.T
         prefix_lm.clean("", e.suffix or "", lowercase=settings.input.lowercase)[1] for e in examples
     ]
     longest = max((len(tokenizer.encode(suffix)) + 1 for suffix in suffixes), default=1)
-    return longest + EXTRA_NEW_TOKENS
+    return round_length(longest + EXTRA_NEW_TOKENS)
 
 
 def _prompt_lens(

@@ -24,6 +24,7 @@ Params = Mapping[str, jax.Array]
 
 MAX_EXPONENT = 700  # of exp in float64
 NUM_TRIED = 8  # rows whose true answers show which scores there are
+NUM_PROGRAMS = 16  # jitted functions that evaluations of one process share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ def make(built: assembly.Assembly, name: str) -> Evaluation:
         examples=examples,
         generate=functools.partial(decode, constraint=allowed) if chosen.decode else None,
         noise=noise,
-        eval_loss=jax.jit(step.make_eval_loss(built.functions.apply, built.functions.logits)),
+        eval_loss=_jit_loss(built.functions),
     )
 
 
@@ -125,7 +126,45 @@ def make_generate(
     max_new_tokens: int,
     seed: int,
 ) -> Callable[..., generate.Generation]:
-    """Returns the jitted (params, batch, constraint=None) -> Generation of the sampler."""
+    """Returns the jitted (params, batch, constraint=None) -> Generation of the sampler.
+
+    The same arguments give the same function: evaluations that decode alike compile it once.
+    """
+    sampling = _Sampling(
+        chosen.sampler,
+        float(chosen.temperature),
+        float(chosen.top_p),
+        chosen.best_of,
+        chosen.beam_size,
+    )
+    return _jit_generate(functions, sampling, eos=eos, max_new_tokens=max_new_tokens, seed=seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sampling:
+    """What an evaluation's settings say of the sampler."""
+
+    sampler: str
+    temperature: float
+    top_p: float
+    best_of: int
+    beam_size: int
+
+
+@functools.lru_cache(maxsize=NUM_PROGRAMS)
+def _jit_loss(functions: family.Functions) -> Callable[..., Any]:
+    return jax.jit(step.make_eval_loss(functions.apply, functions.logits))
+
+
+@functools.lru_cache(maxsize=NUM_PROGRAMS)
+def _jit_generate(
+    functions: family.Functions,
+    chosen: _Sampling,
+    *,
+    eos: int,
+    max_new_tokens: int,
+    seed: int,
+) -> Callable[..., generate.Generation]:
     prefill = functools.partial(functions.prefill, max_new_tokens=max_new_tokens)
     parts = (prefill, functions.decode_step, functions.select_rows)
     common = {"max_new_tokens": max_new_tokens, "eos": eos}
@@ -138,8 +177,8 @@ def make_generate(
             generate.generate,
             *parts,
             sampler=chosen.sampler,
-            temperature=float(chosen.temperature),
-            top_p=float(chosen.top_p),
+            temperature=chosen.temperature,
+            top_p=chosen.top_p,
             best_of=chosen.best_of,
             rng=None if chosen.sampler == "greedy" else jax.random.key(seed),
             **common,

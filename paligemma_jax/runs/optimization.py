@@ -80,6 +80,8 @@ def make_train_step(
 ) -> Any:
     """Returns the jitted step; it takes over the memory of the state that it is given.
 
+    Its metrics are packed: one array comes to the host in each step.
+
     Args:
       config: of the run.
       functions: the model.
@@ -89,17 +91,23 @@ def make_train_step(
     """
     where = jax.tree.map(lambda x: x.sharding, state)
     platform = next(iter(where.step.device_set)).platform
+    update = step.make_train_step(
+        functions.apply,
+        functions.logits,
+        made.tx,
+        parts=names.group(groups, made.trainable),
+        seed=settings.seed,
+        label_smoothing=float(settings.label_smoothing),
+        accumulation_steps=settings.accumulation_steps,
+        loss_scale=functions.compute.loss_scale,
+    )
+
+    def train_step(state: step.TrainState, batch: Any, number: step.Number = None) -> Any:
+        new, metrics = update(state, batch, number)
+        return new, step.pack(metrics)
+
     return jax.jit(
-        step.make_train_step(
-            functions.apply,
-            functions.logits,
-            made.tx,
-            parts=names.group(groups, made.trainable),
-            seed=settings.seed,
-            label_smoothing=float(settings.label_smoothing),
-            accumulation_steps=settings.accumulation_steps,
-            loss_scale=functions.compute.loss_scale,
-        ),
+        train_step,
         donate_argnums=0,
         out_shardings=(where, where.step),
         compiler_options=step.COMPILER_OPTIONS.get(platform),

@@ -205,7 +205,9 @@ class EvalSettings:
     scores: tuple[str, ...] | None = key(
         None, "scores of answers in words, the leading one first; None: the task's usual ones"
     )
-    max_new_tokens: int | None = key(None, "None: the longest true answer, and 16 more", least=1)
+    max_new_tokens: int | None = key(
+        None, "None: the longest true answer, and 16 more or a little over", least=1
+    )
     sampler: str = key(
         "greedy", "how tokens are chosen", choices=("greedy", "temperature", "nucleus", "beam")
     )

@@ -15,6 +15,8 @@ from paligemma_jax.training import loss, nan_checks
 from paligemma_jax.training import step as step_lib
 
 State = step_lib.TrainState
+Metrics = step_lib.Metrics | step_lib.PackedMetrics
+TrainStep = Callable[[State, loss.Batch, int], tuple[State, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Hook:
 def run(
     state: State,
     batches: Iterable[loss.Batch],
-    train_step: Callable[[State, loss.Batch, int], tuple[State, step_lib.Metrics]],
+    train_step: TrainStep,
     *,
     total_steps: int,
     log: Callable[[dict[str, float]], None],
@@ -65,7 +67,7 @@ def run(
     Args:
       state: where to start; its memory is used up if `train_step` donates it.
       batches: of the updates from `state.step` on.
-      train_step: the jitted `step_lib.make_train_step`.
+      train_step: the jitted `step_lib.make_train_step`, its metrics packed or not.
       total_steps: updates in all, those that `state` already has included.
       log: gets one row per update, in order: `step` (1, 2, ...), the scalar metrics, `seconds`
         (since the row before, without hooks), `examples_per_s`, `input_wait` (share of `seconds`
@@ -124,11 +126,11 @@ class _Pending:
     """An update that the device was given, and whose numbers were not looked at."""
 
     step: int
-    metrics: step_lib.Metrics
+    metrics: Metrics
     num_examples: int
 
     def is_done(self) -> bool:
-        value: Any = self.metrics["loss"]
+        value: Any = jax.tree.leaves(self.metrics)[0]
         return value.is_ready()
 
 
@@ -149,7 +151,7 @@ def _read(
     groups: Mapping[str, Sequence[str]],
 ) -> dict[str, float]:
     """Waits for the update, checks its numbers and returns its row."""
-    metrics = jax.device_get(pending.metrics)
+    metrics = step_lib.to_host(pending.metrics)
     seconds = time.perf_counter() - since
     nan_checks.check_finite(metrics, step=pending.step, state=state)
     if pending.step == 1:

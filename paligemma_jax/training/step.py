@@ -10,11 +10,13 @@ update is made in place and frozen weights exist once:
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from paligemma_jax.params import names
@@ -29,6 +31,40 @@ Number = jax.Array | int | None
 COMPILER_OPTIONS = {"tpu": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}}
 
 UPDATE_NORM = "update_norm/"  # before the name of a part of the model
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedMetrics:
+    """Metrics one after the other in one array, which comes to the host in one piece.
+
+    values: float32[n].
+    shapes: (name, shape) of each.
+    """
+
+    values: jax.Array
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = dataclasses.field(metadata={"static": True})
+
+    def to_host(self) -> dict[str, np.ndarray]:
+        """Waits for them, and returns them by name."""
+        values, start, metrics = jax.device_get(self.values), 0, {}
+        for name, shape in self.shapes:
+            stop = start + math.prod(shape)
+            metrics[name] = values[start:stop].reshape(shape)
+            start = stop
+        return metrics
+
+
+def pack(metrics: Metrics) -> PackedMetrics:
+    """Returns metrics in one array; what is true in them is 1."""
+    shapes = tuple((name, metrics[name].shape) for name in sorted(metrics))
+    parts = [jnp.ravel(metrics[name]).astype(jnp.float32) for name, _ in shapes]
+    return PackedMetrics(jnp.concatenate(parts), shapes)
+
+
+def to_host(metrics: Metrics | PackedMetrics) -> dict[str, np.ndarray]:
+    """Waits for metrics, packed or not, and returns them by name."""
+    return metrics.to_host() if isinstance(metrics, PackedMetrics) else jax.device_get(metrics)
 
 
 @jax.tree_util.register_dataclass

@@ -76,7 +76,14 @@ def test_an_answer_has_room_for_the_longest_true_one_its_end_and_some_more(confi
     examples = datasets.read_records(settings, settings.input.data.fname, key="input.data.fname")
     longest = len(tokenizer.encode(examples[0].suffix)) + 1
     found = datasets.answer_len(settings, examples, tokenizer)
-    assert found == longest + datasets.EXTRA_NEW_TOKENS
+    assert found == datasets.round_length(longest + datasets.EXTRA_NEW_TOKENS)
+
+
+def test_lengths_are_few_and_at_most_half_too_long():
+    lengths = [datasets.round_length(n) for n in range(1, 600)]
+    assert sorted(set(lengths)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768]
+    assert all(n <= length for n, length in enumerate(lengths, 1))
+    assert all(length <= 1.5 * n for n, length in enumerate(lengths, 1) if n > 16)
 
 
 def test_what_an_image_is_waited_for_is_said_without_its_keys(monkeypatch, capsys):

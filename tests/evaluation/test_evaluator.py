@@ -1,11 +1,14 @@
 """The data that evaluations are on."""
 
 import dataclasses
+import json
 import types
 
+import jax
 import pytest
 
 from paligemma_jax.assembly import assembly
+from paligemma_jax.console import process
 from paligemma_jax.evaluation import evaluator
 from paligemma_jax.settings import load
 
@@ -32,3 +35,25 @@ def test_so_many_rows_are_evaluated_as_the_settings_say(config):
     config.evals.val.num_examples = 1
     records = evaluator.make(assembly.assemble(load.typed(config)), "val").records
     assert [record.source.rpartition("/")[2] for record in records] == ["train.jsonl:1"]
+
+
+def test_evaluations_that_differ_by_a_few_tokens_share_compiled_programs(
+    config, data_folder, tmp_path
+):
+    rows = [json.loads(line) for line in (data_folder / "train.jsonl").read_text().splitlines()]
+    longer = [{**row, "suffix": f"{row['suffix']} cat cat"} for row in rows]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in longer))
+    config.input.text_len = 32
+    config.evals.other = dict(fname=f"{tmp_path}/other.jsonl", image_dir=str(data_folder))
+    built = assembly.assemble(load.typed(config))
+    first, second = (evaluator.make(built, name) for name in ("val", "other"))
+    assert first.max_new_tokens == second.max_new_tokens
+    assert first.eval_loss is second.eval_loss
+    params = built.model.init(jax.random.key(0))
+    evaluator.run(built, first, params)
+    count = process.start_counting()
+    evaluator.run(built, second, params)
+    assert count.programs == 0
+    config.evals.other.sampler = "temperature"
+    built = dataclasses.replace(built, settings=load.typed(config))
+    assert evaluator.make(built, "other").generate.func is not first.generate.func

@@ -107,7 +107,7 @@ def test_each_length_has_its_own_program_and_its_own_work(lengths, monkeypatch, 
     assert set(used) == {14, 24}
     for number, batch in enumerate(datasets.on_mesh(iter(batches), built.mesh)):
         state, metrics = found.train_step(state, batch, number)
-        assert metrics["text_len"] == used[number]
+        assert metrics.to_host()["text_len"] == used[number]
     assert capsys.readouterr().err.count("compiling the step for text_len 14") == 1
 
 

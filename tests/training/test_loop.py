@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -192,3 +193,54 @@ def test_group_that_learns_nothing_stops_the_run_at_its_first_update(toy, fresh)
     batch["mask_loss"] = np.zeros_like(batch["mask_loss"])
     with pytest.raises(ValueError, match="step 1: no token of the batch is supervised"):
         run(toy, fresh, batches=[batch] * 3, groups={".*": ("llm/mix",)})
+
+
+def test_packed_metrics_give_the_same_rows_in_one_transfer(monkeypatch):
+    metrics = {
+        "loss": jnp.float32(1.5),
+        "finite": jnp.array(True),
+        "grad_max": jnp.array([0.25, jnp.nan], jnp.float32),
+    }
+    packed = jax.jit(step.pack)(metrics)
+    assert [x.shape for x in jax.tree.leaves(packed)] == [(4,)]
+    transfers = []
+    get = jax.device_get
+    monkeypatch.setattr(step.jax, "device_get", lambda x: transfers.append(x) or get(x))
+    host = step.to_host(packed)
+    assert [x.shape for x in transfers] == [(4,)]
+    assert host.keys() == metrics.keys()
+    for name, value in step.to_host(metrics).items():
+        np.testing.assert_array_equal(host[name], value)
+        assert host[name].shape == value.shape
+
+
+def test_the_next_batch_is_placed_before_the_numbers_of_the_step_before_are_read():
+    events = []
+
+    class Loss:
+        def __init__(self, number):
+            self.number = number
+
+        def __array__(self, dtype=None, copy=None):
+            events.append(f"read {self.number}")
+            return np.array(1.0, np.float32)
+
+    def batches():
+        for number in range(1, 4):
+            events.append(f"placed {number}")
+            yield {"text": np.zeros((2, 3), np.int32)}
+
+    def train_step(state, batch, number):
+        del batch
+        events.append(f"started {number + 1}")
+        others = dict.fromkeys(("grad_norm", "update_norm", "param_norm"), jnp.float32(0))
+        known = {"finite": jnp.array(True), "grad_max": jnp.ones(1)}
+        known["supervised_tokens_max"] = jnp.float32(1)
+        return state, {"loss": Loss(number + 1), **others, **known}
+
+    state = step.TrainState(
+        step=jnp.int32(0), trainable={"w": jnp.zeros(1)}, frozen={}, opt_state=()
+    )
+    loop.run(state, batches(), train_step, total_steps=3, log=lambda _: None)
+    assert events.index("placed 3") < events.index("started 3") < events.index("read 2")
+    assert events.index("placed 2") < events.index("started 2") < events.index("read 1")
