@@ -19,7 +19,7 @@ import numpy as np
 from paligemma_jax.checkpoints import lazy_array, partial_weights
 from paligemma_jax.data import tokens
 from paligemma_jax.models import family
-from paligemma_jax.models.common import quantize
+from paligemma_jax.models.common import layers, quantize
 from paligemma_jax.models.paligemma import as_family as paligemma
 from paligemma_jax.params import lora, names, released_models, sharding
 from paligemma_jax.settings import schema
@@ -27,8 +27,9 @@ from paligemma_jax.wording import phrases
 
 AUTO = "auto"  # a value of compute_dtype and remat_policy
 # What an automatic remat_policy chooses from. The first keeps the products with weights; those of
-# attention, whose logits take more memory than time, are computed again.
-FASTER, SMALLER = "dots_with_no_batch_dims_saveable", "nothing_saveable"
+# attention, whose logits take more memory than time, are computed again. The one between computes
+# an MLP's inner products again too.
+FASTER, BETWEEN, SMALLER = "dots_with_no_batch_dims_saveable", layers.NARROW, "nothing_saveable"
 SEQUENCE_MULTIPLE, ROWS_AT_A_TIME = 128, 16  # of what TPUs and tensor cores multiply at once
 BFLOAT16_CAPABILITY = 8.0  # of the first NVIDIA GPUs with bfloat16: Ampere
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 
@@ -17,6 +17,7 @@ NUM_CHANGES = 3
 # How much of a device's own memory, or of the host's, an automatic choice may take: an allocator
 # cannot join all that is free, and on a host there is the input and whatever else runs.
 DEVICE_SHARE, HOST_SHARE = 0.9, 0.5
+FASTEST_FIRST = (model_functions.FASTER, model_functions.BETWEEN)
 
 
 # What plans a run: `memory_plan.make`, which compiles it, or what does so from shapes.
@@ -36,12 +37,14 @@ def plan_run(
 ) -> tuple[assembly.Assembly, training_run.Plan, memory_plan.Planned]:
     """Returns the run, its plan and what it needs, with the step compiled.
 
-    An automatic remat_policy becomes the faster one if that is known to leave some memory free,
-    else the smaller one. The settings that are returned, and so the run's config.json, name it.
+    An automatic remat_policy becomes the fastest one that is known to leave some memory free, else
+    the smallest one. The settings that are returned, and so the run's config.json, name it.
     """
     limit, is_host = memory_plan.device_limit(), jax.local_devices()[0].platform == "cpu"
     share = HOST_SHARE if is_host else DEVICE_SHARE
-    return plan_for(built, planned, limit=limit, share=share, make=memory_plan.make)
+    # A host compiles for itself, and slowly: one more program to try costs more than it gains.
+    tried = (model_functions.FASTER,) if is_host else FASTEST_FIRST
+    return plan_for(built, planned, limit=limit, share=share, tried=tried, make=memory_plan.make)
 
 
 def plan_for(
@@ -50,6 +53,7 @@ def plan_for(
     *,
     limit: int | None,
     share: float = DEVICE_SHARE,
+    tried: Sequence[str] = FASTEST_FIRST,
     make: Planner,
 ) -> tuple[assembly.Assembly, training_run.Plan, memory_plan.Planned]:
     """Does what `plan_run` does, for devices of so many bytes, which may be elsewhere.
@@ -58,6 +62,7 @@ def plan_for(
       built, planned: the run.
       limit: bytes of a device; None: not known.
       share: of these that an automatic choice may take.
+      tried: policies that it may choose, the fastest first, before the smallest.
       make: plans a run.
     """
     if planned.settings.remat_policy != model_functions.AUTO:
@@ -66,13 +71,19 @@ def plan_for(
         why = "how much memory there is is not known"
         return _settle(built, planned, model_functions.SMALLER, why, make)
     room = int(limit * share)
-    settled = _settle(built, planned, model_functions.FASTER, "its products fit", make)
-    needed = settled[-1]
-    if needed.memory.peak <= room:
-        return settled
-    wanted = f"{model_functions.FASTER} would need {phrases.size(needed.memory.peak)}"
-    why = f"{wanted}, and may take {phrases.size(room)} of {phrases.size(limit)}"
+    wanted = []
+    for policy in tried:
+        why = "its products fit" if not wanted else _too_much(wanted, room, limit)
+        settled = _settle(built, planned, policy, why, make)
+        if settled[-1].memory.peak <= room:
+            return settled
+        wanted.append(f"{policy} would need {phrases.size(settled[-1].memory.peak)}")
+    why = _too_much(wanted, room, limit)
     return _settle(built, planned, model_functions.SMALLER, why, make)
+
+
+def _too_much(wanted: Sequence[str], room: int, limit: int) -> str:
+    return f"{', '.join(wanted)}, and may take {phrases.size(room)} of {phrases.size(limit)}"
 
 
 def require_fit(

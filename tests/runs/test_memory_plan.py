@@ -14,7 +14,11 @@ from paligemma_jax.runs import auto_remat, memory_plan, training_log, training_r
 from paligemma_jax.settings import load
 from paligemma_jax.training import flops, step
 
-FASTER, SMALLER = model_functions.FASTER, model_functions.SMALLER
+FASTER, BETWEEN, SMALLER = (
+    model_functions.FASTER,
+    model_functions.BETWEEN,
+    model_functions.SMALLER,
+)
 
 
 def prepare(config):
@@ -148,7 +152,7 @@ def test_training_attention_alone_is_among_the_changes_of_a_run_that_trains_all(
 def plan_with(adam, monkeypatch):
     """Plans an automatic policy on a host of so many bytes; returns what was compiled for it too.
 
-    Products take 10**12 bytes, beside `least` in any case.
+    Products take 10**12 bytes, half of them an MLP's inner ones, beside `least` in any case.
     """
     assert adam.remat_policy == "auto"
     built, planned = prepare(adam)
@@ -157,7 +161,7 @@ def plan_with(adam, monkeypatch):
 
     def make(built, planned):
         compiled.append(built.functions.compute.remat)
-        kept = {FASTER: 10**12, SMALLER: 0}[compiled[-1]]
+        kept = {FASTER: 10**12, BETWEEN: 10**12 // 2, SMALLER: 0}[compiled[-1]]
         memory = dataclasses.replace(least, temporary=least.temporary + kept)
         limit = memory_plan.device_limit()
         return memory_plan.Planned(memory, limit, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 8, print, "")
@@ -194,7 +198,13 @@ def test_an_automatic_remat_policy_may_take_nine_tenths_of_a_devices_own_memory(
 ):
     device = types.SimpleNamespace(platform="gpu")
     monkeypatch.setattr(auto_remat.jax, "local_devices", lambda: [device])
-    for limit, policy in ((10**13 // 9, SMALLER), (10**13 // 9 + 10**9, FASTER)):
+    half = 10**13 // 18
+    for limit, policy in (
+        (half, SMALLER),
+        (half + 10**9, BETWEEN),
+        (2 * half, BETWEEN),
+        (2 * half + 10**9, FASTER),
+    ):
         chosen, _, _ = plan_with(limit)
         assert chosen.settings.remat_policy == policy
 
