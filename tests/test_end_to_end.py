@@ -80,6 +80,7 @@ def test_run_folder_is_complete(run):
         "metrics.jsonl",
         "predictions-val-000002.jsonl",
         "predictions-val-000004.jsonl",
+        "prompt.json",
         "report.html",
         "tokenizer.model",
     }
@@ -87,6 +88,9 @@ def test_run_folder_is_complete(run):
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert {"loss", "grad_norm", "examples_per_s", "input_wait"} <= rows[0].keys()
     assert {"val/loss", "val/map50"} <= rows[1].keys()
+    page = (run / "report.html").read_text()
+    assert "after step 4 of 4, from" in page and "mAP 50" in page
+    assert 'href="config.json"' in page and 'href="predictions-val-000004.jsonl"' in page
 
 
 def test_evaluation_of_the_final_file_equals_the_last_in_training(run, folder, capsys):

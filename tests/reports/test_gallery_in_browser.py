@@ -189,6 +189,12 @@ def test_a_picture_opens_grows_and_makes_way_for_the_next(window):
     assert fitting > 900 and window.run(caption) == 2
     window.click("#zoom [data-scale='1.25']")
     assert window.run(width) == pytest.approx(1.25 * fitting, abs=2)
+    middle = (
+        "const s = document.querySelector('#zoom .stage');"
+        "return [s.scrollLeft + s.clientWidth / 2 - s.scrollWidth / 2, s.scrollLeft]"
+    )
+    aside, scrolled = window.run(middle)
+    assert abs(aside) < 2 and scrolled > 50
     window.click("#zoom [data-scale='0.8']")
     assert window.run(width) == pytest.approx(fitting, abs=2)
     window.click("#zoom [data-step='1']")

@@ -91,9 +91,13 @@ function open(picture) {
 }
 for (const picture of all('.card .picture')) picture.onclick = () => open(picture);
 for (const button of all('#zoom [data-scale]'))
-  button.onclick = () => {
+  button.onclick = () => {  // what is in the middle stays there
+    const {clientWidth: width, clientHeight: height} = stage;
+    const x = (stage.scrollLeft + width / 2) / stage.scrollWidth;
+    const y = (stage.scrollTop + height / 2) / stage.scrollHeight;
     scale = Math.min(16, Math.max(1, scale * button.dataset.scale));
     size();
+    stage.scrollTo(x * stage.scrollWidth - width / 2, y * stage.scrollHeight - height / 2);
   };
 function step(by) {
   const shown = all('.card:not([hidden]) .picture');
