@@ -9,13 +9,13 @@ import dataclasses
 import functools
 import math
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from paligemma_jax.wording import phrases
+
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 PR_CURVES, CONFUSION = "pr_curves", "confusion"  # of scores: drawn, and no tables
-NO_DOCS: Mapping[str, str] = {}
 MAX_ROWS = 100  # of a table of scores
 MAX_FIRST = 5  # scores that lead
 MAX_SHADE = 0.75  # of the cell with the most
@@ -26,11 +26,6 @@ WHAT_TABLES_HOLD = {
     "dropped": "malformed parts of answers, left out",
     "unknown_labels": "labels that no prompt and no truth has",
 }
-
-# Control characters, but for tab and line end, and those that change the direction of a text.
-_STEERING = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +101,9 @@ def in_words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def visible(value: Any) -> Any:
-    r"""Returns text with the code in place of letters that steer it: "\x1b", "\u202e"."""
-    if type(value) is not str:  # HTML of a macro goes as it is
-        return value
-    return _STEERING.sub(lambda match: ascii(match[0])[1:-1], value)
+def _visible(value: Any) -> Any:
+    """Returns text with its hidden letters shown; the HTML of a macro, and no text, as they are."""
+    return phrases.visible(value) if type(value) is str else value
 
 
 def scores(values: Mapping[str, Any], words: Words) -> dict[str, Any]:
@@ -187,7 +180,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-        finalize=visible,
+        finalize=_visible,
     )
     environment.filters["show"] = show
     return environment

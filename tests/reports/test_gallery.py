@@ -272,7 +272,7 @@ def test_letters_that_steer_a_text_are_shown_as_their_code(tmp_path, picture):
     row = box_row(0, picture, prediction="a\u202eb\x1b\x00")
     row["detections"][0]["label"] = "cat\u2066"
     page = write(tmp_path, [row])
-    assert "a\\u202eb\\x1b\\x00" in page.text and "cat\\u2066 0.75" in page.text
+    assert "a\\u202eb\\u001b\\u0000" in page.text and "cat\\u2066 0.75" in page.text
     text = (tmp_path / "report.html").read_text()
     assert not set(text) & {"\u202e", "\x1b", "\x00", "\u2066"}
 
