@@ -11,7 +11,7 @@ import jax
 from paligemma_jax.assembly import assembly, datasets, model_functions, training_data, weights
 from paligemma_jax.checks import findings
 from paligemma_jax.data import tokens
-from paligemma_jax.evaluation import answer_constraints, evaluator
+from paligemma_jax.evaluation import evaluator
 from paligemma_jax.files import atomic
 from paligemma_jax.hub import addresses
 from paligemma_jax.models import family
@@ -160,7 +160,7 @@ def _evaluation(
         if tokenizer is not None:
             noise, size = datasets.make_noise(settings, tokenizer), tokenizer.vocab_size
             evaluator.check_decoding(chosen, noise)
-            answer_constraints.make(
+            evaluator.constrain_answers(
                 settings, chosen.constrain, tokenizer=tokenizer, vocab_size=size, noise=noise
             )
         run_length.steps_between_evaluations(chosen, data_size=1, batch_size=1, total_steps=1)

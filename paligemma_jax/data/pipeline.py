@@ -20,15 +20,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from paligemma_jax.data import (
-    augment,
-    images,
-    index_sampler,
-    length_buckets,
-    noise_boxes,
-    prefix_lm,
-    tokens,
-)
+from paligemma_jax.data import augment, images, index_sampler, noise_boxes, prefix_lm, tokens
 from paligemma_jax.data import records as data_records
 
 Batch = dict[str, np.ndarray]
@@ -107,7 +99,7 @@ def training_arrays(spec: BatchSpec) -> dict[str, tuple[tuple[int, ...], Any]]:
     return {
         "image": ((spec.max_images, spec.res, spec.res, 3), np.uint8),
         "mask_image": ((spec.max_images,), np.bool_),
-        **dict.fromkeys(length_buckets.TEXT_ARRAYS, (text, np.bool_)),
+        **dict.fromkeys(prefix_lm.TEXT_ARRAYS, (text, np.bool_)),
         "text": (text, np.int32),
     }
 
@@ -168,7 +160,7 @@ def train_batches(
     if not text_lens:
         return batches
     others = (_encode_others(encode, examples, spec) for examples in plan_all())
-    return length_buckets.fit(batches, others, text_lens=text_lens, longest=spec.text_len)
+    return prefix_lm.fit_lengths(batches, others, text_lens=text_lens, longest=spec.text_len)
 
 
 def eval_batches(

@@ -8,7 +8,7 @@ big_vision's configs/proj/paligemma/transfers/common.py.
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -276,3 +276,46 @@ def _pad_row(
     text[: len(ids)] = ids
     position = np.arange(length)
     return {"text": text, "mask_ar": position >= len(head), "mask_input": position < len(ids)}
+
+
+# Shorter texts for batches whose rows are short: less padding to compute.
+
+TEXT_ARRAYS = ("text", "mask_ar", "mask_loss", "mask_input")
+
+Batch = dict[str, np.ndarray]
+
+
+def fit_lengths(
+    batches: Iterable[Batch],
+    others: Iterable[Sequence[Mapping[str, np.ndarray]]],
+    *,
+    text_lens: Sequence[int],
+    longest: int,
+) -> Iterator[Batch]:
+    """Yields training batches without the end of their texts, where no row has a token.
+
+    Args:
+      batches: with texts of `longest` + 1, padded on the right.
+      others: for each batch the rows that it has in other processes: all of them must agree.
+      text_lens: lengths T that a text may have besides `longest`.
+      longest: T of the texts as they come.
+    """
+    for batch, rows in zip(batches, others, strict=True):
+        used = [int(batch["mask_input"].sum(axis=1).max())]
+        used += [int(row["mask_input"].sum()) for row in rows]
+        yield batch | cut_texts(
+            batch, choose_length(max(used), text_lens=text_lens, longest=longest)
+        )
+
+
+def choose_length(num_tokens: int, *, text_lens: Sequence[int], longest: int) -> int:
+    """Returns the smallest length that fits a text of so many tokens, else the longest.
+
+    A text of n tokens needs n - 1: the model reads all of them but the last one.
+    """
+    return min((T for T in text_lens if num_tokens - 1 <= T), default=longest)
+
+
+def cut_texts(batch: Mapping[str, np.ndarray], text_len: int) -> Batch:
+    """Returns the texts of a training batch, `text_len` + 1 long."""
+    return {name: batch[name][:, : text_len + 1] for name in TEXT_ARRAYS}

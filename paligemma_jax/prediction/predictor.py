@@ -10,7 +10,7 @@ import jax
 
 from paligemma_jax.assembly import assembly, datasets, model_functions, training_data
 from paligemma_jax.decoding import generate
-from paligemma_jax.evaluation import answer_constraints, evaluator, prediction_rows
+from paligemma_jax.evaluation import evaluator, prediction_rows
 from paligemma_jax.prediction import queries
 from paligemma_jax.settings import load, schema
 
@@ -45,7 +45,7 @@ class Predictor:
     built: assembly.Assembly
     params: Mapping[str, jax.Array]
     generate: Callable[..., generate.Generation]
-    constrain: answer_constraints.Constrain
+    constrain: evaluator.Constrain
     max_new_tokens: int
     batch_size: int
     asked: training_data.Asked = training_data.NOTHING_ASKED

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 
-from paligemma_jax.tasks import answer_metrics, definition, structure_metrics, text_metrics
+from paligemma_jax.tasks import answer_metrics, definition, text_metrics
 from paligemma_jax.wording import phrases
 
 Metric = text_metrics.Metric
@@ -50,16 +50,16 @@ METRICS = {
     ),
     "json_f1": Metric(
         "share of a JSON's fields, as F1",
-        structure_metrics.json_f1,
-        structure_metrics.summarize_json,
+        text_metrics.json_f1,
+        text_metrics.summarize_json,
         further={"json_valid": "share of answers that are JSON"},
     ),
-    "json_exact": Metric("all fields of a JSON", structure_metrics.json_exact),
-    "count_exact": Metric('{"dime": 2}: all counts, zeros left out', structure_metrics.count_exact),
+    "json_exact": Metric("all fields of a JSON", text_metrics.json_exact),
+    "count_exact": Metric('{"dime": 2}: all counts, zeros left out', text_metrics.count_exact),
     "event_phase_f1": Metric(
-        "'fall: start; cry: end', or sentences: pairs, as F1", structure_metrics.event_phase_f1
+        "'fall: start; cry: end', or sentences: pairs, as F1", text_metrics.event_phase_f1
     ),
-    "event_f1": Metric("the same without phases", structure_metrics.event_f1),
+    "event_f1": Metric("the same without phases", text_metrics.event_f1),
     "word_f1": Metric("words shared with the truth, as F1", answer_metrics.word_f1),
     "cider": Metric("CIDEr-D, 0..10", summarize=answer_metrics.summarize_cider),
     "bleu4": Metric("BLEU-4", summarize=answer_metrics.summarize_bleu),
@@ -214,7 +214,7 @@ def make_json(options: definition.Options) -> definition.Task:
     return make_task(
         "json",
         options,
-        check=structure_metrics.check_json,
+        check=text_metrics.check_json,
         usual_scores=("json_exact", "json_f1"),
         looks=(definition.JSON,),
         form='{"dime": 2}',

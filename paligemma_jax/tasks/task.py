@@ -10,15 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from paligemma_jax.tasks import (
-    box_text,
-    definition,
-    detection,
-    metrics,
-    segmentation,
-    structure_metrics,
-    text_metrics,
-)
+from paligemma_jax.tasks import box_text, definition, detection, metrics, segmentation, text_metrics
 from paligemma_jax.wording import phrases
 
 Task = definition.Task
@@ -164,7 +156,7 @@ def _look(answer: str, asked: definition.Task) -> str:
         return definition.MASKS if _SEG.search(answer) else definition.BOXES
     # A number alone is JSON too, but a word where JSON is not asked for.
     is_structure = asked.looks[0] == definition.JSON or answer.lstrip().startswith(("{", "["))
-    is_json = is_structure and structure_metrics.check_json(answer) is None
+    is_json = is_structure and text_metrics.check_json(answer) is None
     return definition.JSON if is_json else definition.WORDS
 
 

@@ -8,7 +8,7 @@ import pytest
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checks import planned_run
 from paligemma_jax.decoding import constraint
-from paligemma_jax.evaluation import answer_constraints, evaluator
+from paligemma_jax.evaluation import evaluator
 from paligemma_jax.prediction import predictor
 from paligemma_jax.settings import load
 from paligemma_jax.settings import schema as settings_schema
@@ -20,7 +20,7 @@ PICTURES = [np.zeros((14, 14, 3), np.uint8)] * 3
 def make(config, constrain, prompts=("detect cat",), room=40):
     built = assembly.assemble(load.typed(config))
     size = built.functions.vocab_size
-    chosen = answer_constraints.make(
+    chosen = evaluator.constrain_answers(
         load.typed(config), constrain, tokenizer=built.tokenizer, vocab_size=size
     )
     return chosen(prompts, room)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paligemma_jax.tasks import metrics, structure_metrics, text_metrics
+from paligemma_jax.tasks import metrics, text_metrics
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ from paligemma_jax.tasks import metrics, structure_metrics, text_metrics
     ],
 )
 def test_json_is_compared_field_by_field(prediction, truth, f1):
-    assert structure_metrics.json_f1(prediction, [truth]) == pytest.approx(f1)
-    assert structure_metrics.json_exact(prediction, [truth]) == (f1 == 1)
+    assert text_metrics.json_f1(prediction, [truth]) == pytest.approx(f1)
+    assert text_metrics.json_exact(prediction, [truth]) == (f1 == 1)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_json_is_compared_field_by_field(prediction, truth, f1):
     ],
 )
 def test_counts_are_right_or_wrong_as_a_whole(prediction, truth, exact):
-    assert structure_metrics.count_exact(prediction, [truth]) == exact
+    assert text_metrics.count_exact(prediction, [truth]) == exact
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_counts_are_right_or_wrong_as_a_whole(prediction, truth, exact):
 )
 def test_events_are_scored_with_and_without_their_phases(prediction, pairs, events):
     truth = ["fall: start; cry: end"]
-    assert structure_metrics.event_phase_f1(prediction, truth) == pytest.approx(pairs)
-    assert structure_metrics.event_f1(prediction, truth) == pytest.approx(events)
+    assert text_metrics.event_phase_f1(prediction, truth) == pytest.approx(pairs)
+    assert text_metrics.event_f1(prediction, truth) == pytest.approx(events)
 
 
 SENTENCE = (
@@ -80,23 +80,23 @@ SENTENCE = (
     ],
 )
 def test_events_are_read_out_of_sentences(prediction, pairs, events):
-    assert structure_metrics.event_phase_f1(prediction, [SENTENCE]) == pytest.approx(pairs)
-    assert structure_metrics.event_f1(prediction, [SENTENCE]) == pytest.approx(events)
+    assert text_metrics.event_phase_f1(prediction, [SENTENCE]) == pytest.approx(pairs)
+    assert text_metrics.event_f1(prediction, [SENTENCE]) == pytest.approx(events)
 
 
 def test_a_sentence_without_events_is_right_where_there_are_none():
     truth = ["No other events are visible."]
-    assert structure_metrics.event_phase_f1("In this image, no events are visible.", truth) == 1
-    assert structure_metrics.event_phase_f1("There are no events", truth) == 1
-    assert structure_metrics.event_phase_f1("There is a fall in the 2 phase", truth) == 0
+    assert text_metrics.event_phase_f1("In this image, no events are visible.", truth) == 1
+    assert text_metrics.event_phase_f1("There are no events", truth) == 1
+    assert text_metrics.event_phase_f1("There is a fall in the 2 phase", truth) == 0
 
 
 def test_numbers_of_hundreds_of_digits_and_deep_lists_are_scored():
     long, deep = "9" * 400, "[" * 900 + "1" + "]" * 900
-    assert structure_metrics.json_f1(long, [long]) == structure_metrics.json_f1(deep, [deep]) == 1
-    assert structure_metrics.json_f1(long, ["1"]) == structure_metrics.json_f1(deep, ["1"]) == 0
-    assert structure_metrics.count_exact(f'{{"a": {long}}}', [f'{{"a": {long}}}']) == 1
-    assert structure_metrics.count_exact(f'{{"a": {long}}}', [f'{{"a": {long[1:]}}}']) == 0
+    assert text_metrics.json_f1(long, [long]) == text_metrics.json_f1(deep, [deep]) == 1
+    assert text_metrics.json_f1(long, ["1"]) == text_metrics.json_f1(deep, ["1"]) == 0
+    assert text_metrics.count_exact(f'{{"a": {long}}}', [f'{{"a": {long}}}']) == 1
+    assert text_metrics.count_exact(f'{{"a": {long}}}', [f'{{"a": {long[1:]}}}']) == 0
 
 
 @given(st.one_of(st.text(), st.text(alphabet='{}[]":,1a')))
@@ -114,5 +114,5 @@ def test_json_that_does_not_read_is_counted():
         for text in ("{}", "{", "[1]", "")
     ]
     assert text_metrics.aggregate(rows, metrics=chosen)["json_valid"] == 0.5
-    assert "is no JSON" in structure_metrics.check_json("{")
-    assert structure_metrics.check_json('{"a": 1}') is None
+    assert "is no JSON" in text_metrics.check_json("{")
+    assert text_metrics.check_json('{"a": 1}') is None
