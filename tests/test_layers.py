@@ -72,7 +72,7 @@ OWN_ROOM = {
 }
 
 # Modules that training reaches by import. Join what is one idea before this grows; the aim is 100.
-MOST_TO_TRAIN = 123
+MOST_TO_TRAIN = 101
 
 # What config files import by name is offered by the room itself.
 FACADES = {"settings/__init__.py"}
