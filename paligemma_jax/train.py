@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Sequence
 
 from paligemma_jax.console import arguments
-from paligemma_jax.runs import resume, whole_run
+from paligemma_jax.runs import saving, whole_run
 from paligemma_jax.settings import load, schema
 
 
@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a Python file")
     parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the run's folder")
     parser.add_argument(
-        resume.ANYWAY,
+        saving.ANYWAY,
         action="store_true",
         help="go on with the run of the folder although settings or data differ from its own",
     )

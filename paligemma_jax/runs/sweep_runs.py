@@ -14,7 +14,7 @@ from paligemma_jax.console import process, say
 from paligemma_jax.evaluation import report as report_pages
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.reports import plots, run_log, sections
-from paligemma_jax.runs import early_stopping, resume
+from paligemma_jax.runs import early_stopping, saving
 from paligemma_jax.settings import load, sweeps
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
@@ -89,7 +89,7 @@ def is_done(run: sweeps.Run, workdir: pathlib.Path) -> bool:
     if not (folder / run_folder.FINAL).exists():
         return False
     settings = load.load(run.source, run.overrides)
-    resume.check_same(resume.keep_remat(settings, folder), folder)
+    saving.check_same_settings(saving.keep_remat(settings, folder), folder)
     return True
 
 

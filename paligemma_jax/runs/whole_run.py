@@ -17,7 +17,6 @@ from paligemma_jax.runs import (
     embedding_cache,
     memory_plan,
     optimization,
-    resume,
     saving,
     training_log,
     training_run,
@@ -49,12 +48,12 @@ def train(
         arrays need as their base has been replaced meanwhile.
     """
     say.show_on_stderr()
-    options = {"--workdir": os.path.abspath(workdir), resume.ANYWAY: resume_anyway}
+    options = {"--workdir": os.path.abspath(workdir), saving.ANYWAY: resume_anyway}
     process.require_same(
         "settings, folder, code or packages",
         lambda: {**json.loads(load.to_json(settings)), **options, "versions": process.versions()},
     )
-    with resume.claim(workdir):
+    with saving.claim_folder(workdir):
         _train(settings, workdir, resume_anyway, more_trackers)
 
 
@@ -104,8 +103,8 @@ def _prepare(
     settings: schema.Settings, workdir: pathlib.Path, *, resume_anyway: bool
 ) -> tuple[assembly.Assembly, training_run.Plan, memory_plan.Planned]:
     """Looks at everything that can be wrong before weights load."""
-    settings = resume.keep_remat(settings, workdir)
-    resume.check(settings, workdir, resume_anyway=resume_anyway)
+    settings = saving.keep_remat(settings, workdir)
+    saving.check_folder(settings, workdir, resume_anyway=resume_anyway)
     built = assembly.assemble(settings)
     planned = training_run.plan(built)
     training_data.warn_of_task(settings, planned.data.records)
