@@ -1,6 +1,5 @@
 """Through the doors on a quantized base: trained, resumed, evaluated, merged, answered with."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -11,16 +10,15 @@ import numpy as np
 import pytest
 
 import paligemma_jax
-from paligemma_jax import convert, evaluate
-from paligemma_jax.assembly import model_functions, weights
+from paligemma_jax import convert
 from paligemma_jax.checkpoints import checksums, npz
-from paligemma_jax.data import tokens
 from paligemma_jax.models.common import quantize
 from paligemma_jax.models.paligemma import as_family
 from paligemma_jax.params import names
 from paligemma_jax.reports import run_log
 from paligemma_jax.runs import whole_run
 from paligemma_jax.settings import load, presets
+from tests import tiny_runs
 
 pytestmark = pytest.mark.slow
 TIMINGS = {"seconds", "examples_per_s", "input_wait", "programs_compiled"}
@@ -53,21 +51,9 @@ def make_config(folder, **changes):
 def folder(tmp_path_factory):
     """A data set of texts, a tokenizer, a base in float16, and a run with LoRA on it in NF4."""
     folder = tmp_path_factory.mktemp("quantized")
-    rows = [
-        {"image": [], "prefix": "detect cat", "suffix": "<loc0000>" * 2 + f"<loc0{n}>" * 2 + " cat"}
-        for n in (100, 200, 300, 400)
-    ]
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
+    tiny_runs.write_data(folder, num_rows=4)
     config = make_config(folder, **{"lora.targets": None, "lora.rank": 8})
-    vocab_size = tokens.load_tokenizer(config.tokenizer).vocab_size
-    model = model_functions.describe(load.typed(config), vocab_size=vocab_size)
-    rng = np.random.default_rng(0)
-    base = {
-        name: rng.normal(size=x.shape, scale=0.1).astype("float16")
-        for name, x in model.shapes().items()
-    }
-    npz.write(folder / "base.npz", base, metadata=weights.model_metadata(model))
+    tiny_runs.write_base(folder / "base.npz", config)
     whole_run.train(load.typed(make_config(folder)), folder / "run")
     return folder
 
@@ -82,10 +68,7 @@ def rows(workdir):
 
 
 def score(folder, capsys, *words):
-    """Returns the validation loss that the evaluate door finds."""
-    out = "--eval.decode=False", f"--out={folder}/out"
-    evaluate.main([f"--data={folder}/train.jsonl", *out, *words])
-    return json.loads(capsys.readouterr().out)["loss"]
+    return tiny_runs.score(folder, folder / "out", capsys, *words)
 
 
 def decoded(folder):
