@@ -11,6 +11,7 @@ from PIL import Image
 
 from paligemma_jax import import_data
 from paligemma_jax.data import objects, records, tokens
+from paligemma_jax.files import atomic
 from paligemma_jax.importers import roboflow
 from paligemma_jax.tasks import box_text, mask_text
 
@@ -232,6 +233,23 @@ def test_roboflow_is_fetched_with_the_key_of_the_environment(tmp_path, capsys, m
     result = run(capsys, "roboflow://a/b/3", tmp_path / "out", "--task", "detection")
     assert result["rows"] == {"train": 4} and "secret" not in json.dumps(result)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_all_that_an_import_writes_on_the_way_lies_in_one_folder_that_the_next_one_removes(
+    tmp_path, monkeypatch
+):
+    folders = []
+
+    def download(address, folder, **_):
+        folders.extend(path.name for path in tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(roboflow, "download", download)
+    with pytest.raises(KeyboardInterrupt):
+        import_data.main(["roboflow://a/b/3", str(tmp_path / "out"), "--task", "detection"])
+    (folder,) = folders
+    assert folder.startswith("out.") and folder.endswith(atomic.SUFFIX)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_roboflow_without_a_key_names_the_page(tmp_path, monkeypatch):

@@ -158,7 +158,11 @@ def new_file(path: Path, *, temporary: Path | None = None) -> Iterator[pathlib.P
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[pathlib.Path]:
-    """Yields a folder to fill, which takes the place of `folder` and all in it: as `new_file`."""
+    """Yields a folder to fill, which takes the place of `folder` and all in it: as `new_file`.
+
+    What else is needed meanwhile may lie in the folder above the one to fill: it goes at the end,
+    or with the next of the same name.
+    """
     folder = pathlib.Path(folder)
     with _folder_beside(folder) as made:
         yield made

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import os
 import pathlib
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,12 +38,9 @@ def import_data(chosen: options.ImportOptions) -> dict[str, Any]:
     """
     start = time.monotonic()
     # An old folder is empty, or an earlier import: `options` checked it.
-    with (
-        atomic.new_folder(chosen.target) as out,
-        tempfile.TemporaryDirectory(dir=chosen.target.parent) as fetched,
-    ):
+    with atomic.new_folder(chosen.target) as out:
         is_remote = roboflow.is_address(chosen.source)
-        source = _fetch(chosen, pathlib.Path(fetched, "download")) if is_remote else chosen.source
+        source = _fetch(chosen, out.parent / "download") if is_remote else chosen.source
         summary = _import(chosen, source, out)
     return summary | {"seconds": time.monotonic() - start}
 
