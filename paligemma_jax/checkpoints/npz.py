@@ -124,9 +124,9 @@ def write(
         with atomic.new_file(path) as unfinished, large_files.DirectFile(unfinished) as file:
             _write_zip(file, params, types, comment, total, progress)
             file.sync()
-    except OSError as error:
-        message = f"{path} is not written ({error.strerror}); what was there is unchanged"
-        raise OSError(error.errno, message) from error
+    except atomic.WriteError as error:
+        message = f"{error}; what was there is unchanged"
+        raise atomic.WriteError(error.errno, message) from error
     atomic.sync_folder(path.parent)
 
 

@@ -397,7 +397,8 @@ def test_a_failed_write_leaves_the_good_file_and_nothing_else(tmp_path, error):
     assert path.read_bytes() == good
     assert list(tmp_path.iterdir()) == [path]
     if isinstance(error, OSError):
-        assert "a.npz is not written (No space left" in str(caught.value)
+        assert "a.npz is not written: its disk is full (No space left" in str(caught.value)
+        assert str(caught.value).endswith("; what was there is unchanged")
 
 
 def test_an_error_of_the_disk_comes_out_of_write(tmp_path, monkeypatch):
@@ -405,7 +406,9 @@ def test_an_error_of_the_disk_comes_out_of_write(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(OSError, match=r"a\.npz is not written \(Input/output error\)"):
+    with pytest.raises(
+        OSError, match=r"a\.npz is not written: its disk failed \(Input/output error\)"
+    ):
         npz.write(tmp_path / "a.npz", some_params())
     assert not list(tmp_path.iterdir())
 
@@ -414,7 +417,9 @@ def test_too_little_space_is_an_error_before_anything_is_written(tmp_path, monke
     free = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     npz.write(tmp_path / "fits.npz", {"w": np.zeros(1000)})
-    with pytest.raises(OSError, match=r"needs 0\.80 GB and .* has 0\.00 GB free; nothing") as error:
+    with pytest.raises(
+        OSError, match=r"needs 0\.80 GB and .* has 100\.0 kB free; nothing"
+    ) as error:
         npz.write(tmp_path / "a.npz", {"w": np.broadcast_to(0.0, 10**8)})
     assert error.value.errno == errno.ENOSPC
 

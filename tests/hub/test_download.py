@@ -188,7 +188,7 @@ def test_a_proxy_alone_knows_whether_there_is_a_route(server, monkeypatch):
 def test_too_little_space_is_an_error_before_the_data_is_fetched(server, path, monkeypatch):
     free = shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    with pytest.raises(OSError, match=r"needs 0\.00 GB and .* has 0\.00 GB free") as error:
+    with pytest.raises(OSError, match=r"needs 1\.0 kB and .* has 0\.0 kB free") as error:
         download.fetch(server.serve("/a", DATA), path)
     assert error.value.errno == errno.ENOSPC
 
