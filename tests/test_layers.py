@@ -118,6 +118,8 @@ LAZY = {
     "transformers",
     "pyarrow",
     "av",
+    # Decoding knows the names of pieces, and works where no tokenizer is.
+    "sentencepiece",
     # A quarter of a second or more each, and no door needs one before it works.
     "kagglehub",
     "scipy",

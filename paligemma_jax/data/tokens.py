@@ -10,9 +10,7 @@ import pathlib
 import re
 import struct
 from collections.abc import Callable, Iterable
-from typing import Protocol
-
-import sentencepiece
+from typing import Any, Protocol
 
 from paligemma_jax.data import locations
 
@@ -193,6 +191,8 @@ def train_tokenizer(
     Raises:
       ValueError: no text, or a vocabulary too small for the texts' characters.
     """
+    import sentencepiece
+
     # Text is encoded in stretches between such pieces, so it is learnt in stretches too.
     border = re.compile(r"(?:<loc\d{4}>|<seg\d{3}>|\n)+")
     lines = [line for text in texts for line in border.split(text) if line.strip()]
@@ -235,7 +235,9 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     return pathlib.Path(path).read_bytes()
 
 
-def _load_processor(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
+def _load_processor(model: bytes, name: str) -> Any:
+    import sentencepiece
+
     if what := locations.describe_head(model) or (JSON if model.startswith(b"{") else None):
         raise ValueError(f"{name}: expected a sentencepiece model, found {what}")
     processor = sentencepiece.SentencePieceProcessor()
