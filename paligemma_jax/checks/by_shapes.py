@@ -7,7 +7,7 @@ would be kept if all were.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from paligemma_jax.assembly import assembly, datasets, model_functions
 from paligemma_jax.models import family
 from paligemma_jax.params import names
 from paligemma_jax.runs import embedding_cache, memory_plan, training_run
+from paligemma_jax.settings import schema
 from paligemma_jax.training import loss
 
 KEEP_ALL = "none"  # a remat_policy
@@ -29,34 +30,35 @@ LOGITS_COPIES = 3
 
 def make(built: assembly.Assembly, planned: training_run.Plan) -> memory_plan.Planned:
     """Returns what a run needs, as `memory_plan.make` does, without a compiler and a program."""
-    memory = memory_plan.at_least(built, planned)
+    settings, memory = planned.settings, memory_plan.at_least(built, planned)
     state, _ = memory_plan.shapes(built, planned)
-    temporary = memory.temporary + work_bytes(built, planned, state.params, memory.logits)
+    temporary = memory.temporary + work_bytes(
+        built, settings, planned.optimizer.trainable, state.params, memory.logits
+    )
     return memory_plan.Planned(
         memory=dataclasses.replace(memory, temporary=temporary),
         limit=None,
         works=memory_plan.count_work(built, planned, state.params),
         num_devices=built.mesh.size,
-        batch_size=planned.settings.input.batch_size,
+        batch_size=settings.input.batch_size,
         train_step=_refuse,
         remat=built.functions.compute.remat,
         sequence=model_functions.describe_sequence(
-            planned.settings, built.model, platform=built.mesh.devices.flat[0].platform
+            settings, built.model, platform=built.mesh.devices.flat[0].platform
         ),
     )
 
 
 def work_bytes(
     built: assembly.Assembly,
-    planned: training_run.Plan,
+    settings: schema.Settings,
+    trainable: Iterable[str],
     params: Mapping[str, Any],
     logits: int,
 ) -> int:
     """Returns the bytes of one device that a step needs beside its arguments and gradients."""
-    settings = planned.settings
     rows = settings.input.batch_size // (built.mesh.size * settings.accumulation_steps)
-    trainable = tuple(sorted(planned.optimizer.trainable))
-    per_row, fixed, layer = _kept_bytes(built, settings, trainable)
+    per_row, fixed, layer = _kept_bytes(built, settings, tuple(sorted(trainable)))
     weights = 0
     if built.mesh.size > 1:
         start = built.model.kind.names.blocks or ""

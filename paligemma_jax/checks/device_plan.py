@@ -143,7 +143,7 @@ def assemble(
         data=training_data.TrainingData(cast(Any, range(size)), (), None, None),
         total_steps=steps,
         optimizer=optimization.make(settings, model.shapes(), steps=steps, data_size=size),
-        evaluations=tuple((_evaluation(built, name), 0) for name in settings.evals),
+        evaluations=tuple((_evaluation(settings, built, name), 0) for name in settings.evals),
         base=None,
         saving=saving.plan(settings, total_steps=steps, data_size=size),
         goal=early_stopping.make(settings),
@@ -151,8 +151,10 @@ def assemble(
     return built, planned
 
 
-def _evaluation(built: assembly.Assembly, name: str) -> evaluator.Evaluation:
-    settings, chosen = built.settings, built.settings.evals[name]
+def _evaluation(
+    settings: schema.Settings, built: assembly.Assembly, name: str
+) -> evaluator.Evaluation:
+    chosen = settings.evals[name]
     batch_size = evaluator.round_up(chosen.batch_size or settings.input.batch_size, built.mesh.size)
     spec = datasets.spec(settings, batch_size=batch_size)
     return evaluator.Evaluation(
@@ -191,11 +193,12 @@ def make(
       finds_changes: whether to look for changes where it does not fit.
     """
     limit, chip = limit_of(machine.chip), machine.chip
-    built, planned = assemble(for_machine(settings, machine), devices)
+    settings = for_machine(settings, machine)
+    built, planned = assemble(settings, devices)
     built, planned, needed = auto_remat.plan_for(built, planned, limit=limit, make=planner)
     state, _ = memory_plan.shapes(built, planned)
-    batch_size, dtype = planned.settings.input.batch_size, built.functions.compute.dtype
-    supervised = min(ANSWER_TOKENS, planned.settings.input.text_len)
+    batch_size, dtype = settings.input.batch_size, built.functions.compute.dtype
+    supervised = min(ANSWER_TOKENS, settings.input.text_len)
     model_flops = needed.work.of_step(batch_size=batch_size, supervised=supervised) / machine.count
     again = batch_size * needed.work.again_per_example / machine.count
     peak = chip.peak_flops[dtype]

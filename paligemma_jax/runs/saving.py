@@ -74,11 +74,11 @@ def start(
       ValueError: all checkpoints are damaged; or they are of another base, data or optimizer, or
         of more updates than `total_steps`.
     """
-    layout = assembly.lay_out(built, base, tuple(made.trainable))
+    settings, layout = built.settings, assembly.lay_out(built, base, tuple(made.trainable))
     about = {
-        "base": _describe_base(built, layout, made),
+        "base": _describe_base(settings, layout, made),
         "data": datasets.digest(records, built.tokenizer),
-        "settings": json.loads(load.to_json(built.settings)),
+        "settings": json.loads(load.to_json(settings)),
     }
     with say.working(f"reading what {workdir} has of an earlier start"):
         path, groups = _read_newest(workdir, about, _like(layout, made), resume_anyway)
@@ -231,12 +231,11 @@ def _check_run(
 
 
 def _describe_base(
-    built: assembly.Assembly, layout: assembly.Layout, made: optimizer.Optimizer
+    settings: schema.Settings, layout: assembly.Layout, made: optimizer.Optimizer
 ) -> dict[str, Any] | None:
     """Returns where frozen weights come from; None where nothing is frozen."""
     if layout.shapes.keys() == set(made.trainable):
         return None
-    settings = built.settings
     if layout.stored is None:
         return {"seed": settings.seed, **model_functions.describe_quantized(layout.shapes)}
     return {
