@@ -285,3 +285,24 @@ def test_a_cast_that_changes_the_logits_more_is_refused(verify):
     assert done.returncode != 0
     assert "16 bits may make 0.01. Do not use what was written" in done.stderr
     assert "convert with --dtype float32" in done.stderr
+
+
+def test_integers_are_not_written_for_transformers_and_their_file_is_named(weights, tmp_path):
+    with np.load(weights) as file:
+        arrays = dict(file)
+    name = "img/Transformer/encoder_norm/bias"
+    arrays[name] = arrays[name].astype(np.int8)
+    metadata = {k: v for k, v in npz.read_header(weights).metadata.items() if k != "dtypes"}
+    npz.write(tmp_path / "a.npz", arrays, metadata=metadata)
+    with pytest.raises(ValueError, match=r"a\.npz: 'img/.*bias' is int8, .*give --dtype"):
+        convert.main([str(tmp_path / "a.npz"), str(tmp_path / "hf"), "--tokenizer=none"])
+
+
+def test_a_base_that_is_not_there_is_said_to_be_the_base(weights, tmp_path):
+    with np.load(weights) as file:
+        arrays = dict(list(file.items())[:2])
+    metadata = {"num_arrays_with_base": 9, "base": {"path": "x", "fingerprint": "y"}}
+    npz.write(tmp_path / "a.npz", arrays, metadata=metadata)
+    words = [str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), "--base", "nope.npz"]
+    with pytest.raises(ValueError, match=r"the base of .*a\.npz: .*nope\.npz"):
+        convert.main(words)

@@ -233,4 +233,6 @@ def _metadata(file_metadata: Mapping[str, str]) -> dict[str, Any]:
         metadata = json.loads(file_metadata.get(METADATA, "{}"))
     except (ValueError, RecursionError):
         return {}
-    return metadata if isinstance(metadata, dict) else {}
+    if not isinstance(metadata, dict):
+        return {}
+    return {key: value for key, value in metadata.items() if key != "dtypes"}  # those of an npz

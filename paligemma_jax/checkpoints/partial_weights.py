@@ -163,7 +163,7 @@ def _find(
             base = _find_beside(path, record, fetch, published, missing)
     try:
         below = _find(pathlib.Path(base), None, fetch, published, above=(*above, path.resolve()))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"the base of {path}: {error}") from error
     _check_same(path, below, record)
     if not below.arrays.keys() - header.arrays.keys():

@@ -81,7 +81,7 @@ class SentencePiece:
             model += b"".join(map(_serialize_piece, missing))
             processor = _load_processor(model, name)
         self.model = model
-        self._processor = processor
+        self._processor, self._name = processor, name
         self.pad, self.eos = processor.pad_id(), processor.eos_id()
         self.bos, self.vocab_size = processor.bos_id(), len(processor)
         self.newline = self._check(name)
@@ -99,18 +99,29 @@ class SentencePiece:
         kept = [int(i) for i in ids]
         if stop_at_eos and self.eos in kept:
             kept = kept[: kept.index(self.eos)]
-        return self._processor.decode([i for i in kept if 0 <= i < self.vocab_size])
+        known = [i for i in kept if 0 <= i < self.vocab_size]
+        try:
+            return self._processor.decode(known)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self._name}: pieces {known[:8]} are no UTF-8: a damaged tokenizer; copy it again"
+            ) from error
 
     def piece(self, token_id: int) -> str:
         """As `Tokenizer` says; "▁" is a space."""
-        return self._processor.id_to_piece(int(token_id))
+        try:
+            return self._processor.id_to_piece(int(token_id))
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self._name}: piece {token_id} is no UTF-8: a damaged tokenizer; copy it again"
+            ) from error
 
     def spellings(self) -> list[bytes | None]:
         processor = self._processor
         special = {*self.loc_ids, *self.seg_ids, processor.unk_id()}
 
         def spell(token_id: int) -> bytes | None:
-            piece = processor.id_to_piece(token_id)
+            piece = self.piece(token_id)
             if token_id in special or processor.is_control(token_id):
                 return None
             if processor.is_byte(token_id):
@@ -122,7 +133,7 @@ class SentencePiece:
     def control_pieces(self) -> dict[str, tuple[int, str]]:
         """Returns "pad", "eos", "bos" and "unk" -> (id, piece)."""
         ids = {"pad": self.pad, "eos": self.eos, "bos": self.bos, "unk": self._processor.unk_id()}
-        return {name: (i, self._processor.id_to_piece(i)) for name, i in ids.items()}
+        return {name: (i, self.piece(i)) for name, i in ids.items()}
 
     def _check(self, name: str) -> int:
         """Returns the id of "\\n" after making sure that this is a tokenizer PaliGemma can use."""
@@ -243,7 +254,7 @@ def _load_processor(model: bytes, name: str) -> Any:
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.load_from_serialized_proto(model)
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # its own message may quote any bytes
         raise ValueError(f"{name}: not a sentencepiece model ({error})") from error
     return processor
 

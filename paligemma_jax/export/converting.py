@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import time
 
-from paligemma_jax.checkpoints import partial_weights
+from paligemma_jax.checkpoints import partial_weights, tensor_files
 from paligemma_jax.console import say
 from paligemma_jax.export import parity, weights_source, writers
 from paligemma_jax.models.paligemma import variants
@@ -139,6 +139,7 @@ def _to_folder(
         _check_adapter_options(options)
         model = _infer_model(source, options)
         return model, writers.to_peft(source.weights, options.target, model)
+    _check_types(source, options)
     tokenizer = pathlib.Path(options.tokenizer) if options.tokenizer else source.tokenizer
     if options.tokenizer == NO_TOKENIZER or tokenizer is None:
         tokenizer = None
@@ -149,6 +150,17 @@ def _to_folder(
     return model, writers.to_huggingface(
         source.weights, options.target, model, dtype=options.dtype, tokenizer=tokenizer
     )
+
+
+def _check_types(source: weights_source.WeightsSource, options: ConvertOptions) -> None:
+    """Raises a ValueError for arrays of a type that is none of a model for transformers."""
+    assert source.weights is not None
+    for name, array in source.weights.arrays.items():
+        if options.dtype is None and (kind := str(array.dtype)) not in tensor_files.CODES:
+            raise ValueError(
+                f"{source.path}: '{name}' is {kind}, expected one of {list(tensor_files.CODES)}: "
+                f"give --dtype, which all arrays are written in"
+            )
 
 
 def _check_adapter_options(options: ConvertOptions) -> None:

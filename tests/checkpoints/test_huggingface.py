@@ -104,7 +104,7 @@ def test_exported_tensors_are_those_that_transformers_saved(tmp_path, case, load
 @pytest.mark.parametrize("case", ["forward_pg1", "forward_pg2"])
 def test_there_and_back_is_bit_exact(tmp_path, case, dtype, load_reference):
     params = {name: x.astype(dtype) for name, x in load_reference(case)[0].items()}
-    folder = export(tmp_path, params, metadata={"task": "detection"})
+    folder = export(tmp_path, params, metadata={"task": "detection", "dtypes": {}})
     found, metadata = read_all(folder, make_model(case.removeprefix("forward_")))
     assert_bit_equal(found, params)
     assert metadata == {"task": "detection"}

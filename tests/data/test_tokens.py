@@ -173,3 +173,19 @@ def test_control_pieces_are_named_with_their_ids():
     found = tokens.load_tokenizer(MODEL).control_pieces()
     expected = {"pad": (0, "<pad>"), "eos": (1, "</s>"), "bos": (2, "<s>"), "unk": (3, "<unk>")}
     assert found == expected
+
+
+def test_a_piece_that_is_no_text_names_the_file(tmp_path):
+    path = tmp_path / "damaged.model"
+    path.write_bytes(train().replace(b"detect", b"det\xff\xfet"))
+    damaged = tokens.load_tokenizer(path)
+    with pytest.raises(ValueError, match=r"damaged\.model: piece \d+ is no UTF-8"):
+        damaged.spellings()
+
+
+def test_two_pieces_alike_that_are_no_text_are_refused(tmp_path):
+    piece = b"\x0a\x02\xff\xfe\x15\0\0\0\0"  # its text, and a score
+    path = tmp_path / "twice.model"
+    path.write_bytes(train() + 2 * (b"\x0a" + bytes([len(piece)]) + piece))
+    with pytest.raises(ValueError, match=r"twice\.model: not a sentencepiece model"):
+        tokens.load_tokenizer(path)

@@ -74,6 +74,9 @@ class Gemma:
             raise ValueError(
                 f"query_scale '{self.query_scale}': expected 'head_dim' or 'width_per_head'"
             )
+        for name in ("attn_logits_softcap", "final_logits_softcap"):
+            if not isinstance(cap := getattr(self, name), int | float) or not 0 <= cap <= 1e9:
+                raise ValueError(f"{name} is {cap!r:.60}, expected a number from 0, which is off")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"{self.num_heads} query heads cannot share {self.num_kv_heads} kv heads evenly"

@@ -94,3 +94,10 @@ def test_dimensions_that_were_never_released_are_measured():
     expected = variants.released("paligemma2-3b", res=224, final_logits_softcap=0.0)
     expected = dataclasses.replace(expected, vocab_size=1000)
     assert variants.measure(shapes, hidden) == expected
+
+
+@pytest.mark.parametrize("cap", ["50", None, -1.0, float("nan"), 10**400])
+def test_a_softcap_that_is_no_number_is_an_error(cap):
+    dims = dict(width=8, depth=1, mlp_dim=8, num_heads=1, num_kv_heads=1, head_dim=8)
+    with pytest.raises(ValueError, match=r"attn_logits_softcap is .*, expected a number from 0"):
+        variants.Gemma(**dims, attn_logits_softcap=cap)
