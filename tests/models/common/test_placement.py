@@ -261,6 +261,6 @@ def test_a_tpus_compiler_moves_weights_twice_and_gradients_once():
     cost = json.loads(ran.stdout.splitlines()[-1])
     assert cost["seconds"] > 0
     # What else moves is small: tokens' embeddings and gradients, hidden states before the logits.
-    assert sum(cost["bytes"].values()) < 1.25 * (3 * cost["weights"] + cost["table"])
+    assert sum(cost["bytes"].values()) < 1.3 * (3 * cost["weights"] + cost["table"])
     assert cost["bytes"]["all-gather"] >= 1.5 * cost["weights"]
     assert cost["bytes"].get("collective-permute", 0) < 0.1 * cost["weights"]
