@@ -2,7 +2,7 @@
 # make test    the default test suite
 # make check   what a commit must pass: format, lint, types, tests
 # make lint    the first three of these alone
-# make test-slow   the tests that the default suite leaves out; adds torch, transformers, peft, libtpu
+# make test-slow   the tests that the default suite leaves out; adds torch, transformers, peft, libtpu, mkdocs
 # make clean   remove caches and what the demo wrote; .venv stays
 #
 # Each does its own set-up: a virtual environment in .venv, from nothing but Python 3.11 to 3.13.
@@ -78,8 +78,8 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 $(ORACLES): $(INSTALLED)
-	@echo "Adding torch, transformers, peft and libtpu to $(VENV)"
-	@set -o pipefail; $(INSTALL) -e '.[test,oracles,tpu]' | $(LARGE)
+	@echo "Adding torch, transformers, peft, libtpu and mkdocs to $(VENV)"
+	@set -o pipefail; $(INSTALL) -e '.[test,oracles,tpu,docs]' | $(LARGE)
 	@touch $@
 
 # pip is the last thing that venv writes, so its absence also shows one that was interrupted.

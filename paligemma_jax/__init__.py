@@ -25,7 +25,7 @@ def load(
       weights: npz file in place of the run's final.npz.
       checkpoint: "best", "last" or a step ("200"): that state of the run instead.
       base: what the weights were trained from, if they are trained arrays only and it moved.
-      decoding: keys of `evals.NAME` in configs/README.md, as {"max_new_tokens": 64}.
+      decoding: keys of `evals.NAME` in docs/configs.md, as {"max_new_tokens": 64}.
 
     Returns:
       a `prediction.predictor.Predictor`.

@@ -12,7 +12,7 @@ validation set of the run: evals.valid or evals.val of its settings, else their 
 (by its keep_best), last, or a step. --config takes a config file; its weights are --weights, else
 its model_init ("--weights none": random ones). Settings can be changed:
 --config.compute_dtype=bfloat16; and how answers are made: --eval.sampler=beam --eval.beam_size=3
---eval.batch_size=32 --eval.constrain=task (configs/README.md lists all as evals.NAME.*).
+--eval.batch_size=32 --eval.constrain=task (docs/configs.md lists all as evals.NAME.*).
 """
 
 import argparse

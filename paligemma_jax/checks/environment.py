@@ -202,7 +202,7 @@ def _missing_key(source: str) -> list[Finding]:
     schemes = [address.partition("://")[0] for address in addresses if "://" in address]
     if not schemes:
         what = "neither a file nor a published name"
-        remedy = "give a path, an address or a name of README's table"
+        remedy = "give a path, an address or a name of the table in docs/interop.md"
         return [Finding("error", NO_FILE, what, remedy, source)]
     needed = {scheme: sites.LOGINS[scheme] for scheme in schemes if scheme in sites.LOGINS}
     if any(sites.has_credentials()[scheme] for scheme in needed):

@@ -33,7 +33,7 @@ BOX_PROBLEMS = {
 }
 BAD_SUFFIX = "suffix that the task cannot read"
 OTHER_TASK = "answers of another task"
-GRAMMAR = "write it as the message says; README shows a row of each task"
+GRAMMAR = "write it as the message says; docs/data.md shows rows"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -334,7 +334,7 @@ def _unknown(path: str, key: str, node: ml_collections.ConfigDict, *, whole: str
     prefix, every = path.removesuffix(key), schema.names()
     beside = [*node] if prefix else [*node, *every]
     hint = keys.did_you_mean(key, beside, prefix=prefix) or keys.did_you_mean(key, every)
-    hint = hint or "configs/README.md lists all keys. "
+    hint = hint or "docs/configs.md lists all keys. "
     return f"config key '{path}' is not known. {hint}" + (f"In {whole}" if whole != path else "")
 
 

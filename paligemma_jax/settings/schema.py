@@ -1,6 +1,6 @@
 """Every config key, once: a field of a frozen class, with its type, default, range and one line.
 
-configs/README.md is printed from here: `python -m paligemma_jax.settings.schema`. The names follow
+docs/configs.md is printed from here: `python -m paligemma_jax.settings.schema`. The names follow
 big_vision where the meaning is the same. A config file fills these in as a ConfigDict (presets),
 which `load` turns into `Settings`.
 """
@@ -391,7 +391,7 @@ def replace(settings: Class, changes: Mapping[str, Any]) -> Class:
 
 
 def markdown() -> str:
-    """Returns the reference table of all keys, for configs/README.md."""
+    """Returns the reference table of all keys, for docs/configs.md."""
     lines = ["| key | default | what it does |", "| --- | --- | --- |"]
     rows = [(one.name, one) for one in KEYS]
     rows += [(f"input.mixture.NAME.{one.name}", one) for one in SOURCE_KEYS]

@@ -87,7 +87,7 @@ def choose(names: Sequence[str]) -> text_metrics.Metrics:
 
 
 def markdown() -> str:
-    """Returns the table of metrics, for configs/README.md."""
+    """Returns the table of metrics, for docs/configs.md."""
     lines = ["| score | what it is | keys of a row |", "| --- | --- | --- |"]
     for name, metric in METRICS.items():
         keys = ", ".join(f"`{key}`" for key in dict.fromkeys((*metric.needs, *metric.groups)))

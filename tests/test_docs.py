@@ -1,0 +1,121 @@
+"""README and the pages of docs/ say what the program does."""
+
+import importlib
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from paligemma_jax.params import released_models
+from paligemma_jax.settings import load, schema
+from paligemma_jax.tasks import metrics, task
+from tests import pages
+
+ROOT = pages.ROOT
+README = (ROOT / "README.md").read_text()
+CONFIGS = (ROOT / "docs" / "configs.md").read_text()
+DATA = (ROOT / "docs" / "data.md").read_text()
+INTEROP = (ROOT / "docs" / "interop.md").read_text()
+
+
+def test_key_table_is_printed_from_the_code():
+    table = re.search(r"<!-- keys -->\n(.*)<!-- /keys -->", CONFIGS, re.DOTALL)
+    assert table, "docs/configs.md has no <!-- keys --> ... <!-- /keys -->"
+    expected = schema.markdown() + "\n"
+    assert table[1] == expected, "paste the output of python -m paligemma_jax.settings.schema"
+
+
+def test_score_table_is_printed_from_the_code():
+    table = re.search(r"<!-- scores -->\n(.*)<!-- /scores -->", CONFIGS, re.DOTALL)
+    assert table and table[1] == metrics.markdown() + "\n"
+
+
+def test_rows_of_each_task_are_read_as_such():
+    rows = re.findall(r"^\| `(\w+)` \| `[^`]*` \| `([^`]*)` \|$", DATA, re.MULTILINE)
+    assert [name for name, _ in rows] == list(task.TASKS)
+    for name, suffix in rows:
+        assert task.look_up(name).check(suffix) is None
+
+
+@pytest.mark.parametrize("page", pages.names())
+def test_every_local_link_leads_somewhere(page):
+    file = ROOT / page
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", file.read_text())
+    for name, anchor in links:
+        target = file.parent / name if name else file
+        assert target.exists(), target
+        assert not anchor or anchor in anchors(target), f"{target}#{anchor}"
+
+
+def anchors(path):
+    """Yields what a file's headings are called in links."""
+    for title in re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE):
+        yield re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-")
+
+
+def test_every_page_is_reached():
+    """From the README, from the site's first page and from its menu."""
+    for page in (ROOT / "docs").glob("*.md"):
+        if page.name != "index.md":
+            assert f"(docs/{page.name})" in README
+            assert f"({page.name})" in (ROOT / "docs" / "index.md").read_text()
+        assert page.name in (ROOT / "mkdocs.yml").read_text()
+
+
+def test_readme_is_read_in_one_sitting():
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", pages.names())
+def test_commands_are_understood(page, monkeypatch):
+    """Their words by their door, and the config's own by the config."""
+    monkeypatch.chdir(ROOT)
+    for door, *words in pages.commands(page):
+        module = importlib.import_module(f"paligemma_jax.{door}")
+        if words == ["--help"]:
+            continue
+        parsed = module.parse_args(words)
+        if isinstance(parsed, tuple):  # a door whose words may set keys
+            args, overrides = parsed
+            if args.config and pathlib.Path(args.config.partition(":")[0]).exists():
+                load.load(args.config, overrides["config"])
+
+
+@pytest.mark.parametrize("arg", ["", ":overfit"])
+def test_config_for_own_data_builds(arg, tmp_path):
+    (snippet,) = re.findall(r"```python\n(from paligemma_jax.settings .*?)```", CONFIGS, re.DOTALL)
+    (tmp_path / "mine.py").write_text(textwrap.dedent(snippet))
+    config = load.load(f"{tmp_path}/mine.py{arg}")
+    assert config.model_init == "pt_3b_224"
+    assert (config.stop_at is None) == (arg == "")
+
+
+def test_weights_are_the_released_ones():
+    listed = re.findall(r"`(pt_[^`]*RES[^`]*)`", INTEROP)
+    spelt = {name.replace("RES", str(res)) for name in listed for res in (224, 448, 896)}
+    assert spelt == set(released_models.FILES)
+
+
+def test_every_config_is_listed():
+    for path in (ROOT / "configs").glob("*.py"):
+        assert f"(../configs/{path.name})" in CONFIGS
+
+
+@pytest.mark.slow
+def test_site_builds(tmp_path):
+    """Every page with its links, and nothing that a reader's browser asks another server for."""
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    built = list(tmp_path.rglob("index.html"))
+    assert len(built) == len(list((ROOT / "docs").glob("*.md")))
+    for page in built:
+        asked = re.findall(
+            r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)"', page.read_text()
+        )
+        assert not asked
+        for picture in re.findall(r'<img[^>]+src="([^"]+)"', page.read_text()):
+            assert (page.parent / picture).exists()
