@@ -9,6 +9,8 @@ model.predict("scan.png", "detect fracture")
 from collections.abc import Mapping
 from typing import Any
 
+__version__ = "0.1.0"
+
 
 def load(
     run: str,

@@ -1,7 +1,14 @@
-"""Says which commands there are: `python -m paligemma_jax`."""
+"""The console command: `paligemma-jax COMMAND ...`, which `python -m paligemma_jax` is too."""
 
+import importlib
 import sys
+from collections.abc import Sequence
 
+from paligemma_jax.console import arguments
+from paligemma_jax.wording import phrases
+
+PROGRAM, PACKAGE = "paligemma-jax", "paligemma_jax"
+# Each is a module too: python -m paligemma_jax.train.
 DOORS = {
     "check": "look at machine, keys, data and settings before anything costs",
     "train": "fine-tune a model: a config in, a run's folder out",
@@ -11,14 +18,35 @@ DOORS = {
     "import_data": "data sets of other tools to JSONL and images",
     "convert": "weights to Hugging Face and back",
 }
+HELP, VERSION = ("-h", "--help", "help"), ("--version", "version")
 
 
-def main() -> None:
-    """Prints one line a command."""
-    lines = [f"  python -m paligemma_jax.{name:11} {what}" for name, what in DOORS.items()]
-    print("\n".join(["Fine-tune PaliGemma 1 and 2. Each has --help:", *lines]))
-    if sys.argv[1:]:
-        sys.exit(f"error: '{sys.argv[1]}': write a dot, as python -m paligemma_jax.train")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Calls the command that the first word names; prints one line a command without one."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = words[0].replace("-", "_") if words else HELP[0]
+    if words and words[0] in VERSION:
+        print(f"{PROGRAM} {sys.modules[PACKAGE].__version__}")
+    elif not words or words[0] in HELP:
+        print(describe())
+    elif command not in DOORS:
+        hint = phrases.did_you_mean(command, DOORS)
+        sys.exit(f"error: '{words[0]}' is no command. {hint}There are: {', '.join(DOORS)}")
+    else:
+        call(command, words[1:])
+
+
+def describe() -> str:
+    """Returns one line a command."""
+    lines = [f"  {PROGRAM} {name:11} {what}" for name, what in DOORS.items()]
+    last = f"python -m paligemma_jax.train is {PROGRAM} train, and so on"
+    return "\n".join(["Fine-tune PaliGemma 1 and 2. Each has --help:", *lines, last])
+
+
+def call(door: str, words: Sequence[str]) -> None:
+    """Calls a door with its words, as if it had been called alone."""
+    sys.argv = [f"{PROGRAM} {door}", *words]
+    arguments.run(importlib.import_module(f"{PACKAGE}.{door}").main)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,38 @@
-"""What `python -m paligemma_jax` says."""
+"""What the console command `paligemma-jax` does: it lists the commands and calls them."""
 
 import pathlib
-import sys
+import tomllib
 
 import pytest
 
+import paligemma_jax
 from paligemma_jax import __main__
 
+ROOT = pathlib.Path(__main__.__file__).parents[1]
 
-def test_every_command_is_listed(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["paligemma_jax"])
-    __main__.main()
+
+def test_every_command_is_listed(capsys):
+    __main__.main([])
     files = pathlib.Path(__main__.__file__).parent.glob("[a-z]*.py")
     listed = capsys.readouterr().out
-    assert all(f"paligemma_jax.{file.stem}" in listed for file in files)
+    assert all(f"paligemma-jax {file.stem} " in listed for file in files)
 
 
-def test_a_space_in_place_of_the_dot_is_explained(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["paligemma_jax", "train"])
-    with pytest.raises(SystemExit, match=r"write a dot, as python -m paligemma_jax.train"):
-        __main__.main()
+def test_the_version_is_said_and_is_the_packages(capsys):
+    __main__.main(["--version"])
+    assert capsys.readouterr().out == f"paligemma-jax {paligemma_jax.__version__}\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["version"]["path"] == "paligemma_jax/__init__.py"
+    assert project["project"]["scripts"]["paligemma-jax"] == "paligemma_jax.__main__:main"
+
+
+def test_a_command_gets_its_words_and_its_name(capsys):
+    with pytest.raises(SystemExit) as ended:
+        __main__.main(["import-data", "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: paligemma-jax import_data [-h]")
+
+
+def test_a_command_that_is_none_shows_the_nearest():
+    with pytest.raises(SystemExit, match=r"'evaluat' is no command. Did you mean 'evaluate'"):
+        __main__.main(["evaluat"])
