@@ -17,6 +17,8 @@ DOORS = {
     "predict": "answer to images and videos",
     "import_data": "data sets of other tools to JSONL and images",
     "convert": "weights to Hugging Face and back",
+    "configs": "list the configs that come with it, or copy one",
+    "new": "write a config file to begin with",
 }
 HELP, VERSION = ("-h", "--help", "help"), ("--version", "version")
 

@@ -1,6 +1,8 @@
 """Every config is complete: its model exists, and its rules match that model's parameters."""
 
+import ast
 import pathlib
+import sys
 
 import pytest
 
@@ -10,7 +12,10 @@ from paligemma_jax.runs import optimization, run_length
 from paligemma_jax.settings import load
 from paligemma_jax.tasks import task
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import test_layers as layers
+
+CONFIGS = sorted(load.shipped_configs().values())
 TRAINED = {  # parameters that the published recipe trains
     "fracture_224": 2 * 18 * (8 * 256 * 2048) + 18 * (2 * 256 * 2048),
     "water_segmentation_224": 2 * 18 * (8 * 256 * 2048) + 18 * (2 * 256 * 2048),
@@ -96,3 +101,14 @@ def test_fine_tuning_computes_in_what_the_device_has_units_for_but_the_colab():
         is_finetuned = config.model_init is not None and path.stem != "colab_longcap_224"
         expected = "auto" if is_finetuned else "float32"
         assert (config.compute_dtype, config.cache_dtype) == (expected, expected), path.stem
+
+
+def test_configs_import_only_the_settings_room():
+    wrong = [
+        f"{path}:{item.line}: imports {item.module}"
+        for path in CONFIGS
+        for item in layers.imports(ast.parse(path.read_text()))
+        if item.module != f"{layers.PACKAGE}.settings"
+        and item.module not in sys.stdlib_module_names
+    ]
+    assert not wrong, "\n".join(wrong)

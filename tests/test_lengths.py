@@ -3,6 +3,8 @@
 import ast
 import pathlib
 
+from paligemma_jax.settings import load
+
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ("paligemma_jax", "configs", "experiments", "tests")
 MAX_FILE_LINES = 450
@@ -31,6 +33,8 @@ def test_files_and_functions_are_short_unless_a_reason_is_given():
     found = {}
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
+            if folder == "configs" and path.stem not in load.SHIPPED:
+                continue  # a user's own
             found |= too_long(path.relative_to(ROOT).as_posix(), path.read_text())
     unexplained = {name: lines for name, lines in found.items() if name not in LONG}
     assert not unexplained, f"split, or give the reason in LONG: {unexplained}"

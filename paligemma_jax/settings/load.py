@@ -13,7 +13,7 @@ import pathlib
 import re
 import traceback
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import ml_collections
@@ -24,6 +24,22 @@ Class = TypeVar("Class")
 
 # Errors of Python whose text says what is wrong by itself.
 NAMED_BY_TEXT = (LookupError, AttributeError, TypeError, NameError, ImportError)
+
+# The configs that come with the package.
+SHIPPED = (
+    "demo",
+    "digits",
+    "counting_digits",
+    "segmentation",
+    "converted",
+    "fracture_224",
+    "water_segmentation_224",
+    "counting_224",
+    "caption_224",
+    "colab_longcap_224",
+    "vqa_448",
+    "structured_vqa_448",
+)
 
 # For config files from before the package was laid out anew.
 MOVED = (
@@ -58,7 +74,13 @@ def load(source: str, overrides: Iterable[str] = ()) -> schema.Settings:
     """Returns the settings of `"file.py:arg"` with `key.sub=value` overrides applied."""
     path, _, arg = source.partition(":")
     with reading(path) as module:
-        config = module.get_config(arg)
+        given = validation.Argument(arg)
+        config = module.get_config(given)
+        if not given.is_read and _is_same(config, module.get_config):
+            raise ValueError(
+                f"{path}: get_config makes nothing of the argument '{arg:.200}' behind the colon. "
+                f"Leave it out, or let the file name what it takes: arg = parse_arg(arg, res=224)"
+            )
     if not isinstance(config, ml_collections.ConfigDict):
         raise ValueError(
             f"{path}: get_config returned {type(config).__name__}, expected what presets.finetune "
@@ -68,6 +90,38 @@ def load(source: str, overrides: Iterable[str] = ()) -> schema.Settings:
     return typed(config)
 
 
+def find(path: str) -> pathlib.Path:
+    """Returns a config file: one that is there, or by its name one that is shipped.
+
+    Raises:
+      ValueError: there is no such file, with the nearest of those beside it and of the shipped.
+    """
+    file = pathlib.Path(path)
+    if file.is_file():
+        return file
+    shipped = shipped_configs()
+    if path.removesuffix(".py") in shipped:
+        return shipped[path.removesuffix(".py")]
+    beside = [p.name for p in file.parent.glob("*.py")]
+    near = keys.did_you_mean(file.name, beside) or keys.did_you_mean(file.stem, shipped)
+    raise ValueError(
+        f"--config: no file {path}. {near}Expected FILE.py or FILE.py:ARGUMENT, or the name of a "
+        f"shipped one (paligemma-jax configs lists them)"
+    )
+
+
+def shipped_configs() -> dict[str, pathlib.Path]:
+    """Returns name -> file of the configs that come with the package.
+
+    They lie in it where it is installed, and beside it in a checkout; a user's own files there are
+    not among them.
+    """
+    package = pathlib.Path(__file__).parents[1]
+    inside, beside = package / "shipped_configs", package.parent / "configs"
+    folder = inside if inside.is_dir() else beside
+    return {name: folder / f"{name}.py" for name in SHIPPED if (folder / f"{name}.py").is_file()}
+
+
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[Any]:
     """Within `with`, the module of a config file; what Python finds wrong in it has its line.
@@ -75,10 +129,7 @@ def reading(path: str) -> Iterator[Any]:
     Raises:
       ValueError: no such file, no Python, no get_config, or any mistake in what is called of it.
     """
-    file = pathlib.Path(path)
-    if not file.is_file():
-        near = keys.did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
-        raise ValueError(f"--config: no file {path}. {near}Expected FILE.py or FILE.py:ARGUMENT")
+    file = find(path)
     module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
@@ -306,6 +357,14 @@ def _freeze(value: Any) -> Any:
     if isinstance(value, Mapping | ml_collections.ConfigDict):
         return {name: _freeze(one) for name, one in value.items()}
     return tuple(map(_freeze, value)) if isinstance(value, list | tuple) else value
+
+
+def _is_same(config: Any, get_config: Callable[[str], Any]) -> bool:
+    """Whether a config is what the file gives without an argument, if it gives anything then."""
+    try:
+        return config.to_json_best_effort() == get_config("").to_json_best_effort()
+    except Exception:  # a config may do anything
+        return False
 
 
 def _line_in(file: pathlib.Path, error: BaseException) -> int | None:

@@ -1,6 +1,6 @@
 """What may be wrong with a config: every key that is unknown, of a wrong type or out of range."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -9,6 +9,53 @@ from paligemma_jax.settings import keys, schema
 
 LIMIT = 2**63
 TOTALS = ("total_steps", "total_epochs", "total_examples")
+
+
+class Argument(str):
+    """What stands behind a config file's name; it knows whether the file has read it.
+
+    A question that is answered with no ("is it 'overfit'?") has read nothing; one with yes has, and
+    so has whatever takes the text apart or puts it somewhere.
+    """
+
+    __slots__ = ("is_read",)
+
+    def __init__(self, text: str):
+        del text  # `str` has it
+        self.is_read = not self
+
+    def __hash__(self) -> int:
+        return str.__hash__(self)
+
+    def __int__(self) -> int:
+        return int(str(self))
+
+    def __float__(self) -> float:
+        return float(str(self))
+
+    def __radd__(self, other: str) -> str:
+        return other + str(self)
+
+
+def _noting(name: str) -> Callable[..., Any]:
+    """Returns the method of `str` that notes that the text is read, or that a question fits."""
+
+    def method(self: Argument, *args: Any) -> Any:
+        answer = getattr(str, name)(self, *args)
+        is_no = answer is (name == "__ne__")
+        self.is_read |= not is_no and answer is not NotImplemented
+        return answer
+
+    return method
+
+
+for _name in (
+    *("__eq__", "__ne__", "__contains__", "startswith", "endswith", "isdigit", "isdecimal"),
+    *("__str__", "__format__", "__add__", "__iter__", "__getitem__", "__mod__", "split", "rsplit"),
+    *("partition", "rpartition", "strip", "lstrip", "rstrip", "lower", "upper", "casefold"),
+    *("replace", "removeprefix", "removesuffix", "splitlines", "find", "index", "encode"),
+):
+    setattr(Argument, _name, _noting(_name))
 
 
 def validate(config: ml_collections.ConfigDict) -> None:

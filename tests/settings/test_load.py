@@ -30,6 +30,47 @@ def test_argument_is_typed_by_its_default(config_file):
     assert config.model.llm.variant == "gemma2_2b"
 
 
+@pytest.mark.parametrize(
+    ("line", "is_read"),
+    [
+        ("arg = parse_arg(arg, res=448)", True),
+        ("c.lr = 3.0 if arg == 'res=448' else 1.0", True),
+        ("c.lr = 3.0 if arg in ('a', 'b') else 1.0", False),
+        ("c.lr = 3.0 if 'big' in arg else 1.0", False),
+        ("c.lr = {'big': 3.0}.get(arg, 1.0)", False),
+        ("c.lr = float(arg.partition('=')[2])", True),
+        ("c.lr = float(len(arg))", True),  # asked in no other way, and yet it says something
+        ("c.lr = 1.0 if arg else 1.0", False),
+        ("pass", False),
+    ],
+)
+def test_an_argument_that_the_file_does_not_read_is_an_error(line, is_read, tmp_path):
+    lines = "    c = presets.finetune(model='paligemma2-3b')\n    " + line + "\n    return c\n"
+    head = "from paligemma_jax.settings import parse_arg, presets\n\ndef get_config(arg):\n"
+    (tmp_path / "mine.py").write_text(head + lines)
+    if is_read:
+        load.load(f"{tmp_path}/mine.py:res=448")
+        return
+    with pytest.raises(ValueError, match=r"mine.py: get_config makes nothing of the argument 're"):
+        load.load(f"{tmp_path}/mine.py:res=448")
+    load.load(f"{tmp_path}/mine.py")
+
+
+@pytest.mark.parametrize("name", ["fracture_224", "fracture_224.py"])
+def test_a_shipped_config_is_found_from_anywhere_by_its_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load.load(f"{name}:res=448").res == 448
+    (tmp_path / "fracture_224.py").write_text("raise ValueError('mine')")
+    with pytest.raises(ValueError, match="mine"):
+        load.load("fracture_224.py")
+
+
+def test_a_config_that_is_not_there_shows_the_nearest_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"no file fracture_24. Did you mean 'fracture_224'"):
+        load.load("fracture_24")
+
+
 def test_switch_needs_no_value():
     assert load.parse_arg("overfit,res=448", res=224, overfit=False).overfit is True
 

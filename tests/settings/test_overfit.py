@@ -1,12 +1,10 @@
 """What `overfit` makes of settings."""
 
-import pathlib
-
 import pytest
 
 from paligemma_jax.settings import load, overfit, presets, schema
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+CONFIGS = sorted(load.shipped_configs().values())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
