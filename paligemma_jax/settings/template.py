@@ -175,7 +175,7 @@ def _describe(config: Config, path: pathlib.Path | str) -> list[str]:
         "",
         f"Arguments ({path}:batch_size=4): data, res, batch_size, epochs,",
         "overfit (8 examples until it repeats them). Another one is an error, and so is a key that",
-        "is misspelled. All keys: configs/README.md.",
+        "is misspelled. All keys: docs/configs.md.",
         '"""',
     ]
 
