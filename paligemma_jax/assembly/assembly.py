@@ -1,6 +1,7 @@
 """Settings in, parts out: what every door starts from."""
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Collection, Mapping
@@ -277,7 +278,8 @@ def check_writable(folder: pathlib.Path, *, option: str) -> None:
 def write_run_files(built: Assembly, workdir: pathlib.Path) -> None:
     """Writes what makes a run's folder complete without the files it was started from."""
     if jax.process_index() == 0:
-        atomic.write_text(workdir / run_folder.CONFIG, load_settings.to_json(built.settings) + "\n")
+        kept = json.dumps(load_settings.to_keep(built.settings, workdir), indent=2)
+        atomic.write_text(workdir / run_folder.CONFIG, kept + "\n")
         atomic.write_bytes(workdir / run_folder.TOKENIZER, built.tokenizer.model)
         if built.task.needs_codec:
             codec = weights.load_codec(built.settings.mask_codec)

@@ -74,7 +74,7 @@ def find(path: pathlib.Path, base: str | None = None) -> partial_weights.Weights
         stored = train_checkpoint.read_metadata(path)
     except train_checkpoint.Damaged as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    then = load.complete(stored["settings"]) if "settings" in stored else None
+    then = load.complete(stored["settings"], config.parent) if "settings" in stored else None
     if differing := load.differences(then, load.read_values(config) or {}) if then else []:
         lines = "\n  ".join(differing[:5])
         say.warning(f"{path} was made with other settings than those of {config}:\n  {lines}")

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from paligemma_jax.files import atomic
 
 OWNER = "in-use.json"
+HERE = "{run}/"  # begins a path in config.json that leads into the folder itself
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
 PROMPT = "prompt.json"
@@ -37,6 +38,27 @@ CHECKPOINTS = "checkpoints"
 FINAL = "final.npz"
 PREDICTIONS = "predictions.jsonl"
 SWEEP = "sweep.html"  # of a sweep, in the folder above its runs
+
+
+def keep_path(path: str, run: pathlib.Path) -> str:
+    """Returns a path as config.json holds it: whole, or from the run's folder on if it is in it."""
+    whole, root = os.path.abspath(os.path.expanduser(path)), os.path.abspath(run)
+    is_inside = whole.startswith(root + os.sep)
+    return HERE + pathlib.Path(os.path.relpath(whole, root)).as_posix() if is_inside else whole
+
+
+def find_path(path: str, run: pathlib.Path) -> str:
+    """Returns where a path of config.json leads to now.
+
+    Runs of before have paths from the folder that they were started in: if that is not the one of
+    this process, it is likely one that the run's folder lies in.
+    """
+    if path.startswith(HERE):
+        return os.path.join(os.path.abspath(run), path.removeprefix(HERE))
+    if os.path.isabs(path) or os.path.exists(path):
+        return path
+    above = (parent / path for parent in pathlib.Path(os.path.abspath(run)).parents)
+    return next((str(place) for place in above if place.exists()), path)
 
 
 def predictions(evaluation: str, step: int) -> str:

@@ -78,7 +78,7 @@ def start(
     about = {
         "base": _describe_base(settings, layout, made),
         "data": datasets.digest(records, built.tokenizer),
-        "settings": json.loads(load.to_json(settings)),
+        "settings": load.to_keep(settings, workdir),
     }
     with say.working(f"reading what {workdir} has of an earlier start"):
         path, groups = _read_newest(workdir, about, _like(layout, made), resume_anyway)
@@ -219,12 +219,14 @@ def _check_run(
 ) -> None:
     """Raises a ValueError if a checkpoint was made with other settings, or on other data."""
     # Those of before they were kept with a checkpoint are taken for this run's.
-    then = load.complete(stored.get("settings") or about["settings"])
+    run = path.parents[1]
+    then = load.complete(stored.get("settings") or about["settings"], run)
+    now = load.complete(about["settings"], run)
+    load.follow_moves(then, now)
     allow(
-        load.differences(then, load.complete(about["settings"]))
-        + load.differences(stored["data"], about["data"], "data."),
+        load.differences(then, now) + load.differences(stored["data"], about["data"], "data."),
         f"{path} is not of the run that this command begins or goes on with in "
-        f"{path.parents[1]}: it was made with other settings or data",
+        f"{run}: it was made with other settings or data",
         resume_anyway=resume_anyway,
         remedy="Remove that checkpoint, choose another --workdir",
     )
@@ -350,8 +352,10 @@ def check_same_settings(
     A key that is newer than the run had its default then.
     """
     then = load.read_values(workdir / run_folder.CONFIG) or {}
+    now = load.complete(load.to_dict(settings), workdir)
+    load.follow_moves(then, now)
     allow(
-        load.differences(then, json.loads(load.to_json(settings))),
+        load.differences(then, now),
         f"{workdir} holds a run with other settings",
         resume_anyway=resume_anyway,
     )

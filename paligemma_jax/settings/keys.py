@@ -48,6 +48,7 @@ class Key:
       least: the smallest number that it may be.
       rule_types: of the values of rules [(text, value)], where it may hold rules.
       item: the settings class of its values, where it holds several of them by name.
+      is_path: whether it may be a path.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Key:
     least: float | None
     rule_types: tuple[type, ...]
     item: type | None
+    is_path: bool
 
 
 def key(
@@ -66,9 +68,10 @@ def key(
     *,
     least: float | None = None,
     choices: tuple[Any, ...] = (),
+    is_path: bool = False,
 ) -> Any:
     """Returns a field of a settings class: its default, what it does, and what it may be."""
-    metadata = about(doc, least=least, choices=choices)
+    metadata = about(doc, least=least, choices=choices, is_path=is_path)
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -79,9 +82,10 @@ def about(
     *,
     least: float | None = None,
     choices: tuple[Any, ...] = (),
+    is_path: bool = False,
 ) -> dict[str, Any]:
     """Returns what a field holds besides its default: alone for a field that has none."""
-    return dict(doc=doc, least=least, choices=choices)
+    return dict(doc=doc, least=least, choices=choices, is_path=is_path)
 
 
 @functools.cache
@@ -127,6 +131,29 @@ def item_class(hint: Any) -> type | None:
     if typing.get_origin(hint) is not Mapping or not dataclasses.is_dataclass(arguments[1]):
         return None
     return cast(type, arguments[1])
+
+
+def texts_of_paths(values: Any, known: Iterable[Key]) -> dict[str, tuple[Any, str]]:
+    """Returns dotted key -> (what holds it, its name there) of every text that may be a path.
+
+    `values`: nested as the keys are, of any types.
+    """
+    places, waiting = {}, [("", values, known)]
+    while waiting:
+        prefix, outer, table = waiting.pop()
+        for one in table:
+            *folders, leaf = one.name.split(".")
+            node = outer
+            for folder in folders:
+                node = node.get(folder) if isinstance(node, Mapping) else None
+            value = node.get(leaf) if isinstance(node, Mapping) else None
+            name = f"{prefix}{one.name}"
+            if one.item and isinstance(value, Mapping):
+                inner = keys_of(one.item)
+                waiting += [(f"{name}.{key}.", each, inner) for key, each in value.items()]
+            elif one.is_path and isinstance(value, str):
+                places[name] = node, leaf
+    return places
 
 
 def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:

@@ -6,9 +6,11 @@ A config file has `get_config(arg)` that returns an `ml_collections.ConfigDict` 
 
 import ast
 import contextlib
+import copy
 import dataclasses
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import traceback
@@ -18,6 +20,8 @@ from typing import Any, TypeVar, cast
 
 import ml_collections
 
+from paligemma_jax.files import run_folder
+from paligemma_jax.params import released_models
 from paligemma_jax.settings import keys, presets, schema, validation
 
 Class = TypeVar("Class")
@@ -27,17 +31,8 @@ NAMED_BY_TEXT = (LookupError, AttributeError, TypeError, NameError, ImportError)
 
 # The configs that come with the package.
 SHIPPED = (
-    "demo",
-    "digits",
-    "counting_digits",
-    "segmentation",
-    "converted",
-    "fracture_224",
-    "water_segmentation_224",
-    "counting_224",
-    "caption_224",
-    "colab_longcap_224",
-    "vqa_448",
+    *("demo", "digits", "counting_digits", "segmentation", "converted", "fracture_224"),
+    *("water_segmentation_224", "counting_224", "caption_224", "colab_longcap_224", "vqa_448"),
     "structured_vqa_448",
 )
 
@@ -253,21 +248,63 @@ def to_json(settings: schema.Settings) -> str:
     return json.dumps(to_dict(settings), indent=2, default=str)
 
 
+def to_keep(settings: schema.Settings, run: pathlib.Path) -> dict[str, Any]:
+    """Returns all values as a run's folder keeps them: it may be moved, and used from anywhere."""
+    values = json.loads(to_json(settings))
+    for node, key in _paths(values).values():
+        node[key] = run_folder.keep_path(node[key], run)
+    return values
+
+
 def read_values(path: pathlib.Path) -> dict[str, Any] | None:
     """Returns what a run's config.json holds, not checked; None where there is no such file.
 
-    As JSON has it, and `to_dict` arranges it. A key that is newer than the run has its default.
+    As JSON has it, and `to_dict` arranges it; paths are whole ones. A key that is newer than the
+    run has its default.
     """
     return _as_json(_stored(path)) if path.exists() else None
 
 
-def complete(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings as `read_values` does, of what a file says otherwise than config.json."""
-    return _as_json(presets.defaults(dict(values)))
+def complete(values: Mapping[str, Any], run: pathlib.Path) -> dict[str, Any]:
+    """Returns settings as `read_values` does, of what is kept elsewhere than in config.json."""
+    values = copy.deepcopy(dict(values))
+    _find_paths(values, run)
+    return _as_json(presets.defaults(values))
+
+
+def follow_moves(then: dict[str, Any], now: Mapping[str, Any]) -> None:
+    """Lets paths of a run be those of now where files of these names lie now, and none then did.
+
+    That they hold the same is compared elsewhere, by what they hold.
+    """
+    places = _paths(now)
+    for name, (node, key) in _paths(then).items():
+        new = places[name][0][places[name][1]] if name in places else ""
+        if os.path.basename(new) == os.path.basename(node[key]) and not os.path.exists(node[key]):
+            node[key] = new
+
+
+def _find_paths(values: Any, run: pathlib.Path) -> None:
+    for node, key in _paths(values).values():
+        node[key] = run_folder.find_path(node[key], run)
+
+
+def _paths(values: Any) -> dict[str, tuple[Any, str]]:
+    """Returns dotted key -> (what holds it, its name there) of every path of this machine."""
+    texts = keys.texts_of_paths(values, schema.KEYS)
+    return {name: (node, key) for name, (node, key) in texts.items() if _is_local(node[key])}
+
+
+def _is_local(path: str) -> bool:
+    is_name = path in schema.NO_PATHS or path in released_models.FILES
+    return bool(path) and "://" not in path and not is_name
 
 
 def _as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    return json.loads(json.dumps(_shorten(config.to_dict()), default=str))
+    values = json.loads(json.dumps(_shorten(config.to_dict()), default=str))
+    for node, key in _paths(values).values():
+        node[key] = os.path.abspath(os.path.expanduser(node[key]))
+    return values
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -309,6 +346,7 @@ def _stored(path: pathlib.Path) -> ml_collections.ConfigDict:
         raise ValueError(f"{path}: not JSON that can be read: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected an object, found a {type(values).__name__}")
+    _find_paths(values, path.parent)
     try:
         return presets.defaults(values)
     except ValueError as error:

@@ -17,6 +17,8 @@ Rules, key = keys.Rules, keys.key
 
 # Instead of a file to evaluate on: the examples that are trained on.
 INPUT = "input"
+# Of keys that may be paths, what is none: these, addresses, and names of released files.
+NO_PATHS = (INPUT, "task", "(command line)")
 
 # A duration that is not given, beside None: any negative number, as in big_vision. A sweep may
 # thus take a duration back.
@@ -77,8 +79,10 @@ class ModelSettings:
 class DataSettings:
     """One training set, `input.data.*`."""
 
-    fname: str | None = key(None, "training set: a JSONL file")
-    image_dir: str | None = key(None, "folder that holds the images; None: the JSONL file's folder")
+    fname: str | None = key(None, "training set: a JSONL file", is_path=True)
+    image_dir: str | None = key(
+        None, "folder that holds the images; None: the JSONL file's folder", is_path=True
+    )
     fields: Mapping[str, str] = key(
         {"image": "image", "prefix": "prefix", "suffix": "suffix"},
         "the JSONL's names for image, prefix and suffix",
@@ -92,9 +96,9 @@ class DataSettings:
 class SourceSettings:
     """One source of a mixture, `input.mixture.NAME.*`."""
 
-    fname: str = dataclasses.field(metadata=keys.about("data set: a JSONL file"))
+    fname: str = dataclasses.field(metadata=keys.about("data set: a JSONL file", is_path=True))
     weight: float = key(1.0, "its part of the examples, relative to the other sources'")
-    image_dir: str | None = key(None, "its images; None: beside its own JSONL file")
+    image_dir: str | None = key(None, "its images; None: beside its own JSONL file", is_path=True)
     fields: Mapping[str, str] | None = key(None, "its names; None: those of input.data.fields")
     prefix_template: str | None = key(
         None, "its prompts; None: those of input.data.prefix_template"
@@ -188,9 +192,11 @@ class EvalSettings:
     """One evaluation, `evals.NAME.*`."""
 
     fname: str = dataclasses.field(
-        metadata=keys.about(f"data set: a JSONL file, or '{INPUT}': what is trained on")
+        metadata=keys.about(
+            f"data set: a JSONL file, or '{INPUT}': what is trained on", is_path=True
+        )
     )
-    image_dir: str | None = key(None, "its images; None: beside its own JSONL file")
+    image_dir: str | None = key(None, "its images; None: beside its own JSONL file", is_path=True)
     log_steps: int | None = key(
         None, "how often; one of four, and always after the last", least=NOT_GIVEN
     )
@@ -219,6 +225,7 @@ class EvalSettings:
         "hold answers to a grammar: 'task' (boxes or masks with the labels that the prompt "
         "names), a list (of labels, or of whole answers), or the path of a JSON schema; None: "
         "free",
+        is_path=True,
     )
     best_of: int = key(1, "sample so many answers and keep the likeliest", least=1)
 
@@ -235,20 +242,26 @@ class Settings:
     mask_codec: str = key(
         "gs://big_vision/paligemma/vae-oid.npz",
         "weights that turn <seg> tokens into masks, for segmentation: path or address",
+        is_path=True,
     )
     res: int = key(
         224, "side of the square input image in pixels, a multiple of the patch", least=1
     )
     model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
     model_init: str | None = key(
-        None, "starting weights: vanity name, path, kaggle:// hf:// https:// gs://; None: random"
+        None,
+        "starting weights: vanity name, path, kaggle:// hf:// https:// gs://; None: random",
+        is_path=True,
     )
     model_init_base: str | None = key(
-        None, "base of a trainable-only model_init, where it is not what that file names"
+        None,
+        "base of a trainable-only model_init, where it is not what that file names",
+        is_path=True,
     )
     tokenizer: str = key(
         "gs://big_vision/paligemma_tokenizer.model",
         "sentencepiece model: path or address; PaliGemma's own or plain Gemma's",
+        is_path=True,
     )
     compute_dtype: str = key(
         "float32",

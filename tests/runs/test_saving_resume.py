@@ -83,11 +83,11 @@ def test_folder_of_data_is_no_folder_of_a_run(config, tmp_path, key):
 def test_other_settings_are_shown_and_must_be_wanted(config, begun, capsys):
     config.lr = 0.5
     config.model.img.dims = {"width": 8, "depth": 2}
-    config.evals.extra = {"fname": "x.jsonl"}
+    config.evals.extra = {"fname": "/x.jsonl"}
     with pytest.raises(ValueError, match=r"(?s)other settings:.*--resume_anyway") as caught:
         saving.check_folder(load.typed(config), begun)
     assert sorted(str(caught.value).splitlines()[1:-1]) == [
-        "  evals.extra: not set there, {'fname': 'x.jsonl'} now",
+        "  evals.extra: not set there, {'fname': '/x.jsonl'} now",
         "  lr: 0.001 there, 0.5 now",
         "  model.img.dims.depth: 1 there, 2 now",
         "  model.img.dims.mlp_dim: 8 there, not set now",
