@@ -93,5 +93,5 @@ def test_data_that_was_moved_is_the_same_and_other_data_is_not(place):
 def test_values_of_wrong_types_are_still_named(place):
     wrong = {"input": 3, "evals": {"valid": 5}, "tokenizer": ["a"]}
     (place / "config.json").write_text(json.dumps(wrong))
-    with pytest.raises(ValueError, match="config.json"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         load.from_json(place / "config.json")
