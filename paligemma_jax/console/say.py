@@ -102,6 +102,8 @@ def progress(
 ) -> Iterator[Progress]:
     """Yields `report(done, total)`: a bar on a terminal, otherwise a plain line now and then.
 
+    A total of 0 is one that nobody knows.
+
     Work that ends within two seconds shows nothing where there is no terminal. Both go on while
     nothing is reported. `first`: what is done before the first report, as "compiling". Nothing is
     shown where the logger is silenced.
@@ -114,7 +116,7 @@ def progress(
 
             def report(done: int, total: int) -> None:
                 bar.desc, bar.bar_format = f"{label}: ", None
-                bar.total = total
+                bar.total = total or None
                 bar.update(done - bar.n)
 
             yield report
@@ -168,7 +170,7 @@ class _Lines:
 
     def report(self, done: int, total: int) -> None:
         """Notes how far the work is; writes a line if one is due, or if long work ends."""
-        self._state = f"{done}/{total} {self._unit}"
+        self._state = f"{done}/{total} {self._unit}" if total else f"{done} {self._unit}"
         now = time.monotonic()
         if now - self._last >= self._wait_s or (done == total and now - self._start > LINE_AFTER_S):
             self._write(now)

@@ -53,7 +53,9 @@ def writing(path: Path) -> Iterator[None]:
     except WriteError:
         raise
     except OSError as error:
-        raise explain(error, path) from error
+        if (explained := explain(error, path)) is error:
+            raise
+        raise explained from error
 
 
 def explain(error: OSError, path: Path) -> OSError:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 
 from paligemma_jax.files import atomic
 
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
+Progress = Callable[[int, int], None]  # bytes done, bytes in all; 0: the server does not say
 
 CHUNK_BYTES = 2**20
 TIMEOUT_S = 30
@@ -32,6 +32,12 @@ ATTEMPTS = 4  # in a row that bring nothing new
 CONNECT_S = 10  # more than any server that is there takes to accept a connection
 PORTS = {"http": 80, "https": 443}
 WAIT_S = 1.0  # before the second attempt; twice as long before each further one
+# A server that sends next to nothing is given up: no file arrives at such a rate.
+LEAST_BYTES, LEAST_WITHIN_S = 2**16, 60.0
+# Of a file whose size the server does not say, which may have no end. The largest published one has
+# 55 GB; other files than weights and archives are small.
+LARGE = re.compile(r"\.(npz|zip|safetensors)\b")
+MOST_BYTES, MOST_BYTES_OF_LARGE, MOST_S = 10**9, 64 * 10**9, 12 * 3600.0
 RETRIED = {408, 416, 429, 500, 502, 503, 504}
 # What another attempt may mend. A full disk is not among these.
 INTERRUPTIONS = (
@@ -51,6 +57,10 @@ class DownloadError(OSError):
         self.status = status
 
 
+class EndlessError(DownloadError):
+    """Of a file whose size nobody knows so much came, or for so long, that it may have no end."""
+
+
 @contextlib.contextmanager
 def alone(path: pathlib.Path, progress: Progress | None = None) -> Iterator[None]:
     """Lets one process at a time fetch a file; the others wait and report how far that one is.
@@ -63,8 +73,8 @@ def alone(path: pathlib.Path, progress: Progress | None = None) -> Iterator[None
 
     def report() -> None:
         known = _recall(partial)
-        if progress and known and known.size:
-            progress(_size(partial), known.size)
+        if progress and known:
+            progress(_size(partial), known.size or 0)
 
     with atomic.exclusive(lock_file, waiting=report):
         try:
@@ -96,12 +106,12 @@ def fetch(url: str, path: pathlib.Path, *, progress: Progress | None = None) -> 
     Args:
       url: http(s) address; a fragment `#sha256=...` is what the file must have.
       path: where the file goes; folders are made.
-      progress: called with the bytes that are there, and in all, if the server says how many.
+      progress: called with the bytes that are there, and in all.
 
     Raises:
-      DownloadError: the server refuses, cannot be reached or keeps cutting the connection, or the
-        checksum differs (then nothing is kept). Addresses are shown without queries and users,
-        which may hold keys.
+      DownloadError: the server refuses, cannot be reached, keeps cutting the connection or sends
+        next to nothing; or the checksum differs, or what arrives has no end (then nothing is kept).
+        Addresses are shown without queries and users, which may hold keys.
       OSError: too little space on the disk.
       ValueError: an address with a password, or a fragment that is no checksum.
     """
@@ -198,13 +208,58 @@ def _fetch_some(url: str, partial: pathlib.Path, progress: Progress | None) -> _
             remote, start = _describe(response.headers), 0
             _check_space(partial, remote.size)
             _note(partial).write_text(json.dumps(dataclasses.asdict(remote)))
-        with open(partial, "r+b" if is_rest else "wb") as file:
-            file.seek(start)
-            while chunk := response.read(CHUNK_BYTES):
-                file.write(chunk)
-                if progress and remote.size:
-                    progress(file.tell(), remote.size)
+        room = atomic.free_bytes(partial.parent)
+        most = min(room, MOST_BYTES_OF_LARGE if LARGE.search(partial.name) else MOST_BYTES)
+        try:
+            with atomic.writing(partial), open(partial, "r+b" if is_rest else "wb") as file:
+                file.seek(start)
+                told = start
+                for chunk in arriving(response, url, size=remote.size, most=most):
+                    file.write(chunk)
+                    done = file.tell()
+                    if progress and (done - told >= CHUNK_BYTES or done == remote.size):
+                        told = done
+                        progress(done, remote.size or 0)
+        except EndlessError:
+            _forget(partial)
+            raise
     return remote
+
+
+def arriving(
+    response: http.client.HTTPResponse, url: str, *, size: int | None, most: int
+) -> Iterator[bytes]:
+    """Yields what a server sends, as it comes, as long as that leads to an end.
+
+    Args:
+      response: of the server.
+      url: what was asked for.
+      size: in bytes, of what is asked for; None: the server does not say.
+      most: bytes that are taken where it does not.
+
+    Raises:
+      DownloadError: next to nothing comes. EndlessError: of unknown size, and too much or too long.
+    """
+    begun = since = time.monotonic()
+    arrived = seen = 0
+    # Not `read`, which comes back with a whole piece only, however long that takes.
+    while chunk := response.read1(CHUNK_BYTES):
+        yield chunk
+        arrived, now = arrived + len(chunk), time.monotonic()
+        if now - since >= LEAST_WITHIN_S:
+            if arrived - seen < LEAST_BYTES:
+                raise DownloadError(
+                    f"{public(url)}: the server sent {arrived - seen} bytes in "
+                    f"{now - since:.0f} s; try again later, or take the file from elsewhere"
+                )
+            since, seen = now, arrived
+        if size is None and (arrived > most or now - begun > MOST_S):
+            raise EndlessError(
+                f"{public(url)}: the server does not say how large it is, and after "
+                f"{arrived / 1e6:,.1f} MB in {now - begun:.0f} s there is no end (at most "
+                f"{most / 1e6:,.1f} MB and {MOST_S / 3600:.0f} h are waited for). Nothing of it is "
+                f"kept; check the address, or fetch the file yourself and give its path"
+            )
 
 
 def _is_rest_of(known: _Remote, start: int, headers: http.client.HTTPMessage) -> bool:

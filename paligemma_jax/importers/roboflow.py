@@ -19,6 +19,7 @@ import zipfile
 from typing import Any
 
 from paligemma_jax.files import atomic
+from paligemma_jax.hub import download as hub_download
 from paligemma_jax.importers import example
 
 KEY = "ROBOFLOW_API_KEY"
@@ -30,7 +31,7 @@ ADDRESS = re.compile(
 )
 TIMEOUT_S = 60.0
 POLL_S, MAX_POLLS = 3.0, 200
-CHUNK = 2**20
+CHUNK, MOST_ANSWER = 2**20, 2**20
 
 
 def is_address(source: str) -> bool:
@@ -120,7 +121,8 @@ def _ask_for_link(url: str, key: str, address: str) -> str:
     for _ in range(MAX_POLLS):
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-                answer: Any = json.load(response)
+                parts = hub_download.arriving(response, url, size=None, most=MOST_ANSWER)
+                answer: Any = json.loads(b"".join(parts))
         except urllib.error.HTTPError as error:
             reason = {
                 401: f"the key in {KEY} is refused; see {KEY_PAGE}",
@@ -143,15 +145,4 @@ def _ask_for_link(url: str, key: str, address: str) -> str:
 def _fetch(link: str, path: pathlib.Path, progress: example.Progress | None) -> None:
     if not link.startswith(("https://", "http://")):
         raise ValueError(f"Roboflow's link is {link[:20]!r}..., expected https://")
-    try:
-        with urllib.request.urlopen(link, timeout=TIMEOUT_S) as response, open(path, "wb") as out:
-            total, done = int(response.headers.get("Content-Length") or 0), 0
-            while chunk := response.read(CHUNK):
-                out.write(chunk)
-                done += len(chunk)
-                if progress:
-                    progress(done, total)
-    except urllib.error.URLError as error:
-        raise OSError(f"the download broke off: {error.reason}") from None
-    if total and done != total:
-        raise OSError(f"the download broke off after {done} of {total} bytes")
+    hub_download.fetch(link, path, progress=progress)

@@ -1,8 +1,10 @@
 """In place of the hubs: a web server on this machine, and clients no test reaches by accident."""
 
+import contextlib
 import dataclasses
 import http.server
 import threading
+import time
 import traceback
 
 import huggingface_hub
@@ -29,6 +31,7 @@ class Page:
     """What is served under one path.
 
     cuts: after how many bytes the next requests are hung up on, one entry each; then none is.
+    every_s: the data is sent again and again, so often, and no size said; None: it has an end.
     """
 
     data: bytes = b""
@@ -36,6 +39,8 @@ class Page:
     headers: dict[str, str] = dataclasses.field(default_factory=lambda: {"ETag": '"v1"'})
     cuts: list[int] = dataclasses.field(default_factory=list)
     honours_range: bool = True
+    every_s: float | None = None
+    says_size: bool = True
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -67,7 +72,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(page.data) - 1}/*")
         body = page.data[start:]
-        self.send_header("Content-Length", str(len(body)))
+        if page.every_s is not None:
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):  # when the other side has had enough
+                while True:
+                    self.wfile.write(body)
+                    time.sleep(page.every_s)
+            return
+        if page.says_size:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: page.cuts.pop(0)] if page.cuts else body)
 

@@ -204,6 +204,57 @@ def test_keys_in_an_address_are_in_no_message(server, path):
         assert "SECRET" not in "".join(traceback.format_exception(error.value))
 
 
+# Servers that do not come to an end
+
+
+def test_a_file_of_unknown_size_arrives_with_progress(server, path):
+    url = server.serve("/a", DATA, says_size=False)
+    seen = []
+    download.fetch(url, path, progress=lambda *counts: seen.append(counts))
+    assert path.read_bytes() == DATA
+    assert seen[-1] == (1000, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("a.model", "MOST_BYTES"), ("a.npz", "MOST_BYTES_OF_LARGE")]
+)
+def test_a_server_that_never_stops_is_left_and_nothing_of_it_kept(
+    server, tmp_path, monkeypatch, name, most
+):
+    url = server.serve("/a", DATA, every_s=0)
+    monkeypatch.setattr(download, most, 5_000_000)
+    message = r"/a: the server does not say how large it is, and after 5\.0 MB .* give its path"
+    seen = []
+    with pytest.raises(download.DownloadError, match=message):
+        download.fetch(url + "?key=SECRET", tmp_path / name, progress=lambda *n: seen.append(n))
+    assert not list(tmp_path.iterdir())
+    assert seen and {total for _, total in seen} == {0}
+
+
+def test_a_server_that_never_stops_does_not_fill_the_disk(server, path, monkeypatch):
+    free = shutil.disk_usage("/")._replace(free=3_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(download.DownloadError, match=r"at most 3\.0 MB and"):
+        download.fetch(server.serve("/a", DATA, every_s=0), path)
+    assert not list(path.parent.iterdir())
+
+
+def test_after_a_deadline_a_file_of_unknown_size_is_given_up(server, path, monkeypatch):
+    monkeypatch.setattr(download, "MOST_S", 0.2)
+    with pytest.raises(download.EndlessError, match=r"in 0 s there is no end \(at most"):
+        download.fetch(server.serve("/a", DATA, every_s=0.01), path)
+
+
+@pytest.mark.parametrize("says_size", [True, False])
+def test_a_server_that_sends_next_to_nothing_is_given_up(server, path, monkeypatch, says_size):
+    monkeypatch.setattr(download, "LEAST_WITHIN_S", 0.2)
+    headers = {"ETag": '"v1"'} | ({"Content-Length": "1000000"} if says_size else {})
+    url = server.serve("/a", b"x", every_s=0.01, headers=headers)
+    with pytest.raises(download.DownloadError, match=r"sent \d+ bytes in 0 s; try again later"):
+        download.fetch(url, path)
+    assert not path.exists()
+
+
 # Several processes
 
 
