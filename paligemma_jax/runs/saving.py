@@ -145,6 +145,12 @@ class Saver:
                 # Of the save before: what that had written is gone, so there may be room now.
                 self._save(state, None)
 
+    def wait(self) -> None:
+        """Returns when the last save is whole on the disk, and what it replaces is removed."""
+        if self._writer is not None:
+            with say.working("writing the last checkpoint"):
+                self._writer.wait()
+
     def __enter__(self) -> "Saver":
         if self._folder.is_dir():
             self._open()  # removes what a killed run left

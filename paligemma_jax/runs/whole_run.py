@@ -88,7 +88,10 @@ def _train(
         say.info(process.describe_count(compiled))
         is_finished, final = training_run.is_finished(planned, state), workdir / run_folder.FINAL
         if is_finished:
-            training_run.save_or_rescue(built, planned, state, final, saver)
+            try:
+                saver.wait()  # a run that has this file is not begun again: it ends complete
+            finally:
+                training_run.save_or_rescue(built, planned, state, final, saver)
             for report in sorted(workdir.glob("report*.html")):
                 say.info(f"report: {report}")
     if not is_finished:

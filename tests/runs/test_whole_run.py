@@ -5,13 +5,14 @@ import errno
 import os
 import pathlib
 import shutil
+import time
 
 import pytest
 
-from paligemma_jax.checkpoints import npz
+from paligemma_jax.checkpoints import npz, train_checkpoint
 from paligemma_jax.files import atomic
 from paligemma_jax.reports import run_log
-from paligemma_jax.runs import whole_run
+from paligemma_jax.runs import training_run, whole_run
 from paligemma_jax.settings import load
 
 pytestmark = pytest.mark.slow
@@ -99,6 +100,25 @@ def test_folder_that_is_removed_on_the_way_ends_the_run_with_an_error(config, tm
     assert not (workdir / "final.npz").exists()
     # Nobody else is there: what was in memory is kept.
     assert [path.name for path in workdir.iterdir()] == ["checkpoints"]
+
+
+def test_the_final_file_comes_when_the_last_checkpoint_is_whole(config, tmp_path, monkeypatch):
+    config.evals, config.keep_last = {}, 1
+    write_sizes, save = train_checkpoint.Writer._write_sizes, training_run.save
+    seen = []
+
+    def write_late(writer):
+        time.sleep(0.5)
+        write_sizes(writer)
+
+    def look(*arguments):
+        seen.extend(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+        save(*arguments)
+
+    monkeypatch.setattr(train_checkpoint.Writer, "_write_sizes", write_late)
+    monkeypatch.setattr(training_run, "save", look)
+    whole_run.train(load.typed(config), tmp_path / "run")
+    assert seen == ["000002"]
 
 
 def test_base_that_was_replaced_meanwhile_is_an_error_after_all_is_saved(config, tmp_path):
