@@ -53,9 +53,9 @@ def writing(path: Path) -> Iterator[None]:
     except WriteError:
         raise
     except OSError as error:
-        if (explained := explain(error, path)) is error:
+        if (worded := explain(error, path)) is error:
             raise
-        raise explained from error
+        raise worded from error
 
 
 def explain(error: OSError, path: Path) -> OSError:

@@ -213,12 +213,12 @@ def _fetch_some(url: str, partial: pathlib.Path, progress: Progress | None) -> _
         try:
             with atomic.writing(partial), open(partial, "r+b" if is_rest else "wb") as file:
                 file.seek(start)
-                told = start
+                shown = start
                 for chunk in arriving(response, url, size=remote.size, most=most):
                     file.write(chunk)
                     done = file.tell()
-                    if progress and (done - told >= CHUNK_BYTES or done == remote.size):
-                        told = done
+                    if progress and (done - shown >= CHUNK_BYTES or done == remote.size):
+                        shown = done
                         progress(done, remote.size or 0)
         except EndlessError:
             _forget(partial)
@@ -241,18 +241,18 @@ def arriving(
       DownloadError: next to nothing comes. EndlessError: of unknown size, and too much or too long.
     """
     begun = since = time.monotonic()
-    arrived = seen = 0
+    arrived = before = 0
     # Not `read`, which comes back with a whole piece only, however long that takes.
     while chunk := response.read1(CHUNK_BYTES):
         yield chunk
         arrived, now = arrived + len(chunk), time.monotonic()
         if now - since >= LEAST_WITHIN_S:
-            if arrived - seen < LEAST_BYTES:
+            if arrived - before < LEAST_BYTES:
                 raise DownloadError(
-                    f"{public(url)}: the server sent {arrived - seen} bytes in "
+                    f"{public(url)}: the server sent {arrived - before} bytes in "
                     f"{now - since:.0f} s; try again later, or take the file from elsewhere"
                 )
-            since, seen = now, arrived
+            since, before = now, arrived
         if size is None and (arrived > most or now - begun > MOST_S):
             raise EndlessError(
                 f"{public(url)}: the server does not say how large it is, and after "
