@@ -143,6 +143,23 @@ def test_a_side_that_cannot_run_is_left_out_with_the_reason(modules, folder):
     assert found["paligemma_jax"]["seconds"] == [{"step": 1}, {"step": 1}]
 
 
+def test_our_side_of_an_earlier_commit_runs_with_the_package_of_its_checkout(modules, folder):
+    sides, checkout = modules("sides"), folder / "earlier"
+    side = checkout / sides.OUR_FILE
+    side.parent.mkdir(parents=True)
+    side.write_text("import paligemma_jax\n" + SIDE.format(seconds="paligemma_jax.TOOK", loss=1.0))
+    (checkout / "paligemma_jax").mkdir()
+    (checkout / "paligemma_jax" / "__init__.py").write_text("TOOK = 4")
+    commands = {
+        "paligemma_jax": [sys.executable, "-c", SIDE.format(seconds=1, loss=1.0)],
+        sides.BEFORE: sides.command_before(checkout),
+    }
+    outcome = sides.time_runs([commands], folder, {}, rounds=2, label="test")
+    assert outcome.found["before"]["seconds"] == [{"step": 4}, {"step": 4}]
+    quotient = modules("report").quotient({"sides": outcome.found}, "before", "step")
+    assert quotient == (0.25, 0.25, 0.25)
+
+
 def test_a_side_with_another_loss_is_left_out(modules, folder):
     same, other = (SIDE.format(seconds=1, loss=loss) for loss in (10.0015, 10.1))
     found, left_out = run_sides(modules, folder, transformers=same, keras_hub=other)

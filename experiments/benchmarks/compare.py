@@ -9,6 +9,7 @@ that cannot run, or that does not find our loss or our tokens, is left out and n
 reason. Every side may use all the cores that this process may use, or --cores of them: what wins
 on one core need not win on all. Prints the table, and writes it with the plot and all times to a
 results folder; a folder of the same machine and arguments that is there already gets the new cases.
+With --before, a checkout of an earlier commit, its own side takes turns with ours like the others.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from paligemma_jax.console import say
 HERE = pathlib.Path(__file__).parent
 KINDS = ("step", "decode", "checkpoint", "start")
 # May differ between commands that add to the same results.
-NOT_RECORDED = ("what", "sides", "torch_python", "keras_python", "out", "keep")
+NOT_RECORDED = ("what", "sides", "torch_python", "keras_python", "before", "out", "keep")
 START_ROUNDS = 3  # at most: each starts every side twice
 
 
@@ -75,6 +76,9 @@ def parse_args() -> argparse.Namespace:
         f"or our own benchmarks ({', '.join(scripts.SCRIPTS)})",
     )
     parser.add_argument("--sides", nargs="+", default=list(sides.NAMES), choices=sides.NAMES)
+    parser.add_argument(
+        "--before", type=pathlib.Path, metavar="CHECKOUT", help="of an earlier commit of ours"
+    )
     parser.add_argument("--torch_python", default=sys.executable, help="has torch, transformers")
     parser.add_argument("--keras_python", default=sys.executable, help="has keras-hub, jax")
     parser.add_argument(
@@ -106,6 +110,9 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if sides.OURS not in args.sides:
         parser.error(f"--sides {' '.join(args.sides)}: {sides.OURS} is what the others are beside")
+    if args.before and not (args.before / sides.OUR_FILE).exists():
+        parser.error(f"--before {args.before}: no checkout of ours, it lacks {sides.OUR_FILE}")
+    args.before = args.before and args.before.resolve()
     if not 0 < args.cores <= parser.get_default("cores"):
         parser.error(f"--cores {args.cores}: this process may use {parser.get_default('cores')}")
     return args
@@ -144,7 +151,10 @@ def measure_all(
     """Yields what is added to the results, case by case: what was measured is never lost."""
     for name, case in cases.items():
         found = {name: measure(name, case, folder, args)}
-        yield {"versions": report.pop_versions(found), "cases": found, "scripts": {}}
+        versions = report.pop_versions(found)
+        if sides.BEFORE in versions:
+            versions[sides.BEFORE]["commit"] = commit(args.before)
+        yield {"versions": versions, "cases": found, "scripts": {}}
     for name in args.what:
         if name in scripts.SCRIPTS:
             say.info(f"running {name}")
@@ -168,6 +178,8 @@ def measure(name: str, case: work.Case, folder: pathlib.Path, args: argparse.Nam
         for side in sides.NAMES
         if side in args.sides
     }
+    if args.before:
+        commands[sides.BEFORE] = sides.command_before(args.before)
     if case.what == "start":
         outcome = sides.time_starts(
             commands,
@@ -183,6 +195,12 @@ def measure(name: str, case: work.Case, folder: pathlib.Path, args: argparse.Nam
     for side, reason in outcome.left_out.items():
         say.info(f"{name}: {side} is left out: {reason}")
     return {"batch_size": rows, "sides": outcome.found, "left_out": outcome.left_out}
+
+
+def commit(checkout: pathlib.Path) -> str:
+    """Returns the commit that a folder of git has checked out; "" of another folder."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def machine(found: dict[str, dict]) -> str:

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 import numpy as np
-from sides import OURS
+from sides import BEFORE, OURS
 
 from paligemma_jax.training import flops
 
@@ -22,7 +22,12 @@ HEADER = (
 UNITS = {"step": "examples", "prefill": "prompts", "further token": "tokens"}
 # Bytes per second of memory, by NVIDIA's data sheets.
 BANDWIDTHS = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12, "L4": 0.3e12, "T4": 0.32e12}
-COLORS = {"big_vision": "#d1495b", "transformers": "#edae49", "keras_hub": "#00798c"}
+COLORS = {
+    "big_vision": "#d1495b",
+    "transformers": "#edae49",
+    "keras_hub": "#00798c",
+    BEFORE: "#6c757d",
+}
 Results = dict[str, Any]
 
 

@@ -22,6 +22,8 @@ from paligemma_jax.console import say
 HERE = pathlib.Path(__file__).parent
 OURS = "paligemma_jax"
 NAMES = (OURS, "big_vision", "transformers", "keras_hub")
+BEFORE = "before"  # ours of an earlier commit
+OUR_FILE = "experiments/benchmarks/side_ours.py"
 # transformers' softmax has so many rows more: `<image>` and padding.
 EXTRA_ROWS = 64
 # Relative difference of losses, by what is computed in.
@@ -42,6 +44,11 @@ def command(side: str, *, torch_python: str, keras_python: str) -> list[str]:
     pythons = {"transformers": torch_python, "keras_hub": keras_python}
     file = "side_ours.py" if side == OURS else f"side_{side}.py"
     return [pythons.get(side, sys.executable), str(HERE / file)]
+
+
+def command_before(checkout: pathlib.Path) -> list[str]:
+    """As `command`, of our side in a checkout of an earlier commit, with the package there."""
+    return ["env", f"PYTHONPATH={checkout}", sys.executable, str(checkout / OUR_FILE)]
 
 
 @dataclasses.dataclass
