@@ -120,6 +120,15 @@ COMMANDS = {
         "experiments/real_size/make_weights.py --out {out}/random.npz --model tiny --res 28",
         writes=("random.npz",),
     ),
+    "load_and_save": Command(
+        "experiments/real_size/load_and_save.py --config configs/colab_longcap_224.py "
+        "--workdir {out}/run --config.model_init={real_size}/random.npz --config.res=28 "
+        "--config.model.img.variant=tiny/14 --config.model.llm.variant=tiny --config.ckpt_steps=64 --config.task=detection "
+        "--config.input.data.fname={demo}/_annotations.train.jsonl --config.evals={{}} "
+        "--config.tokenizer={demo}/tokenizer.model",
+        says=(r'"held_gb": \d.*"load_gb": \d.*"save_gb": \d',),
+        writes=("run/final.npz",),
+    ),
     "measure": Command("experiments/real_size/measure.py {python} -c 'print(6 * 7)'", says=("42",)),
     "compare": Command(
         "experiments/benchmarks/compare.py --size tiny --rounds 1 --out {out} "
