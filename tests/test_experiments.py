@@ -123,9 +123,9 @@ COMMANDS = {
     "load_and_save": Command(
         "experiments/real_size/load_and_save.py --config configs/colab_longcap_224.py "
         "--workdir {out}/run --config.model_init={real_size}/random.npz --config.res=28 "
-        "--config.model.img.variant=tiny/14 --config.model.llm.variant=tiny --config.ckpt_steps=64 --config.task=detection "
+        "--config.model.img.variant=tiny/14 --config.model.llm.variant=tiny --config.ckpt_steps=64 "
         "--config.input.data.fname={demo}/_annotations.train.jsonl --config.evals={{}} "
-        "--config.tokenizer={demo}/tokenizer.model",
+        "--config.task=detection --config.tokenizer={demo}/tokenizer.model",
         says=(r'"held_gb": \d.*"load_gb": \d.*"save_gb": \d',),
         writes=("run/final.npz",),
     ),

@@ -108,14 +108,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--keep", help="folder of weights and batch, found again next time")
     parser.add_argument("--out", help="results folder; None: by date, machine and size")
     args = parser.parse_args()
+    check_args(parser, args)
+    args.before = args.before and args.before.resolve()
+    return args
+
+
+def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the process with a message if arguments make no comparison."""
     if sides.OURS not in args.sides:
         parser.error(f"--sides {' '.join(args.sides)}: {sides.OURS} is what the others are beside")
     if args.before and not (args.before / sides.OUR_FILE).exists():
         parser.error(f"--before {args.before}: no checkout of ours, it lacks {sides.OUR_FILE}")
-    args.before = args.before and args.before.resolve()
     if not 0 < args.cores <= parser.get_default("cores"):
         parser.error(f"--cores {args.cores}: this process may use {parser.get_default('cores')}")
-    return args
 
 
 def pin(cores: int) -> None:

@@ -12,7 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.assembly import model_functions, weights
-from paligemma_jax.checkpoints import checksums, npz, partial_weights, train_checkpoint
+from paligemma_jax.checkpoints import (
+    checksums,
+    lazy_array,
+    npz,
+    partial_weights,
+    train_checkpoint,
+)
 from paligemma_jax.console import say
 from paligemma_jax.files import run_folder
 from paligemma_jax.settings import load, schema
@@ -100,6 +106,7 @@ def _reader(keys: Mapping[str, tuple[str, str]]) -> Callable[..., dict[str, Any]
         path: pathlib.Path,
         *,
         names: Iterable[str],
+        dtypes: Mapping[str, Any] | None = None,
         transform: Callable[[str, Any], Any] | None = None,
         place: Callable[[str, Any], Any] | None = None,
         progress: npz.Progress | None = None,
@@ -111,6 +118,7 @@ def _reader(keys: Mapping[str, tuple[str, str]]) -> Callable[..., dict[str, Any]
             except train_checkpoint.Damaged as error:
                 raise ValueError(f"{path} is damaged: {error}") from error
             done += array.nbytes
+            array = lazy_array.cast(array, (dtypes or {}).get(name, array.dtype), name=name)
             array = transform(name, array) if transform else array
             params[name] = place(name, array) if place else array
             if progress:

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from paligemma_jax.assembly import model_functions
-from paligemma_jax.checkpoints import npz, partial_weights
+from paligemma_jax.checkpoints import lazy_array, npz, partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.hub import addresses, download
 from paligemma_jax.models import family, mask_codec
@@ -122,7 +122,7 @@ def load(
 ) -> dict[str, Any]:
     """Returns stored parameters in the types of `expected`, or quantized, placed as `where` says.
 
-    Arrays go to their devices one by one: the host holds one at a time.
+    Arrays go to their devices one by one, cast while they are read: the host holds one at a time.
     """
 
     def convert(name: str, array: np.ndarray) -> Any:
@@ -132,8 +132,15 @@ def load(
         return jax.tree.map(functools.partial(sharding.place, name), array, where[name])
 
     held = [name for name in expected if name in stored.arrays]
+    # Position embeddings of another grid are resampled first, and what is quantized is not cast.
+    dtypes = {
+        name: expected[name].dtype
+        for name in held
+        if isinstance(expected[name], jax.ShapeDtypeStruct)
+        and expected[name].shape == stored.arrays[name].shape
+    }
     with say.progress(f"loading {stored.path}", unit="B", unit_scale=True) as report:
-        return stored.read(held, transform=convert, place=place, progress=report)
+        return stored.read(held, dtypes=dtypes, transform=convert, place=place, progress=report)
 
 
 def init_factors(
@@ -167,16 +174,29 @@ def init_random(
 def save(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """Writes parameters as one npz file that big_vision reads, none of them quantized; says so.
 
-    With several processes, each gathers every array in turn and the first one writes.
+    With several processes, all of them gather one array after the other, and the first one writes.
     """
+    written = model_functions.as_written(params)
     if jax.process_count() > 1:
-        gather = multihost_utils.process_allgather
-        params = {name: gather(array, tiled=True) for name, array in params.items()}
+        written = {
+            name: lazy_array.Deferred(
+                array.shape, jnp.dtype(array.dtype), functools.partial(_gather, params[name])
+            )
+            for name, array in written.items()
+        }
     if jax.process_index() == 0:
         with say.progress(f"saving {path}", unit="B", unit_scale=True) as report:
-            written = model_functions.as_written(params)
             npz.write(path, written, metadata=metadata, progress=report)
         say.info(f"saved {path}, {phrases.size(path.stat().st_size)}")
+        return
+    for array in params.values():
+        _gather(array)
+
+
+def _gather(array: Any) -> np.ndarray:
+    """Returns an array of all processes, which all of them ask for, as a file has it."""
+    gathered = {"": multihost_utils.process_allgather(array, tiled=True)}
+    return np.asarray(model_functions.as_written(gathered)[""])
 
 
 def metadata(

@@ -43,12 +43,27 @@ def cast(array: np.ndarray, dtype: Any, *, name: str) -> np.ndarray:
     made = np.empty(source.shape, dtype)
     for at in range(0, source.size, CHUNK_ELEMENTS):
         part = slice(at, at + CHUNK_ELEMENTS)
-        with np.errstate(over="ignore"):  # reported below, by name
-            made[part] = source[part]
-        if not np.array_equal(np.isfinite(made[part]), np.isfinite(source[part])):
-            largest = np.abs(source[part].astype(np.float64)).max()
-            raise ValueError(
-                f"'{name}' holds numbers up to {largest:.4g}, {dtype} ends at "
-                f"{float(jnp.finfo(dtype).max):.4g}: choose bfloat16 or float32"
-            )
+        require_held(put(made[part], source[part]), dtype, name=name)
     return made.reshape(array.shape)
+
+
+def put(made: np.ndarray, source: np.ndarray) -> float:
+    """Writes numbers into an array of another dtype.
+
+    Returns:
+      the largest of them if that dtype cannot hold all of them, else 0.
+    """
+    with np.errstate(over="ignore"):  # told by what is returned
+        made[:] = source
+    if np.isfinite(made).all() or np.array_equal(np.isfinite(made), np.isfinite(source)):
+        return 0.0
+    return float(np.abs(source.astype(np.float64)).max())
+
+
+def require_held(largest: float, dtype: np.dtype, *, name: str) -> None:
+    """Raises a ValueError if `put` has told of a number of an array that a dtype cannot hold."""
+    if largest:
+        raise ValueError(
+            f"'{name}' holds numbers up to {largest:.4g}, {dtype} ends at "
+            f"{float(jnp.finfo(dtype).max):.4g}: choose bfloat16 or float32"
+        )

@@ -55,34 +55,38 @@ def read(
     path: Path,
     *,
     names: Iterable[str] | None = None,
+    dtypes: Mapping[str, Any] | None = None,
     transform: Transform | None = None,
     place: Place | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Returns the arrays of a file by name; a `params/` that every name starts with is dropped.
 
-    Memory: what stays, and one array as the file stores it. Arrays never share memory with the
-    file, and every byte read is checked against its CRC.
+    Memory: what stays, and one array, as the file stores it or as `dtypes` has it. Arrays never
+    share memory with the file, and every byte read is checked against its CRC.
 
     Args:
       path: an .npz file of numbers: float32, float16, bfloat16 (also as `|V2`), integers, bool;
         also one that is there in parts, as FILE.npz.part0.
       names: what to read; None: everything. Names that the file lacks are an error.
-      transform: what becomes of an array on the way: a cast, a quantization. It gets the name and
-        memory of its own.
+      dtypes: name -> type to read an array in; those that are not named keep theirs.
+      transform: what becomes of an array on the way, as a quantization. It gets the name and memory
+        of its own.
       place: puts the result on its devices; without it, arrays stay on the host as numpy's.
       progress: called after each array with the bytes read so far, and in all.
 
     Raises:
-      ValueError: not a zip, cut off or damaged, a type that is no number, names with and without
-        `params/`, or arrays that are missing (counted and named).
+      ValueError: not a zip, cut off or damaged, a type that is no number, numbers that `dtypes`
+        cannot hold, names with and without `params/`, or arrays that are missing (counted and
+        named).
     """
     with npz_members.open_zip(path) as archive, large_files.open_raw(path) as file:
         chosen = _choose(npz_members.read_all(archive), names, path)
         total, done, params = sum(member.num_bytes for member in chosen.values()), 0, {}
         for name, member in chosen.items():
             # A function of its own: the host's copy of an array is gone before the next is read.
-            params[name] = _load(archive, file, name, member, transform, place)
+            dtype = (dtypes or {}).get(name)
+            params[name] = _load(archive, file, name, member, dtype, transform, place)
             done += member.num_bytes
             if progress:
                 progress(done, total)
@@ -162,10 +166,11 @@ def _load(
     file: io.RawIOBase,
     name: str,
     member: npz_members.Member,
+    dtype: Any,
     transform: Transform | None,
     place: Place | None,
 ) -> Any:
-    array = npz_members.read_array(archive, file, member)
+    array = npz_members.read_array(archive, file, member, dtype)
     if transform:
         array = transform(name, array)
     # Waiting keeps the host's copy of this array from living on while the next one is read.

@@ -17,12 +17,13 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from paligemma_jax.checkpoints import lazy_array
 from paligemma_jax.files import large_files
 from paligemma_jax.wording import phrases
 
@@ -155,26 +156,63 @@ def read_all(archive: zipfile.ZipFile) -> dict[str, Member]:
     return {name.removeprefix(PREFIX): member for name, member in members.items()}
 
 
-def read_array(archive: zipfile.ZipFile, file: io.RawIOBase, member: Member) -> np.ndarray:
+def read_array(
+    archive: zipfile.ZipFile, file: io.RawIOBase, member: Member, dtype: Any = None
+) -> np.ndarray:
     """Returns the array in memory of its own, its CRC verified.
 
-    `file`: the file of the archive, opened once more, unbuffered.
+    Args:
+      archive: that it is in.
+      file: of the archive, opened once more, unbuffered.
+      member: what to read.
+      dtype: of the result; the array is never there in its own one too. None: its own.
+
+    Raises:
+      ValueError: it is damaged, or holds numbers that the dtype cannot.
     """
-    memory = np.empty(member.num_bytes + ALIGNMENT, np.uint8)
+    dtype = member.dtype if dtype is None else np.dtype(dtype)
+    num_bytes = math.prod(member.shape) * dtype.itemsize
+    memory = np.empty(num_bytes + ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % ALIGNMENT
-    data = memory[first : first + member.num_bytes]
+    data = memory[first : first + num_bytes].view(dtype)
+    rooms = _Rooms(data, member.dtype)
     try:
         if member.info.compress_type == zipfile.ZIP_STORED:
-            _read_stored(file, member, data.data)
+            _read_stored(file, member, rooms)
         else:
-            _read_compressed(archive, member, data.data)
+            _read_compressed(archive, member, rooms)
     except (*DAMAGE, OSError) as error:
         if _is_of_the_disk(error):
             raise
         raise ValueError(f"{_where(archive, member.info)} is damaged ({error}). {AGAIN}") from error
+    lazy_array.require_held(rooms.largest, dtype, name=member.info.filename.removesuffix(".npy"))
     if member.is_fortran:
-        return data.view(member.dtype).reshape(member.shape[::-1]).T
-    return data.view(member.dtype).reshape(member.shape)
+        return data.reshape(member.shape[::-1]).T
+    return data.reshape(member.shape)
+
+
+class _Rooms:
+    """The memory that a member is read into, part by part: iterate, and fill each part.
+
+    That is an array's own, or where its dtype is another one a buffer's, which is emptied into it.
+    `largest` is then as `lazy_array.put` tells; it waits for the CRC, as damage has odd numbers.
+    """
+
+    def __init__(self, made: np.ndarray, dtype: np.dtype):
+        self._made, self._dtype, self.largest = made, dtype, 0.0
+
+    def __iter__(self) -> Iterator[memoryview]:
+        made = self._made
+        if made.dtype == self._dtype:
+            data = made.view(np.uint8).data
+            yield from (data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES))
+            return
+        size = max(1, CHUNK_BYTES // self._dtype.itemsize)
+        buffer = np.empty(min(size, made.size), self._dtype)
+        for at in range(0, made.size, size):
+            part = buffer[: made.size - at]
+            yield part.view(np.uint8).data
+            self.largest = max(self.largest, lazy_array.put(made[at : at + size], part))
 
 
 def _describe_broken(path: Path) -> str:
@@ -301,7 +339,7 @@ def _number_type(dtype: np.dtype, recorded: Any, where: str) -> np.dtype:
     )
 
 
-def _read_stored(file: io.RawIOBase, member: Member, data: memoryview) -> None:
+def _read_stored(file: io.RawIOBase, member: Member, rooms: Iterable[memoryview]) -> None:
     """Reads straight from the member's place in the file: zipfile would copy every byte twice.
 
     A mapped file is hardly faster (the array must not share its memory, so it is copied there too:
@@ -313,8 +351,8 @@ def _read_stored(file: io.RawIOBase, member: Member, data: memoryview) -> None:
     name_length, extra_length = struct.unpack("<26xHH", _read_exactly(file, bytearray(30)))
     file.seek(name_length + extra_length, os.SEEK_CUR)
     crc = zlib.crc32(_read_exactly(file, bytearray(member.header_bytes)))
-    for at in range(0, len(data), CHUNK_BYTES):
-        crc = zlib.crc32(_read_exactly(file, data[at : at + CHUNK_BYTES]), crc)
+    for room in rooms:
+        crc = zlib.crc32(_read_exactly(file, room), crc)
     if crc != member.info.CRC:
         raise zipfile.BadZipFile("its CRC is wrong")
 
@@ -329,13 +367,12 @@ def _read_exactly(file: io.RawIOBase, buffer: bytearray | memoryview) -> bytearr
     return buffer
 
 
-def _read_compressed(archive: zipfile.ZipFile, member: Member, data: memoryview) -> None:
+def _read_compressed(archive: zipfile.ZipFile, member: Member, rooms: Iterable[memoryview]) -> None:
     with archive.open(member.info) as stream:
         stream.read(member.header_bytes)
-        for at in range(0, len(data), CHUNK_BYTES):
+        for room in rooms:
             # zipfile compares the CRC when the last byte is read.
-            part = data[at : at + CHUNK_BYTES]
-            chunk = stream.read(len(part))
-            if len(chunk) < len(part):
+            chunk = stream.read(len(room))
+            if len(chunk) < len(room):
                 raise EOFError("the data ends too early")
-            part[:] = chunk
+            room[:] = chunk

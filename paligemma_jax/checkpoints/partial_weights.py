@@ -77,6 +77,7 @@ class Weights:
         self,
         names: Iterable[str] | None = None,
         *,
+        dtypes: Mapping[str, Any] | None = None,
         transform: npz.Transform | None = None,
         place: npz.Place | None = None,
         progress: npz.Progress | None = None,
@@ -91,13 +92,14 @@ class Weights:
             if progress:
                 progress(done, total)
 
-        params = self.read_own(
-            self.path, names=own, transform=transform, place=place, progress=report
-        )
+        options = {"transform": transform, "place": place}
+        params = self.read_own(self.path, names=own, dtypes=dtypes, progress=report, **options)
         check_unchanged(self)
         if self.base and others:
+            as_held = dict.fromkeys(others, self.base_dtype) if self.base_dtype else None
             params |= self.base.read(
                 others,
+                dtypes=as_held or dtypes,
                 transform=_cast_then(transform, self.base_dtype),
                 place=place,
                 progress=lambda done, _: report(before + done, total),
