@@ -87,6 +87,18 @@ def test_the_last_checkpoint_is_the_final_file_bit_for_bit(runs, run, tmp_path):
     assert npz.read_header(converted).metadata == npz.read_header(final).metadata
 
 
+def test_a_checkpoint_has_the_position_embeddings_that_its_run_resampled(runs, tmp_path):
+    base, run, converted = tmp_path / "base.npz", tmp_path / "run", tmp_path / "last.npz"
+    tiny_runs.write_base(base, tiny_runs.make_config(runs, res=42))
+    changes = dict(tiny_runs.NOTHING_ON_THE_WAY, total_steps=1, ckpt_steps=1, model_init=str(base))
+    config = tiny_runs.make_config(runs, res=28, **changes)
+    config.model.img.resample_posemb = True
+    whole_run.train(load.typed(config), run)
+    convert.main([str(run), str(converted), "--checkpoint", "last"])
+    assert npz.read_header(converted).arrays["img/pos_embedding"].shape == (1, 4, 16)
+    assert checksums.of_file(converted) == checksums.of_file(run / "final.npz")
+
+
 def test_factors_of_a_checkpoint_become_an_adapter_and_are_merged(runs, tmp_path, capsys):
     run, merged = str(runs / "lora"), tmp_path / "merged.npz"
     convert.main([run, str(tmp_path / "peft"), "--checkpoint", "2"])

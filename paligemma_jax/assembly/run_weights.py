@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import (
@@ -96,10 +97,23 @@ def find(path: pathlib.Path, base: str | None = None) -> partial_weights.Weights
     made = model_functions.describe(settings, vocab_size=arrays[table].shape[0])
     metadata = weights.metadata(settings, made, step=stored["step"], base=below)
     cast = settings.frozen_dtype if below else None
-    return partial_weights.Weights(path, own, metadata, below, cast, read_own=_reader(keys))
+
+    def read_array(name: str) -> np.ndarray:
+        if name in keys:
+            return train_checkpoint.read_array(path, *keys[name])
+        assert below is not None
+        array = made.fit(name, below.read([name])[name])
+        return lazy_array.cast(array, own[name].dtype, name=name)
+
+    for name, array in (below.arrays if below else {}).items():
+        if name not in own and array.shape != made.shapes()[name].shape:
+            # A position embedding of another resolution, which the run has resampled.
+            dtype = jnp.dtype(cast or array.dtype)
+            own[name] = jax.ShapeDtypeStruct(made.shapes()[name].shape, dtype)
+    return partial_weights.Weights(path, own, metadata, below, cast, read_own=_reader(read_array))
 
 
-def _reader(keys: Mapping[str, tuple[str, str]]) -> Callable[..., dict[str, Any]]:
+def _reader(read_array: Callable[[str], np.ndarray]) -> Callable[..., dict[str, Any]]:
     """Returns what reads a checkpoint's arrays as `npz.read` does a file's."""
 
     def read(
@@ -114,7 +128,7 @@ def _reader(keys: Mapping[str, tuple[str, str]]) -> Callable[..., dict[str, Any]
         params, done = {}, 0
         for name in names:
             try:
-                array = train_checkpoint.read_array(path, *keys[name])
+                array = read_array(name)
             except train_checkpoint.Damaged as error:
                 raise ValueError(f"{path} is damaged: {error}") from error
             done += array.nbytes
