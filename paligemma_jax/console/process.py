@@ -273,6 +273,31 @@ def require_same(what: str, facts: Callable[[], Mapping[str, Any]]) -> None:
         )
 
 
+def make_largest() -> Callable[[int], int]:
+    """Returns the function (a number of this process) -> the largest of all processes of the run.
+
+    All of them make it, and call it, equally often. It needs no device: these may compute.
+    """
+    if not has_partners():
+        return int
+    state: Any = distributed.global_state
+    place, calls, mine = f"{NOTES}/largest/{next(_rounds)}", itertools.count(), state.process_id
+
+    def largest(number: int) -> int:
+        call = next(calls)
+        state.client.key_value_set(f"{place}/{call}/{mine}", str(number))
+        numbers = [
+            state.client.blocking_key_value_get(f"{place}/{call}/{other}", int(COMPARE_S * 1e3))
+            for other in range(state.num_processes)
+        ]
+        # Whoever noted something in this call has read all of the one before.
+        if call:
+            state.client.key_value_delete(f"{place}/{call - 1}/{mine}")
+        return max(map(int, numbers))
+
+    return largest
+
+
 def versions() -> dict[str, str]:
     """Returns what computes: the versions of Python and packages, and a digest of our own code."""
     known = {"python": platform.python_version()}

@@ -117,6 +117,7 @@ def train_batches(
     noise: noise_boxes.NoiseBoxes | None = None,
     read_images: ReadImages | None = None,
     text_lens: Sequence[int] = (),
+    largest: Callable[[int], int] = int,
 ) -> Iterator[Batch]:
     """Returns the batches of steps start_step .. total_steps - 1, as `index_sampler.Order` says.
 
@@ -132,6 +133,7 @@ def train_batches(
       read_images: gives what stands in place of pixels, which are then not read.
       text_lens: shorter than the spec's. A batch has the smallest T that fits its rows, those of
         all processes, so that it is the same T everywhere and after a resume.
+      largest: (a number of this process) -> the largest of all processes, which call it alike.
 
     Raises:
       ValueError: here, for records without suffix, with too many images or with text that cannot
@@ -144,13 +146,11 @@ def train_batches(
     sources = sources or [index_sampler.Source("training data", len(records))]
     order = index_sampler.Order(seed, sources, batch_size=spec.batch_size)
 
-    def plan_all() -> Iterator[list[Example]]:
-        for step in range(start_step, total_steps):
-            numbers, positions = order.records(step).tolist(), order.positions(step).tolist()
-            yield [(records[i], p) for i, p in zip(numbers, positions, strict=True)]
-
     def plan() -> Iterator[list[Example]]:
-        return (examples[spec.local_slice] for examples in plan_all())
+        for step in range(start_step, total_steps):
+            numbers = order.records(step)[spec.local_slice].tolist()
+            positions = order.positions(step)[spec.local_slice].tolist()
+            yield [(records[i], p) for i, p in zip(numbers, positions, strict=True)]
 
     encode = functools.partial(
         _encode_training, tokenizer=tokenizer, spec=spec, augmentation=augmentation, noise=noise
@@ -159,8 +159,9 @@ def train_batches(
     batches = _make_batches(plan, encode, spec, read)
     if not text_lens:
         return batches
-    others = (_encode_others(encode, examples, spec) for examples in plan_all())
-    return prefix_lm.fit_lengths(batches, others, text_lens=text_lens, longest=spec.text_len)
+    return prefix_lm.fit_lengths(
+        batches, text_lens=text_lens, longest=spec.text_len, largest=largest
+    )
 
 
 def eval_batches(
@@ -260,12 +261,6 @@ def _make_batches(plan: Plan, encode: Encode, spec: BatchSpec, read: ReadImages)
             "mask_image": np.arange(spec.max_images) < used[:, None],
             **{key: np.stack([row[key] for row in encoded]) for key in encoded[0]},
         }
-
-
-def _encode_others(encode: Encode, examples: Sequence[Example], spec: BatchSpec) -> list[Batch]:
-    """Returns the rows of the other processes."""
-    others = [*examples[: spec.local_slice.start], *examples[spec.local_slice.stop :]]
-    return [_encode_row(encode, *example) for example in others]
 
 
 def _encode_row(encode: Encode, record: data_records.Record, position: int) -> Batch:

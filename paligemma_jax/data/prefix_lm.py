@@ -287,25 +287,23 @@ Batch = dict[str, np.ndarray]
 
 def fit_lengths(
     batches: Iterable[Batch],
-    others: Iterable[Sequence[Mapping[str, np.ndarray]]],
     *,
     text_lens: Sequence[int],
     longest: int,
+    largest: Callable[[int], int],
 ) -> Iterator[Batch]:
     """Yields training batches without the end of their texts, where no row has a token.
 
     Args:
       batches: with texts of `longest` + 1, padded on the right.
-      others: for each batch the rows that it has in other processes: all of them must agree.
       text_lens: lengths T that a text may have besides `longest`.
       longest: T of the texts as they come.
+      largest: (tokens of the longest row here) -> of the longest one in any process: all of them
+        must agree, and each has rows of its own.
     """
-    for batch, rows in zip(batches, others, strict=True):
-        used = [int(batch["mask_input"].sum(axis=1).max())]
-        used += [int(row["mask_input"].sum()) for row in rows]
-        yield batch | cut_texts(
-            batch, choose_length(max(used), text_lens=text_lens, longest=longest)
-        )
+    for batch in batches:
+        used = largest(int(batch["mask_input"].sum(axis=1).max()))
+        yield batch | cut_texts(batch, choose_length(used, text_lens=text_lens, longest=longest))
 
 
 def choose_length(num_tokens: int, *, text_lens: Sequence[int], longest: int) -> int:

@@ -178,6 +178,7 @@ def _make_batches(
         noise=planned.data.noise,
         read_images=read_images,
         text_lens=datasets.text_lens(planned.settings),
+        largest=process.make_largest(),
     )
 
 

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -177,6 +178,19 @@ class Service:
         return self.values[key]
 
 
+class WaitingService(Service):
+    """As `Service`, of processes that run at the same time: a key that is missing will come."""
+
+    def blocking_key_value_get(self, key, timeout_ms):
+        end = time.monotonic() + 60
+        while key not in self.values and time.monotonic() < end:
+            time.sleep(0.001)
+        return super().blocking_key_value_get(key, timeout_ms)
+
+    def key_value_delete(self, key):
+        del self.values[key]
+
+
 def test_what_processes_differ_in_is_told_to_each_of_them_by_key(monkeypatch):
     service = Service()
     given = [{"lr": 0.1, "evals": {"val": {"fname": "a"}}}, {"lr": 0.1, "evals": {}, "seed": 1}]
@@ -195,6 +209,30 @@ def test_what_processes_differ_in_is_told_to_each_of_them_by_key(monkeypatch):
             "  evals: not set in process 0, {} in process 1",
             "  seed: not set in process 0, 1 in process 1",
         ]
+
+
+def test_the_largest_number_of_every_call_is_told_to_all_and_forgotten(monkeypatch):
+    service, said = WaitingService(), {}
+    monkeypatch.setattr(process, "_rounds", iter([0, 0]))
+    asked = {}
+    for number in range(2):
+        state = types.SimpleNamespace(client=service, num_processes=2, process_id=number)
+        monkeypatch.setattr(process.distributed, "global_state", state)
+        asked[number] = process.make_largest()
+
+    def call(number: int, numbers: list[int]) -> None:
+        said[number] = [asked[number](one) for one in numbers]
+
+    other = threading.Thread(target=call, args=(1, [5, 2, 9, 0]))
+    other.start()
+    call(0, [3, 4, 1, 0])
+    other.join(60)
+    assert said == {0: [5, 4, 9, 0], 1: [5, 4, 9, 0]}
+    assert len(service.values) == 2, "more is kept than the last call's"
+
+
+def test_alone_the_largest_number_is_ones_own():
+    assert process.make_largest()(7) == 7
 
 
 def test_nothing_is_compared_where_nobody_else_is():

@@ -1,10 +1,12 @@
 """Batches: their order, their slices, their contents, and what a bad image does."""
 
+import concurrent.futures
 import itertools
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import PIL.Image
@@ -90,24 +92,41 @@ def test_the_processes_slices_make_up_the_batch(data, tokenizer, make):
         assert_equal(joined, batch)
 
 
-def test_processes_agree_on_the_length_of_every_batch(data, tokenizer):
+def test_processes_agree_on_the_length_of_every_batch(data, tokenizer, monkeypatch):
     short = [records.Record(one.images, "a", "1") for one in data[:3]]
 
-    def batches(**kwargs):
-        return list(
-            pipeline.train_batches(
-                [*short, data[3]], tokenizer, spec(**kwargs), seed=0, total_steps=2, text_lens=[5]
-            )
-        )
+    def batches(largest=int, **kwargs):
+        told = dict(seed=0, total_steps=2, text_lens=[5], largest=largest)
+        return list(pipeline.train_batches([*short, data[3]], tokenizer, spec(**kwargs), **told))
 
     def widths(found):
         return [one["text"].shape[1] - 1 for one in found]
 
     both = widths(batches(batch_size=2)), widths(batches(batch_size=4))
     assert set(both[0]) == {5, TEXT_LEN} and both[1] == [TEXT_LEN] * 2
-    for index in range(4):
-        share = batches(batch_size=4, process_index=index, process_count=4)
-        assert widths(share) == both[1]  # three of four have short rows only
+
+    together, told = threading.Barrier(4, timeout=60), [0] * 4
+    encode, encoded = prefix_lm.encode_training, []
+
+    def count(*args, **kwargs):
+        encoded.append(threading.get_ident())
+        return encode(*args, **kwargs)
+
+    def share(index: int) -> list[int]:
+        def largest(here: int) -> int:
+            told[index] = here
+            together.wait()
+            found = max(told)
+            together.wait()
+            return found
+
+        return widths(batches(largest, batch_size=4, process_index=index, process_count=4))
+
+    monkeypatch.setattr(prefix_lm, "encode_training", count)
+    with concurrent.futures.ThreadPoolExecutor(4) as processes:
+        shares = list(processes.map(share, range(4)))
+    assert shares == [both[1]] * 4  # three of four have short rows only
+    assert len(encoded) == 8 and len(set(encoded)) == 4  # each its own row of each batch
 
 
 def test_evaluation_sees_every_record_once_and_fills_the_last_batch(data, tokenizer):

@@ -158,9 +158,15 @@ def batch(*num_tokens: int) -> dict[str, np.ndarray]:
 
 
 def test_texts_are_cut_where_no_row_here_or_elsewhere_has_a_token():
-    elsewhere = [[], [{"mask_input": np.arange(9) < 6}], [{"mask_input": np.arange(9) < 2}]]
+    elsewhere, asked = iter([0, 6, 2]), []
+
+    def largest(here: int) -> int:
+        asked.append(here)
+        return max(here, next(elsewhere))
+
     batches = [batch(2, 4), batch(2, 4), batch(9, 1)]
-    found = list(prefix_lm.fit_lengths(batches, elsewhere, text_lens=[3, 5], longest=8))
+    found = list(prefix_lm.fit_lengths(batches, text_lens=[3, 5], longest=8, largest=largest))
+    assert asked == [4, 4, 9]
     assert [one["text"].shape[1] for one in found] == [4, 6, 9]
     for one, whole in zip(found, batches, strict=True):
         for name in prefix_lm.TEXT_ARRAYS:

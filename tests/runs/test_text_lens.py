@@ -1,7 +1,11 @@
 """Batches of short texts: the run is the one with full length, and goes on as it began."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +72,44 @@ def test_losses_are_those_of_full_length_and_a_resumed_run_is_the_same(lengths, 
         assert full.pop("text_len") == 24
         row.pop("text_len")
         assert row == pytest.approx(full, rel=1e-5)
+
+
+CONFIG = """
+import json, pathlib
+from paligemma_jax.settings import presets
+
+def get_config(arg=""):
+    return presets.defaults(json.loads(pathlib.Path(arg).read_text()))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_with_rows_of_their_own_agree_on_each_length(lengths, tmp_path):
+    alone = tmp_path / "alone"
+    whole_run.train(load.typed(lengths), alone)
+    (tmp_path / "config.py").write_text(CONFIG)
+    command = [sys.executable, "-m", "paligemma_jax.train", f"--workdir={tmp_path / 'two'}"]
+    command += [f"--config={tmp_path / 'config.py'}:{alone / 'config.json'}", "--distributed"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    shared = {**os.environ, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    both = [
+        subprocess.Popen(
+            command,
+            env={**shared, "JAX_PROCESS_ID": str(number)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for one in both:
+        _, errors = one.communicate(timeout=400)
+        assert one.returncode == 0, errors
+    # One of two rows is long, if any: in one process alone.
+    assert {row["text_len"] for row in rows(alone)} == {14, 24}
+    for row, single in zip(rows(tmp_path / "two"), rows(alone), strict=True):
+        assert row == pytest.approx(single, rel=1e-4)
 
 
 def test_a_program_is_compiled_when_a_length_first_comes_and_then_kept(capsys):
