@@ -122,7 +122,8 @@ def test_every_finding_is_made_by_the_rows_that_are_spoilt_for_it(folder, capsys
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
     text = capsys.readouterr().out
     assert "spoilt-train.jsonl:5\n    -> draw it again" in text
-    assert text.splitlines()[-1].startswith("10 errors, 5 warnings, ")
+    assert text.splitlines()[-2].startswith("5 warnings, ")
+    assert text.splitlines()[-1] == "10 errors"
 
 
 def test_a_clean_data_set_has_no_findings_at_rows_and_status_0(folder, capsys):
@@ -138,7 +139,26 @@ def test_a_clean_data_set_has_no_findings_at_rows_and_status_0(folder, capsys):
         "evals.val": "2 in 2 rows",
     }
     assert report["sections"]["run"]["length"] == "4 steps of 4, 4.0 passes"
-    assert "cat" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[-1] == "READY"
+
+
+def test_every_class_that_prompts_name_is_counted_and_one_without_objects_is_a_warning(
+    folder, capsys
+):
+    rows = [row("0.png", prefix=f"{PREFIX} ; bird"), row("1.png", f"{BOX} dog")]
+    (folder / "rare-train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows = [row("4.png", prefix="detect cat ; fish")]
+    (folder / "rare-val.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status, report = run(folder, f"--config={folder}/config.py:data=rare")
+    table = {one.pop("class"): one for one in report["sections"]["data"]["Classes"]}
+    assert list(table) == ["cat", "dog", "bird", "fish"]
+    assert table["cat"] == {"training data": "1 in 1 row", "evals.val": "1 in 1 row"}
+    for label in ("bird", "fish"):
+        assert table[label] == {"training data": "0 in 0 rows", "evals.val": "0 in 0 rows"}
+    (warning,) = (one for one in report["findings"] if one["severity"] == "warning")
+    assert warning["what"].startswith("'bird': named by prompts, and in no answer")
+    *_, counts, verdict = capsys.readouterr().out.splitlines()
+    assert (status, counts.split(",")[0], verdict) == (0, "1 warning", "READY")
 
 
 def test_an_example_is_explained_with_its_picture(folder):

@@ -83,10 +83,13 @@ def test_run_folder_is_complete(run):
         "prompt.json",
         "report.html",
         "tokenizer.model",
+        "train.log",
     }
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert {"loss", "grad_norm", "examples_per_s", "input_wait"} <= rows[0].keys()
+    assert [row["epoch"] for row in rows] == pytest.approx([4 / 6, 8 / 6, 12 / 6, 16 / 6])
+    assert rows[0]["lr"] == 0.0 < rows[3]["lr"] < 1e-2
     assert {"val/loss", "val/map50"} <= rows[1].keys()
     page = (run / "report.html").read_text()
     assert "after step 4 of 4, from" in page and "mAP 50" in page

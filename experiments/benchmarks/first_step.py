@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def first_step(data: str, cache: pathlib.Path) -> float:
         assert process.stderr
         for line in process.stderr:
             said.append(line)
-            if "step 1/" in line:
+            if re.match("step +1/", line):
                 seconds = time.perf_counter() - start
                 process.kill()
                 process.wait()

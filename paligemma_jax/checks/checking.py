@@ -1,5 +1,6 @@
 """A check, assembled: the sections of its report and everything that was found."""
 
+import collections
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -20,7 +21,9 @@ from paligemma_jax.files import atomic
 from paligemma_jax.reports import sections
 from paligemma_jax.settings import load, schema
 from paligemma_jax.tasks import task
+from paligemma_jax.wording import phrases
 
+READY = "READY"  # nothing that must be mended
 PAGE, VALUES = "check.html", "check.json"
 
 
@@ -156,14 +159,14 @@ def check_run(settings: schema.Settings, *, example: int | None, full: bool) -> 
 
 
 def to_text(report: Report) -> str:
-    """Returns the report for a terminal, a summary at its end."""
+    """Returns the report for a terminal; its last line is READY, or how many errors there are."""
     text = sections.to_text(report.parts, _as_rows(report))
-    counts = (
-        f"{n} {name}{'s' * (n != 1)}"
-        for name in findings.SEVERITIES
-        if (n := sum(one.severity == name for one in report.findings))
-    )
-    return f"{text}\n{', '.join(counts) or 'nothing found'}"
+    counts = collections.Counter(one.severity for one in report.findings)
+    verdict = phrases.count(counts.pop("error"), "errors") if report.num_errors else READY
+    others = [
+        phrases.count(counts[name], f"{name}s") for name in findings.SEVERITIES if counts[name]
+    ]
+    return "\n".join([text, ", ".join(others) or "nothing to note", verdict])
 
 
 def write(report: Report, folder: pathlib.Path, *, title: str) -> None:

@@ -257,7 +257,7 @@ def describe_sizes(files: Sequence[image_files.ImageFile], *, res: int) -> str:
 
 def class_table(sets: Sequence[lint.DataSet]) -> sections.Table:
     """Returns how often each class is there, and in how many rows, for each data set."""
-    counts = lint.count_classes(sets)
+    counts = lint.count_named_classes(sets)
     names = [one.name for one in sets]
     lines = []
     for label, inner in counts.items():

@@ -207,8 +207,7 @@ def prompts(data: DataSet) -> list[Finding]:
     every other row, they are no list of classes.
     """
     nothing, more = [], []
-    phrases = {phrase for asked in data.asked for phrase in asked}
-    is_open = len(phrases) >= max(OPEN_PHRASES, sum(map(bool, data.asked)) / 2)
+    is_open = _is_open(data)
     for record, asked, answered in zip(data.records, data.asked, data.answered, strict=True):
         extra = {label for label in answered if not _is_named(label, asked)}
         if not asked or list(asked) == [ALL_CLASSES] or not extra:
@@ -235,6 +234,12 @@ def prompts(data: DataSet) -> list[Finding]:
             Finding("warning", "class not asked for", what, remedy, data.name, **at(more))
         )
     return problems
+
+
+def _is_open(data: DataSet) -> bool:
+    """Whether prompts ask for something else in every other row: they are no list of classes."""
+    phrases = {phrase for asked in data.asked for phrase in asked}
+    return len(phrases) >= max(OPEN_PHRASES, sum(map(bool, data.asked)) / 2)
 
 
 def _is_named(label: str, asked: Sequence[str]) -> bool:
@@ -277,6 +282,11 @@ def balance(sets: Sequence[DataSet]) -> list[Finding]:
         return []
     problems = []
     totals = {label: sum(n for n, _ in inner.values()) for label, inner in counts.items()}
+    if absent := sorted({label for data in training for label in _asked(data)} - set(totals)):
+        what = f"{_list(absent)}: named by prompts, and in no answer of the training data"
+        remedy = "add rows that have it, or leave it out of the prompts: it is never learnt"
+        kind = "class without an object"
+        problems.append(Finding("warning", kind, what, remedy, "training data"))
     most, least = max(totals, key=lambda k: totals[k]), min(totals, key=lambda k: totals[k])
     if totals[most] >= IMBALANCE * totals[least]:
         what = f"'{most}' is there {totals[most]} times, '{least}' {totals[least]} times"
@@ -316,6 +326,21 @@ def count_classes(sets: Iterable[DataSet]) -> dict[str, dict[str, tuple[int, int
         label: {data.name: (objects[label, data.name], in_rows[label, data.name]) for data in sets}
         for label, _ in totals.most_common()
     }
+
+
+def count_named_classes(sets: Sequence[DataSet]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Returns `count_classes`, and behind these the classes that prompts alone name, with 0."""
+    counts = count_classes(sets)
+    if not counts:
+        return {}
+    absent = sorted({label for data in sets for label in _asked(data)} - set(counts))
+    return counts | {label: {data.name: (0, 0) for data in sets} for label in absent}
+
+
+def _asked(data: DataSet) -> set[str]:
+    """Returns the classes that a data set's prompts name."""
+    asked = {label for labels in data.asked for label in labels if label != ALL_CLASSES}
+    return set() if _is_open(data) else asked
 
 
 def _normalize(label: str) -> str:

@@ -9,6 +9,7 @@ they are given. Standard output belongs to results (`predict` writes JSON lines 
 import contextlib
 import logging
 import os
+import pathlib
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tqdm
+import tqdm.auto
 
 from paligemma_jax.files import atomic
 from paligemma_jax.wording import phrases
@@ -24,8 +26,12 @@ LOGGER = logging.getLogger("paligemma_jax")
 
 Progress = Callable[[int, int], None]
 SHOW_AFTER_S = 1.0  # of a bar
-LINE_AFTER_S, LINE_EVERY_S = 2.0, 10.0  # without a terminal: the first line, and each further one
+# Without a terminal: the first line, and the least wait for each further one, which grows with the
+# work: an hour of it has some forty lines.
+LINE_AFTER_S, LINE_EVERY_S, WAIT_SHARE = 2.0, 10.0, 0.1
 TICK_S = 0.5
+# On a record of `logging`: whether its line only says that work goes on.
+REMINDER = "is_reminder"
 
 # When the last line was written, by whoever did.
 _last_line_at = 0.0
@@ -46,12 +52,70 @@ class StderrHandler(logging.Handler):
             self.handleError(record)
 
 
+class LogFile(logging.Handler):
+    """Keeps the lines of a process in a file, each with its time; see `kept_in`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: list[str] = []
+        self._file: Any = None
+
+    def open(self, path: pathlib.Path) -> None:
+        """Writes what was said so far to the end of a file, and what follows as it comes."""
+        with atomic.writing(path):
+            self._file = path.open("a", encoding="utf-8", errors="replace")
+            self._file.write("".join(self._before))
+            self._file.flush()
+        self._before = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, REMINDER, False):
+            return
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        lines = phrases.visible(level + self.format(record)).splitlines() or [""]
+        text = "".join(f"{when}  {line}".rstrip() + "\n" for line in lines)
+        if self._file is None:
+            self._before.append(text)
+            return
+        # As every handler of `logging`: a line that is lost, as on a full disk, stops no run.
+        with contextlib.suppress(OSError, ValueError):
+            self._file.write(text)
+            self._file.flush()
+
+    def close(self) -> None:
+        super().close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+
+@contextlib.contextmanager
+def kept_in_file() -> Iterator[Callable[[pathlib.Path], None]]:
+    """Keeps the lines of a block in a file too; yields what opens it, when its folder is there.
+
+    Lines before that are not lost; of a block that never opens it nothing is left. An error that
+    ends the block is the last line.
+    """
+    file = LogFile()
+    LOGGER.addHandler(file)
+    try:
+        yield file.open
+    except BaseException as ending:
+        text = str(ending) or type(ending).__name__
+        file.handle(LOGGER.makeRecord(LOGGER.name, logging.ERROR, "", 0, "%s", (text,), None))
+        raise
+    finally:
+        LOGGER.removeHandler(file)
+        file.close()
+
+
 def show_on_stderr() -> None:
     """Shows what the doors say on standard error; every door calls it first.
 
     A logger that has a handler, or a level, keeps it: that is how a program redirects the lines.
     """
-    if not LOGGER.handlers:
+    if not any(not isinstance(handler, LogFile) for handler in LOGGER.handlers):
         LOGGER.addHandler(StderrHandler())
         LOGGER.propagate = False  # or the root logger's handler writes each line again
     if LOGGER.level == logging.NOTSET:
@@ -110,7 +174,7 @@ def progress(
     """
     if not LOGGER.isEnabledFor(logging.INFO):
         yield lambda done, total: None  # noqa: ARG005 (the arguments of a report)
-    elif sys.stderr.isatty():
+    elif shows_bars():
         shown = f"{label}, {first}" if first else label
         with _bar(shown, unit=unit, unit_scale=unit_scale) as bar:
 
@@ -131,7 +195,7 @@ def working(what: str) -> Iterator[None]:
     """Shows for how long something is done that cannot tell how far it is, as `progress`."""
     if not LOGGER.isEnabledFor(logging.INFO):
         yield
-    elif sys.stderr.isatty():
+    elif shows_bars():
         with _bar(what):
             yield
     else:
@@ -139,17 +203,23 @@ def working(what: str) -> Iterator[None]:
             yield
 
 
-def _log(level: int, text: str) -> None:
+def shows_bars() -> bool:
+    """Whether lines go to a terminal or a notebook, where a bar can be drawn over."""
+    in_notebook = any(cls.__module__ == "tqdm.notebook" for cls in tqdm.auto.tqdm.__mro__)
+    return in_notebook or sys.stderr.isatty()
+
+
+def _log(level: int, text: str, *, is_reminder: bool = False) -> None:
     global _last_line_at
     _last_line_at = time.monotonic()
-    LOGGER.log(level, "%s", text)
+    LOGGER.log(level, "%s", text, extra={REMINDER: is_reminder})
 
 
 @contextlib.contextmanager
-def _bar(label: str, **settings: Any) -> Iterator[tqdm.tqdm]:
+def _bar(label: str, **settings: Any) -> Iterator[Any]:
     """Yields a bar, at first the label and a clock, which goes on while nothing is reported."""
     settings |= {"desc": label, "bar_format": "{desc}: {elapsed}", "dynamic_ncols": True}
-    with tqdm.tqdm(delay=SHOW_AFTER_S, **settings) as bar:
+    with tqdm.auto.tqdm(delay=SHOW_AFTER_S, **settings) as bar:
 
         def refresh() -> None:
             if time.time() - bar.start_t >= SHOW_AFTER_S:
@@ -172,7 +242,8 @@ class _Lines:
         """Notes how far the work is; writes a line if one is due, or if long work ends."""
         self._state = f"{done}/{total} {self._unit}" if total else f"{done} {self._unit}"
         now = time.monotonic()
-        if now - self._last >= self._wait_s or (done == total and now - self._start > LINE_AFTER_S):
+        last = max(self._last, _last_line_at)
+        if now - last >= self._wait_s or (done == total and now - self._start > LINE_AFTER_S):
             self._write(now)
 
     def remind(self) -> None:
@@ -182,9 +253,14 @@ class _Lines:
             self._write(now)
 
     def _write(self, now: float) -> None:
-        self._last, self._wait_s = now, LINE_EVERY_S
+        passed = now - self._start
+        self._last, self._wait_s = now, max(LINE_EVERY_S, WAIT_SHARE * passed)
         state = f"{self._state}, " if self._state else ""
-        info(f"{self._label}: {state}{now - self._start:.0f} s")
+        _log(
+            logging.INFO,
+            f"{self._label}: {state}{phrases.duration(passed)}",
+            is_reminder=True,
+        )
 
 
 @contextlib.contextmanager

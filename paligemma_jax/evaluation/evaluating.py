@@ -175,8 +175,11 @@ def evaluate_weights(
         ),
         run=run,
     )
+    numbers = task.scalars(scores)
+    if jax.process_index() == 0 and (table := report.score_table(name, numbers)):
+        say.info(f"\n{table}\n")
     say.info(
-        f"{phrases.count(len(one.records), 'examples')} in {seconds:.0f} s: "
+        f"{phrases.count(len(one.records), 'examples')} in {phrases.duration(seconds)}: "
         f"all scores in {out / run_folder.scores()}, each example in {out / run_folder.report()}"
     )
-    return task.scalars(scores)
+    return numbers

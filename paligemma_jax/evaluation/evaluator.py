@@ -219,7 +219,7 @@ def run(
         batches = pipeline.eval_batches(
             evaluation.records, built.tokenizer, evaluation.prompts, read_images=read_images
         )
-        label = f"answering {evaluation.name}"
+        label = f"evaluating {evaluation.name}, answers"
         with say.progress(label, unit="examples", first="compiling") as report:
             rows, task_scores = prediction_rows.evaluate(
                 evaluation.generate,
@@ -278,7 +278,7 @@ def _mean_loss(
         read_images=read_images,
     )
     sums = []
-    label = f"loss of {evaluation.name}"
+    label = f"evaluating {evaluation.name}, loss"
     with say.progress(label, unit="examples", first="compiling") as report:
         for batch in batches:
             sums.append(evaluation.eval_loss(params, sharding.place_batch(batch, built.mesh)))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from paligemma_jax.assembly import datasets
+from paligemma_jax.console import say
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.reports import diagnosis, gallery, page, run_log
 from paligemma_jax.settings import schema
@@ -18,6 +19,9 @@ from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
 Rows = list[dict[str, Any]]
+MAX_COLUMNS, MAX_CLASSES = 7, 30  # of a table on the terminal
+PER_LABEL = ("per_class/", "per_group/")  # before a label and its score
+COUNTS = ("num_truths", "num_examples", "num_images")  # the first one is a column
 OF_SUBJECT = ("weights", "data", "evaluation", "step")  # of metrics.json, and no scores
 
 
@@ -118,7 +122,7 @@ def _facts(subject: Subject) -> tuple[tuple[str, str], ...]:
         facts["trained on"] = ", ".join(trained_on)
     facts["date"] = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z").strip()
     if subject.seconds:
-        took = [f"{what} {_duration(seconds)}" for what, seconds in subject.seconds.items()]
+        took = [f"{what} {phrases.duration(seconds)}" for what, seconds in subject.seconds.items()]
         facts["duration"] = ", ".join(took)
     return tuple(facts.items())
 
@@ -191,8 +195,37 @@ def address(path: pathlib.Path, folder: pathlib.Path) -> str:
     return urllib.parse.quote(pathlib.Path(relative).as_posix())
 
 
-def _duration(seconds: float) -> str:
-    """Returns "12 s", "3 min" or "2.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+def score_table(
+    title: str, scores: Mapping[str, float], *, with_classes: bool = True, limit: int = MAX_CLASSES
+) -> str:
+    """Returns the main scores as an aligned table: of all, and of each class; "" without any.
+
+    Args:
+      title: of its first column.
+      scores: `task.scalars` of an evaluation.
+      with_classes: whether classes, or groups of answers, have a line each.
+      limit: how many of them at most: those with the most examples.
+    """
+    wanted = [name for name in task.leading_scores() if name in scores][:MAX_COLUMNS]
+    if not wanted:
+        return ""
+    wanted = [name for name in COUNTS if name in scores][:1] + wanted
+    by_label: dict[str, dict[str, float]] = {}
+    for key, value in scores.items():
+        if key.startswith(PER_LABEL):
+            label, _, name = key.partition("/")[2].rpartition("/")
+            by_label.setdefault(label, {})[name] = value
+    if not with_classes or len(by_label) < 2:
+        by_label = {}
+    shown = sorted(by_label, key=lambda label: -by_label[label].get(wanted[0], 0))[:limit]
+    rows = [("all", *(_cell(name, scores) for name in wanted))]
+    rows += [(label, *(_cell(name, by_label[label]) for name in wanted)) for label in shown]
+    text = say.table(rows, header=(title, *(task.TITLES.get(name, name) for name in wanted)))
+    more = len(by_label) - len(shown)
+    return f"{text}\nand {phrases.count(more, 'more classes')}" if more else text
+
+
+def _cell(name: str, scores: Mapping[str, float]) -> str:
+    if name not in scores:
+        return ""
+    return f"{scores[name]:.0f}" if name in COUNTS else f"{scores[name]:.3f}"

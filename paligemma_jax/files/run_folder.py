@@ -4,6 +4,7 @@ config.json                      the settings, every key resolved
 prompt.json                      what it is asked, and the classes that it knows
 tokenizer.model, mask_codec.npz  copies: the folder works without the files it was started from
 metrics.jsonl                    a row of numbers per logged step
+train.log                        what the terminal showed, each line with its time
 tensorboard/                     the same rows, as event files
 checkpoints/000200/              to resume from
 predictions-val-000200.jsonl     the answers of an evaluation at a step
@@ -33,6 +34,7 @@ TOKENIZER = "tokenizer.model"
 PROMPT = "prompt.json"
 MASK_CODEC = "mask_codec.npz"
 METRICS = "metrics.jsonl"
+LOG = "train.log"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 FINAL = "final.npz"

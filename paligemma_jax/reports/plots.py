@@ -22,7 +22,7 @@ MAX_DOTS = 40  # of a curve: with more it is a line alone
 MAX_POINTS = 600  # of a curve: of more the lowest and the highest of each stretch are drawn
 TICKS = 5  # about so many on an axis
 
-WITHOUT_PANEL = ("per_class/", "per_group/", "dropped/", "epochs/")
+WITHOUT_PANEL = ("per_class/", "per_group/", "dropped/", "epochs/", "lr/")
 
 Point = tuple[float, float]
 Tick = tuple[float, str]

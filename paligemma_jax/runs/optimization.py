@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.console import say
@@ -14,6 +15,7 @@ from paligemma_jax.training import optimizer, step
 from paligemma_jax.wording import phrases
 
 FROZEN = None
+LR = "lr"  # of an update, in metrics; of several rules lr/REGEX too
 
 
 def schedule_rules(settings: schema.Settings) -> Any:
@@ -59,6 +61,23 @@ def make(
         wd_mults=settings.wd_mults,
         ema_decay=settings.ema_decay,
     )
+
+
+def learning_rates(made: optimizer.Optimizer, *, total_steps: int) -> dict[str, np.ndarray]:
+    """Returns {name in metrics: float64[total_steps]}, the rate of update 1, 2, ...
+
+    `lr` is the highest of all parameters, multipliers included; where several rules train, each has
+    its own highest as lr/REGEX.
+    """
+    done, by_rule = np.arange(total_steps), {}
+    for rule, members in made.groups.items():
+        shares = np.asarray(jax.jit(made.schedules[rule])(done), np.float64)
+        highest = max(made.lrs[name] for name in members)
+        by_rule[rule] = highest * np.broadcast_to(shares, (total_steps,))
+    rates = {LR: np.max([*by_rule.values()], axis=0)}
+    if len(by_rule) > 1:
+        rates |= {f"{LR}/{rule}": values for rule, values in by_rule.items()}
+    return rates
 
 
 def gradient_groups(made: optimizer.Optimizer) -> dict[str, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,19 @@ import jax
 
 from paligemma_jax.assembly import training_data
 from paligemma_jax.console import say
+from paligemma_jax.evaluation import report
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.reports import run_log
-from paligemma_jax.tasks import task
+from paligemma_jax.runs import optimization
 from paligemma_jax.training import step
 from paligemma_jax.wording import phrases
+
+# Between two lines of steps, where bars are shown and where not: the trackers get every row.
+LINE_S, LINE_WITHOUT_BARS_S = 1.0, 10.0
+MUCH_WAITING = 0.05  # share of a step that is worth a word
+EPOCH = "epoch"  # in metrics: passes over all training data so far
+# What a row of metrics holds of training itself, before a slash.
+OF_TRAINING = (training_data.EPOCHS, step.UPDATE_NORM, f"{optimization.LR}/")
 
 
 class Log:
@@ -27,6 +36,8 @@ class Log:
       every: steps between two rows.
       total_steps: of the run.
       done: the number of updates that the run goes on after: later rows are void.
+      total_epochs: passes over the training data.
+      unit: what an example is called.
       settings: of the run, for the trackers.
       more_trackers: beside metrics.jsonl and TensorBoard.
       measure: (values of a row) -> more values of it.
@@ -39,12 +50,17 @@ class Log:
         every: int,
         total_steps: int,
         done: int = 0,
+        total_epochs: float = 0.0,
+        unit: str = "examples",
         settings: Mapping[str, Any] | None = None,
         more_trackers: Sequence[run_log.Tracker] = (),
         measure: Callable[[Mapping[str, float]], dict[str, float]] = lambda _: {},
     ):
         self._workdir, self._settings, self._done = workdir, settings or {}, done
         self._every, self._total, self._measure = every, total_steps, measure
+        self._total_epochs, self._unit = total_epochs, unit
+        self._first: tuple[int, float] | None = None  # step that ended first, and when
+        self._last_line_at = 0.0
         is_first = jax.process_index() == 0
         self._trackers = run_log.Trackers(more_trackers) if is_first else None
         self._place: os.stat_result | None = None  # of its metrics.jsonl, while it runs
@@ -60,15 +76,63 @@ class Log:
             atomic.require_same(self._workdir / run_folder.METRICS, self._place)
         values = dict(row)
         number = int(values.pop("step"))
-        every_row = (training_data.EPOCHS, step.UPDATE_NORM)
-        has_evaluation = any("/" in n and not n.startswith(every_row) for n in values)
+        now = time.monotonic()
+        self._first = self._first or (number, now)
+        evaluations = _evaluations(values)
         due = number in (1, self._total) or number % self._every == 0
-        if self._trackers is None or not (due or has_evaluation):
+        if self._trackers is None or not (due or evaluations):
             return
         values |= _device_memory() | self._measure(values)
         self._trackers.log(number, values)
-        shown = [f"{key} {values[key]:.4g}" for key in _shown(values)]
-        say.info(f"step {number}/{self._total}  " + "  ".join(shown))
+        self._say(number, values, evaluations, now)
+
+    def _say(
+        self,
+        number: int,
+        values: Mapping[str, float],
+        evaluations: Mapping[str, Mapping[str, float]],
+        now: float,
+    ) -> None:
+        """Writes the line of a step, unless the one before is recent, and tables of scores."""
+        wait_s = LINE_S if say.shows_bars() else LINE_WITHOUT_BARS_S
+        is_last = number == self._total
+        if evaluations or is_last or number == 1 or now - self._last_line_at >= wait_s:
+            self._last_line_at = now
+            say.info(self._line(number, values, now))
+        for name, scores in evaluations.items():
+            title = f"{name}, step {number}"
+            if table := report.score_table(title, scores, with_classes=is_last):
+                say.info(f"\n{table}\n")
+
+    def _line(self, number: int, values: Mapping[str, float], now: float) -> str:
+        """Returns what is known of a step, each part as wide in every line of the run."""
+        whole, passes = str(self._total), f"{self._total_epochs:.2f}"
+        parts = [f"step {number:>{len(whole)}}/{whole}"]
+        if EPOCH in values:
+            parts.append(f"epoch {values[EPOCH]:>{len(passes)}.2f}/{passes}")
+        if optimization.LR in values:
+            parts.append(f"lr {values[optimization.LR]:.2e}")
+        if "loss" in values:
+            parts.append(f"loss {_short(values['loss']):>8}")
+        if "examples_per_s" in values:
+            parts.append(f"{values['examples_per_s']:>7.1f} {self._unit}/s")
+        if PEAK in values:
+            parts.append(f"{values[PEAK]:>5.1f} GiB")
+        if "mfu" in values:
+            parts.append(f"mfu {values['mfu']:>4.0%}")
+        if left := self._left(number, now):
+            parts.append(f"{left} left")
+        waited = values.get("input_wait", 0.0)
+        if waited >= MUCH_WAITING and number > 1:
+            parts.append(f"{waited:.0%} of it waiting for {self._unit}")
+        return "  ".join(parts)
+
+    def _left(self, number: int, now: float) -> str:
+        """Returns how long the rest takes if it goes on as so far, evaluations included."""
+        first, since = self._first or (number, now)
+        if number == first or number == self._total:
+            return ""
+        return phrases.duration((now - since) / (number - first) * (self._total - number))
 
     def append_files(self, number: int, evaluation: str, files: Sequence[pathlib.Path]) -> None:
         """Hands the trackers what an evaluation wrote after so many updates."""
@@ -95,19 +159,29 @@ class Log:
             error.add_note(f"And a tracker could not finish: {another}")
 
 
+PEAK = "device_memory_peak_gib"
+
+
 def _device_memory() -> dict[str, float]:
     """Returns the peak memory of this process's first device, where it counts."""
     stats = jax.local_devices()[0].memory_stats() or {}
     peak = stats.get("peak_bytes_in_use")
-    return {} if peak is None else {"device_memory_peak_gib": peak / 2**30}
+    return {} if peak is None else {PEAK: peak / 2**30}
 
 
-def _shown(values: Mapping[str, float]) -> list[str]:
-    """Returns which values a line on the terminal has room for."""
-    always = ("loss", "grad_norm", "examples_per_s", "input_wait", "mfu")
-    first = task.first_scores()
-    evaluated = [n for n in values if n.count("/") == 1 and n.rpartition("/")[2] in first]
-    return [name for name in (*always, *evaluated) if name in values]
+def _short(value: float) -> str:
+    """Returns a loss in four places, or in powers of ten where these would not show it."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+def _evaluations(values: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Returns the scores of each evaluation in a row: {"val": {"map50": .., ..}}."""
+    scores: dict[str, dict[str, float]] = {}
+    for key, value in values.items():
+        name, slash, score = key.partition("/")
+        if slash and not key.startswith(OF_TRAINING):
+            scores.setdefault(name, {})[score] = value
+    return scores
 
 
 # A trace of some steps, for TensorBoard's profiler, xprof or Perfetto.

@@ -57,6 +57,16 @@ class Plan:
     saving: runs_saving.Plan
     goal: early_stopping.Goal
 
+    def passes(self, steps: int) -> float:
+        """Returns how often so many updates have read the training data."""
+        return steps * self.settings.input.batch_size / len(self.data.records)
+
+    @property
+    def unit(self) -> str:
+        """What its examples are called: each may be one image."""
+        are_images = all(len(record.images) == 1 for record in self.data.records)
+        return "images" if are_images else "examples"
+
 
 def all_records(
     read: training_data.TrainingData, evaluations: Iterable[tuple[evaluator.Evaluation, int]]
@@ -121,10 +131,14 @@ def run(
     `pipeline.train_batches`, of evaluations too.
     """
     batches = _make_batches(built, planned, int(state.step), read_images)
+    rates = optimization.learning_rates(planned.optimizer, total_steps=planned.total_steps)
 
     def log_row(row: Mapping[str, float]) -> None:
-        num_examples = int(row["step"]) * planned.settings.input.batch_size
-        log.append({**row, **planned.data.epochs(num_examples)})
+        number = int(row["step"])
+        used = {name: float(values[number - 1]) for name, values in rates.items() if number}
+        passes = {training_log.EPOCH: planned.passes(number)}
+        num_examples = number * planned.settings.input.batch_size
+        log.append({**row, **used, **passes, **planned.data.epochs(num_examples)})
 
     hooks = [
         _make_hook(built, planned, one, every, workdir, log, read_images)

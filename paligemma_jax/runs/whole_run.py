@@ -3,8 +3,11 @@
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax
 
 from paligemma_jax.assembly import assembly, datasets, training_data
 from paligemma_jax.console import process, say
@@ -25,6 +28,8 @@ from paligemma_jax.settings import load, schema
 from paligemma_jax.training import step
 
 PROFILE = "profile"
+PACKAGE = __name__.partition(".")[0]
+ANSWERS, HUGGINGFACE = "answers", "huggingface"  # what the closing words propose as folders
 
 
 def train(
@@ -53,8 +58,8 @@ def train(
         "settings, folder, code or packages",
         lambda: {**json.loads(load.to_json(settings)), **options, "versions": process.versions()},
     )
-    with saving.claim_folder(workdir):
-        _train(settings, workdir, resume_anyway, more_trackers)
+    with saving.claim_folder(workdir), say.kept_in_file() as keep_lines:
+        _train(settings, workdir, resume_anyway, more_trackers, keep_lines)
 
 
 def _train(
@@ -62,10 +67,13 @@ def _train(
     workdir: pathlib.Path,
     resume_anyway: bool,
     more_trackers: Sequence[run_log.Tracker],
+    keep_lines: Callable[[pathlib.Path], None],
 ) -> None:
     compiled = process.start_counting()
     built, planned, needed = _prepare(settings, workdir, resume_anyway=resume_anyway)
     state, about = _start(built, planned, workdir, resume_anyway)
+    if jax.process_index() == 0:
+        keep_lines(workdir / run_folder.LOG)
     settings, read_images = planned.settings, _read_images(built, planned, state)
     train_step = training_log.trace(needed.train_step, settings.profile_steps, workdir / PROFILE)
     total, measure = planned.total_steps, memory_plan.meter(needed, compiled)
@@ -74,6 +82,8 @@ def _train(
         every=settings.log_training_steps,
         total_steps=total,
         done=int(state.step),
+        total_epochs=planned.passes(total),
+        unit=planned.unit,
         settings=json.loads(load.to_json(settings)),
         more_trackers=more_trackers,
         measure=measure,
@@ -92,14 +102,32 @@ def _train(
                 saver.wait()  # a run that has this file is not begun again: it ends complete
             finally:
                 training_run.save_or_rescue(built, planned, state, final, saver)
-            for report in sorted(workdir.glob("report*.html")):
-                say.info(f"report: {report}")
+            say.info(closing_words(planned, workdir))
     if not is_finished:
         raise process.Preempted(
             f"preempted: {stop.signal or 'another process'} after step {int(state.step)} of "
             f"{total}. The state is saved; the same command goes on from there"
         )
     training_run.check_base(planned, built.model, final)
+
+
+def closing_words(planned: training_run.Plan, workdir: pathlib.Path) -> str:
+    """Returns where to look after a run, and what to do next as commands to paste into a shell."""
+    lines = [f"report: {path}" for path in sorted(workdir.glob("report*.html"))]
+    run = ["--run", str(workdir)]
+    examples = training_run.all_records(planned.data, planned.evaluations[:1])[::-1]
+    commands = [["evaluate", *run, *([] if planned.evaluations else ["--data", schema.INPUT])]]
+    if shown := next((record for record in examples if record.images), None):
+        prompt = [] if planned.data.asked.prompt else ["--prompt", shown.prefix]
+        pictures = ["--pictures", str(workdir / ANSWERS)]
+        together = ["--together"] if len(shown.images) > 1 else []
+        commands.append(["predict", *run, *prompt, *pictures, *together, *shown.images])
+    commands.append(["convert", str(workdir), str(workdir / HUGGINGFACE)])
+    lines += ["next:"]
+    lines += [
+        f"  {shlex.join(['python', '-m', f'{PACKAGE}.{word}', *rest])}" for word, *rest in commands
+    ]
+    return "\n".join(lines)
 
 
 def _prepare(

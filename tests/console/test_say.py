@@ -6,6 +6,8 @@ import logging
 import subprocess
 import sys
 import threading
+import time
+import types
 
 import pytest
 
@@ -178,3 +180,61 @@ def test_results_for_a_full_disk_are_one_error_that_names_standard_output():
     first, *rest = done.stderr.splitlines()
     assert first.startswith("error: standard output is not written: its disk is full")
     assert len(rest) == 1, "and how to see more, nothing else"
+
+
+def test_lines_of_a_block_are_kept_in_a_file_with_an_error_as_the_last_one(tmp_path, logger):
+    say.show_on_stderr()
+    path = tmp_path / "train.log"
+
+    def work():
+        with say.kept_in_file() as keep:
+            say.info("before its folder was there")
+            keep(path)
+            say.warning("two\nlines")
+            raise ValueError("an image cannot be read")
+
+    with pytest.raises(ValueError, match="an image"):
+        work()
+    say.info("afterwards")
+    with say.kept_in_file() as keep:
+        keep(path)
+        say.info("again")
+    when, texts = zip(*(line.split("  ", 1) for line in path.read_text().splitlines()), strict=True)
+    assert all(time.strptime(one, "%Y-%m-%d %H:%M:%S") for one in when)
+    assert texts == (
+        *("before its folder was there", "warning: two", "lines", "error: an image cannot be read"),
+        "again",
+    )
+    assert not [one for one in logger.handlers if isinstance(one, say.LogFile)]
+
+
+def test_a_block_that_ends_before_its_folder_is_there_leaves_no_file(tmp_path):
+    with say.kept_in_file():
+        say.info("all wrong")
+    assert not list(tmp_path.iterdir())
+
+
+def test_that_work_goes_on_is_no_line_of_the_file(tmp_path, listen, logger):
+    say.show_on_stderr()
+    stream, is_shown = listen(is_terminal=False)
+    with say.kept_in_file() as keep, say.working("busy"):
+        keep(tmp_path / "train.log")
+        assert is_shown.wait(20)
+        say.info("done")
+    assert "busy: 0 s" in stream.getvalue()
+    assert (tmp_path / "train.log").read_text().count("\n") == 1
+
+
+def test_long_work_without_a_terminal_says_less_and_less_often(monkeypatch, listen):
+    stream, _ = listen(is_terminal=False)
+    monkeypatch.setattr(say, "LINE_AFTER_S", 2.0)
+    now = [0.0]
+    monkeypatch.setattr(say, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(say, "_last_line_at", 0.0)
+    lines = say._Lines("training", "steps", "")
+    for second in range(3600):
+        now[0] = float(second)
+        lines.report(second, 10_000)
+    shown = stream.getvalue().splitlines()
+    assert shown[:3] == ["training: 2/10000 steps, 2 s", *shown[1:3]]
+    assert 30 < len(shown) < 60 and shown[-1].endswith("min")

@@ -1,5 +1,6 @@
 """What trains, by the short forms of the settings."""
 
+import numpy as np
 import pytest
 
 from paligemma_jax.assembly import model_functions
@@ -67,3 +68,21 @@ def test_a_pair_of_factors_is_a_group_that_must_have_a_gradient(make):
 def test_lora_settings_without_targets_are_an_error(make):
     with pytest.raises(ValueError, match=r"lora.rank=4 has no effect without lora.targets"):
         make(**{"lora.rank": 4})
+
+
+def test_the_rate_of_each_update_is_that_which_its_schedule_multiplies(make):
+    warm, steady = dict(decay_type="linear", warmup_steps=2), dict(decay_type="constant")
+    rules = [("llm/.*", warm), ("img/head/.*", steady), (".*", None)]
+    mults = [("img/.*", 0.5), ("llm/final_norm/.*", 2.0)]
+    made = make(schedule=rules, lr_mults=mults, lr=0.1)
+    rates = optimization.learning_rates(made, total_steps=10)
+    assert set(rates) == {"lr", "lr/llm/.*", "lr/img/head/.*"}
+    ramp = np.array([0, 1, 2, 1.75, 1.5, 1.25, 1, 0.75, 0.5, 0.25]) * 0.1
+    np.testing.assert_allclose(rates["lr/llm/.*"], ramp, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(rates["lr/img/head/.*"], 0.05, rtol=1e-6)
+    np.testing.assert_array_equal(
+        rates["lr"], np.maximum(rates["lr/llm/.*"], rates["lr/img/head/.*"])
+    )
+    assert set(
+        optimization.learning_rates(make(lr=0.1, schedule=warm, lr_mults=None), total_steps=10)
+    ) == {"lr"}
