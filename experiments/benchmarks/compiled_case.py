@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from experiments.benchmarks import big_vision_loss
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.checks import compiled_cost, described_devices
 from paligemma_jax.models.paligemma import as_family, paligemma, variants
@@ -142,15 +143,7 @@ def big_vision(case: dict[str, Any], mesh: jax.sharding.Mesh) -> Any:
         transform_non_params=lambda x: _placed(x, NamedSharding(mesh, PartitionSpec())),
     )
 
-    def loss_fn(params, batch):
-        text, mask = batch["text"], batch["mask_loss"][:, 1:]
-        logits, _ = model.apply(
-            {"params": params}, batch["image"], text[:, :-1], batch["mask_ar"][:, :-1], train=True
-        )
-        one_hot = jax.nn.one_hot(text[:, 1:], logits.shape[-1])
-        token_logp = jnp.sum(jax.nn.log_softmax(logits, axis=-1) * one_hot, axis=-1)
-        losses = -jnp.sum(token_logp * mask, axis=-1) / jnp.clip(jnp.sum(mask, -1), 1)
-        return jnp.mean(losses)
+    loss_fn = functools.partial(big_vision_loss.loss, model)
 
     def update(params, opt_state, batch):
         loss, grads = jax.value_and_grad(loss_fn)(params, batch)

@@ -6,6 +6,7 @@ Trained weights are float32 and the others stay 16 bits, as in the Colab; it com
 import functools
 
 import big_vision_imports
+import big_vision_loss
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -93,18 +94,11 @@ def make_step(work, model, batch):
     def is_trained(path) -> bool:
         return work.trains == "all" or [key.key for key in path[:3]] == ["llm", "layers", "attn"]
 
-    def loss_fn(params):
-        text, mask = batch["text"], batch["mask_loss"][:, 1:]
-        logits, _ = model.apply(
-            {"params": params}, batch["image"], text[:, :-1], batch["mask_ar"][:, :-1], train=True
-        )
-        one_hot = jax.nn.one_hot(text[:, 1:], logits.shape[-1])
-        token_logp = jnp.sum(jax.nn.log_softmax(logits, axis=-1) * one_hot, axis=-1)
-        return jnp.mean(-jnp.sum(token_logp * mask, axis=-1) / jnp.clip(jnp.sum(mask, -1), 1))
+    loss_fn = functools.partial(big_vision_loss.loss, model)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(params, opt_state):
-        loss, grads = jax.value_and_grad(loss_fn)(params)
+        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
         updates, opt_state = tx.update(grads, opt_state)
 
         def descend(path, param, change):

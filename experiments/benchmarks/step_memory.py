@@ -13,6 +13,7 @@ import json
 import os
 import sys
 
+import big_vision_loss
 import jax
 import jax.numpy as jnp
 import side_ours
@@ -108,15 +109,7 @@ def big_vision(args):
     inputs = (image, batch["text"], batch["mask_ar"])
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
 
-    def loss_fn(params, batch):
-        text, mask = batch["text"], batch["mask_loss"][:, 1:]
-        logits, _ = model.apply(
-            {"params": params}, batch["image"], text[:, :-1], batch["mask_ar"][:, :-1], train=True
-        )
-        one_hot = jax.nn.one_hot(text[:, 1:], logits.shape[-1])
-        token_logp = jnp.sum(jax.nn.log_softmax(logits, axis=-1) * one_hot, axis=-1)
-        losses = -jnp.sum(token_logp * mask, axis=-1) / jnp.clip(jnp.sum(mask, -1), 1)
-        return jnp.mean(losses)
+    loss_fn = functools.partial(big_vision_loss.loss, model)
 
     def update(params, batch, lr):
         loss, grads = jax.value_and_grad(loss_fn)(params, batch)
