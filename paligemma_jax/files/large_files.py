@@ -22,27 +22,15 @@ FLAGS = os.O_WRONLY | getattr(os, "O_BINARY", 0)
 DIRECT = getattr(os, "O_DIRECT", 0)
 
 
-class DirectFile(io.RawIOBase):
-    """A file that is written from beginning to end; `sync` completes it.
+class _Placed(io.RawIOBase):
+    """A file that keeps its own place: `_at`, of `_size` bytes."""
 
-    Bytes that were written may be overwritten, as zipfile does with its headers; the new ones reach
-    the file with `sync`. Errors of the disk (OSError) are raised by a later `write`, or by `sync`.
-    """
+    name: str
+    _at = 0
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self._path = pathlib.Path(path)
-        self._path.write_bytes(b"")
-        self._buffers = [mmap.mmap(-1, BLOCK_BYTES) for _ in range(2)]
-        self._used = 0  # bytes in the buffer that is being filled
-        self._submitted = 0  # bytes before these
-        self._at = 0
-        self._patches: list[tuple[int, bytes]] = []
-        self._thread = concurrent.futures.ThreadPoolExecutor(1)
-        self._pending = self._thread.submit(int)
-        self._descriptor = _open_direct(self._path)
-
-    def writable(self) -> bool:
-        return True
+    @property
+    def _size(self) -> int:
+        raise NotImplementedError
 
     def seekable(self) -> bool:
         return True
@@ -52,8 +40,33 @@ class DirectFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise OSError(f"{self.name}: no byte at {start + offset}")
         self._at = start + offset
         return self._at
+
+
+class DirectFile(_Placed):
+    """A file that is written from beginning to end; `sync` completes it.
+
+    Bytes that were written may be overwritten, as zipfile does with its headers; the new ones reach
+    the file with `sync`. Errors of the disk (OSError) are raised by a later `write`, or by `sync`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.name = os.fspath(path)
+        self._path = pathlib.Path(path)
+        self._path.write_bytes(b"")
+        self._buffers = [mmap.mmap(-1, BLOCK_BYTES) for _ in range(2)]
+        self._used = 0  # bytes in the buffer that is being filled
+        self._submitted = 0  # bytes before these
+        self._patches: list[tuple[int, bytes]] = []
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._pending = self._thread.submit(int)
+        self._descriptor = _open_direct(self._path)
+
+    def writable(self) -> bool:
+        return True
 
     def write(self, data) -> int:
         view = memoryview(data).cast("B")
@@ -181,7 +194,7 @@ def open_raw(path: Path) -> io.RawIOBase:
     return open(path, "rb", buffering=0) if paths == [pathlib.Path(path)] else Joined(paths)
 
 
-class Joined(io.RawIOBase):
+class Joined(_Placed):
     """Files that are read as if they were one."""
 
     def __init__(self, paths: list[pathlib.Path]):
@@ -189,7 +202,10 @@ class Joined(io.RawIOBase):
         self._opened = contextlib.ExitStack()
         self._files = [self._opened.enter_context(io.FileIO(path)) for path in paths]
         self._ends = list(itertools.accumulate(path.stat().st_size for path in paths))
-        self._at = 0
+
+    @property
+    def _size(self) -> int:
+        return self._ends[-1]
 
     def close(self) -> None:
         self._opened.close()
@@ -197,19 +213,6 @@ class Joined(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._ends[-1]}[whence]
-        if start + offset < 0:
-            raise OSError(f"{self.name}: no byte at {start + offset}")
-        self._at = start + offset
-        return self._at
 
     def readinto(self, room) -> int:
         number = bisect.bisect_right(self._ends, self._at)
