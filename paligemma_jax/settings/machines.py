@@ -152,19 +152,6 @@ GPUS = {
         cache_bytes=40 * 2**20,
         source="NVIDIA A100 data sheet; Ampere architecture white paper",
     ),
-    "a100-80g": _gpu(
-        "NVIDIA A100 SXM, 80 GB",
-        "NVIDIA A100-SXM4-80GB",
-        84_974_239_744,
-        (312.0, 312.0, 156.0),
-        bytes_per_s=2039e9,
-        link_bytes_per_s=300e9,
-        clock_hz=1.41e9,
-        capability="8.0",
-        num_cores=108,
-        cache_bytes=40 * 2**20,
-        source="NVIDIA A100 data sheet; Ampere architecture white paper",
-    ),
     "h100": _gpu(
         "NVIDIA H100 SXM",
         "NVIDIA H100 80GB HBM3",
@@ -178,20 +165,23 @@ GPUS = {
         cache_bytes=50 * 2**20,
         source="NVIDIA H100 data sheet; Hopper architecture white paper",
     ),
-    "h200": _gpu(
-        "NVIDIA H200 SXM",
-        "NVIDIA H200",
-        139 * GIB,
-        (989.0, 989.0, 495.0),
-        bytes_per_s=4800e9,
-        link_bytes_per_s=450e9,
-        clock_hz=1.98e9,
-        capability="9.0",
-        num_cores=132,
-        cache_bytes=50 * 2**20,
-        source="NVIDIA H200 data sheet",
-    ),
 }
+# The same chips with more memory, and a faster one.
+GPUS["a100-80g"] = dataclasses.replace(
+    GPUS["a100-40g"],
+    name="NVIDIA A100 SXM, 80 GB",
+    device_kind="NVIDIA A100-SXM4-80GB",
+    memory_bytes=84_974_239_744,
+    bytes_per_s=2039e9,
+)
+GPUS["h200"] = dataclasses.replace(
+    GPUS["h100"],
+    name="NVIDIA H200 SXM",
+    device_kind="NVIDIA H200",
+    memory_bytes=139 * GIB,
+    bytes_per_s=4800e9,
+    source="NVIDIA H200 data sheet",
+)
 # Sources: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e); memory that a program can have and the
 # clock as libtpu's compiler has them.
 TPUS = {
