@@ -19,6 +19,7 @@ DOORS = {
     "convert": "weights to Hugging Face and back",
     "configs": "list the configs that come with it, or copy one",
     "new": "write a config file to begin with",
+    "finetune": "what train does with --data in place of --config: no config file is needed",
 }
 HELP, VERSION = ("-h", "--help", "help"), ("--version", "version")
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = phrases.did_you_mean(command, DOORS)
         sys.exit(f"error: '{words[0]}' is no command. {hint}There are: {', '.join(DOORS)}")
     else:
-        call(command, words[1:])
+        call(choose(command, words[1:]), words[1:], name=command)
 
 
 def describe() -> str:
@@ -45,9 +46,16 @@ def describe() -> str:
     return "\n".join(["Fine-tune PaliGemma 1 and 2. Each has --help:", *lines, last])
 
 
-def call(door: str, words: Sequence[str]) -> None:
-    """Calls a door with its words, as if it had been called alone."""
-    sys.argv = [f"{PROGRAM} {door}", *words]
+def choose(command: str, words: Sequence[str]) -> str:
+    """Returns the door of a command: `train` has one more, for data without a config."""
+    names = {word.partition("=")[0] for word in words}
+    has_config = names & {"--config", *HELP}
+    return "finetune" if command == "train" and words and not has_config else command
+
+
+def call(door: str, words: Sequence[str], *, name: str) -> None:
+    """Calls a door with its words, as if the command `name` had been called alone."""
+    sys.argv = [f"{PROGRAM} {name}", *words]
     arguments.run(importlib.import_module(f"{PACKAGE}.{door}").main)
 
 

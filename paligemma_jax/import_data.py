@@ -21,7 +21,10 @@ from paligemma_jax.importers import importing, options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments.print_result(importing.import_data(options.read(parse_args(argv))))
+    chosen = options.read(parse_args(argv))
+    summary = importing.import_data(chosen)
+    importing.say_what_next(chosen, summary)
+    arguments.print_result(summary)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

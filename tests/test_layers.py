@@ -29,6 +29,7 @@ DOORS = {
     "sweep",
     "configs",
     "new",
+    "finetune",
 }
 # Room -> the other rooms that it may import, low to high.
 # At the bottom is what every room needs and what knows nothing of models: how a file is written,
@@ -58,6 +59,7 @@ ROOMS["assembly"] = set(ROOMS)
 _below = set(ROOMS)
 ROOMS |= dict.fromkeys(("evaluation", "export", "importers"), _below)
 ROOMS |= {room: {"evaluation", *_below} for room in ("runs", "prediction")}
+ROOMS["preparing"] = {"importers", "runs", "evaluation", *_below}
 ROOMS["checks"] = set(ROOMS)
 # Whoever comes to train meets what training needs: a door imports these, and its own room.
 DOOR_ROOMS = {"console", "settings", "reports", *BOTTOM}
@@ -73,6 +75,7 @@ OWN_ROOM = {
     "check": {"checks"},
     "configs": set(),
     "new": {"tasks"},
+    "finetune": {"preparing"},
 }
 
 # Modules that training reaches by import: at most this many, so join what is one idea before more.

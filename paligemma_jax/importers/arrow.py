@@ -47,6 +47,11 @@ def read(
     return example.DataSet(classes, _examples(files, request, tally, classes), total, searched)
 
 
+def column_names(file: str) -> list[str]:
+    """Returns the names of a file's columns."""
+    return _open(file)[0]
+
+
 def _classes(files: list[tuple[str | None, str]], request: example.Request) -> tuple[str, ...]:
     """Returns the classes of objects: those given, described, or found in the rows."""
     column = request.columns.get("objects", "objects")

@@ -100,7 +100,7 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
     atomic.write_json(out / import_report.SUMMARY, summary)
     for line in import_report.lines(summary, tally):
         say.info(line)
-    _say_what_next(chosen, chosen.target / f"{next(iter(parts))}.jsonl")
+    say.info(f"look at  {chosen.target / import_report.SHEET}")
     return summary
 
 
@@ -190,9 +190,9 @@ def _read_back(
     return read
 
 
-def _say_what_next(chosen: options.ImportOptions, training: pathlib.Path) -> None:
-    """Prints where to look, and which settings a config needs."""
-    say.info(f"look at  {chosen.target / import_report.SHEET}")
+def say_what_next(chosen: options.ImportOptions, summary: Mapping[str, Any]) -> None:
+    """Prints which settings a config of the imported data needs."""
+    training = chosen.target / f"{next(iter(summary['rows']))}.jsonl"
     task = tasks.trained_as(chosen.task)
     say.info(f"train    c.task = '{task.name}', c.input.data.fname = '{training}'")
     if chosen.train_tokenizer:

@@ -43,7 +43,7 @@ def read_jsonl(
     request: example.Request, tally: example.Tally, progress: example.Progress
 ) -> example.DataSet:
     """Returns the data set of one or several JSONL files."""
-    return _read(request, tally, progress, JSONL, _jsonl_rows)
+    return _read(request, tally, progress, JSONL, jsonl_rows)
 
 
 def read_csv(
@@ -130,7 +130,7 @@ def _example(
     return columns.make(row, chosen, picture, source, split, tally, names=names)
 
 
-def _jsonl_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, Any]]]:
+def jsonl_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (number, row) of the lines of a file, or of the members of its one JSON list."""
     if path.lower().endswith(".json"):
         for number, row in enumerate(_json_list(path), 1):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "llm": dict(width=128, depth=3, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=32),
     },
 }
+FROM_NOTHING = "from_scratch"  # the preset of these
 SCRATCH_RES = 112
 USUAL_METHOD = "attention"
 LINE = 100  # columns
@@ -59,6 +61,7 @@ class Config:
     Attributes:
       title: its first line.
       name: of the run.
+      command: that it was written for.
       start: what it starts from.
       task: what answers are.
       data: folder of the data, or the `Code` that gives it.
@@ -70,6 +73,7 @@ class Config:
     title: str
     name: str
     start: Start
+    command: str = ""
     task: str = "detection"
     data: str = "data/mine"
     train: str = "train.jsonl"
@@ -93,9 +97,7 @@ def start_from(model: str, method: str | None = None, res: int | None = None) ->
                 f"and all of it trains: leave --method out"
             )
         beside = {"tokenizer": Code(f'f"{{arg.data}}/{TOKENIZER}"')}
-        return Start(
-            preset="from_scratch", values=SIZES[model], res=res or SCRATCH_RES, keys=beside
-        )
+        return Start(preset=FROM_NOTHING, values=SIZES[model], res=res or SCRATCH_RES, keys=beside)
     names = [*released_models.MODELS, *SIZES]
     if model not in released_models.MODELS:
         raise ValueError(
@@ -124,7 +126,8 @@ def check_method(method: str | None) -> str:
 
 def write(config: Config, path: pathlib.Path | str) -> str:
     """Returns the text of a config file that will lie at `path`."""
-    is_located = isinstance(config.data, Code)
+    codes = [x for x in (config.data, *config.keys.values()) if isinstance(x, Code)]
+    is_located = any("HERE" in code for code in codes)
     values = {"data": config.data, "res": config.start.res, "batch_size": config.batch_size}
     values |= {"epochs": config.epochs, "overfit": False}
     preset = {"res": Code("arg.res"), "text_len": config.text_len, **config.start.values}
@@ -136,6 +139,7 @@ def write(config: Config, path: pathlib.Path | str) -> str:
         "",
         "from paligemma_jax.settings import overfit, parse_arg, presets",
         *(["", "HERE = pathlib.Path(__file__).resolve().parent"] if is_located else []),
+        *(["", f"COMMAND = {_repr(config.command)}"] if config.command else []),
         "",
         "",
         'def get_config(arg=""):',
@@ -166,18 +170,24 @@ def save(path: pathlib.Path, text: str) -> None:
 
 
 def _describe(config: Config, path: pathlib.Path | str) -> list[str]:
+    """Returns the docstring of a config file."""
+    path, name = _in_docstring(shlex.quote(str(path))), _in_docstring(config.name)
     return [
-        f'"""{config.title}',
+        f'"""{_in_docstring(config.title)}',
         "",
         f"    paligemma-jax check --config {path}",
-        f"    paligemma-jax train --config {path}:overfit --workdir runs/{config.name}-8",
-        f"    paligemma-jax train --config {path} --workdir runs/{config.name}",
+        f"    paligemma-jax train --config {path}:overfit --workdir runs/{name}-8",
+        f"    paligemma-jax train --config {path} --workdir runs/{name}-2",
         "",
         f"Arguments ({path}:batch_size=4): data, res, batch_size, epochs,",
         "overfit (8 examples until it repeats them). Another one is an error, and so is a key that",
         "is misspelled. All keys: docs/configs.md.",
         '"""',
     ]
+
+
+def _in_docstring(text: str) -> str:
+    return text.replace("\\", "/").replace('"', "'")
 
 
 def _call(target: str, values: Mapping[str, Any], *, first: str = "") -> list[str]:

@@ -150,6 +150,28 @@ def find_mismatch(task_name: str, answers: Sequence[str]) -> Mismatch | None:
     return Mismatch(f"{what} should be as '{asked.form}'", remedy, is_refused=True)
 
 
+def likely(prompts: Sequence[str], answers: Sequence[str]) -> str:
+    """Returns the task that rows are most likely of, by what most of their answers look like.
+
+    Where all answers are empty, prompts tell. Words are captions where all prompts are one.
+    """
+    readers = {one.looks[0]: one for one in every()}
+    words = next(one for one in every() if one.looks[0] == definition.WORDS)
+    looks = [_look(answer, words) for answer in answers if answer.strip()]
+    if looks:
+        look = collections.Counter(looks).most_common(1)[0][0]
+        if look != definition.WORDS:
+            return readers[look].name
+    else:
+        verbs = {one.grammar.verb: one.name for one in every() if one.grammar}
+        asked = collections.Counter(prompt.partition(" ")[0] for prompt in prompts)
+        if name := verbs.get(asked.most_common(1)[0][0] if asked else ""):
+            return name
+    named = {item.source: one.name for one, item in imports().values()}
+    alike = len(set(prompts)) == 1
+    return named[definition.CAPTIONS if alike else definition.QUESTIONS]
+
+
 def _look(answer: str, asked: definition.Task) -> str:
     """Returns what an answer looks like, as `definition.Task.looks` has it."""
     if _LOC.search(answer):
