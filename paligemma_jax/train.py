@@ -2,7 +2,7 @@
 
     python -m paligemma_jax.train --config configs/fracture_224.py --workdir runs/fracture
 
-Without a config file: paligemma-jax train --data FOLDER --model NAME (paligemma-jax finetune --help).
+Without a config file: paligemma-jax train --data FOLDER --model NAME, see paligemma_jax.finetune.
 Any config key may be set on the command line: --config.lr=0.03 --config.input.batch_size=4. The
 run's folder gets config.json, metrics.jsonl (and TensorBoard events), predictions, metrics.json and
 report.html of each evaluation, checkpoints, and final.npz.
