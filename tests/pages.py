@@ -5,6 +5,7 @@ import re
 import shlex
 
 ROOT = pathlib.Path(__file__).parents[1]
+COMMAND = r"(?:python -m paligemma_jax\.|\bpaligemma-jax )([a-z_]+)\b(?![.-])([^\n`]*)"
 
 
 def names() -> list[str]:
@@ -22,7 +23,7 @@ def commands(name: str) -> list[list[str]]:
     """
     text = (ROOT / name).read_text().replace("\\\n", " ")
     found = []
-    for door, rest in re.findall(r"python -m paligemma_jax\.([a-z_]+)\b(?!\.)([^\n`]*)", text):
+    for door, rest in re.findall(COMMAND, text):
         before = re.split(r" [|>] |; \[", rest)[0]
         if before.count('"') % 2:
             before = before.rstrip('"')  # the last word of a command within quotes
