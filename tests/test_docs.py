@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 
+from paligemma_jax import __main__
 from paligemma_jax.params import released_models
 from paligemma_jax.settings import load, schema
 from paligemma_jax.tasks import metrics, task
@@ -72,14 +73,15 @@ def test_commands_are_understood(page, monkeypatch):
     """Their words by their door, and the config's own by the config."""
     monkeypatch.chdir(ROOT)
     for door, *words in pages.commands(page):
-        module = importlib.import_module(f"paligemma_jax.{door}")
+        module = importlib.import_module(f"paligemma_jax.{__main__.choose(door, words)}")
         if words == ["--help"]:
             continue
         parsed = module.parse_args(words)
         if isinstance(parsed, tuple):  # a door whose words may set keys
             args, overrides = parsed
-            if args.config and pathlib.Path(args.config.partition(":")[0]).exists():
-                load.load(args.config, overrides["config"])
+            source = getattr(args, "config", None)
+            if source and pathlib.Path(source.partition(":")[0]).exists():
+                load.load(source, overrides["config"])
 
 
 @pytest.mark.parametrize("arg", ["", ":overfit"])
