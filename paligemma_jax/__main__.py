@@ -17,6 +17,7 @@ DOORS = {
     "predict": "answer to images and videos",
     "import_data": "data sets of other tools to JSONL and images",
     "convert": "weights to Hugging Face and back",
+    "fetch": "get weights, tokenizer and mask codec before they are needed",
     "configs": "list the configs that come with it, or copy one",
     "new": "write a config file to begin with",
     "finetune": "what train does with --data in place of --config: no config file is needed",

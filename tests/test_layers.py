@@ -30,6 +30,7 @@ DOORS = {
     "configs",
     "new",
     "finetune",
+    "fetch",
 }
 # Room -> the other rooms that it may import, low to high.
 # At the bottom is what every room needs and what knows nothing of models: how a file is written,
@@ -59,7 +60,7 @@ ROOMS["assembly"] = set(ROOMS)
 _below = set(ROOMS)
 ROOMS |= dict.fromkeys(("evaluation", "export", "importers"), _below)
 ROOMS |= {room: {"evaluation", *_below} for room in ("runs", "prediction")}
-ROOMS["preparing"] = {"importers", "runs", "evaluation", *_below}
+ROOMS["preparing"] = {"importers", "export", "runs", "evaluation", *_below}
 ROOMS["checks"] = set(ROOMS)
 # Whoever comes to train meets what training needs: a door imports these, and its own room.
 DOOR_ROOMS = {"console", "settings", "reports", *BOTTOM}
@@ -76,6 +77,7 @@ OWN_ROOM = {
     "configs": set(),
     "new": {"tasks"},
     "finetune": {"preparing"},
+    "fetch": {"assembly"},
 }
 
 # Modules that training reaches by import: at most this many, so join what is one idea before more.

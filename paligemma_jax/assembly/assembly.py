@@ -16,7 +16,7 @@ from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.models import family
-from paligemma_jax.params import names, sharding
+from paligemma_jax.params import names, released_models, sharding
 from paligemma_jax.settings import load as load_settings
 from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task
@@ -46,16 +46,19 @@ class Assembly:
     mesh: Mesh
 
 
-def assemble(settings: schema.Settings) -> Assembly:
-    """Builds everything that needs neither data nor weights."""
+def assemble(settings: schema.Settings, *, weights_of: str | None = None) -> Assembly:
+    """Builds everything that needs neither data nor weights.
+
+    `weights_of`: the weights that will be read, if these are not `model_init`: a tokenizer beside
+    them is theirs.
+    """
     say.info(f"devices: {weights.describe_devices()}")
     hint = (
         "It may be a path; for a model from scratch import_data --train_tokenizer makes a small one"
     )
-    with weights.named_by("tokenizer", settings.tokenizer, hint):
-        tokenizer = model_functions.load_tokenizer(
-            settings.model.family, weights.fetch(settings.tokenizer)
-        )
+    source = choose_tokenizer(settings, weights_of or settings.model_init)
+    with weights.named_by("tokenizer", source, hint):
+        tokenizer = model_functions.load_tokenizer(settings.model.family, weights.fetch(source))
     model = model_functions.describe(settings, vocab_size=tokenizer.vocab_size)
     if model.vocab_size != tokenizer.vocab_size:
         say.warning(
@@ -76,6 +79,21 @@ def assemble(settings: schema.Settings) -> Assembly:
         functions=make_functions(settings, model, compute, mesh),
         mesh=mesh,
     )
+
+
+def choose_tokenizer(settings: schema.Settings, source: str | None) -> str:
+    """Returns the tokenizer of the settings; where they name none of their own, that of weights.
+
+    It lies beside an npz file, or in the folder of a run or of transformers.
+    """
+    if settings.tokenizer != schema.Settings().tokenizer or source is None or "://" in source:
+        return settings.tokenizer
+    path = pathlib.Path(source).expanduser()
+    beside = (path if path.is_dir() else path.parent) / run_folder.TOKENIZER
+    if source in released_models.FILES or not path.exists() or not beside.is_file():
+        return settings.tokenizer
+    say.info(f"tokenizer: {beside}, beside the weights")
+    return str(beside)
 
 
 def make_functions(

@@ -58,6 +58,18 @@ def fetch(source: str) -> pathlib.Path:
         return pathlib.Path(addresses.resolve(source, progress=report))
 
 
+def find_npz(
+    source: str, base: pathlib.Path | None = None
+) -> tuple[pathlib.Path, pathlib.Path | None]:
+    """Returns (npz file, its base) of a name, an address or a path, also of a folder."""
+    path = fetch(source)
+    if not path.is_dir():
+        return path, base
+    return addresses.npz_of_folder(
+        path, base, fetch=lambda name: find_npz(name)[0], working=say.working
+    )
+
+
 @contextlib.contextmanager
 def named_by(key: str, source: str, hint: str) -> Iterator[None]:
     """Adds to an error within which config key names the file, and what else it can be."""
@@ -74,10 +86,11 @@ def find(source: str, base: str | None = None) -> partial_weights.Weights:
     Fetches files if need be; reads no array. `base`: as `source`; None: what the file itself names,
     as far as `partial_weights.find` believes it.
     """
+    path, below = find_npz(source, find_npz(base)[0] if base else None)
     weights = partial_weights.find(
-        fetch(source),
-        base=fetch(base) if base else None,
-        fetch=fetch,
+        path,
+        base=below,
+        fetch=lambda name: find_npz(name)[0],
         published=released_models.FILES,
     )
     if weights.base and not base:

@@ -71,7 +71,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, float] | None:
     )
     assembly.check_writable(out, option="--out")
     check_same_data(out, data)
-    built = assembly.assemble(settings)
+    built = assembly.assemble(settings, weights_of=source)
     scores = evaluate_weights(
         built, source, base=options.base, name=name, out=out, run=run, trained=trained
     )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from paligemma_jax.assembly import model_functions, run_weights
+from paligemma_jax.assembly import weights as weights_of
 from paligemma_jax.checkpoints import (
     config_files,
     huggingface,
@@ -79,6 +80,8 @@ def open_source(
 
 def _find(path: pathlib.Path, base: pathlib.Path | None) -> partial_weights.Weights:
     """Returns the weights of an npz file, and says which base completes them."""
+    if base and base.is_dir():
+        base, _ = weights_of.find_npz(str(base))
     weights = partial_weights.find(path, base=base)
     if weights.base and not base:
         say.info(f"{path}: what was not trained comes from its base {weights.base.path}")

@@ -11,13 +11,19 @@ FILE.npz may be published in parts, FILE.npz.part0 and so on: they are fetched o
 one stands for all, and they are read as one file (`files.large_files`).
 """
 
+import contextlib
+import hashlib
 import http
+import json
 import os
 import pathlib
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 
-from paligemma_jax.checkpoints import npz_members
-from paligemma_jax.files import large_files
+from paligemma_jax.checkpoints import checksums, npz, npz_members
+from paligemma_jax.files import atomic, large_files, run_folder
 from paligemma_jax.hub import download, sites
 from paligemma_jax.params import released_models
 from paligemma_jax.wording import phrases
@@ -193,3 +199,116 @@ def _fetch_other_parts(
                 status=error.status,
             ) from None
     return first
+
+
+# Weights in a folder: a run's are in its final.npz; those of transformers and PEFT are converted
+# once, by the convert door in a process of its own, and kept in our cache.
+
+CONVERTED = "converted"  # in our cache
+ADAPTER = "adapter_config.json"  # in a folder of PEFT's
+PARTS = ("*.safetensors", "*.json")  # what weights in a folder consist of
+
+Around = Callable[[str], contextlib.AbstractContextManager[None]]
+
+
+def npz_of_folder(
+    folder: pathlib.Path,
+    base: pathlib.Path | None,
+    *,
+    fetch: Callable[[str], pathlib.Path],
+    working: Around,
+) -> tuple[pathlib.Path, pathlib.Path | None]:
+    """Returns (npz file, its base) of weights in a folder.
+
+    Args:
+      folder: of a run, of transformers or of PEFT.
+      base: npz file that the weights were trained from; None: of an adapter, the one that it names.
+      fetch: the name or path of such a base -> npz file.
+      working: shows, while its block runs, what is done.
+
+    Raises:
+      ValueError: no weights in the folder, or none that can be converted.
+    """
+    if (final := folder / run_folder.FINAL).exists():
+        return final, base
+    if (folder / run_folder.CONFIG).exists() and (folder / run_folder.METRICS).exists():
+        raise ValueError(
+            f"{folder}: a run that did not end, without {run_folder.FINAL}. Its command goes on "
+            f"with it; or name one of its {run_folder.CHECKPOINTS}"
+        )
+    if not any(folder.glob("*.safetensors")):
+        held = ", ".join(sorted(os.listdir(folder))[:8]) or "nothing"
+        raise ValueError(
+            f"{folder}: expected weights: a run ({run_folder.FINAL}), or *.safetensors of "
+            f"transformers or PEFT; it holds {held}"
+        )
+    if (folder / ADAPTER).exists() and base is None:
+        base = fetch(_base_of_adapter(folder))
+    needed = base if (folder / ADAPTER).exists() else None
+    place = sites.own_cache() / CONVERTED / f"{folder.resolve().name}-{_tag(folder, needed)}.npz"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.exclusive(place.with_suffix(".lock")):
+        if not _is_whole(place):
+            with working(f"converting {folder}, kept as {place}"):
+                _convert(folder, place, needed)
+    return place, base
+
+
+def _base_of_adapter(folder: pathlib.Path) -> str:
+    """Returns what an adapter names as its base: a released model's name of ours, or a folder."""
+    try:
+        named = json.loads((folder / ADAPTER).read_text("utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / ADAPTER}: no JSON object ({error}): copy it") from error
+    files = released_models.FILES
+    ours = [name for name in files if released_models.hugging_face_name(name) == named]
+    if ours:
+        return ours[0]
+    if isinstance(named, str) and pathlib.Path(named).is_dir():
+        return named
+    raise ValueError(
+        f"{folder}: an adapter of PEFT on {named!r:.200}, which is neither a released model nor a "
+        f"folder here: give its base, as --base or model_init_base"
+    )
+
+
+def _tag(folder: pathlib.Path, base: pathlib.Path | None) -> str:
+    """Returns letters that change where what a folder holds, or the base, does."""
+    files = sorted({file for pattern in PARTS for file in folder.glob(pattern)})
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    fingerprint = checksums.of_file(base) if base else ""
+    text = json.dumps([os.path.abspath(folder), facts, fingerprint])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_whole(place: pathlib.Path) -> bool:
+    """Whether a file that was converted before can be read; one that cannot is removed."""
+    try:
+        npz.read_header(place)
+    except FileNotFoundError:
+        return False
+    except (ValueError, OSError):
+        place.unlink()
+        return False
+    return True
+
+
+def _convert(folder: pathlib.Path, place: pathlib.Path, base: pathlib.Path | None) -> None:
+    """Writes the weights of a folder as an npz file, in a process that needs no accelerator."""
+    package = pathlib.Path(__file__).parents[2]
+    paths = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
+    words = [sys.executable, "-m", "paligemma_jax.convert", str(folder), str(place)]
+    ended = subprocess.run(
+        [*words, *(["--base", str(base)] if base else [])],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if ended.returncode:
+        _, _, error = ended.stderr.rpartition("error: ")
+        text = error.partition("\n(")[0].strip() or f"status {ended.returncode}"
+        raise ValueError(f"{folder} cannot be converted: {text}")

@@ -84,7 +84,7 @@ def predict(options: PredictOptions) -> int:
     if most > settings.input.max_images:
         say.warning(f"{most} images at once: in training there were {settings.input.max_images}")
     opened = predictor.open_predictor(
-        assembly.assemble(settings),
+        assembly.assemble(settings, weights_of=source),
         source,
         decoding,
         base=options.base,

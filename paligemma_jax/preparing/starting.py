@@ -12,7 +12,7 @@ import jax
 from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.console import say
 from paligemma_jax.data import prefix_lm
-from paligemma_jax.preparing import data_search
+from paligemma_jax.preparing import data_search, model_search
 from paligemma_jax.runs import saving, whole_run
 from paligemma_jax.settings import load, schema, template
 
@@ -81,7 +81,7 @@ def prepare(options: StartOptions) -> pathlib.Path:
             _check_same_command(config, options.command)
             say.info(f"config: {config}, written before by the same command")
             return config
-        start = template.start_from(options.model, options.method, options.res)
+        start = model_search.find(options.model, options.method, options.res)
         data = data_search.find(options.wanted, workdir / DATA)
         text = template.write(_describe(options, start, data, workdir), config)
         config.write_text(text, "utf-8")

@@ -109,6 +109,32 @@ def from_scratch(
     return config
 
 
+def finetune_other(
+    *,
+    res: int,
+    text_len: int,
+    img: Mapping[str, Any],
+    llm: Mapping[str, Any],
+    vocab_size: int,
+    method: str = "full",
+) -> ml_collections.ConfigDict:
+    """Returns the settings of a fine-tuning run of weights that are none of the released models'.
+
+    Args:
+      res, text_len, method: as in `finetune`; set `model_init`.
+      img, llm: all dimensions of the towers.
+      vocab_size: rows of the embedding.
+    """
+    config = defaults()
+    config.update_from_flattened_dict(METHODS[method])
+    config.model.img.variant, config.model.img.dims = "tiny/14", dict(img)
+    config.model.llm.variant, config.model.llm.dims = "tiny", dict(llm)
+    config.model.llm.vocab_size = vocab_size
+    config.compute_dtype = config.cache_dtype = "auto"
+    config.res, config.input.text_len = res, text_len
+    return config
+
+
 def _overlay(node: ml_collections.ConfigDict, stored: Mapping[str, Any], prefix: str = "") -> None:
     for name, value in stored.items():
         path = f"{prefix}{name}"
