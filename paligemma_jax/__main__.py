@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif command not in DOORS:
         hint = phrases.did_you_mean(command, DOORS)
         sys.exit(f"error: '{words[0]}' is no command. {hint}There are: {', '.join(DOORS)}")
+    elif command == "train" and len(words) == 1:
+        sys.exit("error: train needs --data FOLDER --model NAME, or --config FILE --workdir FOLDER")
     else:
         call(choose(command, words[1:]), words[1:], name=command)
 
