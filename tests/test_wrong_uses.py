@@ -14,6 +14,7 @@ from paligemma_jax import __main__
 from paligemma_jax.data import tokens
 from paligemma_jax.settings import load
 
+TRAIN = "train --config mine.py --workdir new"
 # Words of a command, in a folder that `place` fills -> what the error says, the remedy in it.
 USES = {
     # No command, or half of one
@@ -21,8 +22,8 @@ USES = {
     "train": r"--data FOLDER --model NAME, or --config FILE --workdir FOLDER",
     "train --data data": r"required: --model",
     "train --config mine.py": r"required: --workdir",
-    "train --config mine.py --workdir new --lr=0.1": r"lr is a key of the settings: --config\.lr=V",
-    "train --config mine.py --workdir new --config.lr 0.1": r"write --config\.lr=VALUE, without a",
+    f"{TRAIN} --lr=0.1": r"lr is a key of the settings: --config\.lr=V",
+    f"{TRAIN} --config.lr 0.1": r"write --config\.lr=VALUE, without a",
     "evaluate": r"give one of --run FOLDER and --config FILE",
     "predict --run run": r"required: images",
     "import_data coco new": r"required: --task",
@@ -36,35 +37,33 @@ USES = {
     "train --data data --model paligemma2-3b --method lorra": r"Did you mean 'lora'",
     "train --data data --model notes": r"notes: expected weights: a run \(final\.npz\)",
     "train --data data --model tiny --task detect": r"--task detect is unknown\. Did you mean 'det",
-    "train --data data --model tiny --classes a": r"--classes a: for data sets of other tools.*leave",
+    "train --data data --model tiny --classes a": r"--classes a: for data sets of other.*leave it",
     # A config, and its keys
     "train --config min.py --workdir new": r"no file min\.py\. Did you mean 'mine\.py'",
     "train --config fracture_24 --workdir new": r"Did you mean 'fracture_224'",
     "train --config mine.py:overfit --workdir new": r"makes nothing of the argument .*parse_arg",
     "train --config broken.py --workdir new": r"broken\.py:1: not Python",
-    "train --config mine.py --workdir new --config.lrr=1": r"'lrr' is not known\. Did you mean 'lr'",
-    "train --config mine.py --workdir new --config.lr=high": r"lr=high: expected float, found str",
-    "train --config mine.py --workdir new --config.input.batch_size=0": r"expected 1 or more",
-    "train --config mine.py --workdir new --config.task=detect": r"Did you mean 'detection'",
-    "train --config mine.py --workdir new --config.total_epochs=3": r"total_steps and total_epochs ",
-    "train --config mine.py --workdir new --config.tokenizer=spm": r"config key tokenizer names",
-    "train --config mine.py --workdir new --config.model_init=pt_3b_22": r"Nearest: pt_3b_224",
-    "train --config mine.py --workdir new --config.trainable=lm/.*": r"matches no parameter.*Near",
-    "train --config mine.py --workdir new --config.input.text_len=4": r"; set input\.text_len=16, shorten",
+    f"{TRAIN} --config.lrr=1": r"'lrr' is not known\. Did you mean 'lr'",
+    f"{TRAIN} --config.lr=high": r"lr=high: expected float, found str",
+    f"{TRAIN} --config.input.batch_size=0": r"expected 1 or more",
+    f"{TRAIN} --config.task=detect": r"Did you mean 'detection'",
+    f"{TRAIN} --config.total_epochs=3": r"total_steps and total_epochs ",
+    f"{TRAIN} --config.tokenizer=spm": r"config key tokenizer names",
+    f"{TRAIN} --config.model_init=pt_3b_22": r"Nearest: pt_3b_224",
+    f"{TRAIN} --config.trainable=lm/.*": r"matches no parameter.*Near",
+    f"{TRAIN} --config.input.text_len=4": r"; set input\.text_len=16, shorten",
     # Data
-    "train --config mine.py --workdir new --config.input.data.fname=data/trian.jsonl": (
+    f"{TRAIN} --config.input.data.fname=data/trian.jsonl": (
         r"no such file; did you mean data/train\.jsonl"
     ),
-    "train --config mine.py --workdir new --config.input.data.fname=data": r"JSONL files in data: ",
-    "train --config mine.py --workdir new --config.input.data.fname=coco/a.json": r"Import it: pyth",
-    "train --config mine.py --workdir new --config.input.data.fname=bad.jsonl": (
-        r"bad\.jsonl:2: key 'suffix' missing"
-    ),
+    f"{TRAIN} --config.input.data.fname=data": r"JSONL files in data: ",
+    f"{TRAIN} --config.input.data.fname=coco/a.json": r"Import it: pyth",
+    f"{TRAIN} --config.input.data.fname=bad.jsonl": (r"bad\.jsonl:2: key 'suffix' missing"),
     # The folder of a run
-    "train --config mine.py --workdir mine.py": r"--workdir mine\.py: mine\.py is a file; choose an",
+    "train --config mine.py --workdir mine.py": r"--workdir mine\.py: is a file; choose another folder",
     "train --config mine.py --workdir data": r"lies in it\. Choose a folder of the run's own",
     "train --config mine.py --workdir done": r"done holds a finished run.*choose another --workdir",
-    "train --config mine.py --workdir run --config.lr=7": r"lr: 0\.001 there, 7\.0 now.*Choose anot",
+    "train --config mine.py --workdir run --config.lr=7": r"lr: 0\.001 there, 7\.0 now.*another",
     # What a run is used for
     "evaluate --run nowhere": r"config\.json: not found\. Is nowhere the --workdir of a run",
     "evaluate --run run": r"so the run did not end\. .*--checkpoint last",
@@ -73,7 +72,7 @@ USES = {
     "evaluate --run done --data data/test.jsonl": r"no such file.*JSONL files in data: ",
     "evaluate --run run --weights wights.npz": r"neither a file nor a published name",
     "evaluate --run done --eval.samper=beam": r"Did you mean 'evals\.\w+\.sampler'",
-    "evaluate --run done --name valid --out done": r"scores of a training run: choose another --out",
+    "evaluate --run done --name valid --out done": r"of a training run: choose another --out",
     "predict --run done --eval.scores=map a.png": r"--eval\.scores has no effect on predictions",
     "predict --run done --every 0 a.png": r"--every 0: expected 1 or more",
     "predict --run done --frames a.png": r"--frames says what --pictures writes: give that",
@@ -82,7 +81,7 @@ USES = {
     # The other commands
     "check --config broken.py": r"broken\.py:1: not Python",
     "check --config mine.py --device h1000": r"h1000.*Known|h1000.*[Dd]id you mean",
-    "convert nowhere new.npz": r"no such file or folder; nothing is downloaded here\. expected an \.n",
+    "convert nowhere new.npz": r"no such file or folder; nothing is downloaded here\. expected an",
     "convert notes new.npz": r"expected an \.npz file, a run's folder.*it holds a\.txt",
     "convert a.png new.npz": r"expected an \.npz file",
     "convert coco new --task detection": r"data sets have a command of their own: python -m",
