@@ -60,7 +60,7 @@ USES = {
     f"{TRAIN} --config.input.data.fname=coco/a.json": r"Import it: pyth",
     f"{TRAIN} --config.input.data.fname=bad.jsonl": (r"bad\.jsonl:2: key 'suffix' missing"),
     # The folder of a run
-    "train --config mine.py --workdir mine.py": r"--workdir mine\.py: is a file; choose another folder",
+    "train --config mine.py --workdir mine.py": r"mine\.py is a file; choose another",
     "train --config mine.py --workdir data": r"lies in it\. Choose a folder of the run's own",
     "train --config mine.py --workdir done": r"done holds a finished run.*choose another --workdir",
     "train --config mine.py --workdir run --config.lr=7": r"lr: 0\.001 there, 7\.0 now.*another",
