@@ -36,7 +36,11 @@ SIDES = ("paligemma_jax", "big_vision")
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A step to be compiled. `machine`: as `check --device` names it."""
+    """A step to be compiled.
+
+    `machine` is as `check --device` names it, `mesh` as in the settings. Weights are split over its
+    axis `data`.
+    """
 
     machine: str
     batch_size: int
@@ -47,13 +51,19 @@ class Case:
     text_len: int = 128
     dtype: str = "bfloat16"
     quantize: str | None = None
+    mesh: tuple[tuple[str, int], ...] = (("data", -1),)
 
 
+# 256 divides no size of the vision tower's weights (1152, 4304), which then lie whole on each chip.
+REPLICAS = (("replica", 4), ("data", 64))
 CASES = {
     "v5e 2x4, full Adam": Case("tpu-v5e-8", 64, "full", NARROW),
     "v5e 2x4, attention-only SGD": Case("tpu-v5e-8", 64, "attention", DOTS),
     "v5e 8x8, full Adam": Case("tpu-v5e-64", 512, "full", NARROW),
     "v5e 16x16, full Adam": Case("tpu-v5e-256", 2048, "full", NARROW),
+    "v5e 16x16, full Adam, 4 replicas of 64": Case(
+        "tpu-v5e-256", 2048, "full", NARROW, mesh=REPLICAS
+    ),
     "8 x H100, full Adam": Case("h100x8", 64, "full", NARROW),
     "10B LoRA, v5e 2x4": Case("tpu-v5e-8", 8, "lora", model="paligemma2-10b"),
     "28B LoRA, v5p 2x2x4": Case("tpu-v5p-32", 16, "lora", model="paligemma2-28b"),

@@ -34,7 +34,7 @@ METHODS = {
     "attention": ("llm/layers/attn/.*", "sgd"),
     "lora": (".*/.*lora_[ab]", "scale_by_adam"),
 }
-RULES = [(".*", "fsdp")]
+RULES = [(".*", 'fsdp(axis="data")')]
 STEPS = 64
 NUM_OPERATIONS = 10
 # Positions of a row that the loss makes logits of at a time; a loop runs as long as rows need it.
@@ -44,7 +44,7 @@ CHUNKS = 2
 def main(asked: str, answered: str) -> None:
     case = json.loads(pathlib.Path(asked).read_text())
     machine = machines.look_up(case["machine"])
-    mesh = sharding.make_mesh([("data", -1)], described_devices.for_compiler(machine))
+    mesh = sharding.make_mesh(case["mesh"], described_devices.for_compiler(machine))
     compiled = SIDES[case["side"]](case, mesh)
     chip = machine.chip
     cost = compiled_cost.read(
