@@ -16,6 +16,7 @@ QUESTIONS = (
     *("what is saved when", "`<loc>` written", "a flag declared", "Hugging Face names mapped"),
     *("early stopping decided", "`final.npz` written"),
 )
+TEST = re.compile(r"\btests/[\w/]+\.py\b")
 ALL_BELOW = "assembly"  # a room that imports this one may import all above it
 
 
@@ -75,3 +76,11 @@ def test_the_place_that_the_page_names_is_there(question):
     assert answers
     for path, names in answers:
         assert set(re.findall(r"`([\w.]+)`", names)) <= defined(trees[path]), path
+
+
+def test_pages_of_experiments_name_tests_that_are_there():
+    pages = sorted((layers.ROOT / "experiments").rglob("*.md"))
+    named = {(page, name) for page in pages for name in TEST.findall(page.read_text())}
+    assert named
+    missing = [f"{page}: {name}" for page, name in named if not (layers.ROOT / name).exists()]
+    assert not missing, "\n".join(missing)
