@@ -21,7 +21,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed  # the service's client, which jax shows nowhere else
+
+# The service's client: jax.distributed shows initialize, is_initialized and shutdown alone, and
+# jax.experimental.multihost_utils speaks over the devices, which may wait for the one that failed.
+from jax._src import distributed
 from jax.sharding import NamedSharding, PartitionSpec
 
 from paligemma_jax.console import say
