@@ -1,17 +1,22 @@
 """Many runs from one config: one after the other, again after a stop, and compared."""
 
+import concurrent.futures
+import contextlib
 import json
 import pathlib
 import re
 import shlex
 import signal
 import textwrap
+import threading
+import time
 
 import pytest
 
 from paligemma_jax import sweep
 from paligemma_jax.console import process
 from paligemma_jax.reports import run_log
+from paligemma_jax.runs import sweep_runs
 from paligemma_jax.settings import load
 
 SCORES = {"lr=0.1": [0.2, 0.6, 0.5], "lr=0.2": [0.1, 0.3, 0.7], "lr=0.3": [0.1]}
@@ -185,3 +190,50 @@ def test_commands_are_lines_for_a_shell(config, training, tmp_path, capsys):
         f"python -m paligemma_jax.train --config {config} --workdir 'my runs/lr=0.1' "
         "--config.seed=3 --config.lr=0.1"
     )
+
+
+def test_processes_with_a_run_each_write_one_table(config, training, tmp_path, monkeypatch):
+    """Threads stand for the processes: the lock is one of files."""
+    calls, statuses = training
+    statuses["lr=0.1"] = (2, False)
+    out, write, overlaps, writing = tmp_path / "out", sweep_runs.write, [], threading.Lock()
+
+    def write_slowly(*arguments):
+        overlaps.append(not writing.acquire(blocking=False))
+        time.sleep(0.05)
+        write(*arguments)
+        writing.release()
+
+    def train(number):
+        with contextlib.suppress(ValueError):  # a run failed
+            run(config, out, "--only", str(number))
+
+    monkeypatch.setattr(sweep_runs, "write", write_slowly)
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        list(threads.map(train, range(3)))
+    assert sorted(calls) == list(SCORES) and overlaps == [False] * 6
+
+    def states():
+        written = json.loads((out / "sweep.json").read_text())
+        return {row["name"]: row["state"] for row in written["runs"]}
+
+    assert states() == {"lr=0.1": "failed", "lr=0.2": "done", "lr=0.3": "done"}
+    assert (out / "sweep.html").read_text().rstrip().endswith("</html>")
+    run(config, out, "--table")
+    assert states()["lr=0.1"] == "failed"
+    statuses.clear()
+    run(config, out, "--only", "0")
+    assert states()["lr=0.1"] == "done"
+
+
+def test_a_run_that_failed_has_not_once_it_has_gone_on(config, training, tmp_path):
+    statuses, out = training[1], tmp_path / "out"
+    statuses["lr=0.1"] = (2, False)
+    with pytest.raises(ValueError, match="1 of 3 runs failed"):
+        run(config, out)
+    log = run_log.MetricsFile()
+    log.start(out / "lr=0.1", {}, 3)
+    log.log(4, {"loss": 0.1})
+    log.finish("finished")
+    written = run(config, out, "--table")
+    assert {row["name"]: row["state"] for row in written["runs"]}["lr=0.1"] == "at step 4"

@@ -1,11 +1,13 @@
 """A sweep's runs as commands, and what has become of them as one table."""
 
+import contextlib
 import dataclasses
+import json
 import math
 import pathlib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from paligemma_jax.assembly import assembly
@@ -20,6 +22,8 @@ from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
 JSON = "sweep.json"
+LOCK = ".sweep.lock"
+FAILED = "failed"  # a state
 MAX_CURVES = 8  # runs in one plot, the best ones
 
 
@@ -36,6 +40,11 @@ class Outcome:
     run: sweeps.Run
     state: str
     rows: list[dict[str, Any]]
+
+    @property
+    def step(self) -> int:
+        """The last step with a row; 0 where there is none."""
+        return self.rows[-1]["step"] if self.rows else 0
 
     def last(self, metric: str) -> float:
         """Returns the last value of a metric; nan where there is none."""
@@ -103,7 +112,7 @@ def train(
     """Trains runs one after the other; returns the exit statuses of those that failed, by name.
 
     The table is there from the beginning, so that the runs' own reports can lead to it, and is
-    written again before each run; not with `only`, where other processes may write it too.
+    written again before each run. Other processes may train other runs of it meanwhile.
 
     Args:
       runs: of the sweep.
@@ -117,8 +126,7 @@ def train(
     assembly.check_writable(workdir, option="--workdir")
     chosen, failed = _choose(runs, only), {}
     for number, run in enumerate(chosen):
-        if only is None:
-            report(runs, workdir, failed=failed, score=score)
+        report(runs, workdir, failed=failed, score=score, begins=(run.name,))
         which = f"run {number + 1} of {len(chosen)}: {run.name}"
         if is_done(run, workdir):
             say.info(f"{which}: done before")
@@ -145,39 +153,75 @@ def report(
     runs: Sequence[sweeps.Run],
     workdir: pathlib.Path,
     *,
-    failed: Mapping[str, int],
+    failed: Collection[str],
     score: str | None,
+    begins: Collection[str] = (),
 ) -> str:
     """Writes sweep.json and sweep.html of what there is of each run, and returns it as text.
+
+    Of several processes one at a time does, and reads all runs anew for it: the last one of them
+    writes the whole. That a run failed is told by the process that trained it, and is kept until
+    there is more of the run.
 
     Args:
       runs: of the sweep.
       workdir: of all of them.
-      failed: exit statuses by name of those that failed.
+      failed: names of those that failed.
       score: to order by; None: see `choose_score`.
+      begins: names of those that are begun now: if they failed before, that is over.
     """
     assembly.check_writable(workdir, option="--workdir")
-    outcomes = collect(runs, workdir, failed=failed)
-    chosen = choose_score(runs, outcomes, score)
-    outcomes = order(outcomes, chosen)
-    write(workdir, outcomes, chosen)
+    with _alone(workdir):
+        outcomes = collect(runs, workdir, failed=failed, begins=begins)
+        chosen = choose_score(runs, outcomes, score)
+        outcomes = order(outcomes, chosen)
+        write(workdir, outcomes, chosen)
     title = f"{phrases.count(len(outcomes), 'runs')} by {chosen}"
     section = sections.Section("sweep", title, (table(outcomes, chosen),))
     return sections.to_text([section], []) + "\n"
 
 
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from writing the table meanwhile, where the disk knows locks."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as locked:
+        with contextlib.suppress(OSError, NotImplementedError):
+            locked.enter_context(atomic.exclusive(workdir / LOCK))
+        yield
+
+
 def collect(
-    runs: Sequence[sweeps.Run], workdir: pathlib.Path, *, failed: Mapping[str, int]
+    runs: Sequence[sweeps.Run],
+    workdir: pathlib.Path,
+    *,
+    failed: Collection[str],
+    begins: Collection[str] = (),
 ) -> list[Outcome]:
-    """Reads what there is of each run. `failed`: exit statuses by name of those that failed."""
-    return [_read(run, workdir / run.name, is_failed=run.name in failed) for run in runs]
+    """Reads what there is of each run. `failed`, `begins`: as in `report`."""
+    failures = {name: step for name, step in _failures(workdir).items() if name not in begins}
+    outcomes = [_read(run, workdir / run.name) for run in runs]
+    return [
+        dataclasses.replace(one, state=FAILED)
+        if one.run.name in failed
+        or (one.state != "done" and failures.get(one.run.name) == one.step)
+        else one
+        for one in outcomes
+    ]
 
 
-def _read(run: sweeps.Run, folder: pathlib.Path, *, is_failed: bool) -> Outcome:
+def _failures(workdir: pathlib.Path) -> dict[str, int]:
+    """Returns the runs that the table says failed, with their last steps."""
+    try:
+        rows = json.loads((workdir / JSON).read_text())["runs"]
+        return {row["name"]: row["step"] for row in rows if row["state"] == FAILED}
+    except (OSError, ValueError, LookupError, TypeError):  # none, or one of before
+        return {}
+
+
+def _read(run: sweeps.Run, folder: pathlib.Path) -> Outcome:
     path = folder / run_folder.METRICS
     rows = run_log.read_rows(path) if path.exists() else []
-    if is_failed:
-        return Outcome(run, "failed", rows)
     if (folder / run_folder.FINAL).exists():
         return Outcome(run, "done", rows)
     return Outcome(run, f"at step {rows[-1]['step']}" if rows else "not begun", rows)
@@ -291,6 +335,7 @@ def _to_json(outcome: Outcome, workdir: pathlib.Path, score: str) -> dict[str, A
         "folder": str(workdir / outcome.run.name),
         "values": outcome.run.values,
         "state": outcome.state,
+        "step": outcome.step,
         "last": outcome.last(score),
         "best": best,
         "best_step": step,
