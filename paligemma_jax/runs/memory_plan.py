@@ -136,7 +136,8 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
         planned.settings, built.functions, planned.optimizer, state, groups=groups
     )
     with say.working("compiling the train step, which later runs find compiled"):
-        compiled, temporary = _compile(jitted.lower(state, batch, 0))
+        values = step.run_values(planned.optimizer, seed=planned.settings.seed)
+        compiled, temporary = _compile(jitted.lower(state, batch, 0, values))
     text_len = planned.settings.input.text_len
     programs = {} if compiled is None else {text_len: compiled}
     return Planned(
@@ -145,7 +146,7 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
         works=count_work(built, planned, state.params),
         num_devices=built.mesh.size,
         batch_size=planned.settings.input.batch_size,
-        train_step=by_text_len(jitted, programs),
+        train_step=by_text_len(jitted, programs, values),
         remat=built.functions.compute.remat,
         program=compiled,
         sequence=model_functions.describe_sequence(
@@ -230,18 +231,20 @@ def at_least(built: assembly.Assembly, planned: training_run.Plan) -> Memory:
     )
 
 
-def by_text_len(jitted: Any, programs: dict[int, Callable[..., Any]]) -> Callable[..., Any]:
+def by_text_len(
+    jitted: Any, programs: dict[int, Callable[..., Any]], values: Mapping[str, Any]
+) -> Callable[..., Any]:
     """Returns the step that runs the program of a batch's length, compiled if there is none yet.
 
-    `programs`: text_len -> the step compiled for it.
+    `programs`: text_len -> the step compiled for it. `values`: see `step.run_values`.
     """
 
     def train_step(state: step.TrainState, batch: Mapping[str, jax.Array], number: int) -> Any:
         length = batch["text"].shape[1] - 1
         if length not in programs:
             say.info(f"compiling the step for text_len {length}")
-            programs[length] = jitted.lower(state, batch, number).compile()
-        return programs[length](state, batch, number)
+            programs[length] = jitted.lower(state, batch, number, values).compile()
+        return programs[length](state, batch, number, values)
 
     return train_step
 

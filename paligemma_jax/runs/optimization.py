@@ -99,7 +99,8 @@ def make_train_step(
 ) -> Any:
     """Returns the jitted step; it takes over the memory of the state that it is given.
 
-    Its metrics are packed: one array comes to the host in each step.
+    Its metrics are packed: one array comes to the host in each step. Called with the run's
+    `step.run_values`, it is the same program for all rates and seeds.
 
     Args:
       config: of the run.
@@ -121,8 +122,13 @@ def make_train_step(
         loss_scale=functions.compute.loss_scale,
     )
 
-    def train_step(state: step.TrainState, batch: Any, number: step.Number = None) -> Any:
-        new, metrics = update(state, batch, number)
+    def train_step(
+        state: step.TrainState,
+        batch: Any,
+        number: step.Number = None,
+        values: optimizer.Values | None = None,
+    ) -> Any:
+        new, metrics = update(state, batch, number, values)
         return new, step.pack(metrics)
 
     return jax.jit(

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+DECAY = "ema_decay"  # among the values of an update, see `optimizer`
+
 
 class Average(NamedTuple):
     """State of `keep_average`: updates done, and the average by name."""
@@ -23,7 +25,7 @@ def keep_average(decay: float) -> optax.GradientTransformation:
 
     After update t = 1, 2, ... the average is d * average + (1 - d) * parameters with d the smaller
     of `decay` and t / (t + 9): short runs are averaged over their last tenth, and the start is
-    forgotten soon. It must be the last of a chain.
+    forgotten soon. It must be the last of a chain. An update's `values` may hold another decay.
 
     Raises:
       ValueError: a decay that is not in (0, 1).
@@ -34,9 +36,17 @@ def keep_average(decay: float) -> optax.GradientTransformation:
     def init(params: Any) -> Average:
         return Average(jnp.zeros([], jnp.int32), jax.tree.map(jnp.array, params))
 
-    def update(updates: Any, state: Average, params: Any = None) -> tuple[Any, Average]:
+    def update(
+        updates: Any,
+        state: Average,
+        params: Any = None,
+        *,
+        values: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> tuple[Any, Average]:
         count = optax.safe_increment(state.num_updates)
-        d = jnp.minimum(decay, count / (count + 9.0))
+        most = decay if values is None else values[DECAY]
+        d = jnp.minimum(most, count / (count + 9.0))
 
         def average(old: jax.Array, new: jax.Array) -> jax.Array:
             return d * old + (1.0 - d) * new
@@ -44,7 +54,7 @@ def keep_average(decay: float) -> optax.GradientTransformation:
         new = optax.apply_updates(params, updates)
         return updates, Average(count, jax.tree.map(average, state.params, new))
 
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def find(opt_state: Any) -> Mapping[str, jax.Array] | None:

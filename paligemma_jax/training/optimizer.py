@@ -7,6 +7,9 @@ The chain and its order are big_vision's (`optax.py::make`), over the trainable 
 
 so weight decay follows the schedule but not the learning rate: decoupled, as in the AdamW paper
 (arXiv:1711.05101).
+
+Rates, decays and the norm to clip at are constants of the transformation, or `values` of an update:
+a program that takes them as an argument serves every run that differs in these alone.
 """
 
 import dataclasses
@@ -17,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from paligemma_jax.params import names
@@ -25,12 +29,19 @@ from paligemma_jax.wording import phrases
 
 ScheduleRules = Mapping[str, Any] | Sequence[tuple[str, Mapping[str, Any] | None]]
 
+# Numbers of an update: of each distinct multiplier of the learning rate and of weight decay, and
+# scalars. None: those that the transformation was made with.
+Values = Mapping[str, Any]
+LR, WD, CLIP = "lr", "wd", "grad_clip_norm"
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """How the trainable parameters are updated.
 
-    tx: the transformation of gradients, over a flat dictionary of the trainable parameters.
+    tx: the transformation of gradients, over a flat dictionary of the trainable parameters. Its
+      update takes `values` too, of the same optimizer with other rates, decays or norms.
+    values: these of its own.
     schedules: rule -> function of the number of updates done -> multiplier of the learning rate.
     groups: rule -> names of the trainable parameters that follow it.
     lrs: trainable name -> learning rate, multipliers included, at multiplier 1.
@@ -38,6 +49,7 @@ class Optimizer:
     """
 
     tx: optax.GradientTransformation
+    values: dict[str, np.ndarray]
     schedules: dict[str, schedules.Schedule]
     groups: dict[str, tuple[str, ...]]
     lrs: dict[str, float]
@@ -118,20 +130,28 @@ def make_optimizer(
         for regex, spec in rules
         if regex in groups and spec is not None
     }
-    lrs = {name: lr * mult for name, mult in _lr_mults(lr_mults, params).items()}
-    decays = {name: (wd or 0.0) * mult for name, mult in _wd_mults(wd_mults, params).items()}
+    lr_mult_of, wd_mult_of = _lr_mults(lr_mults, params), _wd_mults(wd_mults, params)
+    lrs = {name: lr * mult for name, mult in lr_mult_of.items()}
+    decays = {name: (wd or 0.0) * mult for name, mult in wd_mult_of.items()}
     tx = optax.chain(
-        optax.clip_by_global_norm(grad_clip_norm) if grad_clip_norm else optax.identity(),
+        _clip(grad_clip_norm) if grad_clip_norm else optax.identity(),
         make_transform(optax_name, optax_args or {}),
-        _scale(lrs),
-        _add_decay(decays),
+        _scale(lrs, _places(lr_mult_of)),
+        _add_decay(decays, _places(wd_mult_of)),
         _descend({name: functions[rule_of[name]] for name in trainable}),
         ema.keep_average(ema_decay) if ema_decay is not None else optax.identity(),
     )
+    values = {
+        LR: [lr * mult for mult in _distinct(lr_mult_of)],
+        WD: [(wd or 0.0) * mult for mult in _distinct(wd_mult_of)],
+        CLIP: grad_clip_norm or 0.0,
+        ema.DECAY: ema_decay or 0.0,
+    }
     shapes = {name: jax.ShapeDtypeStruct(params[name].shape, jnp.float32) for name in trainable}
     _try_out(tx, shapes, f"optax_name='{optax_name}' with optax={dict(optax_args or {})}")
     return Optimizer(
         tx=tx,
+        values={name: np.float32(value) for name, value in values.items()},
         schedules=functions,
         groups=groups,
         lrs={name: lrs[name] for name in trainable},
@@ -202,15 +222,57 @@ def _try_out(tx: optax.GradientTransformation, shapes: dict[str, Any], what: str
         raise ValueError(f"{what}: {error}") from error
 
 
-def _scale(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    return optax.stateless(lambda updates, _: {n: u * factors[n] for n, u in updates.items()})
+def _distinct(mults: Mapping[str, float]) -> list[float]:
+    """Returns each multiplier once."""
+    return list(dict.fromkeys(mults.values()))
 
 
-def _add_decay(decays: Mapping[str, float]) -> optax.GradientTransformation:
-    def add(updates: Any, params: Any) -> Any:
-        return {n: u + decays[n] * params[n] if decays[n] else u for n, u in updates.items()}
+def _places(mults: Mapping[str, float]) -> dict[str, int]:
+    """Returns name -> where its multiplier is in `_distinct`."""
+    places = {mult: place for place, mult in enumerate(_distinct(mults))}
+    return {name: places[mult] for name, mult in mults.items()}
 
-    return optax.stateless(add)
+
+def _stateless(change: Callable[[Any, Any, Values | None], Any]) -> optax.GradientTransformation:
+    """Returns the transformation without a state that (updates, params, values) describes."""
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, values: Values | None = None, **_: Any
+    ) -> tuple[Any, Any]:
+        return change(updates, params, values), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
+def _clip(norm: float) -> optax.GradientTransformation:
+    def clip(updates: Any, params: Any, values: Values | None) -> Any:
+        del params
+        most = norm if values is None else values[CLIP]
+        clipped, _ = optax.clip_by_global_norm(most).update(updates, optax.EmptyState())
+        return clipped
+
+    return _stateless(clip)
+
+
+def _scale(lrs: Mapping[str, float], places: Mapping[str, int]) -> optax.GradientTransformation:
+    def scale(updates: Any, params: Any, values: Values | None) -> Any:
+        del params
+        if values is None:
+            return {n: u * lrs[n] for n, u in updates.items()}
+        return {n: u * values[LR][places[n]].astype(u.dtype) for n, u in updates.items()}
+
+    return _stateless(scale)
+
+
+def _add_decay(
+    decays: Mapping[str, float], places: Mapping[str, int]
+) -> optax.GradientTransformation:
+    def add(updates: Any, params: Any, values: Values | None) -> Any:
+        decayed = [n for n in updates if decays[n]]
+        of = decays if values is None else {n: values[WD][places[n]] for n in decayed}
+        return {n: u + of[n] * params[n] if decays[n] else u for n, u in updates.items()}
+
+    return _stateless(add)
 
 
 def _descend(functions: Mapping[str, schedules.Schedule]) -> optax.GradientTransformation:

@@ -31,6 +31,7 @@ Number = jax.Array | int | None
 COMPILER_OPTIONS = {"tpu": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}}
 
 UPDATE_NORM = "update_norm/"  # before the name of a part of the model
+SEED = "seed"  # among the values of a step
 
 
 @jax.tree_util.register_dataclass
@@ -169,7 +170,7 @@ def make_train_step(
     loss_scale: float = 1.0,
     parts: Mapping[str, Sequence[str]] | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Returns the function (state, batch, number=None) -> (state, metrics).
+    """Returns the function (state, batch, number=None, values=None) -> (state, metrics).
 
     Only `state.trainable` is differentiated. The loss is the mean over the batch of each example's
     mean over its supervised tokens, so the mean over micro-batches equals the big batch. Dropout is
@@ -179,6 +180,9 @@ def make_train_step(
     `metrics["finite"]` is False: see `nan_checks`. A caller that starts an update before it has
     seen the one before gives `number` too, the updates that it thinks are done: where the state
     has fewer, it comes back unchanged as well, so that it stays the one before the failure.
+
+    `values` are the seed and the optimizer's own (`run_values`), as an argument of the program
+    instead of constants in it.
 
     Args:
       apply_fn, logits_fn, label_smoothing, chunk: see `loss.example_losses`.
@@ -206,11 +210,18 @@ def make_train_step(
     def scaled_loss(trainable: Any, frozen: Any, batch: loss.Batch, rng: jax.Array) -> jax.Array:
         return loss_scale * jnp.mean(losses_of(names.merge(trainable, frozen), batch, rng=rng))
 
-    def train_step(state: TrainState, batch: loss.Batch, number: Number = None) -> Any:
-        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    def train_step(
+        state: TrainState,
+        batch: loss.Batch,
+        number: Number = None,
+        values: optimizer.Values | None = None,
+    ) -> Any:
+        key = jax.random.key(seed if values is None else values[SEED])
+        rng = jax.random.fold_in(key, state.step)
         scaled = _accumulate(scaled_loss, state, batch, rng, accumulation_steps)
         value, grads = jax.tree.map(lambda x: x / loss_scale, scaled)
-        updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
+        own = {} if values is None else {"values": values}
+        updates, opt_state = tx.update(grads, state.opt_state, state.trainable, **own)
         new = TrainState(
             step=state.step + 1,
             trainable=optax.apply_updates(state.trainable, updates),
@@ -232,6 +243,12 @@ def make_train_step(
         return new, metrics | _norms(updates, parts or {}) | _describe_text(batch)
 
     return train_step
+
+
+def run_values(made: optimizer.Optimizer, *, seed: int) -> dict[str, Any]:
+    """Returns the `values` of a step: what runs may differ in and share the compiled program."""
+    # As jax.random.key takes a number of Python's: its lower 32 bits.
+    return {**made.values, SEED: np.uint32(seed & 0xFFFFFFFF)}
 
 
 def make_eval_loss(

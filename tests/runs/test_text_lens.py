@@ -9,6 +9,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from paligemma_jax.assembly import assembly, datasets
@@ -116,9 +117,12 @@ def test_a_program_is_compiled_when_a_length_first_comes_and_then_kept(capsys):
     def batch(text_len: int) -> dict[str, jax.Array]:
         return {"text": jnp.ones((2, text_len + 1))}
 
-    jitted = jax.jit(lambda state, batch, number: state + batch["text"].sum() + number)
-    longest = jitted.lower(jnp.zeros([]), batch(4), 0).compile()
-    train_step = memory_plan.by_text_len(jitted, {4: longest})
+    def add(state, batch, number, values):
+        return state + batch["text"].sum() + number + values["more"]
+
+    jitted, values = jax.jit(add), {"more": np.float32(0)}
+    longest = jitted.lower(jnp.zeros([]), batch(4), 0, values).compile()
+    train_step = memory_plan.by_text_len(jitted, {4: longest}, values)
     sums = [float(train_step(jnp.zeros([]), batch(T), 1)) for T in (4, 2, 2, 4)]
     assert sums == [11, 7, 7, 11]
     assert capsys.readouterr().err == "compiling the step for text_len 2\n"

@@ -47,6 +47,62 @@ def test_training_lowers_the_loss_and_counts_updates(toy, quick_jit):
     assert int(state.step) == 5
 
 
+NUMBERS = {
+    "lr": 0.1,
+    "lr_mults": [("llm/out", 0.3), (".*", 1.0)],
+    "wd": 0.02,
+    "wd_mults": [(".*", 1.0)],
+    "grad_clip_norm": 0.05,
+    "ema_decay": 0.9,
+}
+OTHER_NUMBERS = NUMBERS | {"lr": 0.003, "wd": 0.7, "grad_clip_norm": 1.0, "ema_decay": 0.5}
+
+
+def take_values(toy, *, seed=-3, optax_name="adam", **numbers):
+    """Returns (optimizer, a step of it with dropout, its values)."""
+    opt = optimizer.make_optimizer(
+        toy.params(),
+        schedule=SCHEDULE[1:],
+        total_steps=5,
+        optax_name=optax_name,
+        **numbers,
+    )
+    apply_fn = functools.partial(toy.apply_fn, dropout=0.2)
+    train_step = step.make_train_step(apply_fn, toy.logits_fn, opt.tx, seed=seed)
+    return opt, train_step, step.run_values(opt, seed=seed)
+
+
+@pytest.mark.parametrize("optax_name", ["adam", "sgd", "big_vision.momentum_hp"])
+def test_rates_and_seed_as_arguments_compute_what_constants_do(toy, optax_name):
+    opt, train_step, values = take_values(toy, optax_name=optax_name, **NUMBERS)
+    ends = []
+    for arguments in ((), (values,)):
+        jitted, state = jax.jit(train_step), step.init_state(toy.params(), opt.trainable, opt.tx)
+        for number in range(3):
+            state, _ = jitted(state, toy.batch(number), number, *arguments)
+        ends.append(state)
+    for one, other in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_runs_that_differ_in_rates_and_seed_alone_are_one_program(toy):
+    def lower(**settings):
+        opt, train_step, values = take_values(toy, **settings)
+        state = step.init_state(toy.params(), opt.trainable, opt.tx)
+        return jax.jit(train_step).lower(state, toy.batch(), 0, values).as_text()
+
+    text = lower(**NUMBERS)
+    assert lower(**OTHER_NUMBERS, seed=2**40 + 1) == text
+    assert lower(**OTHER_NUMBERS | {"wd": None}) != text
+
+
+def test_a_seed_as_an_argument_is_the_seed():
+    for seed in (0, 7, -3, 2**31 + 5, 2**32 - 1):
+        given = np.uint32(seed & 0xFFFFFFFF)
+        keys = [jax.random.key_data(jax.random.key(one)) for one in (seed, given)]
+        np.testing.assert_array_equal(*keys)
+
+
 def test_frozen_weights_stay_where_they_are_in_their_type(toy, quick_jit):
     params = toy.params()
     params["llm/embedder"] = params["llm/embedder"].astype(np.float16)
