@@ -5,6 +5,7 @@ import ctypes
 import dataclasses
 import hashlib
 import importlib.metadata
+import inspect
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +34,11 @@ from paligemma_jax.console import say
 CACHE_ENV = "JAX_COMPILATION_CACHE_DIR"
 DEFAULT_CACHE = "~/.cache/paligemma_jax/programs"
 
+# How jax's warnings on an entry of the cache begin.
+CACHE_WARNINGS = (
+    UNREADABLE := "Error reading persistent compilation cache entry",
+    "Error writing persistent compilation cache entry",
+)
 COMPILED, FROM_CACHE = (
     "/jax/core/compile/backend_compile_duration",
     "/jax/compilation_cache/cache_hits",
@@ -56,9 +63,56 @@ def keep_programs() -> None:
 
     JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
     """
-    if not os.environ.get(CACHE_ENV):
-        folder = pathlib.Path(DEFAULT_CACHE).expanduser()
-        jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
+    folder = os.environ.get(CACHE_ENV) or os.fspath(pathlib.Path(DEFAULT_CACHE).expanduser())
+    jax.config.update("jax_compilation_cache_dir", folder)
+    if "://" not in folder:
+        try:
+            pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            jax.config.update("jax_enable_compilation_cache", False)
+            why = f"{folder} cannot be made ({error.strerror})"
+            say.warning(f"compiled programs are not kept: {why}; {CACHE_ENV} names a folder")
+    _heal_programs()
+
+
+def _heal_programs() -> None:
+    """Has a damaged program removed when it is read, so that it is kept anew; says so in a line.
+
+    A process that is killed, or a full disk, leaves them. By itself jax warns in every run,
+    compiles the program, and does not replace the entry.
+    """
+    show = warnings.showwarning
+    if getattr(show, "heals_programs", False):
+        return
+    warnings.filterwarnings("always", message="|".join(CACHE_WARNINGS))
+    reasons = set()
+
+    def show_others(message: Any, *arguments: Any, **options: Any) -> None:
+        text = str(message)
+        entry = _entry_at_hand() if text.startswith(CACHE_WARNINGS) else None
+        if entry is None:
+            show(message, *arguments, **options)
+            return
+        with contextlib.suppress(OSError):
+            entry.unlink(missing_ok=True)
+        if text.startswith(UNREADABLE):
+            say.info(f"{entry}: a damaged program, removed: it is compiled again")
+        elif (reason := text.partition("': ")[2]) not in reasons:
+            reasons.add(reason)
+            say.warning(f"{entry.parent}: compiled programs cannot be kept there: {reason}")
+
+    setattr(show_others, "heals_programs", True)  # noqa: B010 (a function's own mark)
+    warnings.showwarning = show_others
+
+
+def _entry_at_hand() -> pathlib.Path | None:
+    """Returns the file of the program that jax reads or writes as it warns: its callers know."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if isinstance(key := frame.f_locals.get("cache_key"), str):
+            return pathlib.Path(str(jax.config.jax_compilation_cache_dir)) / f"{key}-cache"
+        frame = frame.f_back
+    return None
 
 
 def start_counting() -> Count:

@@ -51,6 +51,53 @@ def test_other_systems_are_left_as_they_are(monkeypatch):
     assert not process.keep_freed_memory()
 
 
+# Compiles a program through a door's process, and says how many came from the cache.
+COMPILE = """
+import jax, jax.numpy as jnp
+from paligemma_jax.console import process, say
+say.show_on_stderr()
+process.keep_programs()
+count = process.start_counting()
+print(float(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.eye(3))[0, 0]), count.from_cache)
+"""
+
+
+def compile_with_cache(folder) -> tuple[str, str]:
+    """Returns (what it printed, what it said)."""
+    env = {
+        **os.environ,
+        process.CACHE_ENV: str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], capture_output=True, text=True, env=env, check=True
+    )
+    return done.stdout, done.stderr
+
+
+def test_a_damaged_program_is_removed_and_kept_anew_with_one_line(tmp_path):
+    first, nothing = compile_with_cache(tmp_path)
+    assert nothing == "" and first.endswith(" 0\n")
+    (entry,) = tmp_path.glob("jit__lambda*-cache")
+    others, whole = len(list(tmp_path.iterdir())) - 1, entry.read_bytes()
+    for damaged in (whole[: len(whole) // 2], bytes([whole[0] ^ 1]) + whole[1:]):
+        entry.write_bytes(damaged)
+        again, said = compile_with_cache(tmp_path)
+        assert said == f"{entry}: a damaged program, removed: it is compiled again\n"
+        assert again.split() == [first.split()[0], str(others)]
+    assert compile_with_cache(tmp_path) == (f"{first.split()[0]} {others + 1}\n", "")
+
+
+def test_a_cache_that_takes_nothing_is_said_once_and_stops_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    printed, said = compile_with_cache(tmp_path / "file")
+    assert printed.endswith(" 0\n")
+    assert said == (
+        f"warning: compiled programs are not kept: {tmp_path / 'file'} cannot be made (File "
+        f"exists); {process.CACHE_ENV} names a folder\n"
+    )
+
+
 # Signals become a question that the loop asks; a second one is obeyed.
 
 
