@@ -1,5 +1,6 @@
 """From settings to records and batches; what is wrong with data is an error here."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -349,6 +350,9 @@ def load_entry(entry: str) -> dict[str, np.ndarray] | None:
     try:
         return npz.read(path) if path.exists() else None
     except (OSError, ValueError):
+        with contextlib.suppress(OSError):
+            path.unlink()
+        say.info(f"{path}: damaged, removed: the data is checked again")
         return None
 
 

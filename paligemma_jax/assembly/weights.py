@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from paligemma_jax.assembly import model_functions
 from paligemma_jax.checkpoints import lazy_array, npz, partial_weights
 from paligemma_jax.console import say
-from paligemma_jax.hub import addresses, download
+from paligemma_jax.hub import addresses, download, sites
 from paligemma_jax.models import family, mask_codec
 from paligemma_jax.params import lora, names, released_models, sharding
 from paligemma_jax.settings import schema
@@ -55,7 +55,11 @@ def fetch(source: str) -> pathlib.Path:
     """Returns the local file of a vanity name, an address or a path; downloads it if need be."""
     shown = download.public(source) if "://" in source else source
     with say.progress(f"fetching {shown}", unit="B", unit_scale=True) as report:
-        return pathlib.Path(addresses.resolve(source, progress=report))
+        path = addresses.resolve(source, progress=report)
+        if sites.remove_damaged(path):
+            say.info(f"{path}: damaged, removed: it is fetched again")
+            path = addresses.resolve(source, progress=report)
+        return path
 
 
 def find_npz(

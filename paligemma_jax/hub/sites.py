@@ -227,6 +227,19 @@ def own_cache() -> pathlib.Path:
     return pathlib.Path(os.environ.get(CACHE_ENV) or DEFAULT_CACHE).expanduser()
 
 
+def remove_damaged(path: pathlib.Path) -> bool:
+    """Removes an npz file of our own cache that is cut off; returns whether it was.
+
+    What is elsewhere, and in the caches of other programs, is left as it is.
+    """
+    folder = own_cache().resolve()
+    is_ours = path.suffix == ".npz" and folder in path.resolve().parents
+    is_damaged = is_ours and path.exists() and not npz_members.is_whole(path)
+    if is_damaged:
+        path.unlink()
+    return is_damaged
+
+
 def _place_in(folder: pathlib.Path, source: str) -> pathlib.Path:
     """Returns where our cache folder keeps a file; an address that would leave it is an error."""
     if source.startswith("gs://"):

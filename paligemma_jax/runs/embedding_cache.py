@@ -125,8 +125,9 @@ def prepare(
             missing, damaged = embeddings.survey(
                 store, chosen, num_workers=num_workers, progress=report
             )
-        for digest in damaged:
-            say.warning(f"{store.path(digest)} is damaged: making it again")
+        if damaged:
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            say.info(f"{store.path(damaged[0])}{more}: damaged, made again")
         to_make = {digest: chosen[digest] for digest in missing + damaged}
         embeddings.check_space(store, len(missing))
         _fill(built, store, to_make, tower, spec)

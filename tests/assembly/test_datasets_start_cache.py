@@ -68,12 +68,19 @@ def test_lengths_are_counted_once(config, data_folder, tmp_path, monkeypatch):
     assert len(entries(tmp_path, "lengths")) == 2
 
 
-def test_a_damaged_entry_is_made_again(config, tmp_path):
+def test_a_damaged_entry_is_made_again_with_one_line(config, tmp_path, capsys):
     tokenizer = tokens.load_tokenizer(config.tokenizer)
     first = measure(config, tokenizer)
-    for path in (tmp_path / "cache" / "starts").iterdir():
-        path.write_bytes(path.read_bytes()[:50])
+    (path,) = (tmp_path / "cache" / "starts").glob("lengths-*")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    capsys.readouterr()
     assert measure(config, tokenizer) == first
+    line = f"{path}: damaged, removed: the data is checked again"
+    assert capsys.readouterr().err.splitlines().count(line) == 1
+    assert path.read_bytes() == whole
+    measure(config, tokenizer)
+    assert line not in capsys.readouterr().err
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(config, tmp_path):

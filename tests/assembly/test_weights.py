@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 
 from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import npz, partial_weights
+from paligemma_jax.hub import download
 from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.params import sharding
 from paligemma_jax.settings import load, presets
@@ -136,3 +137,26 @@ def test_several_processes_gather_an_array_when_the_one_before_is_written(tmp_pa
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     weights.save(tmp_path / "final.npz", params, {})
     assert done == ["gathered 0", "gathered 1"]
+
+
+def test_a_damaged_file_of_the_cache_is_fetched_again_with_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PALIGEMMA_JAX_CACHE", str(tmp_path / "cache"))
+    npz.write(tmp_path / "whole.npz", {"a": np.zeros(3)})
+    content, fetched = (tmp_path / "whole.npz").read_bytes(), []
+
+    def fetch(url, path, *, progress):  # in place of the network
+        fetched.append(url)
+        path.write_bytes(content)
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    path = weights.fetch("https://host/a.npz?key=SECRET")
+    path.write_bytes(content[:-30])
+    capsys.readouterr()
+    assert weights.fetch("https://host/a.npz?key=SECRET") == path
+    assert path.read_bytes() == content and len(fetched) == 2
+    assert capsys.readouterr().err == f"{path}: damaged, removed: it is fetched again\n"
+    weights.fetch("https://host/a.npz?key=SECRET")
+    assert len(fetched) == 2
+    elsewhere = tmp_path / "mine.npz"
+    elsewhere.write_bytes(content[:-30])
+    assert weights.fetch(str(elsewhere)) == elsewhere and elsewhere.exists()

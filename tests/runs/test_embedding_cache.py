@@ -62,7 +62,7 @@ def test_a_run_with_float32_embeddings_equals_the_run_without_bit_by_bit(cached,
     entry.write_bytes(entry.read_bytes()[:-1])
     again, _ = run(cached, tmp_path / "again")
     said = capsys.readouterr().err
-    assert f"{entry} is damaged: making it again" in said and "1 of them new" in said
+    assert f"{entry}: damaged, made again" in said and "1 of them new" in said
     cached.input.embedding_cache = None
     plain_rows, plain_weights = run(cached, tmp_path / "without")
     assert rows == again == plain_rows
