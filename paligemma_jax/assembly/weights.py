@@ -53,13 +53,10 @@ def expected_shapes(
 
 def fetch(source: str) -> pathlib.Path:
     """Returns the local file of a vanity name, an address or a path; downloads it if need be."""
-    shown = download.public(source) if "://" in source else source
-    with say.progress(f"fetching {shown}", unit="B", unit_scale=True) as report:
-        path = addresses.resolve(source, progress=report)
-        if sites.remove_damaged(path):
-            say.info(f"{path}: damaged, removed: it is fetched again")
-            path = addresses.resolve(source, progress=report)
-        return path
+    with say.progress(f"fetching {download.public(source)}", unit="B", unit_scale=True) as report:
+        if damaged := sites.remove_damaged(source):
+            say.info(f"{damaged}: damaged, removed: it is fetched again")
+        return pathlib.Path(addresses.resolve(source, progress=report))
 
 
 def find_npz(

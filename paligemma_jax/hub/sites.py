@@ -227,17 +227,18 @@ def own_cache() -> pathlib.Path:
     return pathlib.Path(os.environ.get(CACHE_ENV) or DEFAULT_CACHE).expanduser()
 
 
-def remove_damaged(path: pathlib.Path) -> bool:
-    """Removes an npz file of our own cache that is cut off; returns whether it was.
+def remove_damaged(source: str) -> pathlib.Path | None:
+    """Removes the npz file that https or gs fetched into our cache if it is cut off.
 
-    What is elsewhere, and in the caches of other programs, is left as it is.
+    Returns where it was; None where nothing is removed. Other caches are their programs' own.
     """
-    folder = own_cache().resolve()
-    is_ours = path.suffix == ".npz" and folder in path.resolve().parents
-    is_damaged = is_ours and path.exists() and not npz_members.is_whole(path)
-    if is_damaged:
-        path.unlink()
-    return is_damaged
+    if source.partition("://")[0] not in ("gs", "https", "http"):
+        return None
+    path = _find_in_own_cache(source)
+    if path.suffix != ".npz" or not path.exists() or npz_members.is_whole(path):
+        return None
+    path.unlink()
+    return path
 
 
 def _place_in(folder: pathlib.Path, source: str) -> pathlib.Path:

@@ -120,11 +120,7 @@ def make_optimizer(
     rules = _as_rules(schedule)
     trainable = trainable_names(rules, params)
     rule_of = names.match([(regex, regex) for regex, _ in rules], params, what="schedule")
-    groups = {
-        regex: members
-        for regex, _ in rules
-        if (members := tuple(name for name in trainable if rule_of[name] == regex))
-    }
+    groups = _groups(rules, trainable, rule_of)
     functions = {
         regex: _make_schedule(spec, schedule_offset, total_steps, batch_size, data_size)
         for regex, spec in rules
@@ -141,17 +137,13 @@ def make_optimizer(
         _descend({name: functions[rule_of[name]] for name in trainable}),
         ema.keep_average(ema_decay) if ema_decay is not None else optax.identity(),
     )
-    values = {
-        LR: [lr * mult for mult in _distinct(lr_mult_of)],
-        WD: [(wd or 0.0) * mult for mult in _distinct(wd_mult_of)],
-        CLIP: grad_clip_norm or 0.0,
-        ema.DECAY: ema_decay or 0.0,
-    }
     shapes = {name: jax.ShapeDtypeStruct(params[name].shape, jnp.float32) for name in trainable}
     _try_out(tx, shapes, f"optax_name='{optax_name}' with optax={dict(optax_args or {})}")
+    mults = {LR: (lr, lr_mult_of), WD: (wd or 0.0, wd_mult_of)}
+    scalars = {CLIP: grad_clip_norm, ema.DECAY: ema_decay}
     return Optimizer(
         tx=tx,
-        values={name: np.float32(value) for name, value in values.items()},
+        values=_own_values(mults, scalars),
         schedules=functions,
         groups=groups,
         lrs={name: lrs[name] for name in trainable},
@@ -181,6 +173,14 @@ def opt_state_like(
 
 def _as_rules(schedule: ScheduleRules) -> list[tuple[str, Mapping[str, Any] | None]]:
     return [(".*", schedule)] if isinstance(schedule, Mapping) else list(schedule)
+
+
+def _groups(
+    rules: Sequence[tuple[str, Any]], trainable: Sequence[str], rule_of: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Returns rule -> the trainable names that follow it, of the rules that any does."""
+    members = {regex: tuple(n for n in trainable if rule_of[n] == regex) for regex, _ in rules}
+    return {regex: chosen for regex, chosen in members.items() if chosen}
 
 
 def _make_schedule(
@@ -225,6 +225,17 @@ def _try_out(tx: optax.GradientTransformation, shapes: dict[str, Any], what: str
 def _distinct(mults: Mapping[str, float]) -> list[float]:
     """Returns each multiplier once."""
     return list(dict.fromkeys(mults.values()))
+
+
+def _own_values(
+    multiplied: Mapping[str, tuple[float, Mapping[str, float]]],
+    scalars: Mapping[str, float | None],
+) -> dict[str, Any]:
+    """Returns the `Values`: of each (value, multipliers) one product a distinct multiplier."""
+    values: dict[str, Any] = {name: np.float32(value or 0.0) for name, value in scalars.items()}
+    for name, (value, mults) in multiplied.items():
+        values[name] = np.array([value * mult for mult in _distinct(mults)], np.float32)
+    return values
 
 
 def _places(mults: Mapping[str, float]) -> dict[str, int]:

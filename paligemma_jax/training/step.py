@@ -232,14 +232,7 @@ def make_train_step(
         # Not of the updates too: to wait for all of them is to keep a copy of the parameters.
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         new = _choose(finite if number is None else finite & (state.step == number), new, state)
-        metrics = {
-            "loss": value,
-            "grad_norm": grad_norm,
-            "update_norm": optax.tree.norm(updates),
-            "param_norm": optax.tree.norm(new.trainable),
-            "finite": finite,
-            "grad_max": jnp.stack([jnp.max(jnp.abs(grads[name])) for name in sorted(grads)]),
-        }
+        metrics = _measure(value, grads, updates, new) | {"grad_norm": grad_norm, "finite": finite}
         return new, metrics | _norms(updates, parts or {}) | _describe_text(batch)
 
     return train_step
@@ -279,6 +272,15 @@ def make_eval_loss(
         return jnp.sum(jnp.where(real, losses, 0.0)), jnp.sum(real)
 
     return eval_loss
+
+
+def _measure(value: jax.Array, grads: Any, updates: Any, new: TrainState) -> Metrics:
+    return {
+        "loss": value,
+        "update_norm": optax.tree.norm(updates),
+        "param_norm": optax.tree.norm(new.trainable),
+        "grad_max": jnp.stack([jnp.max(jnp.abs(grads[name])) for name in sorted(grads)]),
+    }
 
 
 def _norms(updates: Mapping[str, jax.Array], parts: Mapping[str, Sequence[str]]) -> Metrics:
