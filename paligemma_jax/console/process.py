@@ -72,10 +72,10 @@ def keep_programs() -> None:
             jax.config.update("jax_enable_compilation_cache", False)
             why = f"{folder} cannot be made ({error.strerror})"
             say.warning(f"compiled programs are not kept: {why}; {CACHE_ENV} names a folder")
-    _heal_programs()
+    _heal_programs(pathlib.Path(folder))
 
 
-def _heal_programs() -> None:
+def _heal_programs(folder: pathlib.Path) -> None:
     """Has a damaged program removed when it is read, so that it is kept anew; says so in a line.
 
     A process that is killed, or a full disk, leaves them. By itself jax warns in every run,
@@ -89,7 +89,7 @@ def _heal_programs() -> None:
 
     def show_others(message: Any, *arguments: Any, **options: Any) -> None:
         text = str(message)
-        entry = _entry_at_hand() if text.startswith(CACHE_WARNINGS) else None
+        entry = _entry_at_hand(folder) if text.startswith(CACHE_WARNINGS) else None
         if entry is None:
             show(message, *arguments, **options)
             return
@@ -105,12 +105,12 @@ def _heal_programs() -> None:
     warnings.showwarning = show_others
 
 
-def _entry_at_hand() -> pathlib.Path | None:
+def _entry_at_hand(folder: pathlib.Path) -> pathlib.Path | None:
     """Returns the file of the program that jax reads or writes as it warns: its callers know."""
     frame = inspect.currentframe()
     while frame is not None:
         if isinstance(key := frame.f_locals.get("cache_key"), str):
-            return pathlib.Path(str(jax.config.jax_compilation_cache_dir)) / f"{key}-cache"
+            return folder / f"{key}-cache"
         frame = frame.f_back
     return None
 
