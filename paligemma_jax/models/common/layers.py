@@ -1,7 +1,8 @@
 """Linen layers that both towers use. Parameter names are big_vision's and are a public format."""
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -128,9 +129,13 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """SigLIP's norm with `scale` and `bias`, in float32, returned as `dtype` or in that of x."""
+    """A norm with `scale` and `bias`, in float32, returned as `dtype` or in that of x.
+
+    `epsilon`: what is added to the variance, 1e-6 in big_vision's SigLIP.
+    """
 
     dtype: DTypeLike | None = None
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -139,7 +144,7 @@ class LayerNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (D,)).astype(jnp.float32)
         x32 = x.astype(jnp.float32)
         x32 -= jnp.mean(x32, axis=-1, keepdims=True)
-        x32 *= jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
+        x32 *= jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
         return projections.narrow(x32 * scale + bias, self.dtype or x.dtype)
 
 
@@ -206,6 +211,105 @@ def _placed(body: Callable[..., Any], on: OnDevices) -> Callable[..., Any]:
         return placement.keep_rows(on.layout, x), y
 
     return placed
+
+
+def unroll(
+    run: Callable[[Any, Any, int], tuple[jax.Array, Any]],
+    params: Mapping[str, Any],
+    x: jax.Array,
+    *,
+    depth: int,
+    on: OnDevices | None = None,
+) -> tuple[jax.Array, list[Any]]:
+    """Runs all blocks one after the other, without a scan, which copies weights out of the stack.
+
+    Args:
+      run: (nested parameters of a block, [B, T, D], layer) -> [B, T, D] and what it remembers.
+      params: nested parameters of all blocks: per layer under "0", "1", ..., else stacked.
+      x: [B, T, D].
+      depth: number of layers (L).
+      on: where arrays lie on several devices.
+
+    Returns:
+      [B, T, D] and what each layer remembered.
+    """
+    remembered = []
+    for layer in range(depth):
+        if "0" in params:
+            block = params[str(layer)]
+        else:
+            block = jax.tree.map(lambda w, layer=layer: w[layer], params)
+        x, block = _place_layer(on, x, block)
+        x, kept = run(block, x, layer)
+        remembered.append(kept)
+    return x, remembered
+
+
+def _place_layer(
+    on: OnDevices | None, x: jax.Array, block: Mapping[str, Any]
+) -> tuple[jax.Array, Mapping[str, Any]]:
+    """Returns a layer's input and weights where it is to compute with them.
+
+    Of a single token per row, all rows come to every part of the weights: they are a thousandth of
+    them. Of longer texts the weights come to the rows.
+    """
+    if on is None:
+        return x, block
+    if x.shape[1] == 1:
+        return placement.spread_rows(on.layout, x), block
+    block = placement.gather_layer(on.layout, on.prefix, block, on.dtype)
+    return placement.keep_rows(on.layout, x), block
+
+
+def gather_single(
+    params: Mapping[str, Any], on: OnDevices, *, kept: tuple[str, ...]
+) -> Mapping[str, Any]:
+    """Returns parameters with those brought together that are of no layer, and none of `kept`."""
+    return {
+        name: w
+        if name.startswith(on.prefix) or name in kept
+        else placement.gather(on.layout, name, w, on.dtype)
+        for name, w in params.items()
+    }
+
+
+def unstack(params: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Returns the blocks below a prefix with one array per layer; others are left out.
+
+    `llm/layers/attn/w` [L, ...] becomes `llm/layers/0/attn/w` and so on.
+    """
+    return {
+        f"{prefix}{layer}/{name.removeprefix(prefix)}": jax.tree.map(lambda x, i=layer: x[i], w)
+        for name, w in params.items()
+        if name.startswith(prefix)
+        for layer in range(w.shape[0])
+    }
+
+
+def stacked_only(params: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Returns parameters without those that `unstack` made."""
+    is_unstacked = re.compile(f"{re.escape(prefix)}\\d+/").match
+    return {name: w for name, w in params.items() if not is_unstacked(name)}
+
+
+def normalize_pixels(image: jax.Array) -> jax.Array:
+    """uint8[...] in 0..255 -> float32[...] in -1..1, as big_vision's value_range(-1, 1)."""
+    if image.dtype != jnp.uint8:
+        raise ValueError(
+            f"images must be uint8 in 0..255, found {image.dtype}; they are normalized on device"
+        )
+    return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def cut_patches(image: jax.Array, *, grid: int, patch_size: int) -> jax.Array:
+    """[B, R, R, 3] -> [B, P, patch, patch, 3], row by row."""
+    B, *sides, channels = image.shape
+    if sides != [grid * patch_size] * 2 or channels != 3:
+        raise ValueError(
+            f"image shape {image.shape}: expected [B, {grid * patch_size}, {grid * patch_size}, 3]"
+        )
+    x = image.reshape(B, grid, patch_size, grid, patch_size, 3)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, grid**2, patch_size, patch_size, 3)
 
 
 def _policy(remat: str) -> Any:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from paligemma_jax.models.common import attention, layers, placement, projections
+from paligemma_jax.models.common import attention, layers, projections
 from paligemma_jax.models.paligemma import variants
 
 KeyValue = tuple[jax.Array, jax.Array]
@@ -289,36 +289,14 @@ def unroll(
     Returns:
       [B, T, D] before the final norm, and what each layer remembered.
     """
-    remembered = []
     split = 1 if on is None else on.layout.num_rows
-    place = functools.partial(_place_layer, on)
-    for layer in range(llm.depth):
-        if "0" in params:
-            block = params[str(layer)]
-        else:
-            block = jax.tree.map(lambda w, layer=layer: w[layer], params)
+
+    def run(block: Any, x: jax.Array, layer: int) -> Any:
         keep = functools.partial(remember, layer)
-        x, block = place(x, block)
-        run = Block(llm, dtype, lora=lora, split=split)
-        x, kv = run.apply({"params": block}, x, positions, mask, keep)
-        remembered.append(kv)
-    return x, remembered
+        tower = Block(llm, dtype, lora=lora, split=split)
+        return tower.apply({"params": block}, x, positions, mask, keep)
 
-
-def _place_layer(
-    on: layers.OnDevices | None, x: jax.Array, block: Mapping[str, Any]
-) -> tuple[jax.Array, Mapping[str, Any]]:
-    """Returns a layer's input and weights where it is to compute with them.
-
-    Of a single token per row, all rows come to every part of the weights: they are a thousandth of
-    them. Of longer texts the weights come to the rows.
-    """
-    if on is None:
-        return x, block
-    if x.shape[1] == 1:
-        return placement.spread_rows(on.layout, x), block
-    block = placement.gather_layer(on.layout, on.prefix, block, on.dtype)
-    return placement.keep_rows(on.layout, x), block
+    return layers.unroll(run, params, x, depth=llm.depth, on=on)
 
 
 def _count_pieces(shape: tuple[int, ...], F: int) -> int:

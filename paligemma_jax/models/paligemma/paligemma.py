@@ -10,7 +10,6 @@ with none that of text alone.
 
 import dataclasses
 import functools
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,7 +28,6 @@ select_rows = attention.select_rows
 LAYERS = "llm/layers/"
 BLOCKS = "img/Transformer/encoderblock/"
 EMBEDDING = "llm/embedder/input_embedding"
-_UNSTACKED = re.compile(r"llm/layers/\d+/")
 
 # Of so many tokens at most, embeddings are read one after the other on a device alone.
 ROWS_ONE_BY_ONE = 32
@@ -312,7 +310,7 @@ def _read_prompt(
     seen = attention.count_positions(valid), attention.make_mask(valid, block)
     blocks = names.unflatten(params)["llm"]["layers"]
     if "attn" in blocks:
-        params = {name: w for name, w in params.items() if not is_unstacked(name)}
+        params = layers.stacked_only(params, LAYERS)
         return run_llm("prefill", params, x, *seen, model=model, compute=compute)
 
     def keep(_: int, k: jax.Array, v: jax.Array) -> gemma.KeyValue:
@@ -390,18 +388,8 @@ def run_llm(
 def _apply(tower: siglip.Tower | gemma.Tower, params: Params, *args: Any, **kw: Any) -> Any:
     part = "img" if isinstance(tower, siglip.Tower) else "llm"
     if tower.on is not None:
-        params = _gather_single(params, tower.on)
+        params = layers.gather_single(params, tower.on, kept=(EMBEDDING,))
     return tower.apply({"params": names.unflatten(params)[part]}, *args, **kw)
-
-
-def _gather_single(params: Params, on: layers.OnDevices) -> Params:
-    """Returns parameters with those brought together that are of no layer; the table stays."""
-    return {
-        name: w
-        if name.startswith(on.prefix) or name == EMBEDDING
-        else placement.gather(on.layout, name, w, on.dtype)
-        for name, w in params.items()
-    }
 
 
 def _on_devices(compute: Compute, prefix: str) -> layers.OnDevices | None:
@@ -417,14 +405,4 @@ def unstack(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     parameters are left out. `prefill` scans over the stacked form where it is given, `decode_step`
     prefers this one. Both together hold the blocks in memory twice; either alone is enough.
     """
-    return {
-        f"{LAYERS}{layer}/{name.removeprefix(LAYERS)}": jax.tree.map(lambda x, i=layer: x[i], w)
-        for name, w in params.items()
-        if name.startswith(LAYERS)
-        for layer in range(w.shape[0])
-    }
-
-
-def is_unstacked(name: str) -> bool:
-    """Whether a parameter is of one layer."""
-    return _UNSTACKED.match(name) is not None
+    return layers.unstack(params, LAYERS)

@@ -138,10 +138,12 @@ class Tower(nn.Module):
     def __call__(self, image: jax.Array) -> jax.Array:
         """uint8[B, R, R, 3] -> [B, P, E]."""
         D, c = self.img.width, self.img.patch_size
-        x = _cut_patches(normalize(image), grid=self.grid, patch_size=c).astype(self.dtype)
+        x = layers.cut_patches(layers.normalize_pixels(image), grid=self.grid, patch_size=c)
         lecun = nn.initializers.lecun_normal()
         embedding = layers.Dense((c, c, 3, D), (D,), w_init=lecun, name="embedding")
-        x = embedding("BPxyc,xycD->BPD", x).astype(projections.residual_dtype(self.dtype))
+        x = embedding("BPxyc,xycD->BPD", x.astype(self.dtype)).astype(
+            projections.residual_dtype(self.dtype)
+        )
         position = self.param(
             "pos_embedding", POSITION_INITS[self.img.posemb_init], (1, self.grid**2, D)
         )
@@ -178,15 +180,6 @@ def init_sine_positions(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float3
 
 
 POSITION_INITS = {"normal": init_normal_positions, "sines": init_sine_positions}
-
-
-def normalize(image: jax.Array) -> jax.Array:
-    """uint8[...] in 0..255 -> float32[...] in -1..1, as big_vision's value_range(-1, 1)."""
-    if image.dtype != jnp.uint8:
-        raise ValueError(
-            f"images must be uint8 in 0..255, found {image.dtype}; they are normalized on device"
-        )
-    return image.astype(jnp.float32) / 127.5 - 1.0
 
 
 def resample_position_embedding(old: np.ndarray, grid: int) -> np.ndarray:
@@ -245,14 +238,3 @@ def _grid_of(shape: Sequence[int]) -> int:
             f"img/pos_embedding has shape {tuple(shape)}, expected [1, grid * grid, D]"
         )
     return grid
-
-
-def _cut_patches(image: jax.Array, *, grid: int, patch_size: int) -> jax.Array:
-    """[B, R, R, 3] -> [B, P, patch, patch, 3], row by row."""
-    B, *sides, channels = image.shape
-    if sides != [grid * patch_size] * 2 or channels != 3:
-        raise ValueError(
-            f"image shape {image.shape}: expected [B, {grid * patch_size}, {grid * patch_size}, 3]"
-        )
-    x = image.reshape(B, grid, patch_size, grid, patch_size, 3)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, grid**2, patch_size, patch_size, 3)

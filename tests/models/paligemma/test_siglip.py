@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from paligemma_jax.models.common import layers
 from paligemma_jax.models.paligemma import paligemma, siglip, variants
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "reference"
@@ -21,7 +22,7 @@ def test_image_tokens_equal_big_vision(load_reference, params, inputs, model):
 
 def test_pixels_become_minus_one_to_one():
     pixels = np.array([0, 51, 255], np.uint8)
-    np.testing.assert_allclose(siglip.normalize(pixels), [-1, -0.6, 1], rtol=0, atol=1e-7)
+    np.testing.assert_allclose(layers.normalize_pixels(pixels), [-1, -0.6, 1], rtol=0, atol=1e-7)
 
 
 @pytest.fixture(scope="module")
