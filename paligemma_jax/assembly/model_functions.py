@@ -7,6 +7,7 @@ refuses besides shows when the step is compiled, before weights are read.
 
 import dataclasses
 import functools
+import importlib
 import pathlib
 import re
 from collections.abc import Collection, Mapping
@@ -191,8 +192,12 @@ def for_decoding(
     return {**others, **functions.unstack(params)}
 
 
-# By the key model.family. Another one is written as docs/extending.md says, and put in here.
-FAMILIES: dict[str, family.Family] = {"paligemma": paligemma.FAMILY}
+# By the key model.family. Another one is written as docs/extending.md says, and put in here: itself
+# or the module whose FAMILY it is, which is imported where the family is asked for.
+FAMILIES: dict[str, family.Family | str] = {
+    "paligemma": paligemma.FAMILY,
+    "moondream": "paligemma_jax.models.moondream.as_family",
+}
 
 
 def choose_family(name: str) -> family.Family:
@@ -200,7 +205,8 @@ def choose_family(name: str) -> family.Family:
     if name not in FAMILIES:
         hint = phrases.did_you_mean(name, FAMILIES)
         raise ValueError(f"model.family='{name}' is not known. {hint}Known: {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+    one = FAMILIES[name]
+    return importlib.import_module(one).FAMILY if isinstance(one, str) else one
 
 
 def load_tokenizer(name: str, path: pathlib.Path) -> tokens.Tokenizer:
@@ -210,7 +216,7 @@ def load_tokenizer(name: str, path: pathlib.Path) -> tokens.Tokenizer:
 
 def family_of_arrays(names: Collection[str]) -> family.Family | None:
     """Returns the family whose table of the vocabulary is among these names; None: of none."""
-    return next((one for one in FAMILIES.values() if one.names.embedding in names), None)
+    return next((one for one in map(choose_family, FAMILIES) if one.names.embedding in names), None)
 
 
 CUDNN = "cudnn"  # a value of model.img.attention and model.llm.attention

@@ -131,14 +131,32 @@ def pieces(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> list[Piece]:
 
     A name that it has no place for is a ValueError.
     """
+    is_gemma_1 = POST_NORM not in shapes
+    return cut(shapes, TABLE, renamed=GEMMA_1 if is_gemma_1 else {}, what="transformers' PaliGemma")
+
+
+def cut(
+    shapes: Mapping[str, Any],
+    table: Mapping[tuple[str, str, bool], Sequence[Row]],
+    *,
+    renamed: Mapping[str, str],
+    what: str,
+) -> list[Piece]:
+    """Returns all tensors that a table knows of parameters with these names and shapes.
+
+    Args:
+      shapes: our names -> anything with a shape.
+      table: as `TABLE`.
+      renamed: their name in the table -> another one.
+      what: whose tensors they are, for the message on a name that the table does not have.
+    """
     all_pieces: list[Piece] = []
-    for (our_prefix, their_prefix, is_stacked), rows in TABLE.items():
+    for (our_prefix, their_prefix, is_stacked), rows in table.items():
         for name, index, their_name, pattern in rows:
             ours = our_prefix + name
             if ours not in shapes:
                 continue
-            if POST_NORM not in shapes:
-                their_name = GEMMA_1.get(their_name, their_name)
+            their_name = renamed.get(their_name, their_name)
             letters = pattern.partition(" -> ")[0].split()
             sizes = shapes[ours].shape[-len(letters) :]
             axes = dict(zip(letters, sizes, strict=True))
@@ -149,7 +167,7 @@ def pieces(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> list[Piece]:
                 where = index if layer is None else (layer, *index)
                 all_pieces.append(Piece(ours, where, theirs, shape, pattern, axes))
     if unknown := sorted(shapes.keys() - {piece.ours for piece in all_pieces}):
-        raise ValueError(f"transformers' PaliGemma has no place for {unknown}")
+        raise ValueError(f"{what} has no place for {unknown}")
     return all_pieces
 
 
