@@ -106,6 +106,7 @@ HOMES = {
     "fsspec": {"data", "hub"},
     "filelock": {"files/atomic.py"},
     "sentencepiece": {"data/tokens.py"},
+    "tokenizers": {"data/tokenizer_json.py"},
     "PIL": {"data", "reports", "importers", "prediction"},
     "pycocotools": {"tasks", "data", "importers"},  # outlines of objects, besides scores
     "yaml": {"importers"},
@@ -129,6 +130,8 @@ LAZY = {
     "av",
     # Decoding knows the names of pieces, and works where no tokenizer is.
     "sentencepiece",
+    # An extra: models of one family have such tokenizers.
+    "tokenizers",
     # A quarter of a second or more each, and no door needs one before it works.
     "kagglehub",
     "scipy",

@@ -121,7 +121,7 @@ def make(
     first, separator = tokenizer.loc_ids[0], tokenizer.encode(box_text.SEPARATOR)
     ids = tokenizer.encode(piece)
     joined_ids = tokenizer.encode(f"{tokens.LOC_PIECES[0]}{piece}{box_text.SEPARATOR}")
-    taken = (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.newline, *tokenizer.loc_ids)
+    taken = (tokenizer.pad, tokenizer.eos, *tokenizer.encode_prompt(""), *tokenizer.loc_ids)
     if len(ids) != 1 or joined_ids != [first, *ids, *separator] or ids[0] in taken:
         raise ValueError(
             f"noise piece '{piece}': the tokenizer reads it as {len(ids)} pieces (ids {ids[:8]}), "

@@ -1,8 +1,9 @@
 """The prefix-LM rows that a model reads, `[bos] prefix "\\n" suffix [eos]`, and their masks.
 
-Everything up to and including "\\n" is seen in both directions, the suffix causally; only suffix
-and eos are learnt. Rows equal those of `combine_and_keep_train` and `combine_and_keep_eval` in
-big_vision's configs/proj/paligemma/transfers/common.py.
+What stands around a prefix is the tokenizer's; above is PaliGemma's. Everything up to and including
+"\\n" is seen in both directions, the suffix causally (a causal model takes no notice); only suffix
+and eos are learnt. PaliGemma's rows equal those of `combine_and_keep_train` and
+`combine_and_keep_eval` in big_vision's configs/proj/paligemma/transfers/common.py.
 """
 
 import collections
@@ -48,8 +49,8 @@ def encode_training(
       ValueError: eos does not fit and `allow_truncation` is False.
     """
     prefix, suffix, _ = clean(prefix, suffix, lowercase=lowercase)
-    head, tail = _encode_parts(tokenizer, prefix, suffix)
-    tail.append(tokenizer.eos)
+    head, tail = tokenizer.encode_prompt(prefix), tokenizer.encode_answer(suffix)
+    tail = [*tail, tokenizer.eos]
     if (needed := len(head) + len(tail) - 1) > text_len and not allow_truncation:
         raise ValueError(
             f"prefix {prefix!r:.60} and suffix {suffix!r:.60} need text_len {needed}, found "
@@ -83,7 +84,8 @@ def encode_prompt(
       ValueError: the prompt does not fit and `allow_truncation` is False.
     """
     prefix, suffix, _ = clean(prefix, suffix, lowercase=lowercase)
-    head, tail = _encode_parts(tokenizer, prefix, suffix)
+    head = tokenizer.encode_prompt(prefix)
+    tail = tokenizer.encode_answer(suffix) if suffix else []
     if (needed := len(head) + len(tail)) > text_len and not allow_truncation:
         raise ValueError(
             f"prompt {prefix!r:.60} needs text_len {needed}, found {text_len}; {make_room(needed)}"
@@ -213,7 +215,8 @@ def measure(
             record.prefix, record.suffix or "", lowercase=lowercase
         )
         removed.update(removed_here)
-        head, tail = _encode_parts(tokenizer, prefix, suffix)
+        head = tokenizer.encode_prompt(prefix)
+        tail = [] if record.suffix is None else tokenizer.encode_answer(suffix)
         heads[i], tails[i] = len(head), len(tail)
         if progress and ((i + 1) % 1000 == 0 or i + 1 == len(records)):
             progress(i + 1, len(records))
@@ -254,16 +257,6 @@ def report(
         num_without_target=num_without_target,
         removed=lengths.removed,
         counts=dict(sorted(collections.Counter(needed.tolist()).items())),
-    )
-
-
-def _encode_parts(
-    tokenizer: tokens.Tokenizer, prefix: str, suffix: str
-) -> tuple[list[int], list[int]]:
-    """Returns the ids of `[bos] prefix "\\n"` and of `suffix`, encoded apart as big_vision does."""
-    return (
-        [tokenizer.bos, *tokenizer.encode(prefix), tokenizer.newline],
-        tokenizer.encode(suffix),
     )
 
 

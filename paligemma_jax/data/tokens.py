@@ -4,6 +4,7 @@ A vocabulary holds 1024 `<loc>` and 128 `<seg>` pieces in a row; where a sentenc
 them (plain Gemma's) they are added at the end, as big_vision does.
 """
 
+import importlib
 import io
 import os
 import pathlib
@@ -32,28 +33,36 @@ class Tokenizer(Protocol):
 
     Attributes:
       pad, eos, bos: ids of the control pieces (0, 1, 2 in Gemma).
-      newline: id of "\\n", which ends a prompt.
       vocab_size: number of pieces; ids are below it.
       loc_ids, seg_ids: ranges of 1024 and 128 contiguous ids, of what `<loc>` and `<seg>` are; both
         empty where there are none, and answers that need them are then no single tokens.
+      answer_start: what stands between a prompt and the answer, and is no part of either.
       model: the bytes that it is made of; a run keeps them as its file.
     """
 
     pad: int
     eos: int
     bos: int
-    newline: int
     vocab_size: int
     loc_ids: range
     seg_ids: range
+    answer_start: str
     model: bytes
+
+    def encode_prompt(self, prefix: str) -> list[int]:
+        """Returns the ids of a prompt as the models read it: bos, prefix, what ends a prompt."""
+        ...
+
+    def encode_answer(self, suffix: str) -> list[int]:
+        """Returns the ids of an answer behind a prompt, `answer_start` among them, without eos."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, without bos and eos; a ValueError if it has none."""
         ...
 
     def decode(self, ids: Iterable[int], *, stop_at_eos: bool = True) -> str:
-        """Returns the text of ids, up to the first eos, without control pieces.
+        """Returns the text of an answer's ids, up to the first eos, without control pieces.
 
         Never fails on what a model produced: ids outside the vocabulary (an embedding may have more
         rows than there are pieces) are left out.
@@ -70,7 +79,12 @@ class Tokenizer(Protocol):
 
 
 class SentencePiece:
-    """A `Tokenizer`: a sentencepiece model with `<loc>` and `<seg>` pieces."""
+    """A `Tokenizer`: a sentencepiece model with `<loc>` and `<seg>` pieces.
+
+    `newline`: id of "\\n", which ends a prompt.
+    """
+
+    answer_start = ""
 
     def __init__(self, model: bytes, name: str = "tokenizer"):
         """Takes the bytes of a sentencepiece model; `name` says where they are from, for errors."""
@@ -88,6 +102,12 @@ class SentencePiece:
         first_loc, first_seg = map(processor.piece_to_id, (LOC_PIECES[0], SEG_PIECES[0]))
         self.loc_ids = range(first_loc, first_loc + len(LOC_PIECES))
         self.seg_ids = range(first_seg, first_seg + len(SEG_PIECES))
+
+    def encode_prompt(self, prefix: str) -> list[int]:
+        return [self.bos, *self.encode(prefix), self.newline]
+
+    def encode_answer(self, suffix: str) -> list[int]:
+        return self.encode(suffix)
 
     def encode(self, text: str) -> list[int]:
         try:
@@ -162,7 +182,11 @@ class SentencePiece:
 
 
 # Kind, as a family of models names it -> (bytes of a file, where they are from) to its tokenizer.
-LOADERS: dict[str, Callable[[bytes, str], Tokenizer]] = {"sentencepiece": SentencePiece}
+# One that is named is imported where a tokenizer of the kind is loaded: (module, its function).
+LOADERS: dict[str, Callable[[bytes, str], Tokenizer] | tuple[str, str]] = {
+    "sentencepiece": SentencePiece,
+    "moondream": ("paligemma_jax.data.tokenizer_json", "load_moondream"),
+}
 
 
 def load_tokenizer(path: str | os.PathLike[str], *, kind: str = "sentencepiece") -> Tokenizer:
@@ -171,7 +195,11 @@ def load_tokenizer(path: str | os.PathLike[str], *, kind: str = "sentencepiece")
     Raises:
       ValueError: no such file, or not a tokenizer of this kind that a model can be trained with.
     """
-    return LOADERS[kind](_read(path), os.fspath(path))
+    load: Any = LOADERS[kind]
+    if isinstance(load, tuple):
+        module, function = load
+        load = getattr(importlib.import_module(module), function)
+    return load(_read(path), os.fspath(path))
 
 
 def load_sentencepiece(path: str | os.PathLike[str]) -> SentencePiece:

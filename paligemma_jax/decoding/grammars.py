@@ -74,7 +74,7 @@ def choose(
     """
     if not answers:
         raise ValueError("a list of answers without an answer")
-    spelt = [tokenizer.encode(answer) for answer in answers]
+    spelt = [tokenizer.encode_answer(answer) for answer in answers]
     for answer, ids in zip(answers, spelt, strict=True):
         if (decoded := tokenizer.decode(ids)) != answer:
             raise ValueError(f"answer '{answer}': the tokenizer reads it back as '{decoded}'")
@@ -89,7 +89,8 @@ def write_json(tokenizer: tokens.Tokenizer, schema: json_grammar.Schema) -> "Spe
       ValueError: a schema outside the subset, or one that is too large.
     """
     try:
-        over_bytes = automaton.determinize(json_grammar.make(schema))
+        start = automaton.text(tokenizer.answer_start.encode())
+        over_bytes = automaton.determinize(automaton.sequence(start, json_grammar.make(schema)))
     except automaton.TooLargeError as error:
         raise ValueError(f"JSON schema: {error}: {json_grammar.SMALLER}") from None
     return spell(over_bytes, tokenizer.spellings())
