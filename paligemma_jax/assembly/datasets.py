@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from paligemma_jax.assembly import weights
+from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.console import say
 from paligemma_jax.data import locations, noise_boxes, pipeline, prefix_lm, records, tokens
@@ -227,6 +227,7 @@ def spec(settings: schema.Settings, **changes: Any) -> pipeline.BatchSpec:
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
         "num_workers": settings.input.num_workers,
+        "resampling": model_functions.choose_family(settings.model.family).resampling,
     }
     return pipeline.BatchSpec(**{**fields, **changes})
 
@@ -282,18 +283,18 @@ def answer_len(settings: schema.Settings, examples: Records, tokenizer: tokens.T
     suffixes = [
         prefix_lm.clean("", e.suffix or "", lowercase=settings.input.lowercase)[1] for e in examples
     ]
-    longest = max((len(tokenizer.encode(suffix)) + 1 for suffix in suffixes), default=1)
+    longest = max((len(tokenizer.encode_answer(suffix)) + 1 for suffix in suffixes), default=1)
     return round_length(longest + EXTRA_NEW_TOKENS)
 
 
 def _prompt_lens(
     settings: schema.Settings, examples: Records, tokenizer: tokens.Tokenizer
 ) -> list[int]:
-    """Returns the lengths of prompts with bos and newline."""
+    """Returns the lengths of prompts with what the tokenizer puts around them."""
     cleaned = (
         prefix_lm.clean(e.prefix, "", lowercase=settings.input.lowercase)[0] for e in examples
     )
-    return [len(tokenizer.encode(prefix)) + 2 for prefix in cleaned]
+    return [len(tokenizer.encode_prompt(prefix)) for prefix in cleaned]
 
 
 def on_mesh(

@@ -6,9 +6,9 @@ import pathlib
 
 import jax
 
-from paligemma_jax.assembly import datasets
+from paligemma_jax.assembly import datasets, model_functions
 from paligemma_jax.console import say
-from paligemma_jax.data import augment, index_sampler, noise_boxes, pipeline, tokens
+from paligemma_jax.data import augment, images, index_sampler, noise_boxes, pipeline, tokens
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.settings import keys, schema
 from paligemma_jax.tasks import box_text, task
@@ -186,6 +186,13 @@ def make_augmenter(settings: schema.Settings) -> augment.Augmenter | None:
         raise ValueError(f"config: input.{error}") from error
     if not keys.changed(settings.input.augment).keys() - {"min_visible"}:
         return None
+    resampling = model_functions.choose_family(settings.model.family).resampling
+    if chosen.has_windows and resampling != images.BILINEAR:
+        raise ValueError(
+            f"config: input.augment: crop, aspect and scale resize images bilinearly, and models "
+            f"of the family '{settings.model.family}' see them resized by {resampling}: leave "
+            f"these out; flips, colours and jpeg_quality work"
+        )
     convention = settings.coordinates if task.look_up(settings.task).moves_boxes else None
     return augment.Augmenter(chosen, settings.seed, convention)
 

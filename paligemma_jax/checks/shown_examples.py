@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.assembly import datasets, training_data
+from paligemma_jax.assembly import datasets, model_functions, training_data
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, images, locations, noise_boxes, prefix_lm, records, tokens
 from paligemma_jax.reports import drawing, sections, sheets
@@ -159,7 +159,12 @@ def look(
     parsed = datasets.make_reader(settings).parse(read_back)
     for number, path in enumerate(record.images):
         try:
-            pixels = images.load(path, res=settings.res, source=record.source)
+            pixels = images.load(
+                path,
+                res=settings.res,
+                resampling=model_functions.choose_family(settings.model.family).resampling,
+                source=record.source,
+            )
         except ValueError as error:
             parts.append(sections.Facts(((f"image {number + 1}", str(error)),)))
             continue
@@ -224,12 +229,15 @@ def write_augment_sheet(
     if not chosen:
         raise ValueError("no record has an image to draw")
     res = max(settings.res, sheets.ROW_SIDE)
+    resampling = model_functions.choose_family(settings.model.family).resampling
     drawn = []
     with say.progress("drawing", unit="examples") as report:
         for number, record in enumerate(chosen, 1):
-            plain = _picture(images.load(record.images[0], res=res), record.suffix or "", augmenter)
+            pixels = images.load(record.images[0], res=res, resampling=resampling)
+            plain = _picture(pixels, record.suffix or "", augmenter)
             positions = [number + turn * len(all_records) for turn in range(changes)]
-            changed = [_change(record, position, augmenter, res=res) for position in positions]
+            how: Any = {"res": res, "resampling": resampling}
+            changed = [_change(record, position, augmenter, **how) for position in positions]
             title = f"{record.source}: {record.prefix}"
             drawn.append((title, [plain, *changed]))
             report(number, len(chosen))
@@ -240,12 +248,21 @@ def write_augment_sheet(
 
 
 def _change(
-    record: records.Record, position: int, augmenter: augment.Augmenter, *, res: int
+    record: records.Record,
+    position: int,
+    augmenter: augment.Augmenter,
+    *,
+    res: int,
+    resampling: str,
 ) -> sheets.Picture:
     """Returns an example as it is drawn at a position of the run."""
     numbers = augmenter.draw(record, position).to_array()
     pixels = augment.load_op(
-        record.images[0], numbers, res=res, settings=augmenter.settings
+        record.images[0],
+        numbers,
+        res=res,
+        settings=augmenter.settings,
+        resampling=resampling,
     ).numpy()
     return _picture(pixels, augmenter.answer(record, position), augmenter)
 

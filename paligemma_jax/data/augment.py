@@ -277,7 +277,9 @@ def _area(boxes_yxyx: np.ndarray) -> np.ndarray:
     return np.prod(np.clip(boxes_yxyx[:, 2:] - boxes_yxyx[:, :2], 0, None), axis=-1)
 
 
-def load_op(path: Any, numbers: Any, *, res: int, settings: Augmentation) -> Any:
+def load_op(
+    path: Any, numbers: Any, *, res: int, settings: Augmentation, resampling: str = images.BILINEAR
+) -> Any:
     """Returns tf.uint8[res, res, 3] of the file at `path`, changed as drawn.
 
     Args:
@@ -285,17 +287,21 @@ def load_op(path: Any, numbers: Any, *, res: int, settings: Augmentation) -> Any
       numbers: tf.float32[NUM_NUMBERS], of `Draw.to_array`.
       res: side of the result in pixels.
       settings: what may be drawn; what may not costs nothing.
+      resampling: one of `images.RESAMPLINGS`; windows are bilinear only.
     """
-    return apply_op(images.decode_op(path), numbers, res=res, settings=settings)
+    image = images.decode_op(path, resampling=resampling)
+    return apply_op(image, numbers, res=res, settings=settings, resampling=resampling)
 
 
-def apply_op(image: Any, numbers: Any, *, res: int, settings: Augmentation) -> Any:
+def apply_op(
+    image: Any, numbers: Any, *, res: int, settings: Augmentation, resampling: str = images.BILINEAR
+) -> Any:
     """Returns tf.uint8[res, res, 3] of tf.uint8[H, W, 3]; see `load_op`."""
     tf = images.tensorflow()
     if settings.has_windows:
         image = _resize_window(image, numbers[:4], res=res)
     else:
-        image = images.resize_op(image, res=res)
+        image = images.resize_op(image, res=res, resampling=resampling)
     if settings.flip_ud > 0:
         image = tf.where(numbers[4] > 0, tf.reverse(image, [0]), image)
     if settings.flip_lr > 0:

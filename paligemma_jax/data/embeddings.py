@@ -172,6 +172,7 @@ def fill(
     res: int,
     batch_size: int,
     num_workers: int | None,
+    resampling: str = pipeline.BatchSpec.resampling,
     progress: Progress | None = None,
 ) -> None:
     """Makes an entry of each image.
@@ -183,6 +184,7 @@ def fill(
       res: side of the images in pixels.
       batch_size: B.
       num_workers: images decoded at a time; None is one per core.
+      resampling: how images become squares, one of `images.RESAMPLINGS`.
       progress: called with (entries made, all of `examples`).
 
     Raises:
@@ -198,7 +200,12 @@ def fill(
             yield [(examples[digest], 0) for digest in full]
 
     pixels = pipeline.read_image_batches(
-        plan, res=res, batch_size=batch_size, max_images=1, num_workers=num_workers
+        plan,
+        res=res,
+        batch_size=batch_size,
+        max_images=1,
+        num_workers=num_workers,
+        resampling=resampling,
     )
     done = 0
     for batch, images in zip(batches, pixels, strict=True):

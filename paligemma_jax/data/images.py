@@ -13,6 +13,9 @@ What big_vision's trainer does (`decode|resize(R, antialias=True)`), through the
 * Resized to a square without keeping the aspect ratio, bilinear with antialias, and cut to integers
   by truncation. The official Colab keeps the fraction: up to one gray level more.
 
+Models of some families have seen images that Pillow read and resized (bicubic): with the resampling
+"pillow_bicubic" theirs are those, bit for bit.
+
 The accelerator normalizes; nothing here does. TensorFlow is imported by `tensorflow`, and nowhere
 else in the package.
 """
@@ -30,6 +33,8 @@ from PIL import Image
 from paligemma_jax.data import locations
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+# How an image becomes a square: as big_vision's, or as of torchvision's Resize of a Pillow image.
+BILINEAR, PILLOW_BICUBIC = RESAMPLINGS = ("bilinear", "pillow_bicubic")
 # What TensorFlow wraps around a message: the op and its place in a graph.
 # How files begin that Pillow decodes, by its names of their formats.
 BY_PILLOW = {"GIF": b"GIF8", "BMP": b"BM", "WEBP": b"RIFF"}
@@ -63,30 +68,34 @@ def tensorflow() -> Any:
     return tf
 
 
-def load(path: str | os.PathLike[str], *, res: int, source: str = "") -> np.ndarray:
+def load(
+    path: str | os.PathLike[str], *, res: int, resampling: str = BILINEAR, source: str = ""
+) -> np.ndarray:
     """Returns an image file as uint8[res, res, 3].
 
     Args:
       path: the file, or its address.
       res: side of the result in pixels.
+      resampling: one of `RESAMPLINGS`.
       source: where the path is from ("file.jsonl:12"), for the error.
 
     Raises:
       ValueError: the file is missing, cannot be had or is no image.
     """
-    pixels, _ = load_measured(path, res=res, source=source)
+    pixels, _ = load_measured(path, res=res, resampling=resampling, source=source)
     return pixels
 
 
 def load_measured(
-    path: str | os.PathLike[str], *, res: int, source: str = ""
+    path: str | os.PathLike[str], *, res: int, resampling: str = BILINEAR, source: str = ""
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Returns what `load` does, and (height, width) of the image as it is in its file."""
 
     def decode() -> tuple[np.ndarray, tuple[int, int]]:
-        whole = _decode_now(path)
+        whole = _decode_now(path, resampling)
         height, width, _ = whole.shape
-        return resize_op(whole, res=res).numpy(), (int(height), int(width))
+        square = resize_op(whole, res=res, resampling=resampling)
+        return square.numpy(), (int(height), int(width))
 
     return _read(decode, path, source)
 
@@ -101,12 +110,13 @@ def measure(path: str | os.PathLike[str]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def resize(image: np.ndarray, *, res: int) -> np.ndarray:
+def resize(image: np.ndarray, *, res: int, resampling: str = BILINEAR) -> np.ndarray:
     """Returns an image in memory (a video's frame) as `load` returns a file.
 
     Args:
       image: uint8[H, W, 3], or [H, W], [H, W, 1] for gray, or [H, W, 4], whose alpha is dropped.
       res: side of the result in pixels.
+      resampling: one of `RESAMPLINGS`.
 
     Raises:
       ValueError: another shape or type.
@@ -120,15 +130,15 @@ def resize(image: np.ndarray, *, res: int) -> np.ndarray:
             f"found {image.dtype}{list(image.shape)}"
         )
     pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[-1] == 1 else pixels[..., :3]
-    return resize_op(pixels, res=res).numpy()
+    return resize_op(tensorflow().constant(pixels), res=res, resampling=resampling).numpy()
 
 
-def load_op(path: Any, *, res: int) -> Any:
+def load_op(path: Any, *, res: int, resampling: str = BILINEAR) -> Any:
     """Returns tf.uint8[res, res, 3] of the file at `path`, a tf.string scalar."""
-    return resize_op(decode_op(path), res=res)
+    return resize_op(decode_op(path, resampling=resampling), res=res, resampling=resampling)
 
 
-def decode_op(path: Any) -> Any:
+def decode_op(path: Any, *, resampling: str = BILINEAR) -> Any:
     """Returns tf.uint8[H, W, 3] of the file at `path`, a tf.string scalar.
 
     Python reads what lies elsewhere (`locations`), TensorFlow itself what is on this machine.
@@ -140,22 +150,25 @@ def decode_op(path: Any) -> Any:
         return tf.ensure_shape(data, [])
 
     def decode_by_pillow():
-        pixels = tf.numpy_function(_decode_by_pillow, [data], tf.uint8)
+        decode = functools.partial(_decode_by_pillow, formats=_pillow_formats(resampling))
+        pixels = tf.numpy_function(decode, [data], tf.uint8)
         return tf.ensure_shape(pixels, [None, None, 3])
 
     is_address = tf.strings.regex_full_match(path, locations.pattern())
     data = tf.cond(is_address, fetch, lambda: tf.io.read_file(path))
+    if resampling == PILLOW_BICUBIC:
+        return decode_by_pillow()
     heads = [tf.strings.substr(data, 0, len(head)) == head for head in BY_PILLOW.values()]
     return tf.cond(tf.reduce_any(heads), decode_by_pillow, lambda: _decode_by_tensorflow(data))
 
 
-def _decode_now(path: str | os.PathLike[str]) -> Any:
+def _decode_now(path: str | os.PathLike[str], resampling: str = BILINEAR) -> Any:
     """As `decode_op`, outside of a graph: errors are Python's own."""
     path = os.fspath(path)
     tf = tensorflow()
     data = locations.read(path) if locations.is_address(path) else tf.io.read_file(path).numpy()
-    if data.startswith(tuple(BY_PILLOW.values())):
-        return tf.constant(_decode_by_pillow(data))
+    if resampling == PILLOW_BICUBIC or data.startswith(tuple(BY_PILLOW.values())):
+        return tf.constant(_decode_by_pillow(data, formats=_pillow_formats(resampling)))
     return _decode_by_tensorflow(data)
 
 
@@ -165,16 +178,29 @@ def _decode_by_tensorflow(data: Any) -> Any:
     return tf.ensure_shape(pixels, [None, None, 3])
 
 
-def _decode_by_pillow(data: bytes) -> np.ndarray:
+def _pillow_formats(resampling: str) -> tuple[str, ...]:
+    """Returns the formats that Pillow decodes, by its names."""
+    return (*BY_PILLOW, "JPEG", "PNG") if resampling == PILLOW_BICUBIC else tuple(BY_PILLOW)
+
+
+def _decode_by_pillow(data: bytes, *, formats: tuple[str, ...]) -> np.ndarray:
     """Returns uint8[H, W, 3] of the first frame, on the whole canvas."""
-    with Image.open(io.BytesIO(data), formats=tuple(BY_PILLOW)) as image:
+    with Image.open(io.BytesIO(data), formats=formats) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def resize_op(image: Any, *, res: int) -> Any:
+def resize_op(image: Any, *, res: int, resampling: str = BILINEAR) -> Any:
     """Returns tf.uint8[res, res, 3] of tf.uint8[H, W, 3]."""
     tf = tensorflow()
+    if resampling == PILLOW_BICUBIC:
+        resize = functools.partial(_resize_by_pillow, res=res)
+        return tf.ensure_shape(tf.numpy_function(resize, [image], tf.uint8), (res, res, 3))
     return to_uint8(tf.image.resize(image, (res, res), method="bilinear", antialias=True))
+
+
+def _resize_by_pillow(pixels: np.ndarray, *, res: int) -> np.ndarray:
+    image = Image.fromarray(pixels).resize((res, res), Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def to_uint8(resized: Any) -> Any:

@@ -47,6 +47,7 @@ class BatchSpec:
       process_index, process_count: which share; jax.process_index() and jax.process_count().
       num_workers: images decoded at a time; None is one per core.
       prefetch: batches made ahead of use.
+      resampling: how images become squares, one of `images.RESAMPLINGS`.
     """
 
     res: int
@@ -59,6 +60,7 @@ class BatchSpec:
     process_count: int = 1
     num_workers: int | None = None
     prefetch: int = 2
+    resampling: str = images.BILINEAR
 
     def __post_init__(self):
         for name in ("res", "text_len", "batch_size", "max_images", "process_count", "prefetch"):
@@ -246,6 +248,7 @@ def _read_pixels(
         num_workers=spec.num_workers,
         prefetch=spec.prefetch,
         augmentation=augmentation,
+        resampling=spec.resampling,
     )
     return ({"image": array} for array in pixels)
 
@@ -300,6 +303,7 @@ def read_image_batches(
     num_workers: int | None = None,
     prefetch: int = 2,
     augmentation: augment.Augmenter | None = None,
+    resampling: str = images.BILINEAR,
 ) -> Iterator[np.ndarray]:
     """Yields uint8[B, M, R, R, 3] for each batch of `plan()`; an unused slot is zeros.
 
@@ -311,6 +315,7 @@ def read_image_batches(
       num_workers: images decoded at a time; None is one per core.
       prefetch: batches made ahead of use.
       augmentation: changes the images of every example in its own way.
+      resampling: how images become squares, one of `images.RESAMPLINGS`.
 
     Raises:
       ValueError: an image that cannot be read, naming the record's source.
@@ -320,15 +325,13 @@ def read_image_batches(
 
     def load(path, numbers):
         if augmentation is None:
-            return images.load_op(path, res=res)
-        return augment.load_op(path, numbers, res=res, settings=augmentation.settings)
+            return images.load_op(path, res=res, resampling=resampling)
+        chosen = augmentation.settings
+        return augment.load_op(path, numbers, res=res, settings=chosen, resampling=resampling)
 
     def load_slot(path, numbers):
-        return tf.cond(
-            path == "",
-            lambda: tf.zeros((res, res, 3), tf.uint8),
-            lambda: load(path, numbers),
-        )
+        unused = tf.zeros((res, res, 3), tf.uint8)
+        return tf.cond(path == "", lambda: unused, lambda: load(path, numbers))
 
     # Python only names the files, once per batch, and says how each one is changed.
     slots = tf.data.Dataset.from_generator(
@@ -351,7 +354,8 @@ def read_image_batches(
         try:
             batch = next(batches)
         except tf.errors.OpError as error:
-            _raise_bad_image([record for record, _ in examples], error, res=res)
+            chosen = [record for record, _ in examples]
+            _raise_bad_image(chosen, error, res=res, resampling=resampling)
         yield batch.reshape(batch_size, max_images, res, res, 3)
 
 
@@ -370,11 +374,11 @@ def _name_files(
 
 
 def _raise_bad_image(
-    chosen: Sequence[data_records.Record], error: Exception, *, res: int
+    chosen: Sequence[data_records.Record], error: Exception, *, res: int, resampling: str
 ) -> NoReturn:
     """Finds which image of a batch TensorFlow could not read, and says where it is from."""
     for record in chosen:
         for path in record.images:
-            images.load(path, res=res, source=record.source)
+            images.load(path, res=res, resampling=resampling, source=record.source)
     sources = ", ".join(record.source for record in chosen)
     raise ValueError(f"an image of {sources} could not be read, and now can: {error}") from error

@@ -334,6 +334,7 @@ class Family:
       names: what its parameters are called.
       make: what settings say -> model; raises a ValueError for what it does not know.
       tokenizer: the kind of its tokenizers, a key of `tokens.LOADERS`.
+      resampling: how images become the squares that it sees, one of `images.RESAMPLINGS`.
       released: published name -> settings of the model, those of `model.img` and `model.llm`.
       recognize: shapes of arrays by name -> published name, None where they are of none.
     """
@@ -342,5 +343,6 @@ class Family:
     names: Names
     make: Callable[[Spec], Model]
     tokenizer: str = "sentencepiece"
+    resampling: str = "bilinear"
     released: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     recognize: Callable[[Mapping[str, Sequence[int]]], str | None] = _unknown

@@ -210,9 +210,8 @@ def make_batches(
             numbers = range(start, min(start + spec.batch_size, len(chosen)))
             # A video is read frame after frame, here; the rest in threads.
             frames = [_read_frame(chosen, number, readers) for number in numbers]
-            loaded = list(
-                pool.map(_load, [chosen[n] for n in numbers], frames, [spec.res] * len(numbers))
-            )
+            specs = [spec] * len(numbers)
+            loaded = list(pool.map(_load, [chosen[n] for n in numbers], frames, specs))
             for number, parts in zip(numbers, loaded, strict=True):
                 if isinstance(parts, str):
                     broken[number] = parts
@@ -239,16 +238,17 @@ def _read_frame(chosen: Sequence[Query], number: int, readers: Readers) -> np.nd
 
 
 def _load(
-    query: Query, frame: np.ndarray | str | None, res: int
+    query: Query, frame: np.ndarray | str | None, spec: pipeline.BatchSpec
 ) -> list[tuple[np.ndarray, tuple[int, int]]] | str:
     """Returns uint8[R, R, 3] and (height, width) before, of each image; or what is wrong."""
     if isinstance(frame, str):
         return frame
+    how: Any = {"res": spec.res, "resampling": spec.resampling}
     try:
         arrays = query.arrays if frame is None else (frame,)
         if arrays is not None:
-            return [(images.resize(one, res=res), (one.shape[0], one.shape[1])) for one in arrays]
-        return [images.load_measured(path, res=res) for path in query.record.images]
+            return [(images.resize(one, **how), (one.shape[0], one.shape[1])) for one in arrays]
+        return [images.load_measured(path, **how) for path in query.record.images]
     except ValueError as error:
         return str(error)
 

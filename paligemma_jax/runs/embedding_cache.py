@@ -152,6 +152,7 @@ def _fill(
             # As many as in a step of training, whose numbers the results then equal bit for bit.
             batch_size=spec.batch_size,
             num_workers=spec.num_workers,
+            resampling=spec.resampling,
             progress=report,
         )
 

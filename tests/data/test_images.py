@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -207,3 +208,49 @@ def test_a_missing_image_is_an_error(tmp_path):
 
 def test_tensorflow_sees_no_gpu(tf):
     assert tf.config.get_visible_devices("GPU") == []
+
+
+# Images of models that see what Pillow makes of them.
+
+
+def save_photo(folder, image, ending="png", **settings):
+    path = folder / f"photo.{ending}"
+    PIL.Image.fromarray(image).save(path, **settings)
+    return path
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_pillow_bicubic_equals_the_authors_of_moondream(number, tmp_path):
+    with np.load(
+        pathlib.Path(__file__).parents[1] / "reference" / "moondream" / "resized.npz"
+    ) as file:
+        image, some, total = (file[f"{name}{number}"] for name in ("image", "some", "sum"))
+    path = save_photo(tmp_path, image)
+    made = images.load(path, res=378, resampling="pillow_bicubic")
+    assert np.array_equal(made[::27, ::27], some) and made.sum(dtype=np.int64) == total
+    assert np.array_equal(images.resize(image, res=378, resampling="pillow_bicubic"), made)
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode"), [("jpg", "RGB"), ("jpg", "L"), ("png", "RGBA"), ("png", "P"), ("gif", "P")]
+)
+def test_files_are_read_by_pillow_where_their_pixels_are_resized_by_it(tmp_path, ending, mode):
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"photo.{ending}"
+    PIL.Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).convert(mode).save(path)
+    with PIL.Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB").resize((24, 24), PIL.Image.Resampling.BICUBIC))
+    found = images.load(path, res=24, resampling="pillow_bicubic")
+    assert np.array_equal(found, expected)
+    tf = images.tensorflow()
+    loaded = tf.data.Dataset.from_tensors(str(path)).map(
+        lambda path: images.load_op(path, res=24, resampling="pillow_bicubic")
+    )
+    assert np.array_equal(next(loaded.as_numpy_iterator()), expected)
+
+
+def test_a_file_that_pillow_cannot_read_is_an_error_too(tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="rows:3: cannot read image"):
+        images.load(path, res=24, resampling="pillow_bicubic", source="rows:3")
