@@ -129,9 +129,7 @@ LAZY = {
     "pyarrow",
     "av",
     # Decoding knows the names of pieces, and works where no tokenizer is.
-    "sentencepiece",
-    # An extra: models of one family have such tokenizers.
-    "tokenizers",
+    *("sentencepiece", "tokenizers"),
     # A quarter of a second or more each, and no door needs one before it works.
     "kagglehub",
     "scipy",
