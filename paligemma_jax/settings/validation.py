@@ -146,6 +146,8 @@ def _check(one: keys.Key, value: Any, where: str = "") -> list[str]:
         return [f"{name}={value!r:.200}: expected {expected}, found {actual}"]
     if _is_huge(value):
         return [f"{name}={value!r:.40}: expected whole numbers below 2**63"]
+    if not all(map(_is_text, _names_in(value))):
+        return [f"{name}={value!r:.200}: expected names, as text, before the colons"]
     if isinstance(value, list | tuple) and one.rule_types:
         return [problem for rule in value if (problem := _check_rule(one, rule, name))]
     if one.choices and value not in one.choices:
@@ -160,6 +162,18 @@ def _is_huge(value: Any) -> bool:
     if isinstance(value, Mapping | list | tuple):
         return any(map(_is_huge, value.values() if isinstance(value, Mapping) else value))
     return isinstance(value, int) and abs(value) >= LIMIT
+
+
+def _names_in(value: Any) -> Iterator[Any]:
+    """Yields the names of a mapping and of those within it."""
+    if isinstance(value, Mapping | list | tuple):
+        yield from value if isinstance(value, Mapping) else ()
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _names_in(one)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _not_chosen(one: keys.Key, value: Any, name: str) -> str:

@@ -124,6 +124,8 @@ def test_wrong_argument_is_named(arg, message):
         ("mesh=" + "(" * 9000, r"mesh='\({199}: expected list or tuple, found str"),
         ("evals={1: {'fname': 'a'}}", "evals.1: a name of files"),
         ("total_steps=" + "9" * 400, "total_steps=9+: expected whole numbers below 2"),
+        ("optax={1: 2}", r"optax=\{1: 2\}: expected names, as text, before the colons"),
+        ("schedule=[('.*', {None: 1})]", "schedule=.*: expected names, as text"),
         (
             "schedule={'warmup_steps': 1" + "0" * 30 + "}",
             "schedule=.*: expected whole numbers below",
