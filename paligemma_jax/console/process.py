@@ -33,6 +33,8 @@ from paligemma_jax.console import say
 
 CACHE_ENV = "JAX_COMPILATION_CACHE_DIR"
 DEFAULT_CACHE = "~/.cache/paligemma_jax/programs"
+# A run has some twenty programs that take between this and the second that jax would have.
+KEPT_ENV, KEPT_FROM_S = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.1
 
 # How jax's warnings on an entry of the cache begin.
 CACHE_WARNINGS = (
@@ -59,10 +61,13 @@ class Count:
 
 
 def keep_programs() -> None:
-    """Keeps what takes a second or more to compile in the user's cache folder, for later runs.
+    """Keeps compiled programs in the user's cache folder, for later runs.
 
-    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false keeps none;
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS says how long one takes at least that is kept.
     """
+    if not os.environ.get(KEPT_ENV):
+        jax.config.update(KEPT_ENV.lower(), KEPT_FROM_S)
     folder = os.environ.get(CACHE_ENV) or os.fspath(pathlib.Path(DEFAULT_CACHE).expanduser())
     jax.config.update("jax_compilation_cache_dir", folder)
     if "://" not in folder:

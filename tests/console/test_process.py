@@ -88,6 +88,21 @@ def test_a_damaged_program_is_removed_and_kept_anew_with_one_line(tmp_path):
     assert compile_with_cache(tmp_path) == (f"{first.split()[0]} {others + 1}\n", "")
 
 
+@pytest.mark.parametrize(("asked", "kept_from"), [(None, process.KEPT_FROM_S), ("5", None)])
+def test_short_programs_are_kept_unless_it_is_said_otherwise(
+    monkeypatch, tmp_path, asked, kept_from
+):
+    changes = {}
+    monkeypatch.setattr(process.jax.config, "update", changes.__setitem__)
+    monkeypatch.setenv(process.CACHE_ENV, str(tmp_path))
+    monkeypatch.delenv(process.KEPT_ENV, raising=False)
+    if asked:
+        monkeypatch.setenv(process.KEPT_ENV, asked)
+    process.keep_programs()
+    assert changes.get("jax_persistent_cache_min_compile_time_secs") == kept_from
+    assert changes["jax_compilation_cache_dir"] == str(tmp_path)
+
+
 def test_a_cache_that_takes_nothing_is_said_once_and_stops_nothing(tmp_path):
     (tmp_path / "file").touch()
     printed, said = compile_with_cache(tmp_path / "file")
