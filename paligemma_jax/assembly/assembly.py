@@ -1,5 +1,6 @@
 """Settings in, parts out: what every door starts from."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,6 +16,7 @@ from paligemma_jax.checkpoints import partial_weights
 from paligemma_jax.console import say
 from paligemma_jax.data import tokens
 from paligemma_jax.files import atomic, run_folder
+from paligemma_jax.hub import addresses
 from paligemma_jax.models import family
 from paligemma_jax.params import names, released_models, sharding
 from paligemma_jax.settings import load as load_settings
@@ -84,16 +86,22 @@ def assemble(settings: schema.Settings, *, weights_of: str | None = None) -> Ass
 def choose_tokenizer(settings: schema.Settings, source: str | None) -> str:
     """Returns the tokenizer of the settings; where they name none of their own, that of weights.
 
-    It lies beside an npz file, or in the folder of a run or of transformers.
+    It lies beside an npz file, or in the folder of a run, of transformers or of an adapter's base.
     """
     if settings.tokenizer != schema.Settings().tokenizer or source is None or "://" in source:
         return settings.tokenizer
     path = pathlib.Path(source).expanduser()
-    beside = (path if path.is_dir() else path.parent) / run_folder.TOKENIZER
-    if source in released_models.FILES or not path.exists() or not beside.is_file():
+    if source in released_models.FILES or not path.exists():
         return settings.tokenizer
-    say.info(f"tokenizer: {beside}, beside the weights")
-    return str(beside)
+    folders = [path if path.is_dir() else path.parent]
+    if (folders[0] / addresses.ADAPTER).exists():
+        with contextlib.suppress(ValueError):  # said where the weights are read
+            folders.append(pathlib.Path(addresses.base_of_adapter(folders[0])))
+    for beside in (folder / run_folder.TOKENIZER for folder in folders):
+        if beside.is_file():
+            say.info(f"tokenizer: {beside}, beside the weights")
+            return str(beside)
+    return settings.tokenizer
 
 
 def make_functions(

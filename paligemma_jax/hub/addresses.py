@@ -243,7 +243,7 @@ def npz_of_folder(
             f"transformers or PEFT; it holds {held}"
         )
     if (folder / ADAPTER).exists() and base is None:
-        base = fetch(_base_of_adapter(folder))
+        base = fetch(base_of_adapter(folder))
     needed = base if (folder / ADAPTER).exists() else None
     place = sites.own_cache() / CONVERTED / f"{folder.resolve().name}-{_tag(folder, needed)}.npz"
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -254,8 +254,12 @@ def npz_of_folder(
     return place, base
 
 
-def _base_of_adapter(folder: pathlib.Path) -> str:
-    """Returns what an adapter names as its base: a released model's name of ours, or a folder."""
+def base_of_adapter(folder: pathlib.Path) -> str:
+    """Returns what an adapter names as its base: a released model's name of ours, or a folder.
+
+    Raises:
+      ValueError: it names another one, or none.
+    """
     try:
         named = json.loads((folder / ADAPTER).read_text("utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError) as error:

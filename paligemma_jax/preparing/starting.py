@@ -19,8 +19,9 @@ from paligemma_jax.settings import load, schema, template
 CONFIG, DATA = "config.py", "data"  # in the run's folder
 COMMAND = "COMMAND"  # what a written config calls the line that it was written for
 BATCH_SIZE, EPOCHS = 8, 10.0
-# A model from nothing has all to learn: so many updates, of small pictures.
-SCRATCH_BATCH_SIZE, SCRATCH_STEPS = 16, 800
+# A model from nothing has all to learn: so many updates, of small pictures; but few pictures it
+# knows by heart after so many passes.
+SCRATCH_BATCH_SIZE, SCRATCH_STEPS, SCRATCH_EPOCHS = 16, 800, 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,8 +195,8 @@ def _length(options: StartOptions, start: template.Start, num_train: int) -> tup
     batch_size = options.batch_size or -(-usual // num_devices) * num_devices
     epochs = options.epochs
     if epochs is None:
-        needed = round(SCRATCH_STEPS * batch_size / num_train) if is_scratch else 0
-        epochs = max(EPOCHS, float(needed))
+        needed = min(round(SCRATCH_STEPS * batch_size / num_train), SCRATCH_EPOCHS)
+        epochs = max(EPOCHS, float(needed)) if is_scratch else EPOCHS
         steps = round(epochs * num_train / batch_size)
         say.info(f"length: {epochs:g} epochs, {steps} steps of {batch_size} (--epochs chooses)")
     return batch_size, epochs

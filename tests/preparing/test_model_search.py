@@ -83,5 +83,8 @@ def test_a_tokenizer_beside_weights_is_theirs_unless_the_settings_name_one(folde
     assert assembly.choose_tokenizer(settings, "w") == "w/tokenizer.model"
     for source in (None, "pt_3b_224", "hf://a/b/c.npz", "w/none.npz"):
         assert assembly.choose_tokenizer(settings, source) == settings.tokenizer
+    (folder / "adapter").mkdir()
+    (folder / "adapter/adapter_config.json").write_text('{"base_model_name_or_path": "w"}')
+    assert assembly.choose_tokenizer(settings, "adapter") == "w/tokenizer.model"
     own = load.change(settings, [f"tokenizer={beside}"])
     assert assembly.choose_tokenizer(own, "w/base.npz") == beside

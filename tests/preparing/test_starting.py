@@ -36,7 +36,7 @@ def test_one_line_writes_a_config_that_trains_a_model_from_nothing(place, write_
     tokenizer = tokens.load_tokenizer(again.tokenizer)
     assert again.input.text_len % 8 == 0
     assert tokenizer.vocab_size < 2048
-    assert again.total_epochs == starting.SCRATCH_STEPS * 4 / 16
+    assert again.total_epochs == starting.SCRATCH_EPOCHS
     # What was written is edited, and moved with its data.
     (place / "runs/coins").rename(place / "moved")
     assert load.load("moved/config.py:epochs=2").input.data.fname.startswith(f"{place}/moved/data")
