@@ -235,7 +235,10 @@ class Settings:
     """Everything that a config says, complete and checked; see `settings.load`."""
 
     seed: int = key(0, "decides the data order, dropout and any random initialization", least=0)
-    task: str = key("detection", "what answers are: detection, segmentation, vqa, caption or json")
+    task: str = key(
+        "detection",
+        "what answers are: detection, segmentation, vqa, caption, json, or mixed: any of these",
+    )
     coordinates: str = key(
         "1023", "loc convention: x*1023 (big_vision) or x*1024 (HF guide)", choices=("1023", "1024")
     )

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 
-from paligemma_jax.tasks import answer_metrics, definition, text_metrics
+from paligemma_jax.tasks import answer_metrics, box_text, definition, mask_text, text_metrics
 from paligemma_jax.wording import phrases
 
 Metric = text_metrics.Metric
@@ -222,3 +222,29 @@ def make_json(options: definition.Options) -> definition.Task:
         imports=(COUNTING,),
         has_short_answers=False,
     )
+
+
+def make_mixed(options: definition.Options) -> definition.Task:
+    """Returns the task of data in which every row has its own: prompts tell which.
+
+    An answer is held to the grammar of what it looks like, and may be empty, as that of a detection
+    that finds nothing.
+    """
+    return make_task(
+        "mixed",
+        options,
+        check=check_mixed,
+        usual_scores=("exact_match",),
+        looks=(definition.WORDS, definition.JSON, definition.BOXES, definition.MASKS),
+        form="two dogs",
+        remedy=None,
+        imports=(),
+        has_short_answers=False,
+    )
+
+
+def check_mixed(suffix: str) -> str | None:
+    """Returns what keeps a suffix from being trained on as what it looks like, or None."""
+    if "<seg" in suffix:
+        return mask_text.check(suffix)
+    return box_text.check(suffix) if "<loc" in suffix else None

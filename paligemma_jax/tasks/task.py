@@ -24,6 +24,7 @@ TASKS: dict[str, Callable[[Options], Task]] = {
     "vqa": metrics.make_vqa,
     "caption": metrics.make_caption,
     "json": metrics.make_json,
+    "mixed": metrics.make_mixed,
 }
 
 

@@ -49,7 +49,9 @@ CANONICAL = {
             for y, x, codes, label in objects
         )
     ),
-    **dict.fromkeys(("vqa", "caption"), WORDS.map(lambda text: " ".join(text.lower().split()))),
+    **dict.fromkeys(
+        ("vqa", "caption", "mixed"), WORDS.map(lambda text: " ".join(text.lower().split()))
+    ),
     "json": st.dictionaries(st.sampled_from("abc"), st.integers(0, 9)).map(
         lambda counts: str(counts).replace("'", '"')
     ),
@@ -59,7 +61,7 @@ STRUCTURES = {
         lambda objects: box_text.Detections(boxes_of(objects), tuple(o[2] for o in objects))
     ),
     "segmentation": MASKS.map(segments_of),
-    **dict.fromkeys(("vqa", "caption", "json"), WORDS),
+    **dict.fromkeys(("vqa", "caption", "json", "mixed"), WORDS),
 }
 # Text that nearly fits a task finds more than random letters would.
 PIECES = (

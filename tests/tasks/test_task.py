@@ -10,6 +10,7 @@ SUFFIXES = {
     "vqa": "a cat",
     "caption": "a cat",
     "json": '{"cat": 1}',
+    "mixed": f"{BOX} cat",
 }
 
 

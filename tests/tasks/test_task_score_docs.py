@@ -12,6 +12,7 @@ SUFFIXES = {
     "vqa": "a cat",
     "caption": "a cat",
     "json": '{"cat": 1}',
+    "mixed": f"{BOX} cat",
 }
 EXTRA = {"answers": ["a cat"] * 10, "question_type": "presence"}
 
