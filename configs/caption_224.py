@@ -11,7 +11,7 @@ epochs of images, beams of 2 in evaluation. With a row for each of COCO's five c
 1 epoch is as long. CIDEr there: 141.9 (PaliGemma 1), 141.3 (PaliGemma 2 3B).
 
 Arguments (configs/caption_224.py:batch_size=32,version=2): data (the folder), res, version (1 or
-2), batch_size, epochs, overfit (8 examples until it repeats them).
+2), batch_size, epochs, overfit (8 examples until it repeats them), tiny (the small base).
 """
 
 from paligemma_jax.settings import overfit, parse_arg, presets
@@ -19,7 +19,14 @@ from paligemma_jax.settings import overfit, parse_arg, presets
 
 def get_config(arg=""):
     arg = parse_arg(
-        arg, data="data/captions", res=224, version=1, batch_size=256, epochs=5.0, overfit=False
+        arg,
+        data="data/captions",
+        res=224,
+        version=1,
+        batch_size=256,
+        epochs=5.0,
+        overfit=False,
+        tiny=False,
     )
 
     c = presets.finetune(model=f"paligemma{arg.version}-3b", res=arg.res, text_len=32)
@@ -38,4 +45,5 @@ def get_config(arg=""):
         beam_size=2,
         max_new_tokens=32,
     )
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c

@@ -9,14 +9,14 @@ level from its floats) and the vision tower computes in float32 where it used fl
 The notebook prints these losses (T4): 3.2343 at step 1, 1.8795 at 2, 1.4779 at 10, 1.1351 at 16,
 0.6679 at 32, 0.1446 at 48, 0.0907 at 64.
 
-Argument (configs/colab_longcap_224.py:overfit): overfit.
+Arguments (configs/colab_longcap_224.py:tiny): overfit, tiny (the small base).
 """
 
 from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = parse_arg(arg, overfit=False)
+    arg = parse_arg(arg, overfit=False, tiny=False)
 
     # The notebook's 128 tokens include the last one, which is only a label.
     c = presets.finetune(model="paligemma2-3b", res=224, text_len=127)
@@ -34,4 +34,5 @@ def get_config(arg=""):
     c.schedule_offset = 1
     c.log_training_steps = 1
     c.evals.val = dict(fname="data/longcap100/data_val10.jsonl", log_steps=16, max_new_tokens=128)
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c

@@ -11,7 +11,7 @@ the fracture notebook. What `import_data` prints of scores and mask codec is set
 
 Arguments (configs/converted.py:data=data/mine,res=448): data, task (detection, segmentation, vqa,
 caption, json), res, text_len (`check` says which one fits), batch_size, epochs, overfit (8 examples
-until it repeats them).
+until it repeats them), tiny (the small base).
 """
 
 from paligemma_jax.settings import overfit, parse_arg, presets
@@ -27,6 +27,7 @@ def get_config(arg=""):
         batch_size=8,
         epochs=10,
         overfit=False,
+        tiny=False,
     )
 
     c = presets.finetune(
@@ -38,4 +39,5 @@ def get_config(arg=""):
     c.total_epochs = arg.epochs
     c.lr = 0.01
     c.evals.val = dict(fname=f"{arg.data}/valid.jsonl", log_percent=1 / 8)
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c

@@ -13,7 +13,7 @@ Scores: count_exact (all counts right), exact_match, json_f1 and json_valid.
 
 Arguments (configs/counting_224.py:batch_size=6): data (the folder), res, batch_size, lora (llm or
 hf_compat: low-rank factors at 1e-4, for cards of 16 to 24 GB), overfit (8 examples until it repeats
-them).
+them), tiny (the small base).
 """
 
 import math
@@ -25,7 +25,13 @@ BATCH_SIZE, LR = 24, 3e-5  # as published
 
 def get_config(arg=""):
     arg = parse_arg(
-        arg, data="data/counting", res=224, batch_size=BATCH_SIZE, lora="", overfit=False
+        arg,
+        data="data/counting",
+        res=224,
+        batch_size=BATCH_SIZE,
+        lora="",
+        overfit=False,
+        tiny=False,
     )
 
     c = presets.finetune(
@@ -48,4 +54,5 @@ def get_config(arg=""):
         log_percent=0.25,
         max_new_tokens=96,
     )
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c

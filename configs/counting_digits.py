@@ -4,14 +4,15 @@
     python -m paligemma_jax.train --config configs/counting_digits.py --workdir runs/digits_counted
 
 From random weights; a digit is a patch. experiments/counting has the scores, with and without a
-grammar. Arguments (configs/counting_digits.py:steps=200): data, steps, overfit.
+grammar. Arguments (configs/counting_digits.py:steps=200): data, steps, overfit, tiny (the small
+base).
 """
 
 from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = parse_arg(arg, data="data/digits_counted", steps=3000, overfit=False)
+    arg = parse_arg(arg, data="data/digits_counted", steps=3000, overfit=False, tiny=False)
 
     c = presets.from_scratch(
         res=112,
@@ -32,4 +33,5 @@ def get_config(arg=""):
         log_percent=0.1,
         batch_size=100,
     )
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c

@@ -5,14 +5,14 @@
 From random weights through the same code as the 3B runs. experiments/demo tells how the recipe was
 found and what it reaches.
 
-Arguments (configs/demo.py:overfit): data, steps, overfit.
+Arguments (configs/demo.py:overfit): data, steps, overfit, tiny (the small base).
 """
 
 from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = parse_arg(arg, data="data/demo", steps=2400, overfit=False)
+    arg = parse_arg(arg, data="data/demo", steps=2400, overfit=False, tiny=False)
 
     c = presets.from_scratch(
         res=112,
@@ -30,4 +30,5 @@ def get_config(arg=""):
     c.evals.valid = dict(
         fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.25, batch_size=100
     )
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c

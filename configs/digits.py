@@ -7,14 +7,14 @@ From random weights. experiments/digits has the scores, for digits on the patch 
 
     python -m paligemma_jax.sweep --config configs/digits.py:steps=500 --workdir runs/digits-rates
 
-Arguments (configs/digits.py:data=data/digits_free): data, steps, overfit.
+Arguments (configs/digits.py:data=data/digits_free): data, steps, overfit, tiny (the small base).
 """
 
 from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = parse_arg(arg, data="data/digits", steps=4000, overfit=False)
+    arg = parse_arg(arg, data="data/digits", steps=4000, overfit=False, tiny=False)
 
     c = presets.from_scratch(
         res=112,
@@ -32,6 +32,7 @@ def get_config(arg=""):
     c.evals.valid = dict(
         fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.1, batch_size=100
     )
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c
 
 

@@ -8,7 +8,7 @@ examples (64 steps), SGD at 0.01 with cosine decay, evaluated eight times.
 
 Arguments (configs/fracture_224.py:res=448,version=2): data (the folder), res, version (1 or 2),
 batch_size, lora (llm or hf_compat: low-rank factors with Adam instead of attention with SGD),
-overfit (8 examples until it repeats them).
+overfit (8 examples until it repeats them), tiny (the small base).
 """
 
 from paligemma_jax.settings import overfit, parse_arg, presets
@@ -16,7 +16,14 @@ from paligemma_jax.settings import overfit, parse_arg, presets
 
 def get_config(arg=""):
     arg = parse_arg(
-        arg, data="data/fracture", res=224, version=1, batch_size=8, lora="", overfit=False
+        arg,
+        data="data/fracture",
+        res=224,
+        version=1,
+        batch_size=8,
+        lora="",
+        overfit=False,
+        tiny=False,
     )
 
     c = presets.finetune(
@@ -35,4 +42,5 @@ def get_config(arg=""):
         c.lr = 0.01
     c.log_training_steps = 1
     c.evals.val = dict(fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=1 / 8)
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c

@@ -4,14 +4,14 @@
     python -m paligemma_jax.train --config configs/segmentation.py --workdir runs/shapes
 
 From random weights, with the mask codec of experiments/mask_codec. experiments/segmentation has the
-scores. Arguments (configs/segmentation.py:steps=200): data, steps, overfit.
+scores. Arguments (configs/segmentation.py:steps=200): data, steps, overfit, tiny (the small base).
 """
 
 from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = parse_arg(arg, data="data/shapes", steps=14_000, overfit=False)
+    arg = parse_arg(arg, data="data/shapes", steps=14_000, overfit=False, tiny=False)
 
     c = presets.from_scratch(
         res=112,
@@ -30,4 +30,5 @@ def get_config(arg=""):
     c.evals.valid = dict(
         fname=f"{arg.data}/_annotations.valid.jsonl", log_percent=0.1, batch_size=100
     )
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c

@@ -15,7 +15,7 @@ is not: hence 1e-6 * 2e-5.) final.npz holds the factors, 48 MB.
 Scores: exact_match, event_phase_f1 (pairs of event and phase) and event_f1.
 
 Arguments (configs/structured_vqa_448.py:qlora): data (the folder), res, batch_size, rank, lr, qlora
-(the base in NF4, 4 bits), overfit (8 examples until it repeats them).
+(the base in NF4, 4 bits), overfit (8 examples until it repeats them), tiny (the small base).
 """
 
 from paligemma_jax.settings import overfit, parse_arg, presets
@@ -31,6 +31,7 @@ def get_config(arg=""):
         lr=2e-5,
         qlora=False,
         overfit=False,
+        tiny=False,
     )
 
     method = "qlora" if arg.qlora else "lora"
@@ -51,4 +52,5 @@ def get_config(arg=""):
         log_percent=0.1,
         max_new_tokens=128,
     )
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c

@@ -13,7 +13,7 @@ o, gate, up and down of a base in NF4, 4 bits (these names hit q, k and v of the
 
 Arguments (configs/vqa_448.py:res=224,version=1,qlora): data (the folder), res, version (1 or 2),
 batch_size, lora (hf_compat or llm: factors beside a base in 16 bits), qlora, overfit (8 examples
-until it repeats them).
+until it repeats them), tiny (the small base).
 """
 
 from paligemma_jax.settings import overfit, parse_arg, presets
@@ -29,6 +29,7 @@ def get_config(arg=""):
         lora="",
         qlora=False,
         overfit=False,
+        tiny=False,
     )
     targets = arg.lora or ("hf_compat" if arg.qlora else None)
 
@@ -54,4 +55,5 @@ def get_config(arg=""):
         c.wd_mults = [(".*/scale", 0.0), (".*", 1.0)]
     c.grad_clip_norm = 1.0
     c.evals.val = dict(fname=f"{arg.data}/valid.jsonl", log_percent=0.25, max_new_tokens=32)
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c

@@ -11,14 +11,16 @@ and scoring take the same mask codec, by default the published one. Rows keep th
 answers are scored against at the images' own size.
 
 Arguments (configs/water_segmentation_224.py:res=448,version=2): data (the folder), res, version (1
-or 2), batch_size, overfit (8 examples until it repeats them).
+or 2), batch_size, overfit (8 examples until it repeats them), tiny (the small base).
 """
 
 from paligemma_jax.settings import overfit, parse_arg, presets
 
 
 def get_config(arg=""):
-    arg = parse_arg(arg, data="data/water", res=224, version=1, batch_size=8, overfit=False)
+    arg = parse_arg(
+        arg, data="data/water", res=224, version=1, batch_size=8, overfit=False, tiny=False
+    )
 
     c = presets.finetune(
         model=f"paligemma{arg.version}-3b", res=arg.res, text_len=64, method="attention"
@@ -29,4 +31,5 @@ def get_config(arg=""):
     c.total_steps = 158
     c.lr = 0.003
     c.evals.val = dict(fname=f"{arg.data}/valid.jsonl", log_percent=1 / 8)
+    c = presets.tiny(c) if arg.tiny else c
     return overfit.make(c) if arg.overfit else c

@@ -72,6 +72,23 @@ def describe(settings: schema.Settings, *, vocab_size: int) -> family.Model:
     return made
 
 
+def check_shipped(settings: schema.Settings) -> None:
+    """Raises a ValueError if `model_init` is the package's base, and what goes with it is not."""
+    if (base := released_models.SHIPPED.get(settings.model_init or "")) is None:
+        return
+    name = f"model_init={settings.model_init!r}"
+    if settings.res not in base.resolutions:
+        sides = " or ".join(f"res={side}" for side in base.resolutions)
+        raise ValueError(f"{name} has no weights for res={settings.res}: set {sides}")
+    resamples = settings.model.img.resample_posemb or settings.res != base.resolutions[0]
+    wanted = {"tokenizer": base.tokenizer, "model.img.resample_posemb": resamples}
+    wanted |= choose_family(settings.model.family).released.get(base.init, {})
+    given = {key: functools.reduce(getattr, key.split("."), settings) for key in wanted}
+    if differing := [key for key in wanted if given[key] != wanted[key]]:
+        needed = ", ".join(f"{key}={wanted[key]!r}, not {given[key]!r}" for key in differing)
+        raise ValueError(f"{name} goes with its own tokenizer and towers: set {needed}")
+
+
 def _tower(tower: schema.ImgSettings | schema.LlmSettings) -> family.TowerSpec:
     return family.TowerSpec(tower.variant, dict(tower.dims) if tower.dims else None)
 

@@ -92,7 +92,7 @@ def find(source: str, base: str | None = None) -> partial_weights.Weights:
         path,
         base=below,
         fetch=lambda name: find_npz(name)[0],
-        published=released_models.FILES,
+        published={*released_models.FILES, *released_models.SHIPPED},
     )
     if weights.base and not base:
         say.info(f"{weights.path}: what was not trained comes from its base {weights.base.path}")
@@ -324,6 +324,7 @@ def check_name(settings: schema.Settings, model: family.Model) -> None:
 
     Looks at the name alone: before the file is fetched. `model` is that of the settings.
     """
+    model_functions.check_shipped(settings)
     entry = released_models.FILES.get(settings.model_init or "")
     if entry is None:
         return

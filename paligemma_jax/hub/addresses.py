@@ -1,6 +1,7 @@
 """Where checkpoints come from: a name, an address or a path in, a local file out.
 
     pt_224.f16                                      big_vision's names of the released files
+    tiny_base, tiny_base/tokenizer.model            files of the package's own base
     kaggle://google/paligemma/jax/NAME/FILE         through kagglehub
     hf://google/NAME-jax/FILE@REVISION              through huggingface_hub
     gs://BUCKET/OBJECT                              public objects by https, others through gcsfs
@@ -58,6 +59,8 @@ def resolve(
     """
     source = os.fspath(source)
     folder = pathlib.Path(cache_dir or sites.own_cache())
+    if shipped := find_shipped(source):
+        return shipped
     if source in released_models.FILES:
         return _resolve_published(source, folder, progress)
     scheme, separator, _ = source.partition("://")
@@ -74,6 +77,8 @@ def find(source: str) -> pathlib.Path | None:
 
     Of a file that is there in parts, the first one is returned, as `resolve` does. Asks no network.
     """
+    if shipped := find_shipped(source):
+        return shipped
     if source in released_models.FILES:
         entry = released_models.FILES[source]
         given = os.environ.get(FOLDER_ENV, "").rstrip("/")
@@ -87,6 +92,12 @@ def find(source: str) -> pathlib.Path | None:
             if first and npz_members.is_whole(first):
                 return first
     return None
+
+
+def find_shipped(source: str) -> pathlib.Path | None:
+    """Returns where a file of the package's own base is; None: no name of one."""
+    place = released_models.SHIPPED_FILES.get(source)
+    return pathlib.Path(__file__).parent / place if place else None
 
 
 def cache_of(source: str) -> pathlib.Path:
@@ -131,7 +142,7 @@ def _resolve_path(source: str) -> pathlib.Path:
         raise FileNotFoundError(f"'{source}': {hint}")
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = [
-        *phrases.nearest(source, released_models.FILES),
+        *phrases.nearest(source, {**released_models.FILES, **released_models.SHIPPED_FILES}),
         *phrases.nearest(path.name, beside),
     ]
     is_name = path.parent == pathlib.Path() and not path.suffix

@@ -1,5 +1,7 @@
 """The released models, by the names that settings use, and where each file of them is served.
 
+And the small one that is in the package.
+
 The dimensions of their towers are in the family's own table.
 """
 
@@ -29,6 +31,42 @@ MODELS = {
     "paligemma2-3b": ReleasedModel("So400m/14", "gemma2_2b", "pt_3b_{res}"),
     "paligemma2-10b": ReleasedModel("So400m/14", "gemma2_9b", "pt_10b_{res}"),
     "paligemma2-28b": ReleasedModel("So400m/14", "gemma2_27b", "pt_28b_{res}"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ShippedModel:
+    """A small pretrained model whose files are in the package (`hub/NAME`).
+
+    Attributes:
+      img, llm: as of a `ReleasedModel`.
+      resolutions: sides of the images that it takes, in pixels. Its position embeddings are those
+        of the first; for the others they are resampled.
+      init, tokenizer, mask_codec: names of its files, as the settings of these names give them.
+    """
+
+    img: str
+    llm: str
+    resolutions: tuple[int, ...]
+    init: str
+    tokenizer: str
+    mask_codec: str
+
+
+SHIPPED = {
+    "tiny_base": ShippedModel(
+        img="tiny_base/14",
+        llm="tiny_base",
+        resolutions=(112, 224),
+        init="tiny_base",
+        tokenizer="tiny_base/tokenizer.model",
+        mask_codec="tiny_base/mask_codec.npz",
+    )
+}
+# Name of a file, as settings give it -> where it is below the room hub.
+SHIPPED_FILES = {
+    **{one.init: f"{name}/weights.npz" for name, one in SHIPPED.items()},
+    **{file: file for one in SHIPPED.values() for file in (one.tokenizer, one.mask_codec)},
 }
 
 

@@ -62,14 +62,15 @@ def finetune(
     It computes, and remembers while decoding, in what the device has units for.
 
     Args:
-      model: "paligemma1-3b", "paligemma2-3b", "paligemma2-10b" or "paligemma2-28b".
-      res: 224, 448 or 896.
+      model: "paligemma1-3b", "paligemma2-3b", "paligemma2-10b" or "paligemma2-28b"; or "tiny_base",
+        the small one in the package.
+      res: 224, 448 or 896; of "tiny_base" 112 or 224.
       text_len: tokens of prefix and suffix together.
       method: what is trained, with a fitting optimizer and learning rate: "full", "attention" (of
         the language model), "lora", or "qlora" (on an NF4 base).
     """
     for what, name, table in (
-        ("model", model, released_models.MODELS),
+        ("model", model, {**released_models.MODELS, **released_models.SHIPPED}),
         ("method", method, METHODS),
     ):
         if name not in table:
@@ -77,12 +78,37 @@ def finetune(
             raise ValueError(f"{what} '{name}' is not known. {hint}Known: {', '.join(table)}")
     config = defaults()
     config.update_from_flattened_dict(METHODS[method])
-    released = released_models.MODELS[model]
-    config.model.img.variant, config.model.llm.variant = released.img, released.llm
-    config.model_init = released.init.format(res=res)
     config.compute_dtype = config.cache_dtype = "auto"
     config.res = res
     config.input.text_len = text_len
+    if model in released_models.SHIPPED:
+        return _start_from(config, released_models.SHIPPED[model])
+    released = released_models.MODELS[model]
+    config.model.img.variant, config.model.llm.variant = released.img, released.llm
+    config.model_init = released.init.format(res=res)
+    return config
+
+
+def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns the settings changed to start from the small base in the package.
+
+    What trains, how and on what stays: a rehearsal of the run, on any machine. Images are of the
+    nearest side that the base has; texts get twice the tokens, as its few pieces spell them longer.
+    """
+    base = released_models.SHIPPED["tiny_base"]
+    config.res = min(base.resolutions, key=lambda side: abs(side - config.res))
+    config.input.text_len *= 2
+    return _start_from(config, base)
+
+
+def _start_from(
+    config: ml_collections.ConfigDict, base: released_models.ShippedModel
+) -> ml_collections.ConfigDict:
+    config.model.img.variant, config.model.llm.variant = base.img, base.llm
+    config.model.img.dims = config.model.llm.dims = config.model.llm.vocab_size = None
+    config.model.img.resample_posemb = config.res != base.resolutions[0]
+    config.model_init, config.tokenizer = base.init, base.tokenizer
+    config.mask_codec = base.mask_codec
     return config
 
 

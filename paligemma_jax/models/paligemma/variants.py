@@ -119,6 +119,8 @@ VITS = {
     "So400m/14": Vit(1152, depth=27, mlp_dim=4304, num_heads=16, patch_size=14),
     "mini/14": Vit(96, depth=3, mlp_dim=384, num_heads=4, patch_size=14),
     "tiny/14": Vit(48, depth=3, mlp_dim=96, num_heads=4, patch_size=14),
+    # Of the base in the package: experiments/tiny_base.
+    "tiny_base/14": Vit(192, depth=4, mlp_dim=768, num_heads=6, patch_size=14),
 }
 
 _GEMMA2 = {"post_norms": True, "attn_logits_softcap": 50.0, "final_logits_softcap": 30.0}
@@ -139,6 +141,7 @@ GEMMAS = {
     ),
     # For training from scratch on a CPU.
     "mini": Gemma(96, depth=3, mlp_dim=768, num_heads=4, num_kv_heads=1, head_dim=32),
+    "tiny_base": Gemma(192, depth=3, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=48),
     # For tests: each takes one code path of the real ones.
     "tiny": Gemma(64, depth=3, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16),
     "tiny2": Gemma(64, 3, 128, num_heads=4, num_kv_heads=2, head_dim=16, **_GEMMA2),
@@ -155,8 +158,11 @@ GEMMAS = {
     "tiny_mha": Gemma(64, depth=3, mlp_dim=128, num_heads=4, num_kv_heads=4, head_dim=16),
 }
 
-# Published name -> (key of VITS, key of GEMMAS).
-RELEASED = {name: (model.img, model.llm) for name, model in released_models.MODELS.items()}
+# Name, published or of the package's own base -> (key of VITS, key of GEMMAS).
+RELEASED = {
+    name: (model.img, model.llm)
+    for name, model in (*released_models.MODELS.items(), *released_models.SHIPPED.items())
+}
 
 
 def make(
