@@ -1,0 +1,43 @@
+"""Pretrain the small base: every prompt of PaliGemma's language, on composed scenes, on a CPU.
+
+    python experiments/tiny_base/pretrain.py --data data/tiny_base --workdir runs/tiny_base
+
+runs this after drawing the data (`make_data.py`) and making the weights to start from
+(`start.py`). Arguments (experiments/tiny_base/config.py:steps=100): data, steps, start (a file of
+weights).
+"""
+
+from paligemma_jax.settings import parse_arg, presets
+
+KINDS = ("detect", "segment", "count", "answer", "caption", "ocr")
+
+
+def get_config(arg=""):
+    arg = parse_arg(arg, data="data/tiny_base", steps=1500, start="")
+
+    c = presets.from_scratch(
+        res=112,
+        text_len=36,
+        img=dict(width=192, depth=4, mlp_dim=768, num_heads=6, posemb_init="sines"),
+        llm=dict(width=192, depth=3, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=48),
+    )
+    c.task = "mixed"
+    c.tokenizer = f"{arg.data}/tokenizer.model"
+    c.model_init = arg.start or None
+    c.input.data.fname = f"{arg.data}/_annotations.train.jsonl"
+    c.input.batch_size = 16
+    c.total_steps = arg.steps
+    c.lr = 1.2e-3
+    c.remat_policy = "none"
+    c.schedule = dict(decay_type="cosine", warmup_percent=0.05)
+    c.log_training_steps = 50
+    c.ckpt_percent = 0.05
+    for kind in KINDS:
+        c.evals[kind] = dict(
+            fname=f"{arg.data}/_annotations.{kind}.jsonl",
+            num_examples=64,
+            log_percent=0.2,
+            batch_size=32,
+            decode=False,
+        )
+    return c
