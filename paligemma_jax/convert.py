@@ -9,6 +9,7 @@
     python -m paligemma_jax.convert runs/lora hf/adapter             # LoRA: a folder for PEFT
     python -m paligemma_jax.convert runs/lora hf/whole --merge       # added into the base
     python -m paligemma_jax.convert hf/adapter lora.npz --base pt_3b_224.bf16.npz
+    python -m paligemma_jax.convert hf/moondream2 moondream2.npz     # and the other way
 
 SRC is an npz file, a run's folder or a folder with safetensors; DST is an npz file (by
 its ending) or a folder that transformers' PaliGemmaForConditionalGeneration and processor load.

@@ -6,8 +6,9 @@ import time
 
 from paligemma_jax.checkpoints import partial_weights, tensor_files
 from paligemma_jax.console import say
-from paligemma_jax.export import parity, weights_source, writers
+from paligemma_jax.export import moondream_folder, parity, weights_source, writers
 from paligemma_jax.models.paligemma import variants
+from paligemma_jax.params import names
 from paligemma_jax.wording import phrases
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -60,13 +61,16 @@ def convert(options: ConvertOptions) -> dict[str, float]:
     source = weights_source.open_source(
         options.source, base=options.base, chosen=options.checkpoint
     )
-    if options.merge:
+    if options.merge and not _is_moondream(source):
         source = _merge(source)
     if options.verify:
         parity.check_installed()
     _check_target(options.target, source, overwrite=options.overwrite)
     write = _to_npz if options.target.suffix == ".npz" else _to_folder
-    model, written = write(source, options)
+    if _is_moondream(source):
+        model, written = None, _convert_moondream(source, options)
+    else:
+        model, written = write(source, options)
     say.info(
         f"{phrases.count(written.num_arrays, 'arrays')}, "
         f"{phrases.size(written.num_bytes)} in {time.monotonic() - start:.1f} s: "
@@ -99,6 +103,40 @@ def _merge(source: weights_source.WeightsSource) -> weights_source.WeightsSource
     if not isinstance(source.weights, partial_weights.Weights) or source.is_peft:
         raise ValueError(f"--merge: {source.path} must be an npz file or a run: convert it first")
     return dataclasses.replace(source, weights=partial_weights.merge(source.weights))
+
+
+def _is_moondream(source: weights_source.WeightsSource) -> bool:
+    """Whether weights are those of a Moondream2, ours or its authors'."""
+    if source.weights is not None:
+        return moondream_folder.is_npz(source.weights)
+    return moondream_folder.is_folder(source.path)
+
+
+def _convert_moondream(
+    source: weights_source.WeightsSource, options: ConvertOptions
+) -> writers.Written:
+    """Writes an npz file of the authors' folder, the authors' folder of an npz file, or another."""
+    for name in ("config", "final_logits_softcap", "openpi", "verify", "merge", "tokenizer"):
+        if getattr(options, name) not in (None, False):
+            raise ValueError(f"--{name}: there is no such thing for a Moondream2; leave it out")
+    is_to_npz = options.target.suffix == ".npz"
+    if source.weights is None:
+        if not is_to_npz:
+            raise ValueError(f"DST {options.target}: expected an .npz file, as SRC is a folder")
+        given = {"variant": options.variant, "dtype": options.dtype}
+        return writers.Written(*moondream_folder.read(source.path, options.target, **given))
+    if options.variant:
+        raise ValueError("--variant is for the authors' folder: an npz file says it itself")
+    if is_to_npz:
+        return writers.rewrite(source.weights, options.target, dtype=options.dtype, prefix="")
+    if any(map(names.is_factor, source.weights.arrays)):
+        raise ValueError(
+            f"{source.path}: it has LoRA factors, which the authors' folder cannot hold; adding "
+            f"them into the weights of a Moondream2 is not supported"
+        )
+    _check_types(source, options)
+    made = moondream_folder.write(source.weights, options.target, dtype=options.dtype)
+    return writers.Written(*made)
 
 
 def _to_npz(

@@ -33,7 +33,7 @@ NAMED_BY_TEXT = (LookupError, AttributeError, TypeError, NameError, ImportError)
 SHIPPED = (
     *("demo", "digits", "counting_digits", "segmentation", "converted", "fracture_224"),
     *("water_segmentation_224", "counting_224", "caption_224", "colab_longcap_224", "vqa_448"),
-    "structured_vqa_448",
+    *("structured_vqa_448", "moondream_counting"),
 )
 
 # For config files from before the package was laid out anew.

@@ -19,6 +19,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # arXiv:2305.14314: the same on a base of 4 bits.
 METHODS["qlora"] = {**METHODS["lora"], "quantize": "nf4"}
+MOONDREAM_METHODS = ("full", "lora", "qlora")
 # What configs/digits.py learns with.
 FROM_SCRATCH = {"optax_name": "scale_by_adam", "lr": 1e-3, "optax.b2": 0.99, "grad_clip_norm": 1.0}
 
@@ -158,6 +159,30 @@ def finetune_other(
     config.model.llm.vocab_size = vocab_size
     config.compute_dtype = config.cache_dtype = "auto"
     config.res, config.input.text_len = res, text_len
+    return config
+
+
+def finetune_moondream(
+    *, init: str, tokenizer: str, text_len: int = 128, method: str = "full"
+) -> ml_collections.ConfigDict:
+    """Returns the settings of a fine-tuning run of Moondream2, release 2024-04-02, at 378 px.
+
+    Args:
+      init: the npz file that `convert` makes of the authors' model.safetensors.
+      tokenizer: their tokenizer.json.
+      text_len: tokens of question and answer together.
+      method: "full", "lora" or "qlora", as in `finetune`.
+    """
+    if method not in MOONDREAM_METHODS:
+        raise ValueError(f"method '{method}': expected one of {list(MOONDREAM_METHODS)}")
+    config = defaults()
+    config.update_from_flattened_dict(METHODS[method])
+    config.model.family = "moondream"
+    config.model.img.variant, config.model.llm.variant = "So400m/14", "phi_1_5"
+    config.model.llm.vocab_size = 51_200
+    config.model_init, config.tokenizer = init, tokenizer
+    config.compute_dtype = config.cache_dtype = "auto"
+    config.res, config.input.text_len = 378, text_len
     return config
 
 

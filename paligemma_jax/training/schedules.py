@@ -98,7 +98,7 @@ def _durations(name: str) -> tuple[str, ...]:
 # Keys of each decay type, beside those of every schedule.
 DECAY_KEYS = {
     "constant": (),
-    "cosine": ("end",),
+    "cosine": ("end", *_durations("decay")),
     "linear": ("end", "linear_end"),
     "polynomial": ("end", "linear_end", "power"),
     "rsqrt": ("timescale", "shift", *_durations("timescale"), *_durations("shift")),
@@ -126,8 +126,10 @@ def make_schedule(
         `warmup_start` (times the value; default 0) and cool-down to 0 as
         `{warmup,cooldown}_{steps,epochs,examples,percent}`, `scale_with_batchsize` (times batch
         size / 256), and the decay type's own keys: cosine, linear, polynomial: `end` (default 0);
-        polynomial: `power`; rsqrt: `timescale`, `shift`, also as durations; stair: `steps`,
-        `mults` (factor on base from each of these steps on).
+        cosine: its length as `decay_{steps,epochs,examples,percent}` (default all that is left
+        after the warm-up; a longer one does not reach `end`); polynomial: `power`; rsqrt:
+        `timescale`, `shift`, also as durations; stair: `steps`, `mults` (factor on base from each
+        of these steps on).
       total_steps: length of the schedule.
       batch_size, data_size: examples per step and per epoch, for the units that need them.
 
@@ -154,6 +156,7 @@ def make_schedule(
     if "warmup_start" in spec and not warmup:
         raise ValueError(f"schedule {dict(spec)}: warmup_start needs a warm-up, as warmup_steps")
     start = spec.get("warmup_start", 0.0)
+    decay = duration("decay", total_steps - warmup) or 1
     timescale = duration("timescale", spec.get("timescale", 10_000))
     shift = duration("shift", spec.get("shift", 0))
 
@@ -164,7 +167,7 @@ def make_schedule(
             base,
             step=step,
             elapsed=jnp.maximum(step - warmup, 0.0),
-            progress=jnp.clip((step - warmup) / ((total_steps - warmup) or 1), 0.0, 1.0),
+            progress=jnp.clip((step - warmup) / decay, 0.0, 1.0),
             timescale=timescale,
             shift=shift,
         )
@@ -190,7 +193,7 @@ def _decay(
 ) -> jax.Array:
     """Returns the value without warm-up and cool-down.
 
-    `elapsed` counts steps since the warm-up; `progress` is that as a fraction, 0..1, of the rest.
+    `elapsed` counts steps since the warm-up; `progress` is that as a fraction, 0..1, of the decay.
     """
     match spec.get("decay_type", "stair"):
         case "cosine":
