@@ -15,7 +15,7 @@ from paligemma_jax.checkpoints import npz
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 8
-SIZE = ("--train", "16", "--valid", "32", "--steps", str(STEPS))
+SIZE = ("--train", "16", "--valid", "32", "--steps", str(STEPS), "--no_evals")
 
 
 def start(folder: pathlib.Path, *more: str) -> subprocess.Popen:

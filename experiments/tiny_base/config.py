@@ -4,7 +4,7 @@
 
 runs this after drawing the data (`make_data.py`) and making the weights to start from
 (`start.py`). Arguments (experiments/tiny_base/config.py:steps=100): data, steps, start (a file of
-weights).
+weights), evaluate (losses of held-out rows on the way).
 """
 
 from paligemma_jax.settings import parse_arg, presets
@@ -13,7 +13,7 @@ KINDS = ("detect", "segment", "count", "answer", "caption", "ocr")
 
 
 def get_config(arg=""):
-    arg = parse_arg(arg, data="data/tiny_base", steps=1500, start="")
+    arg = parse_arg(arg, data="data/tiny_base", steps=1500, start="", evaluate=True)
 
     c = presets.from_scratch(
         res=112,
@@ -32,7 +32,7 @@ def get_config(arg=""):
     c.schedule = dict(decay_type="cosine", warmup_percent=0.05)
     c.log_training_steps = 50
     c.ckpt_percent = 0.05
-    for kind in KINDS:
+    for kind in KINDS if arg.evaluate else ():
         c.evals[kind] = dict(
             fname=f"{arg.data}/_annotations.{kind}.jsonl",
             num_examples=64,

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of the data")
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of the run")
     parser.add_argument("--steps", type=int, help="default: the config's")
+    parser.add_argument("--no_evals", action="store_true", help="no losses on the way")
     for name, (_, count) in make_data.SPLITS.items():
         parser.add_argument(f"--{name}", type=int, default=count, help=f"scenes of {name}")
     parser.add_argument("--ship", type=pathlib.Path, nargs="?", const=shipped_folder())
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start.write(args.data, first)
     config = f"{start.CONFIG}:data={args.data},start={first}"
     config += f",steps={args.steps}" if args.steps else ""
+    config += ",evaluate=False" if args.no_evals else ""
     if not (args.workdir / run_folder.FINAL).exists():
         train.main(["--config", config, "--workdir", str(args.workdir)])
     if args.ship:
