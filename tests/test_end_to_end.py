@@ -15,8 +15,8 @@ from PIL import Image
 import paligemma_jax
 from paligemma_jax import evaluate, predict, train
 from paligemma_jax.checkpoints import npz
-from paligemma_jax.data import tokens
 from paligemma_jax.reports import run_log
+from tests import tiny_runs
 
 STEPS = 4
 
@@ -25,17 +25,7 @@ STEPS = 4
 def folder(tmp_path_factory) -> pathlib.Path:
     """A folder with a data set of 6 images, a tokenizer and a config."""
     folder = tmp_path_factory.mktemp("end_to_end")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(6):
-        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(
-            folder / f"{number}.png"
-        )
-        box = f"<loc{100 + number:04d}><loc0200><loc0500><loc0600>"
-        suffix = f"{box} cat" if number else ""
-        rows.append({"image": f"{number}.png", "prefix": "detect cat", "suffix": suffix})
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
+    tiny_runs.write_pictures(folder)
     (folder / "config.py").write_text(
         textwrap.dedent(f"""
         from paligemma_jax.settings import parse_arg, presets

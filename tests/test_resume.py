@@ -1,7 +1,6 @@
 """Runs that are killed, or asked to stop, go on as if nothing had happened: through the door."""
 
 import functools
-import json
 import multiprocessing
 import os
 import pathlib
@@ -12,15 +11,13 @@ import sys
 import textwrap
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from paligemma_jax import train
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.console import arguments as console_arguments
-from paligemma_jax.data import tokens
 from paligemma_jax.reports import run_log
+from tests import tiny_runs
 
 pytestmark = pytest.mark.slow
 STEPS = 24
@@ -37,14 +34,7 @@ STATE = (
 def folder(tmp_path_factory) -> pathlib.Path:
     """A folder with a data set of 6 images, a tokenizer and a config; dropout and evaluation on."""
     folder = tmp_path_factory.mktemp("resume")
-    rng, rows = np.random.default_rng(0), []
-    for number in range(6):
-        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        suffix = f"<loc{100 + number:04d}><loc0200><loc0500><loc0600> cat"
-        rows.append({"image": f"{number}.png", "prefix": "detect cat", "suffix": suffix})
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
+    tiny_runs.write_pictures(folder)
     (folder / "config.py").write_text(
         textwrap.dedent(f"""
         from paligemma_jax.settings import presets

@@ -10,6 +10,7 @@ import shutil
 
 import filelock
 import numpy as np
+from PIL import Image
 
 from paligemma_jax import evaluate
 from paligemma_jax.assembly import model_functions, weights
@@ -57,6 +58,18 @@ def write_data(folder: pathlib.Path, *, num_rows: int = 2) -> None:
         {"image": [], "prefix": "detect cat", "suffix": "<loc0000>" * 2 + f"<loc0{n}>" * 2 + " cat"}
         for n in range(100, 100 * num_rows + 1, 100)
     ]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
+
+
+def write_pictures(folder: pathlib.Path) -> None:
+    """Writes six images of noise (the first one shows nothing), train.jsonl, tokenizer.model."""
+    rng, rows = np.random.default_rng(0), []
+    for number in range(6):
+        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        suffix = f"<loc{100 + number:04d}><loc0200><loc0500><loc0600> cat" if number else ""
+        rows.append({"image": f"{number}.png", "prefix": "detect cat", "suffix": suffix})
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokens.train_tokenizer(["detect cat", "cat"], folder / "tokenizer.model", vocab_size=1500)
 
