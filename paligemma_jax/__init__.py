@@ -4,8 +4,11 @@ import paligemma_jax
 
 model = paligemma_jax.load("runs/fracture")
 model.predict("scan.png", "detect fracture")
+
+paligemma_jax.api has the other commands: train, evaluate, check, import_data, convert.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +16,7 @@ __version__ = "0.1.0"
 
 
 def load(
-    run: str,
+    run: str | os.PathLike[str],
     *,
     weights: str | None = None,
     checkpoint: str | None = None,
@@ -23,7 +26,7 @@ def load(
     """Returns a run, ready to answer: `load("runs/fracture").predict(images, prompt)`.
 
     Args:
-      run: the run's folder.
+      run: the run's folder, or what `api.train` returned.
       weights: npz file in place of the run's final.npz.
       checkpoint: "best", "last" or a step ("200"): that state of the run instead.
       base: what the weights were trained from, if they are trained arrays only and it moved.
@@ -36,10 +39,10 @@ def load(
       ValueError: no finished run there and no checkpoint named, or an unknown key.
     """
     # Here, so that paligemma_jax.models imports without what only the doors need.
-    from paligemma_jax.console import say
+    from paligemma_jax.console import arguments, say
     from paligemma_jax.prediction import predictor
 
     say.show_on_stderr()
-    return predictor.open_run(
-        run, weights=weights, checkpoint=checkpoint, base=base, decoding=decoding or {}
+    return arguments.once_in_words(predictor.open_run)(
+        os.fspath(run), weights=weights, checkpoint=checkpoint, base=base, decoding=decoding or {}
     )

@@ -17,21 +17,6 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "paligemma_jax"
 
-DOORS = {
-    "__init__",
-    "__main__",
-    "train",
-    "evaluate",
-    "predict",
-    "import_data",
-    "convert",
-    "check",
-    "sweep",
-    "configs",
-    "new",
-    "finetune",
-    "fetch",
-}
 # Room -> the other rooms that it may import, low to high.
 # At the bottom is what every room needs and what knows nothing of models: how a file is written,
 # and how a message words a near miss, a count, a size.
@@ -46,6 +31,8 @@ ROOMS |= {
     "training": {"params", "tasks", "data", *BOTTOM},
     "decoding": {"params", "tasks", "data", *BOTTOM},
     "hub": {"params", "checkpoints", *BOTTOM},
+    # What a notebook is shown: pages' parts and scores' names are all that it needs.
+    "results": {"reports", "tasks", *BOTTOM},
 }
 # Room -> what else it may import, of a room that it otherwise may not: dotted names.
 NARROW = {
@@ -78,7 +65,10 @@ OWN_ROOM = {
     "new": {"tasks"},
     "finetune": {"preparing"},
     "fetch": {"assembly"},
+    # The commands as functions: one door to all that they do, for whoever asks for all of them.
+    "api": {*ROOMS} - {"prediction"},
 }
+DOORS = set(OWN_ROOM)
 
 # Modules that training reaches by import: at most this many, so join what is one idea before more.
 MOST_TO_TRAIN = 100
@@ -116,6 +106,8 @@ HOMES = {
     "tensorboardX": {"reports/run_log.py"},
     # What all doors show progress with.
     "tqdm": {"console/say.py"},
+    # What a notebook may ask an answer to become.
+    **{name: {"results"} for name in ("pandas", "supervision", "matplotlib")},
     # To compare a conversion with; tests and benchmarks use them too.
     "torch": {"export/parity.py"},
     "transformers": {"export/parity.py"},
@@ -130,6 +122,7 @@ LAZY = {
     "av",
     # Decoding knows the names of pieces, and works where no tokenizer is.
     *("sentencepiece", "tokenizers"),
+    *("pandas", "supervision", "matplotlib"),
     # A quarter of a second or more each, and no door needs one before it works.
     "kagglehub",
     "scipy",

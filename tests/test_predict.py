@@ -130,7 +130,7 @@ def test_the_size_of_every_image_is_known_before_it_is_answered(folder):
     settings = load.from_json(folder / "config.json")
     paths = [f"{folder}/in/{name}.png" for name in "abc"]
     made, _ = queries.find([*paths, f"{folder}/in/clip.mp4"], settings, prompt="cat", every=4)
-    made += queries.from_notebook([np.zeros((9, 7, 3), np.uint8)], "cat")
+    made += queries.from_notebook([np.zeros((9, 7, 3), np.uint8)], settings, prompt="cat")
     broken, sizes = {}, {}
     tokenizer = tokens.load_tokenizer(f"{folder}/tokenizer.model")
     spec = pipeline.BatchSpec(res=14, text_len=24, batch_size=2)

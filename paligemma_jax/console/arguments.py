@@ -1,16 +1,21 @@
 """What the doors' command lines share: overrides, and errors as one clear line."""
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
 from paligemma_jax.console import process, say
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 TRACEBACK = "PALIGEMMA_JAX_TRACEBACK"
 # Stands in jax's notes on a traceback, which is not shown here.
@@ -161,23 +166,54 @@ def _call(main: Callable[[], None]) -> None:
         sys.exit(process.PREEMPTED)
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", status=130))
-    except jax.errors.JaxRuntimeError as error:
+    except Exception as error:
+        if (message := in_words(error)) is None:
+            raise
+        sys.exit(_fail(message, error=error))
+
+
+def in_words(error: Exception) -> str | None:
+    """Returns what an error that a user can mend says; None for another one."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
         remedies = [text for sign, text in DEVICE_ERRORS.items() if sign in str(error)]
-        if not remedies:
-            raise
-        sys.exit(_fail(f"{remedies[0]}\n\n{str(error)[:2000]}", error=error))
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(_fail(str(error), error=error))
-    except RuntimeError as error:
-        if "initialize backend" not in str(error):
-            raise
+        return f"{remedies[0]}\n\n{str(error)[:2000]}" if remedies else None
+    if isinstance(error, ValueError | OSError | FloatingPointError):
+        return str(error)
+    if isinstance(error, RuntimeError) and "initialize backend" in str(error):
         hint = "JAX_PLATFORMS names the device to use; without it jax takes what it finds"
-        sys.exit(_fail(f"no such device: {error}. {hint}", error=error))
+        return f"no such device: {error}. {hint}"
+    return None
+
+
+def once_in_words(function: Callable[P, T]) -> Callable[P, T]:
+    """Returns a function whose errors that a user can mend a notebook shows without a traceback.
+
+    They are raised as they are; IPython asks an error itself for what it shows of it. Elsewhere,
+    and where the environment asks for tracebacks, nothing changes.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            message = in_words(error)
+            if message is not None and not os.environ.get(TRACEBACK):
+                lines = [f"{type(error).__name__}: {message}", *_notes(error)]
+                with contextlib.suppress(AttributeError):  # an error with no place for it
+                    error._render_traceback_ = lambda: lines  # pyright: ignore
+            raise
+
+    return call
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    return [note for note in getattr(error, "__notes__", ()) if FILTERED not in note]
 
 
 def _fail(message: str, *, error: BaseException | None = None, status: int = 2) -> int:
     """Writes a message, with the notes of its error and how to see more; returns `status`."""
-    lines = [message, *(n for n in getattr(error, "__notes__", ()) if FILTERED not in n)]
+    lines = [message, *_notes(error)]
     if error is not None and os.environ.get(TRACEBACK):
         traceback.print_exception(error)
     elif error is not None:

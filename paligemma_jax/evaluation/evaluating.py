@@ -50,9 +50,16 @@ class EvaluateOptions:
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, float] | None:
-    """Writes predictions, scores and report; returns the scores that are read first.
+    """Does `evaluate_into`, and returns the scores that are read first.
 
     Of several processes the first one returns them, the others None.
+    """
+    _, scores = evaluate_into(options)
+    return task.choose_first_scores(scores) if jax.process_index() == 0 else None
+
+
+def evaluate_into(options: EvaluateOptions) -> tuple[pathlib.Path, dict[str, float]]:
+    """Writes predictions, scores and report; returns their folder and all scores.
 
     Raises:
       ValueError: options that contradict each other, weights or data that do not fit, or a folder
@@ -75,7 +82,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, float] | None:
     scores = evaluate_weights(
         built, source, base=options.base, name=name, out=out, run=run, trained=trained
     )
-    return task.choose_first_scores(scores) if jax.process_index() == 0 else None
+    return out, scores
 
 
 def choose_data(trained: schema.Settings, options: EvaluateOptions) -> tuple[str, schema.Settings]:

@@ -19,9 +19,6 @@ from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
 Rows = list[dict[str, Any]]
-MAX_COLUMNS, MAX_CLASSES = 7, 30  # of a table on the terminal
-PER_LABEL = ("per_class/", "per_group/")  # before a label and its score
-COUNTS = ("num_truths", "num_examples", "num_images")  # the first one is a column
 OF_SUBJECT = ("weights", "data", "evaluation", "step")  # of metrics.json, and no scores
 
 
@@ -195,37 +192,10 @@ def address(path: pathlib.Path, folder: pathlib.Path) -> str:
     return urllib.parse.quote(pathlib.Path(relative).as_posix())
 
 
-def score_table(
-    title: str, scores: Mapping[str, float], *, with_classes: bool = True, limit: int = MAX_CLASSES
-) -> str:
-    """Returns the main scores as an aligned table: of all, and of each class; "" without any.
-
-    Args:
-      title: of its first column.
-      scores: `task.scalars` of an evaluation.
-      with_classes: whether classes, or groups of answers, have a line each.
-      limit: how many of them at most: those with the most examples.
-    """
-    wanted = [name for name in task.leading_scores() if name in scores][:MAX_COLUMNS]
-    if not wanted:
+def score_table(title: str, scores: Mapping[str, float], *, with_classes: bool = True) -> str:
+    """Returns `task.score_rows` as aligned text below a title; "" without any score."""
+    header, rows, num_left_out = task.score_rows(scores, with_classes=with_classes)
+    if not rows:
         return ""
-    wanted = [name for name in COUNTS if name in scores][:1] + wanted
-    by_label: dict[str, dict[str, float]] = {}
-    for key, value in scores.items():
-        if key.startswith(PER_LABEL):
-            label, _, name = key.partition("/")[2].rpartition("/")
-            by_label.setdefault(label, {})[name] = value
-    if not with_classes or len(by_label) < 2:
-        by_label = {}
-    shown = sorted(by_label, key=lambda label: -by_label[label].get(wanted[0], 0))[:limit]
-    rows = [("all", *(_cell(name, scores) for name in wanted))]
-    rows += [(label, *(_cell(name, by_label[label]) for name in wanted)) for label in shown]
-    text = say.table(rows, header=(title, *(task.TITLES.get(name, name) for name in wanted)))
-    more = len(by_label) - len(shown)
-    return f"{text}\nand {phrases.count(more, 'more classes')}" if more else text
-
-
-def _cell(name: str, scores: Mapping[str, float]) -> str:
-    if name not in scores:
-        return ""
-    return f"{scores[name]:.0f}" if name in COUNTS else f"{scores[name]:.3f}"
+    text = say.table(rows, header=(title, *header[1:]))
+    return f"{text}\nand {phrases.count(num_left_out, 'more classes')}" if num_left_out else text

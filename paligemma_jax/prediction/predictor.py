@@ -1,5 +1,6 @@
 """Answers to images with a prompt, for a notebook and the predict door."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -9,10 +10,14 @@ from typing import Any
 import jax
 
 from paligemma_jax.assembly import assembly, datasets, model_functions, training_data
+from paligemma_jax.console import arguments, say
 from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import evaluator, prediction_rows
 from paligemma_jax.prediction import queries
+from paligemma_jax.reports import drawing
+from paligemma_jax.results import answers
 from paligemma_jax.settings import load, schema
+from paligemma_jax.wording import phrases
 
 NEW_TOKENS = 128
 # What a row of an evaluation says of the truth, which nobody knows here.
@@ -26,7 +31,7 @@ Image = Any  # str, os.PathLike, uint8[H, W, 3], or an image of Pillow
 Images = Image | Sequence[Image | Sequence[Image]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Predictor:
     """A model that is ready to answer; make it with `open_predictor`.
 
@@ -50,39 +55,61 @@ class Predictor:
     batch_size: int
     asked: training_data.Asked = training_data.NOTHING_ASKED
 
+    @arguments.once_in_words
     def predict(
         self,
         images: Images,
         prompt: str | None = None,
         *,
+        every: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> list[dict[str, Any]]:
-        """Returns one row per image, or per group of images, in their order.
+    ) -> answers.Answers:
+        """Returns one answer per image, or per group of images, in their order.
 
         Args:
           images: paths, uint8[H, W, 3] arrays or images of Pillow, or one of these alone; (before,
-            after) in place of one asks about both at once.
+            after) in place of one asks about both at once. A path may be a folder, a glob, an
+            address, a video or a JSONL file, as the predict command takes them.
           prompt: the prefix, for example "detect fracture"; bos and newline are added. None: what
             the run was trained to be asked.
-          progress: called with (rows done, rows in all).
+          every: of a video every so many frames; None: one a second.
+          progress: called with (rows done, rows in all); None: what takes long shows a bar.
 
         Returns:
-          rows with prediction (text), logp (of the whole answer), stopped (False: cut off by
-          max_new_tokens), and the task's own keys: for detection, detections with box_yxyx in
-          0..1 of the image, xyxy in its pixels, label and score.
+          answers that show themselves in a notebook: dictionaries with prediction (text), logp
+          (of the whole answer), stopped (False: cut off by max_new_tokens), and the task's own
+          keys: for detection, detections with box_yxyx in 0..1 of the image, xyxy in its pixels,
+          label and score.
 
         Raises:
           ValueError: an image that cannot be read, or no prompt where training had several.
         """
         alone = isinstance(images, str) or not isinstance(images, Sequence)
-        rows, prompt = [], prompt or self.asked.prompt
-        for row in self.iterate(
-            queries.from_notebook([images] if alone else images, prompt), progress=progress
-        ):
-            if "error" in row:
-                raise ValueError(row["error"])
-            rows.append(row)
-        return rows
+        chosen = queries.from_notebook(
+            [images] if alone else images,
+            self.settings,
+            prompt=prompt,
+            usual_prompt=self.asked.prompt,
+            every=every,
+        )
+        colors = drawing.choose_colors(self.asked.classes)
+        made = answers.Answers()
+        shown = say.progress("answering", unit="examples", first="compiling")
+        with shown if progress is None else contextlib.nullcontext(progress) as report:
+            for query, row in zip(chosen, self.iterate(chosen, progress=report), strict=True):
+                if "error" in row:
+                    raise ValueError(row["error"])
+                opened = functools.partial(queries.open_pictures, query)
+                made.append(answers.Answer(row, opened, colors=colors))
+        return made
+
+    def __repr__(self) -> str:
+        room, model = self.max_new_tokens, self.settings.model
+        size = sum(x.nbytes for x in jax.tree.leaves(self.params))
+        return answers.one_line(
+            f"Predictor({self.settings.task}, {model.img.variant} and {model.llm.variant} at "
+            f"{self.settings.res} px, {phrases.size(size)}, up to {room} new tokens)"
+        )
 
     def iterate(
         self,
@@ -109,7 +136,7 @@ class Predictor:
             max_images=max(1, *(query.num_images for query in chosen)),
         )
         batches = queries.make_batches(chosen, tokenizer, spec, broken, sizes)
-        answers = prediction_rows.predict(
+        answered = prediction_rows.predict(
             functools.partial(self.generate, constraint=allowed),
             self.params,
             datasets.on_mesh(batches, self.built.mesh),
@@ -120,7 +147,7 @@ class Predictor:
             progress=progress,
         )
         done = 0
-        for row in answers:
+        for row in answered:
             yield from _unread(chosen, broken, range(done, row["index"]))
             answer = {key: value for key, value in row.items() if key not in OF_TRUTH}
             size = sizes.pop(row["index"], None)

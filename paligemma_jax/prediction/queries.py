@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from paligemma_jax.assembly import datasets
 from paligemma_jax.console import say
 from paligemma_jax.data import images, jsonl, locations, pipeline, prefix_lm, records, tokens
 from paligemma_jax.prediction import video
@@ -83,19 +84,31 @@ def find(
     made: list[Query] = []
     rates: dict[str, float] = {}
     for path in files:
-        if path.endswith(JSONL):
-            made += [Query(record) for record in _read_jsonl(path, settings, prompt)]
-        elif video.is_video(path):
-            frames, rates[path] = choose_frames(path, every)
-            made += [
-                Query(_record([path], of_images, source=f"{path} at {f.time_s:.3f} s"), f)
-                for f in frames
-            ]
-        else:
-            made.append(Query(_record([path], of_images, source=path)))
+        own, rate = _of_file(path, settings, prompt=prompt, of_images=of_images, every=every)
+        made += own
+        rates |= {} if rate is None else {path: rate}
     if every and not rates:
         raise ValueError("--every is for videos, and there is none")
     return made, rates
+
+
+def _of_file(
+    path: str,
+    settings: schema.Settings,
+    *,
+    prompt: str | None,
+    of_images: str | None,
+    every: int | None,
+) -> tuple[list[Query], float | None]:
+    """Returns (queries about an image, a video's frames or a JSONL's rows, a video's rate)."""
+    if path.endswith(JSONL):
+        return [Query(record) for record in _read_jsonl(path, settings, prompt)], None
+    if not video.is_video(path):
+        return [Query(_record([path], of_images, source=path))], None
+    frames, rate = choose_frames(path, every)
+    return [
+        Query(_record([path], of_images, source=f"{path} at {f.time_s:.3f} s"), f) for f in frames
+    ], rate
 
 
 def find_files(arguments: Sequence[str]) -> list[str]:
@@ -139,18 +152,42 @@ def choose_frames(path: str, every: int | None) -> tuple[list[video.Frame], floa
     return chosen, scanned.rate / step
 
 
-def from_notebook(chosen: Sequence[Any], prompt: str | None) -> list[Query]:
-    """Returns queries of paths, uint8[H, W, 3], Pillow's images, or several of these together."""
-    made = []
+def from_notebook(
+    chosen: Sequence[Any],
+    settings: schema.Settings,
+    *,
+    prompt: str | None,
+    usual_prompt: str | None = None,
+    every: int | None = None,
+) -> list[Query]:
+    """Returns queries of paths, uint8[H, W, 3], Pillow's images, or several of these together.
+
+    A path alone is what `find` takes: a file, folder, glob, address, JSONL or video.
+    """
+    made: list[Query] = []
+    of_images = prompt or usual_prompt
     for number, one in enumerate(chosen):
+        if isinstance(one, str | os.PathLike):
+            for path in find_files([os.fspath(one)]):
+                made += _of_file(path, settings, prompt=prompt, of_images=of_images, every=every)[0]
+            continue
         parts = [_as_array(part) for part in (one if isinstance(one, list | tuple) else [one])]
         arrays = [part for part in parts if isinstance(part, np.ndarray)]
         if arrays and len(arrays) < len(parts):
             raise ValueError(f"image {number}: paths and arrays in one example; give one kind")
         paths = [] if arrays else [os.fspath(part) for part in parts]
         source = ", ".join(paths) or f"image {number}"
-        made.append(Query(_record(paths, prompt, source=source), None, tuple(arrays) or None))
+        made.append(Query(_record(paths, of_images, source=source), None, tuple(arrays) or None))
     return made
+
+
+def open_pictures(query: Query) -> list[Any]:
+    """Returns the pictures that a query is about, to look at; a frame of a video is read again."""
+    if query.frame is not None:
+        return [
+            pixels for pixels in video.read(query.frame.path, [query.frame]) if pixels is not None
+        ]
+    return list(query.arrays or map(datasets.open_image, query.record.images))
 
 
 def _as_array(image: Any) -> Any:

@@ -289,3 +289,44 @@ def first_scores() -> tuple[str, ...]:
 def choose_first_scores(scores: Mapping[str, float]) -> dict[str, float]:
     """Returns those of the scores that say most, in the order they are read in."""
     return {name: scores[name] for name in first_scores() if name in scores}
+
+
+# Of a table of scores: its columns, its lines of classes, what comes before a label and its score,
+# and the counts of which the first is a column.
+MAX_COLUMNS, MAX_CLASSES = 7, 30
+PER_LABEL = ("per_class/", "per_group/")
+COUNTS = ("num_truths", "num_examples", "num_images")
+
+
+def score_rows(
+    scores: Mapping[str, float], *, with_classes: bool = True, limit: int = MAX_CLASSES
+) -> tuple[tuple[str, ...], list[tuple[str, ...]], int]:
+    """Returns the main scores as a table: (header, rows, classes left out); no rows without any.
+
+    Args:
+      scores: `scalars` of an evaluation.
+      with_classes: whether classes, or groups of answers, have a row each, below that of all.
+      limit: how many of them at most: those with the most examples.
+    """
+    wanted = [name for name in leading_scores() if name in scores][:MAX_COLUMNS]
+    if not wanted:
+        return (), [], 0
+    wanted = [name for name in COUNTS if name in scores][:1] + wanted
+    by_label: dict[str, dict[str, float]] = {}
+    for key, value in scores.items():
+        if key.startswith(PER_LABEL):
+            label, _, name = key.partition("/")[2].rpartition("/")
+            by_label.setdefault(label, {})[name] = value
+    if not with_classes or len(by_label) < 2:
+        by_label = {}
+    shown = sorted(by_label, key=lambda label: -by_label[label].get(wanted[0], 0))[:limit]
+    rows = [("all", *(_cell(name, scores) for name in wanted))]
+    rows += [(label, *(_cell(name, by_label[label]) for name in wanted)) for label in shown]
+    header = ("", *(TITLES.get(name, name) for name in wanted))
+    return header, rows, len(by_label) - len(shown)
+
+
+def _cell(name: str, scores: Mapping[str, float]) -> str:
+    if name not in scores:
+        return ""
+    return f"{scores[name]:.0f}" if name in COUNTS else f"{scores[name]:.3f}"
