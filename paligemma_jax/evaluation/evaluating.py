@@ -182,6 +182,8 @@ def evaluate_weights(
         ),
         run=run,
     )
+    if run and out.resolve().is_relative_to(run.resolve()):
+        report.link_from_others(out / run_folder.report(), run, name)
     numbers = task.scalars(scores)
     if jax.process_index() == 0 and (table := report.score_table(name, numbers)):
         say.info(f"\n{table}\n")

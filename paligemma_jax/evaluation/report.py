@@ -19,6 +19,7 @@ from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
 Rows = list[dict[str, Any]]
+END_OF_LINKS = "</nav>"  # to other pages
 OF_SUBJECT = ("weights", "data", "evaluation", "step")  # of metrics.json, and no scores
 
 
@@ -184,6 +185,23 @@ def find_links(
         for text, path in pages.items()
         if os.path.abspath(path) != here
     )
+
+
+def link_from_others(report: pathlib.Path, run: pathlib.Path, name: str) -> None:
+    """Adds a link to a report that was written later to the other reports in a run's folder.
+
+    The first process does, for all.
+    """
+    others = [*run.glob("report*.html"), *run.glob(f"{run_folder.evaluation('*')}/report.html")]
+    for path in others if jax.process_index() == 0 else ():
+        if os.path.abspath(path) == os.path.abspath(report):
+            continue
+        text, place = path.read_text("utf-8"), address(report, path.parent)
+        link = page.render("link.html", name=f"evaluation of {name}", address=place).strip()
+        # What a page quotes is escaped, so the first end of a list of links is that of its own.
+        before, end, after = text.partition(END_OF_LINKS)
+        if end and link not in before:
+            atomic.write_text(path, f"{before}{link}\n{end}{after}")
 
 
 def address(path: pathlib.Path, folder: pathlib.Path) -> str:

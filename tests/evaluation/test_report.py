@@ -89,3 +89,20 @@ def test_pages_lead_to_each_other_by_relative_addresses(config, tmp_path):
     assert links["report of val"] == "../report-val.html" and links["sweep"] == "../../sweep.html"
     assert "evaluation of test" not in links
     assert report.address(run / "a.html", run.parent) == "lr%3D0.1%2C%20%232/a.html"
+
+
+def test_reports_that_were_there_lead_to_one_that_is_written_later(tmp_path):
+    (tmp_path / "config.json").touch()
+    evil = subject(title="</nav><a>")
+    later = tmp_path / "evaluation-te&st"
+    report.write(tmp_path, [ROW], {"loss": 1.0}, subject=evil, run=tmp_path)
+    report.write(tmp_path / "evaluation-one", [ROW], {}, subject=evil, run=tmp_path)
+    report.write(later, [ROW], {}, subject=evil, run=tmp_path)
+    for _ in range(2):
+        report.link_from_others(later / "report.html", tmp_path, "te&st")
+    for path, place in (("report.html", ""), ("evaluation-one/report.html", "../")):
+        links = (tmp_path / path).read_text().partition("<nav")[2].partition("</nav>")[0]
+        link = f'<a href="{place}evaluation-te%26st/report.html">evaluation of te&amp;st</a>'
+        assert links.count(link) == 1 and 'href="' in links.partition(link)[0]
+    own = (later / "report.html").read_text().partition("<nav")[2].partition("</nav>")[0]
+    assert "te%26st" not in own and "../report.html" in own
