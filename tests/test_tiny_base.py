@@ -19,7 +19,12 @@ from paligemma_jax.settings import load, presets
 from paligemma_jax.tasks import task
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+# The base is a PaliGemma: configs of other families have nothing that it could stand for.
+CONFIGS = [
+    path
+    for path in sorted((ROOT / "configs").glob("*.py"))
+    if load.load(str(path)).model.family == "paligemma"
+]
 BASE = released_models.SHIPPED["tiny_base"]
 MAX_BYTES = 16 * 2**20
 BOX = "<loc0100><loc0200><loc0500><loc0600>"
