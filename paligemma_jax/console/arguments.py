@@ -78,7 +78,10 @@ def add_source(made: argparse.ArgumentParser) -> None:
     """Adds the arguments that say which settings and which weights to use."""
     made.add_argument("--run", metavar="FOLDER", help="of a run")
     made.add_argument("--config", metavar="FILE[:ARG]", help="a Python file, instead of --run")
-    made.add_argument("--weights", help="npz file, vanity name or address; 'none': random")
+    made.add_argument(
+        "--weights",
+        help="npz file, run, folder of transformers or PEFT, name or address; none: random",
+    )
     add_checkpoint(made)
     add_base(made)
 
@@ -93,7 +96,7 @@ def add_checkpoint(made: argparse.ArgumentParser | argparse._ArgumentGroup) -> a
 def add_base(made: argparse.ArgumentParser) -> None:
     """Adds the argument that says what a file of trained arrays only was trained from."""
     made.add_argument(
-        "--base", metavar="FILE", help="of trainable-only weights; default: what they were made of"
+        "--base", metavar="PATH", help="of trainable-only weights; default: what they were made of"
     )
 
 

@@ -253,7 +253,8 @@ class Settings:
     model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
     model_init: str | None = key(
         None,
-        "starting weights: vanity name, path, kaggle:// hf:// https:// gs://; None: random",
+        "starting weights: published name, npz file, run, folder of transformers or PEFT, "
+        "kaggle:// hf:// https:// gs://; None: random",
         is_path=True,
     )
     model_init_base: str | None = key(
