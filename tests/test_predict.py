@@ -11,7 +11,8 @@ import paligemma_jax
 from paligemma_jax import predict
 from paligemma_jax.assembly import training_data
 from paligemma_jax.data import pipeline, records, tokens
-from paligemma_jax.prediction import annotated, predicting, predictor, queries, video
+from paligemma_jax.evaluation import prediction_rows
+from paligemma_jax.prediction import annotated, predicting, queries, video
 from paligemma_jax.reports import drawing
 from paligemma_jax.settings import load, presets
 
@@ -120,10 +121,10 @@ def test_a_run_knows_what_to_ask_and_says_it(folder, tmp_path, capsys):
 
 def test_boxes_are_in_pixels_of_the_file_too():
     box = {"box_yxyx": [0.25, 0.1, 0.5, 1.0], "label": "cat", "score": 0.5}
-    row = predictor.in_pixels({"prediction": "x", "detections": [box]}, (100, 300))
+    row = prediction_rows.in_pixels({"prediction": "x", "detections": [box]}, (100, 300))
     assert row["detections"] == [{**box, "xyxy": [30.0, 25.0, 300.0, 50.0]}]
     assert "xyxy" not in box
-    assert predictor.in_pixels({"prediction": "x"}, (1, 1)) == {"prediction": "x"}
+    assert prediction_rows.in_pixels({"prediction": "x"}, (1, 1)) == {"prediction": "x"}
 
 
 def test_the_size_of_every_image_is_known_before_it_is_answered(folder):

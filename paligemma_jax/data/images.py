@@ -100,6 +100,20 @@ def load_measured(
     return _read(decode, path, source)
 
 
+def read_size(path: str) -> tuple[int, int] | None:
+    """Returns (height, width) in pixels as a file's first bytes say; None where they do not.
+
+    Nor is an image at an address asked for: it would be fetched once more.
+    """
+    if locations.is_address(path):
+        return None
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except PILLOW_ERRORS:
+        return None
+
+
 def measure(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Returns (height, width) in pixels of an image file, after decoding all of it.
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from paligemma_jax.data import objects
+from paligemma_jax.data import images, objects
 from paligemma_jax.data import records as data_records
 from paligemma_jax.data import tokens as data_tokens
 from paligemma_jax.decoding import generate
@@ -99,7 +99,34 @@ def evaluate(
     """
     rows = predict(generate_fn, params, batches, records, tokenizer, task, progress=progress)
     rows = sorted(rows, key=lambda row: row["index"])
+    for number, row in enumerate(rows):
+        if row.get("detections") and (size := _size(records[row["index"]])):
+            rows[number] = in_pixels(row, size)
     return rows, _score(rows, task)
+
+
+def in_pixels(row: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Returns a row whose boxes have xyxy too: [x1, y1, x2, y2] in px of an image (height, width).
+
+    Pixels are those of the file as it is stored; edges lie between them, from 0 to the width.
+    """
+    detections = [
+        {"box_yxyx": box["box_yxyx"], "xyxy": _to_pixels(box["box_yxyx"], size), **box}
+        for box in row.get("detections", ())
+    ]
+    return {**row, "detections": detections} if "detections" in row else dict(row)
+
+
+def _to_pixels(box_yxyx: Sequence[float], size: tuple[int, int]) -> list[float]:
+    (top, left, bottom, right), (height, width) = box_yxyx, size
+    return [round(x, 2) for x in (left * width, top * height, right * width, bottom * height)]
+
+
+def _size(record: data_records.Record) -> tuple[int, int] | None:
+    """Returns (height, width) of a record's first image in px, where its file or row tells it."""
+    if record.objects is not None:
+        return record.objects.height, record.objects.width
+    return images.read_size(record.images[0]) if record.images else None
 
 
 def score_truths(records: Sequence[data_records.Record], task: tasks.Task) -> dict[str, Any]:

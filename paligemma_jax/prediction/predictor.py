@@ -151,26 +151,11 @@ class Predictor:
             yield from _unread(chosen, broken, range(done, row["index"]))
             answer = {key: value for key, value in row.items() if key not in OF_TRUTH}
             size = sizes.pop(row["index"], None)
-            yield (in_pixels(answer, size) if size else answer) | chosen[row["index"]].place
+            yield (prediction_rows.in_pixels(answer, size) if size else answer) | chosen[
+                row["index"]
+            ].place
             done = row["index"] + 1
         yield from _unread(chosen, broken, range(done, len(chosen)))
-
-
-def in_pixels(row: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """Returns a row whose boxes have xyxy too: [x1, y1, x2, y2] in px of an image (height, width).
-
-    Pixels are those of the file as it is stored; edges lie between them, from 0 to the width.
-    """
-    detections = [
-        {"box_yxyx": box["box_yxyx"], "xyxy": _to_pixels(box["box_yxyx"], size), **box}
-        for box in row.get("detections", ())
-    ]
-    return {**row, "detections": detections} if "detections" in row else dict(row)
-
-
-def _to_pixels(box_yxyx: Sequence[float], size: tuple[int, int]) -> list[float]:
-    (top, left, bottom, right), (height, width) = box_yxyx, size
-    return [round(x, 2) for x in (left * width, top * height, right * width, bottom * height)]
 
 
 def open_predictor(

@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from paligemma_jax.data import records, tokens
+from paligemma_jax.data import objects, records, tokens
 from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import prediction_rows
 from paligemma_jax.tasks import task
@@ -107,6 +108,21 @@ def test_rows_without_truth_are_predicted_too(tokenizer, examples):
     rows, _ = run(encode(tokenizer, SUFFIXES), examples, tokenizer)
     assert rows[1]["suffix"] is None and rows[1]["truths"] is None
     assert len(rows[1]["detections"]) == 2
+
+
+def test_boxes_have_the_pixels_that_the_file_or_the_row_tells(tokenizer, examples, tmp_path):
+    Image.new("RGB", (1023, 2046)).save(tmp_path / "a.png")
+    kept = objects.make(width=10, height=1023, labels=("bone",), boxes_xyxy=[[0, 0, 5, 5]])
+    examples[0] = records.Record((f"{tmp_path}/a.png",), "detect bone", BONE, "b.jsonl:1")
+    examples[1] = records.Record(("gone.png",), "detect bone", BONE, "b.jsonl:2", objects=kept)
+    rows, _ = run(encode(tokenizer, [BONE] * 5), examples, tokenizer)
+    (top, left, bottom, right) = rows[0]["detections"][0]["box_yxyx"]
+    by_file, by_row = (row["detections"][0]["xyxy"] for row in rows[:2])
+    assert by_file == pytest.approx(
+        [1023 * left, 2046 * top, 1023 * right, 2046 * bottom], abs=0.01
+    )
+    assert by_row == pytest.approx([10 * left, 1023 * top, 10 * right, 1023 * bottom], abs=0.01)
+    assert "xyxy" not in rows[3]["detections"][0], "a file that is not there tells nothing"
 
 
 def test_rows_come_in_the_order_of_the_batches_and_are_sorted_for_scores(tokenizer, examples):
