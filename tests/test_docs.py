@@ -10,12 +10,14 @@ import textwrap
 import pytest
 
 from paligemma_jax import __main__
+from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.params import released_models
 from paligemma_jax.settings import load, schema
 from paligemma_jax.tasks import metrics, task
 from tests import pages
 
 ROOT = pages.ROOT
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
 CONFIGS = (ROOT / "docs" / "configs.md").read_text()
 DATA = (ROOT / "docs" / "data.md").read_text()
@@ -36,7 +38,7 @@ def test_score_table_is_printed_from_the_code():
 
 def test_rows_of_each_task_are_read_as_such():
     rows = re.findall(r"^\| `(\w+)` \| `[^`]*` \| `([^`]*)` \|$", DATA, re.MULTILINE)
-    assert [name for name, _ in rows] == list(task.TASKS)
+    assert [name for name, _ in rows] == [name for name in task.TASKS if name != "mixed"]
     for name, suffix in rows:
         assert task.look_up(name).check(suffix) is None
 
@@ -102,6 +104,61 @@ def test_weights_are_the_released_ones():
 def test_every_config_is_listed():
     assert set(re.findall(r"\(\.\./configs/(\w+)\.py\)", CONFIGS)) == set(load.SHIPPED)
     assert set(load.shipped_configs()) == set(load.SHIPPED)
+
+
+LORA = "9,805,824", "11,298,816", "10,383,360", "11,876,352", "27,009,024", "28,502,016"
+# Page -> where its figures are from -> the figures, as they are spelt in both.
+FIGURES = {
+    "README.md": {
+        "experiments/demo/README.md": ("0.947", "0.866"),
+        "experiments/benchmarks/README.md": ("0.98", "0.44", "0.43", "0.47"),
+    },
+    "docs/configs.md": {
+        "experiments/digits/README.md": ("1.8",),
+        "experiments/tiny_base/README.md": ("3.9",),
+        "experiments/noise_boxes/README.md": ("0.923", "0.955"),
+        "experiments/adapters/README.md": ("0.516", "0.531", "0.563", "284", "168", "4,304"),
+        "tests/models/test_lora.py": LORA,
+    },
+    "docs/data.md": {"experiments/import_coco/README.md": ("50,000", "7,000", "13.8")},
+    "docs/interop.md": {"docs/interop.md": ("6.1", "19.3", "55.3", "5.8", "11.7", "0.7")},
+    "docs/scale.md": {"experiments/faults/README.md": ("35 kills",)},
+}
+# Numbers of a page that nobody measures: versions, addresses, settings.
+GIVEN = {
+    "README.md": {"3.11", "3.13", "2.0"},
+    "docs/configs.md": {"2412.03555", "0.5", "0.1"},
+    "docs/house.md": {"1.9", "5.8"},
+}
+NUMBER = r"\d+\.\d+|\d+(?:,\d{3})+|\d+ kills"
+NOT_TEXT = r"```.*?```|`[^`\n]*`|<!-- keys.*?/keys -->|\]\([^)]*\)"
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in DOCS.glob("*.md"))])
+def test_figures_stand_where_they_come_from(page):
+    """Every number of a page's own text: a new one needs a place that it is from."""
+    text = (ROOT / page).read_text()
+    known = set(GIVEN.get(page, ()))
+    for source, figures in FIGURES.get(page, {}).items():
+        known.update(figures)
+        origin = (ROOT / source).read_text().replace("_", ",")
+        assert [figure for figure in figures if figure not in text or figure not in origin] == []
+    found = re.findall(NUMBER, re.sub(NOT_TEXT, "", text, flags=re.DOTALL))
+    assert [number for number in found if number not in known] == []
+
+
+def test_sizes_of_downloads_are_those_of_the_parameters():
+    def gigabytes(name, itemsize, part=""):
+        shapes = paligemma.shapes(variants.released(name, res=224))
+        count = sum(x.size for key, x in shapes.items() if key.startswith(part))
+        return f"{count * itemsize / 1e9:.1f} GB"
+
+    big, bigger = (gigabytes(f"paligemma2-{size}", 2) for size in ("10b", "28b"))
+    half, whole = (gigabytes("paligemma1-3b", itemsize) for itemsize in (2, 4))
+    rows = re.findall(r"^\| `pt_.*\| ([^|]* GB) \|$", INTEROP, re.MULTILINE)
+    assert rows == [gigabytes("paligemma2-3b", 2), f"{big}, {bigger}", f"{half}, {half}, {whole}"]
+    attention = gigabytes("paligemma1-3b", 4, "llm/layers/attn/")
+    assert f"({attention} in float32, of {half.split()[0]} for attention in PaliGemma 3B)" in INTEROP
 
 
 @pytest.mark.slow
