@@ -15,6 +15,8 @@ from paligemma_jax.console import arguments, say
 from paligemma_jax.settings import presets, template
 from paligemma_jax.tasks import task
 
+TASK = template.Config.task
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
@@ -34,7 +36,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("file", metavar="FILE.py", type=pathlib.Path, help="to write")
     add("--data", metavar="FOLDER", default="data/mine", help="default: data/mine")
-    add("--task", choices=tuple(task.TASKS), default="detection", help="default: detection")
+    add("--task", choices=tuple(task.TASKS), default=TASK, help=f"default: {TASK}")
     add("--model", default="paligemma2-3b", help="a released one, or from nothing: tiny, small")
     add("--method", help=f"what trains: {', '.join(presets.METHODS)}")
     add("--res", type=int, help="side of the images in pixels")

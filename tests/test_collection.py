@@ -52,6 +52,7 @@ def test_every_test_file_is_collected(collected):
 SHOWS_ALL = "norecursedirs = .*"
 
 
+@pytest.mark.slow  # each begins pytest anew
 @pytest.mark.parametrize(
     ("settings", "conftest"),
     [

@@ -158,7 +158,9 @@ def test_sizes_of_downloads_are_those_of_the_parameters():
     rows = re.findall(r"^\| `pt_.*\| ([^|]* GB) \|$", INTEROP, re.MULTILINE)
     assert rows == [gigabytes("paligemma2-3b", 2), f"{big}, {bigger}", f"{half}, {half}, {whole}"]
     attention = gigabytes("paligemma1-3b", 4, "llm/layers/attn/")
-    assert f"({attention} in float32, of {half.split()[0]} for attention in PaliGemma 3B)" in INTEROP
+    assert (
+        f"({attention} in float32, of {half.split()[0]} for attention in PaliGemma 3B)" in INTEROP
+    )
 
 
 @pytest.mark.slow

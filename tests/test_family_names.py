@@ -13,8 +13,10 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "paligemma_jax"
 NAMED = re.compile(r"paligemma(?![-_]jax)|(?<!pali)gemma|siglip|(?<!\w)(llm|img)/", re.IGNORECASE)
 EXCEPTIONS = {
     "models/paligemma/": "the family itself",
+    "models/moondream/": "the second one, whose image part is called img too",
     "assembly/model_functions.py": "the table of families",
     "settings/": "presets, and the defaults of keys",
+    "checkpoints/moondream_names.py": "a table of names",
     "checkpoints/huggingface": "tables of names, and config.json of transformers",
     "checkpoints/peft.py": "what PEFT calls the same weights",
     "export/": "writes the formats of PaliGemma that others read",
@@ -23,6 +25,8 @@ EXCEPTIONS = {
     "data/tokens.py": "reads the sentencepiece files of Gemma",
     "data/noise_boxes.py": "advises a piece of Gemma's vocabulary",
     "__main__.py": "what the program is for",
+    "new.py": "help on --model, a released one",
+    "preparing/model_search.py": "which released model weights are, to write a config for them",
     "convert.py": "help on --variant, of PaliGemma's other formats",
 }
 

@@ -75,7 +75,7 @@ def find(wanted: Wanted, out: pathlib.Path) -> Data:
       ValueError: nothing there that is known, or data that cannot be imported.
     """
     own = find_own(pathlib.Path(wanted.data))
-    if wanted.task and not (own and wanted.task in task.TASKS):
+    if wanted.task and not (own and task.is_one(wanted.task)):
         task.rule(wanted.task)  # says what else there is
     if own is None:
         return _import(wanted, out)
@@ -88,7 +88,7 @@ def find(wanted: Wanted, out: pathlib.Path) -> Data:
     rows = [row for _, row in _rows(train)]
     texts = [[str(row[key]) for row in rows[:1000]] for key in ("prefix", "suffix")]
     name = wanted.task or task.likely(*texts)
-    name = name if name in task.TASKS else task.trained_as(name).name
+    name = name if task.is_one(name) else task.trained_as(name).name
     say.info(
         f"data: {train} has rows with image, prefix and suffix; task: {name}"
         + ("" if wanted.task else ", as the answers look (--task chooses)")

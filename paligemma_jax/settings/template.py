@@ -8,7 +8,7 @@ from typing import Any
 
 from paligemma_jax.files import atomic
 from paligemma_jax.params import released_models
-from paligemma_jax.settings import keys, presets
+from paligemma_jax.settings import keys, presets, schema
 
 # Models from nothing, by size: those that configs/demo.py and configs/digits.py train.
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
@@ -74,7 +74,7 @@ class Config:
     name: str
     start: Start
     command: str = ""
-    task: str = "detection"
+    task: str = schema.Settings.task
     data: str = "data/mine"
     train: str = "train.jsonl"
     valid: str | None = "valid.jsonl"

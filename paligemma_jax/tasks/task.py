@@ -60,6 +60,11 @@ def look_up(name: str, options: Options = USUAL) -> Task:
     return TASKS[name](options)
 
 
+def is_one(name: str) -> bool:
+    """Whether this is the name of a task, and not only of one that an import knows."""
+    return name in TASKS
+
+
 def every() -> list[Task]:
     """Returns all tasks, in the order of the table."""
     return [make(USUAL) for make in TASKS.values()]
