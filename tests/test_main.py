@@ -13,9 +13,10 @@ ROOT = pathlib.Path(__main__.__file__).parents[1]
 
 def test_every_command_is_listed(capsys):
     __main__.main([])
-    files = pathlib.Path(__main__.__file__).parent.glob("[a-z]*.py")
+    files = {file.stem for file in pathlib.Path(__main__.__file__).parent.glob("[a-z]*.py")}
     listed = capsys.readouterr().out
-    assert all(f"paligemma-jax {file.stem} " in listed for file in files)
+    # The Python door has the same commands as functions.
+    assert all(f"paligemma-jax {name} " in listed for name in files - {"api"})
 
 
 def test_the_version_is_said_and_is_the_packages(capsys):
