@@ -154,7 +154,10 @@ def test_a_run_ends_where_it_has_what_it_wants(run, folder, capsys):
     train.main([config, f"--workdir={workdir}", *(f"--config.{change}" for change in changes)])
     said = capsys.readouterr().err
     assert "stop_at: reached after step 2: val/loss" in said
-    assert said.endswith(f"report: {workdir / 'report.html'}\n")
+    *_, report, following, evaluating, asking, _ = said.splitlines()
+    assert (report, following) == (f"report: {workdir / 'report.html'}", "next:")
+    assert evaluating == f"  python -m paligemma_jax.evaluate --run {workdir}"
+    assert asking.startswith(f"  python -m paligemma_jax.predict --run {workdir} --pictures ")
     rows, usual = (run_log.read_rows(path / "metrics.jsonl") for path in (workdir, run))
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[1]["val/loss"] == usual[1]["val/loss"]  # the same examples, by their file
