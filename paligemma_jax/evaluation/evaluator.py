@@ -219,7 +219,7 @@ def run(
         batches = pipeline.eval_batches(
             evaluation.records, built.tokenizer, evaluation.prompts, read_images=read_images
         )
-        label = f"evaluating {evaluation.name}, answers"
+        label = f"evaluating {evaluation.name}, answering"
         with say.progress(label, unit="examples", first="compiling") as report:
             rows, task_scores = prediction_rows.evaluate(
                 evaluation.generate,
