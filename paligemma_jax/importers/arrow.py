@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from paligemma_jax.data import locations
-from paligemma_jax.importers import columns, example, pictures
+from paligemma_jax.importers import columns, example, pictures, source_files
 from paligemma_jax.tasks import definition
 from paligemma_jax.wording import phrases
 
@@ -164,8 +164,8 @@ def _files(path: str) -> list[tuple[str | None, str]]:
         is_ours = path.lower().endswith((".parquet", ".arrow"))
         return [(columns.split_of(path), path)] if is_ours else []
     files: dict[str, list[tuple[str | None, str]]] = {".parquet": [], ".arrow": []}
-    for folder, _, names in sorted(os.walk(path)):
-        for name in sorted(names):
+    for folder, names in source_files.walk(path):
+        for name in names:
             ending = os.path.splitext(name)[1].lower()
             # What datasets computes beside the data is no data.
             if ending in files and not name.startswith("cache-"):

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.data import jsonl
-from paligemma_jax.importers import columns, example, pictures, tables
+from paligemma_jax.importers import columns, example, pictures, source_files, tables
 
 LABELS = ("class", "label", "labelname", "class_name", "category", "name")
 IMAGES = ("imageid", "image_id")
@@ -118,7 +118,7 @@ def _on_disk(names: list[str], root: str) -> list[str]:
         return names
     endings = collections.Counter(
         os.path.splitext(path)[1]
-        for folder, _, _ in os.walk(root)
+        for folder, _ in source_files.walk(root)
         for path in pictures.list_images(folder)
     )
     ending = endings.most_common(1)[0][0] if endings else ""

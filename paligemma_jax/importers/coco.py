@@ -54,7 +54,8 @@ def read(
             f"{request.path}: {[os.path.relpath(file, root) for file in files]} would be the same "
             f"split twice; give one of the files as SRC"
         )
-    classes = tuple(dict.fromkeys(name for part in parts for name in part.classes))
+    named = tuple(dict.fromkeys(name for part in parts for name in part.classes))
+    classes = request.classes or named
     total = sum(len(part.images) for part in parts)
     if not total:
         raise ValueError(f"{files[0]}: no images are listed in it")
@@ -185,9 +186,7 @@ def _objects(part: _Part, own: list, tally: example.Tally) -> list[example.Annot
             continue
         if category not in part.names:
             where = f"{where}: category_id {annotation.get('category_id')!r:.40} is in no category"
-        box = annotation.get("bbox")
-        if isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box):
-            box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+        box = example.from_size(annotation.get("bbox"))
         label = part.names.get(category, "")
         annotations.append(
             example.Annotation(label, where, box or None, annotation.get("segmentation"))
@@ -266,7 +265,12 @@ def _load(path: str) -> Mapping[str, Any]:
 
 
 def _key(number: Any) -> str:
-    """Returns an id as it can be looked up: 7 is "7", as tools write it that keep ids as text."""
+    """Returns an id as it can be looked up: 7 is "7", as tools have it that keep ids as text.
+
+    So is 7.0, as ids are that came through a table with gaps.
+    """
+    if isinstance(number, float) and number.is_integer():
+        return str(int(number))
     return str(number) if isinstance(number, int | str) else repr(number)
 
 

@@ -210,9 +210,7 @@ def read_objects(value: Any, names: Sequence[str], source: str) -> list[example.
         if type(category) is int:
             label = names[category] if 0 <= category < len(names) else ""
             where = where if label else f"{where}: category {category} of {len(names)} names"
-        if isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box):
-            box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-        annotations.append(example.Annotation(label, where, box))
+        annotations.append(example.Annotation(label, where, example.from_size(box)))
     return annotations
 
 

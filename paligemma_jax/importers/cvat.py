@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from paligemma_jax.data import objects as data_objects
-from paligemma_jax.importers import example, pictures
+from paligemma_jax.importers import example, pictures, source_files, xml_files
 
 NUM_BYTES = 2048
 ROOT = re.compile(rb"<annotations[\s>]")
@@ -65,9 +65,7 @@ def _read_image(item, name: str, source: str, folder, tally) -> example.Example 
     size = pictures.measure(picture, source, tally) if picture else None
     if picture is None or size is None:
         return None
-    sides = [item.get(side) or "" for side in ("width", "height")]
-    is_given = all(side.isdecimal() and len(side) < 10 for side in sides)
-    annotated = (int(sides[0]), int(sides[1])) if is_given else size
+    annotated = xml_files.size(item.get("width"), item.get("height")) or size
     if not pictures.is_of_size(picture, size, annotated, source, tally):
         return None
     annotations, num_others = [], 0
@@ -137,13 +135,9 @@ def _mask(shape, size: tuple[int, int]) -> dict:
 
 
 def _parse(path: str) -> ElementTree.Element:
-    with open(path, "rb") as file:
-        raw = file.read()
-    if b"<!DOCTYPE" in raw or b"<!ENTITY" in raw:
-        raise ValueError(f"{path}: declares a document type, which annotations do not need")
     try:
-        tree = ElementTree.fromstring(raw)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        tree = xml_files.parse(path)
+    except ValueError as error:
         raise ValueError(f"{path}: broken XML: {error}") from error
     if tree.find("track") is not None and tree.find("image") is None:
         raise ValueError(
@@ -167,8 +161,8 @@ def _files(path: str) -> Iterator[str]:
         if path.lower().endswith(".xml") and is_cvat(path):
             yield path
         return
-    for folder, _, names in sorted(os.walk(path)):
-        for name in sorted(names):
+    for folder, names in source_files.walk(path):
+        for name in names:
             file = os.path.join(folder, name)
             if name.lower().endswith(".xml") and is_cvat(file):
                 yield file

@@ -20,6 +20,7 @@ from paligemma_jax.tasks import definition, geometry, task
 
 # A box may stick out of its image by this share of the side before it is worth a count.
 ROUNDING = 1e-3
+MAX_CLASS = 65_535  # the largest number of a class: what a mask of 16 bits can hold
 SAME_BOX_IOU = 0.5  # of a box and the one around its outline
 
 Progress = Callable[[int, int], None]
@@ -91,7 +92,7 @@ class Request:
       task: what rows will be made for, as `--task` calls it; a format with several kinds of files
         chooses by it.
       images: folder of the images where it is not found by looking.
-      classes: class names where the source has numbers only.
+      classes: class names where the source has numbers only; else those to take, in this order.
       columns: our names for columns -> the source's: {"question": "q"}.
       components: a mask's connected pieces are objects of their own.
       masks: folder of the masks where it is not found by looking.
@@ -135,6 +136,21 @@ def of_objects(request: Request, examples: list[Example], *, searched: str) -> D
     labels = {label for one in examples if one.objects for label in one.objects.labels}
     classes = request.classes or tuple(sorted(labels))
     return DataSet(classes, examples, len(examples), searched)
+
+
+def select_classes(
+    read: Example, classes: Sequence[str], left_out: collections.Counter[str]
+) -> Example:
+    """Returns an example with the objects of these classes only; the labels of others are counted.
+
+    A suffix that the source has itself stays as it is.
+    """
+    objects = read.objects
+    if objects is None or read.suffix is not None or set(objects.labels) <= set(classes):
+        return read
+    left_out.update(label for label in objects.labels if label not in classes)
+    kept = [place for place, label in enumerate(objects.labels) if label in classes]
+    return dataclasses.replace(read, objects=data_objects.select(objects, np.array(kept, int)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -249,6 +265,27 @@ def collect_objects(
     return data_objects.make(*size, labels, boxes, outlines)
 
 
+def from_size(box: Any) -> Any:
+    """Returns the corners of [x, y, width, height], as COCO has it.
+
+    Numbers may be text, as tools write them that keep everything as text. What is no box is
+    returned as it is, and dropped where objects are collected.
+    """
+    if not isinstance(box, list) or len(box) != 4:
+        return box
+    try:
+        x, y, width, height = map(_from_text, box)
+    except (ValueError, TypeError, OverflowError):
+        return box
+    return [x, y, x + width, y + height]
+
+
+def _from_text(value: Any) -> float:
+    if type(value) in (int, float, str):
+        return float(value)
+    raise TypeError
+
+
 def _box(annotation, outline, size: tuple[int, int], tally: Tally) -> np.ndarray | None:
     """Returns float64[4] inside the image, or drops the object."""
     width, height = size
@@ -256,8 +293,9 @@ def _box(annotation, outline, size: tuple[int, int], tally: Tally) -> np.ndarray
     if given is None:
         tally.drop("object", "neither box nor outline", annotation.source)
         return None
-    try:
-        box = np.array(given, np.float64)
+    try:  # numpy would also take text and true for numbers
+        are_numbers = all(type(value) in (int, float) for value in given)
+        box = np.array(given if are_numbers else [], np.float64)
     except (TypeError, ValueError, OverflowError):
         box = np.zeros(0)
     if box.shape != (4,) or not np.isfinite(box).all():

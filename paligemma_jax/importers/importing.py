@@ -28,6 +28,7 @@ IMAGES = "images"
 TOKENIZER = "tokenizer.model"
 TEXTS = ("prefix", "suffix")
 PROGRESS_ROWS = 500
+MAX_NAMED = 12  # classes that are left out
 
 
 def import_data(chosen: options.ImportOptions) -> dict[str, Any]:
@@ -138,10 +139,12 @@ def _make_rows(
     """Puts images under the target and returns the rows, and how many images were put how."""
     images = pictures.PlacedImages(out / IMAGES)
     rows = []
+    left_out: collections.Counter[str] = collections.Counter()
     with say.progress("writing", unit="rows") as report:
         for number, read in enumerate(data.examples, 1):
             if number % PROGRESS_ROWS == 0:
                 report(number, max(number, data.total))
+            read = example.select_classes(read, data.classes, left_out)
             formatted = formatter.make(read, tally)
             if formatted is None:
                 continue
@@ -155,6 +158,11 @@ def _make_rows(
             if formatted.objects is not None:
                 line |= objects.to_row(formatted.objects)
             rows.append(splits.Row(line, image, read.picture.name, read.split))
+    if left_out:
+        names = ", ".join(f"{name} ({count})" for name, count in left_out.most_common(MAX_NAMED))
+        more = ", ..." if len(left_out) > MAX_NAMED else ""
+        key = f"objects left out whose class --classes does not name: {names}{more}"
+        tally.changed[key] = left_out.total()
     return rows, images.ways
 
 

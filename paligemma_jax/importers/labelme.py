@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from paligemma_jax.data import locations
-from paligemma_jax.importers import example, json_kinds, pictures
+from paligemma_jax.importers import example, json_kinds, pictures, source_files
 
 PROGRESS_FILES = 200
 CIRCLE_POINTS = 64
@@ -38,9 +38,9 @@ def read(
         raise ValueError(f"{request.path}: no JSON file with 'shapes', as labelme writes them")
     folder = pictures.open_folder(request.images or request.root)
     by_name: dict[str, list[str]] = {}
-    for place, _, _ in os.walk(folder.root):
+    for place, _ in source_files.walk(folder.root):
         for image in pictures.list_images(place):
-            by_name.setdefault(os.path.basename(image), []).append(image)
+            by_name.setdefault(source_files.key(os.path.basename(image)), []).append(image)
     examples = []
     for number, path in enumerate(files, 1):
         if read := _read_file(path, request.root, folder, by_name, tally):
@@ -100,7 +100,7 @@ def _picture(
     tries = [os.path.join(near, given), os.path.join(near, os.path.basename(given))]
     tries += [os.path.join(folder.root, os.path.basename(given))]
     tries += [os.path.realpath(stem) + ending for ending in pictures.SUFFIXES]
-    same = by_name.get(os.path.basename(given), [])
+    same = by_name.get(source_files.key(os.path.basename(given)), [])
     tries += same if len(same) == 1 else []
     file = next((one for one in map(os.path.normpath, tries) if os.path.isfile(one)), None)
     data = content.get("imageData")
@@ -180,8 +180,8 @@ def _files(path: str) -> Iterator[str]:
         if path.lower().endswith(".json") and json_kinds.find(path) == json_kinds.LABELME:
             yield path
         return
-    for folder, _, names in sorted(os.walk(path)):
-        for name in sorted(names):
+    for folder, names in source_files.walk(path):
+        for name in names:
             file = os.path.join(folder, name)
             if name.lower().endswith(".json") and json_kinds.find(file) == json_kinds.LABELME:
                 yield file

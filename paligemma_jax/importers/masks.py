@@ -1,8 +1,4 @@
-"""Folders of images and masks: a mask has its image's stem, in another folder or with a suffix.
-
-Folders of masks are known by their names: masks, labels, GT, Masks_cleaned, train_masks,
-trainannot, Training_GroundTruth, ... What else is in the name, and the folders below, must be those
-of the images' folder: masks/train belongs to images/train, Training_GroundTruth to Training_Input.
+"""Folders of images and masks: which belong together, `mask_pairs` finds.
 
 A mask is a picture of the image's size. With one class (the usual black and white) everything
 brighter than half is it, whatever the file's format. With several, a pixel of value i is the i-th
@@ -12,11 +8,8 @@ object, or with `components` every connected piece is one; pieces below `min_are
 with `drop_wedges` triangles at the corners, which a picture that was rotated has in its mask.
 """
 
-import dataclasses
 import os
-import pathlib
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -24,25 +17,9 @@ from PIL import Image
 from paligemma_jax.console import say
 from paligemma_jax.data import locations
 from paligemma_jax.data import objects as data_objects
-from paligemma_jax.importers import example, pictures
+from paligemma_jax.importers import example, mask_pairs, pictures
 from paligemma_jax.wording import phrases
 
-# Words in the names of folders: of masks, and of images.
-MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "annot", "gt", "seg"}
-MASK_WORDS |= {"segmentation", "segmentations"}
-IMAGE_WORDS = {"image", "images", "img", "imgs", "input", "inputs", "jpeg", "photo", "photos"}
-IMAGE_WORDS |= {"picture", "pictures", "rgb", "sat"}
-SYNONYMS = (("ground[ _-]?truth", "gt"), ("segmentation[ _-]?class", "segmentation"))
-# Pascal VOC's masks of instances, beside those of classes.
-INSTANCES = {"segmentation", "object"}
-WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-GLUED = re.compile(r"(train|training|val|valid|validation|test)(annot|masks?|labels?|gt)")
-MASK_ENDINGS = ("_mask", "-mask", "_masks", "_seg", "_segmentation", "_label", "_labels", "_gt")
-IMAGE_ENDINGS = ("_sat", "_image", "_img", "_rgb")
-SEARCHED = (
-    f"files with the stems of the images, in folders with one of the words "
-    f"{', '.join(sorted(MASK_WORDS))} in their name, or ending in {', '.join(MASK_ENDINGS)}"
-)
 NOTHING = "-"  # the name of a class that is none
 FIRST = 1  # the value of the first of several classes, unless it is given
 SPECK, MANY_SPECKS = 16, 100  # pixels of a piece that is hardly an object, and many of these
@@ -50,6 +27,7 @@ SPECK, MANY_SPECKS = 16, 100  # pixels of a piece that is hardly an object, and 
 # share of the sides, and so much alike (IoU) a triangle: a rectangle has 0.5, a quarter disc 0.64.
 WEDGE_PX, WEDGE_SHARE, WEDGE_IOU = 8, 0.05, 0.85
 OPEN = 255  # "void" of Pascal VOC
+NUMBERS = ("1", "L", "P", "I;16", "I;16B", "I")  # Pillow's modes of one channel of whole numbers
 HALF = 127
 PROGRESS_IMAGES = 50
 
@@ -58,7 +36,7 @@ def detect(path: str) -> str | None:
     """Returns a mask that shows that a path holds images and masks, or None."""
     if not os.path.isdir(path):
         return None
-    return next((mask for _, mask in _pair(path)[0] if mask), None)
+    return next((mask for _, mask in mask_pairs.find(path)[0] if mask), None)
 
 
 def read(
@@ -76,9 +54,12 @@ def read(
             f"--classes first,second for masks whose pixels are 1, 2, ... (0, 1, ...: "
             f"--first_class 0)"
         )
-    pairs, alone = _pair_given(request) if request.masks else _pair(request.path)
+    if request.masks:
+        pairs, alone = mask_pairs.find_in(request.images or request.path, request.masks)
+    else:
+        pairs, alone = mask_pairs.find(request.path)
     if not any(mask for _, mask in pairs):
-        raise ValueError(f"{request.path}: no masks found; expected {SEARCHED}")
+        raise ValueError(f"{request.path}: no masks found; expected {mask_pairs.SEARCHED}")
     folder = pictures.open_folder(request.images or request.path)
     mask_folder = pictures.open_folder(request.masks or request.path)
     contents = _Contents()
@@ -95,7 +76,7 @@ def read(
     contents.say(request)
     chosen = tuple(name for name in classes if name != NOTHING)
     pixels = "pixels brighter than half" if len(classes) == 1 else f"pixels {_describe(request)}"
-    return example.DataSet(chosen, examples, len(examples), f"{SEARCHED}; {pixels}")
+    return example.DataSet(chosen, examples, len(examples), f"{mask_pairs.SEARCHED}; {pixels}")
 
 
 def _read_pair(
@@ -115,7 +96,7 @@ def _read_pair(
     size = pictures.measure(picture, name, tally) if picture else None
     mask_name = os.path.relpath(os.path.realpath(mask), mask_folder.root)
     mask_picture = pictures.locate(mask_folder, mask_name, name, tally) if size else None
-    mask_size = pictures.measure(mask_picture, name, tally) if mask_picture else None
+    mask_size = _measure(mask_picture, name, tally) if mask_picture else None
     if picture is None or size is None or mask_size is None:
         return None
     if not pictures.is_of_size(picture, size, mask_size, f"{name}, {mask_name}", tally):
@@ -131,6 +112,11 @@ def _read_pair(
         annotations.append(example.Annotation(label, mask_name, None, runs))
     objects = example.collect_objects(annotations, size, tally)
     return example.Example(picture, name, example.split_name(os.path.dirname(name)), objects)
+
+
+def _measure(mask: example.Picture, source: str, tally: example.Tally) -> tuple[int, int] | None:
+    """As `pictures.measure`; training reads no masks, so they may be TIFF."""
+    return pictures.measure(mask, source, tally, readable=(*pictures.READABLE, "TIFF"))
 
 
 class _Contents:
@@ -246,7 +232,7 @@ def _classes(
             low = values.max() <= 1 or image.mode == "P"
             yield classes[0], (values > 0) & (values != OPEN) if low else values > HALF
             return
-        if image.mode not in "1LP" or image.format == "JPEG":
+        if image.mode not in NUMBERS or image.format == "JPEG":
             raise ValueError(
                 f"{image.format} of mode {image.mode}: pixels must be class numbers "
                 f"{_describe(request)}, one channel, stored without loss (PNG)"
@@ -264,113 +250,3 @@ def _classes(
     for number, label in numbers.items():
         if label not in ("", NOTHING):
             yield label, values == number
-
-
-def _pair(root: str) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """Returns (image, its mask or None) of every image in order, and the masks of no image."""
-    images, masks = [], {}
-    for folder, _, _ in sorted(os.walk(root)):
-        parts = pathlib.Path(os.path.relpath(folder, root)).parts
-        words = [_words(part) for part in parts]
-        if any(set(own) >= INSTANCES for own in words):
-            continue
-        depth = _mask_depth(words)
-        for path in pictures.list_images(folder):
-            stem = _stem(path)
-            key = _without(stem, MASK_ENDINGS)
-            if depth is not None:
-                masks[_place(parts, words, depth), key] = path
-            elif key != stem:
-                masks[_Place(parts), key] = path
-            else:
-                images.append((path, _places(parts, words)))
-    pairs = [(path, _find_mask(path, places, masks)) for path, places in images]
-    return pairs, sorted(set(masks.values()) - {mask for _, mask in pairs})
-
-
-def _pair_given(request: example.Request) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """As `_pair`, with masks from the folder that is named: of the same place below, or name."""
-    images, mask_root = request.images or request.path, os.path.realpath(request.masks or "")
-    if not os.path.isdir(mask_root):
-        raise ValueError(f"--masks {request.masks}: no such folder")
-    by_place: dict[tuple[str, str], str] = {}
-    by_stem: dict[str, list[str]] = {}
-    for folder, _, _ in sorted(os.walk(mask_root)):
-        for path in pictures.list_images(folder):
-            key = _without(_stem(path), MASK_ENDINGS)
-            by_place[os.path.relpath(folder, mask_root), key] = path
-            by_stem.setdefault(key, []).append(path)
-    pairs: list[tuple[str, str | None]] = []
-    for folder, _, _ in sorted(os.walk(os.path.realpath(images))):
-        if folder == mask_root or folder.startswith(mask_root + os.sep):
-            continue
-        place = os.path.relpath(folder, os.path.realpath(images))
-        for path in pictures.list_images(folder):
-            stem = _without(_stem(path), IMAGE_ENDINGS)
-            same = by_stem.get(_stem(path)) or by_stem.get(stem, [])
-            alone = same[0] if len(same) == 1 else None
-            pairs.append((path, by_place.get((place, stem), alone)))
-    return pairs, sorted(set(by_place.values()) - {mask for _, mask in pairs})
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where masks lie, as their images' folder tells it too.
-
-    Attributes:
-      above: the folders above the one of masks.
-      name: the words of its name that say neither mask nor image.
-      below: the folders below it.
-    """
-
-    above: tuple[str, ...]
-    name: tuple[str, ...] = ()
-    below: tuple[str, ...] = ()
-
-
-def _mask_depth(words: Sequence[Sequence[str]]) -> int | None:
-    """Returns which folder of a path makes its files masks: the last that names either kind."""
-    known = [n for n, own in enumerate(words) if (MASK_WORDS | IMAGE_WORDS) & set(own)]
-    return known[-1] if known and MASK_WORDS & set(words[known[-1]]) else None
-
-
-def _place(parts: tuple[str, ...], words: Sequence[Sequence[str]], depth: int) -> _Place:
-    name = tuple(word for word in words[depth] if word not in MASK_WORDS | IMAGE_WORDS)
-    return _Place(parts[:depth], name, parts[depth + 1 :])
-
-
-def _places(parts: tuple[str, ...], words: Sequence[Sequence[str]]) -> list[_Place]:
-    """Returns where the masks of the images in a folder may lie, the nearest first."""
-    places = [_Place(parts)]
-    for depth in reversed(range(len(parts))):
-        near = _place(parts, words, depth)
-        places += [near, dataclasses.replace(near, name=())]
-    return places
-
-
-def _find_mask(
-    image: str, places: Sequence[_Place], masks: Mapping[tuple[_Place, str], str]
-) -> str | None:
-    stems = dict.fromkeys((_stem(image), _without(_stem(image), IMAGE_ENDINGS)))
-    tries = ((place, stem) for stem in stems for place in places)
-    return next((masks[key] for key in tries if key in masks), None)
-
-
-def _words(name: str) -> list[str]:
-    """Returns the words of a folder's name in lower case: "trainGroundTruth" -> ["train", "gt"]."""
-    for pattern, word in SYNONYMS:
-        name = re.sub(pattern, f" {word} ", name, flags=re.IGNORECASE)
-    lowered = [word.lower() for word in WORD.findall(name)]
-    glued = (GLUED.fullmatch(word) for word in lowered)
-    split = (m.groups() if m else (word,) for word, m in zip(lowered, glued, strict=True))
-    return [part for parts in split for part in parts]
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
-
-
-def _without(stem: str, endings: Sequence[str]) -> str:
-    """Returns a stem without the first of the endings that it has, in any case."""
-    ending = next((e for e in endings if stem.lower().endswith(e)), "")
-    return stem[: len(stem) - len(ending)]

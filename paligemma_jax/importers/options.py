@@ -72,7 +72,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace DST")
     add("--format", choices=tuple(formats.FORMATS), help="default: detected")
     add("--images", metavar="FOLDER", help="of the images; default: detected")
-    add("--classes", metavar="A,B", help="names where SRC has numbers only")
+    add("--classes", metavar="A,B", help="names where SRC has numbers only, else those to take")
     add("--columns", metavar="OURS=THEIRS,..", help="as question=q,answer=a")
     add("--components", action="store_true", help="each connected piece of a mask is an object")
     add("--masks", metavar="FOLDER", help="of the masks; default: detected")
@@ -100,8 +100,11 @@ def read(args: argparse.Namespace) -> ImportOptions:
     """
     if (args.group or args.seed is not None) and not args.split:
         raise ValueError("--group and --seed say how to divide: add --split train=0.8,valid=0.2")
-    if min(args.min_area or 0, args.first_class or 0) < 0:
-        raise ValueError("--min_area and --first_class are numbers from 0 on")
+    if not 0 <= (args.first_class or 0) <= example.MAX_CLASS or (args.min_area or 0) < 0:
+        raise ValueError(
+            f"--min_area and --first_class are numbers from 0 on, the latter up to "
+            f"{example.MAX_CLASS}; found {args.min_area}, {args.first_class}"
+        )
     if args.group:
         try:
             re.compile(args.group)

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from paligemma_jax.data import locations
-from paligemma_jax.importers import example
+from paligemma_jax.importers import example, source_files
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 # Formats that `images` decodes, by Pillow's names.
@@ -22,7 +22,13 @@ EXIF_ORIENTATION = 0x0112
 MAX_DEPTH = 4  # subfolders that are searched for images
 
 
-def measure(picture: example.Picture, source: str, tally: example.Tally) -> tuple[int, int] | None:
+def measure(
+    picture: example.Picture,
+    source: str,
+    tally: example.Tally,
+    *,
+    readable: Sequence[str] = READABLE,
+) -> tuple[int, int] | None:
     """Returns (width, height) of an image as it is stored, or drops it with the reason."""
     where = picture.path or io.BytesIO(picture.data or b"")
     if not example.is_text(picture.name):
@@ -49,8 +55,8 @@ def measure(picture: example.Picture, source: str, tally: example.Tally) -> tupl
         detail = f"{picture.name}, {num_bytes} byte{'s' * (num_bytes != 1)}: {problem}"
         tally.drop("image", "not an image", source, detail)
         return None
-    if kind not in READABLE:
-        detail = f"{picture.name} is {kind}; save it as one of {', '.join(READABLE)}"
+    if kind not in readable:
+        detail = f"{picture.name} is {kind}; save it as one of {', '.join(readable)}"
         tally.drop("image", "image format that training cannot read", source, detail)
         return None
     return size
@@ -172,10 +178,10 @@ def choose_folder(names: Sequence[str], root: str, given: str | None) -> str:
     return candidates[counts.index(max(counts))]
 
 
-def list_images(folder: str) -> list[str]:
+def list_images(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     """Returns the paths of image files in a folder, by their endings, in order."""
-    names = sorted(os.listdir(folder))
-    return [os.path.join(folder, name) for name in names if name.lower().endswith(SUFFIXES)]
+    names = sorted(filter(source_files.is_data, os.listdir(folder)))
+    return [os.path.join(folder, name) for name in names if name.lower().endswith(suffixes)]
 
 
 class PlacedImages:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from paligemma_jax.importers import cvat, example, pictures
+from paligemma_jax.importers import cvat, example, pictures, source_files, xml_files
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SETS = os.path.join("ImageSets", "Main")
@@ -63,18 +63,16 @@ class _Images:
     def __init__(self, root: str, given: str | None):
         self.folder = pictures.open_folder(given or root)
         self.by_stem: dict[str, list[str]] = {}
-        for folder, _, _ in os.walk(self.folder.root):
+        for folder, _ in source_files.walk(self.folder.root):
             for path in pictures.list_images(folder):
-                self.by_stem.setdefault(_stem(path), []).append(path)
+                self.by_stem.setdefault(source_files.stem_key(path), []).append(path)
 
     def find(
         self, xml: str, filename: str, source: str, tally: example.Tally
     ) -> example.Picture | None:
         near = os.path.dirname(os.path.realpath(xml))
         # Masks of VOCdevkit have their image's stem too.
-        for stem in dict.fromkeys(
-            os.path.splitext(p)[0] for p in (filename, os.path.basename(xml))
-        ):
+        for stem in dict.fromkeys(map(source_files.stem_key, (filename, xml))):
             paths = [p for p in self.by_stem.get(stem, []) if "Segmentation" not in p]
             paths = [p for p in paths if os.path.dirname(p) == near] or paths
             if len(paths) > 1:
@@ -94,8 +92,10 @@ def _read_file(
 ) -> example.Example | None:
     tally.read["images"] += 1
     try:
-        tree = _parse(path)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: encodings
+        tree = xml_files.parse(path)
+        if tree.tag != "annotation":
+            raise ValueError(f"expected <annotation>, found <{tree.tag}>")
+    except (ValueError, OSError) as error:
         tally.drop("image", "broken XML", name, error)
         return None
     filename = os.path.basename((tree.findtext("filename") or "").strip().replace("\\", "/"))
@@ -103,31 +103,15 @@ def _read_file(
     size = pictures.measure(picture, name, tally) if picture else None
     if picture is None or size is None:
         return None
-    annotated = [(tree.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
-    if all(side.isdecimal() and int(side) for side in annotated):
-        width, height = map(int, annotated)
-        if not pictures.is_of_size(picture, size, (width, height), name, tally):
-            return None
+    annotated = xml_files.size(tree.findtext("size/width"), tree.findtext("size/height"))
+    if annotated and not pictures.is_of_size(picture, size, annotated, name, tally):
+        return None
     annotations = [_annotation(item, name) for item in tree.findall("object")]
     objects = example.collect_objects(annotations, size, tally)
     if objects is None:
         tally.drop("image", "none of its objects could be kept", name)
         return None
     return example.Example(picture, name, split, objects)
-
-
-def _parse(path: str) -> ElementTree.Element:
-    """Returns the tree of a file; declarations of entities, which no tool writes, are refused."""
-    with open(path, "rb") as file:
-        raw = file.read()
-    if not raw.strip():
-        raise ValueError("the file is empty")
-    if b"<!DOCTYPE" in raw or b"<!ENTITY" in raw:
-        raise ValueError("declares a document type, which annotations do not need")
-    tree = ElementTree.fromstring(raw)
-    if tree.tag != "annotation":
-        raise ValueError(f"expected <annotation>, found <{tree.tag}>")
-    return tree
 
 
 def _annotation(item: ElementTree.Element, name: str) -> example.Annotation:
@@ -165,15 +149,15 @@ def _stem(path: str) -> str:
 
 def _xml_files(root: str) -> Iterator[str]:
     """Yields the XML files below a folder, in order."""
-    for folder, _, names in sorted(os.walk(root)):
-        for name in sorted(names):
+    for folder, names in source_files.walk(root):
+        for name in names:
             if name.lower().endswith(".xml"):
                 yield os.path.join(folder, name)
 
 
 def _read_sets(root: str) -> dict[str, str]:
     """Returns stem -> split of VOCdevkit's lists; lists of one class ("cat_train") do not count."""
-    folders = [folder for folder, _, _ in os.walk(root) if folder.endswith(SETS)]
+    folders = [folder for folder, _ in source_files.walk(root) if folder.endswith(SETS)]
     splits: dict[str, str] = {}
     for folder in folders:
         for name in sorted(os.listdir(folder)):

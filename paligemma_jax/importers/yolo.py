@@ -22,13 +22,15 @@ import yaml
 
 from paligemma_jax.console import say
 from paligemma_jax.data import locations
-from paligemma_jax.importers import example, pictures
+from paligemma_jax.importers import example, pictures, source_files
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
-CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
+CLASS_FILES = ("classes.txt", "class_names.txt", "_darknet.labels", ".names")  # or their ends
+HAS_NAMES = re.compile(r"^[\"']?names[\"']?\s*:", re.MULTILINE)
 SPLITS = ("train", "val", "valid", "test")
 MAX_ALIASES = 20
 MAX_LINE = 10_000  # characters that are read to know a file
+MAX_YAML = 2**16  # of them, of a description of another name
 PROGRESS_IMAGES = 500
 
 
@@ -36,12 +38,17 @@ def detect(path: str) -> str | None:
     """Returns the file that shows that a path is YOLO, or None."""
     if os.path.isfile(path):
         return path if path.lower().endswith((".yaml", ".yml")) else None
-    descriptions = [os.path.join(path, name) for name in YAML_NAMES]
-    if shown := next(filter(os.path.isfile, descriptions), None):
+    if shown := next(iter(_descriptions(path)), None):
         return shown
     # Lists of class names lie beside annotations of other formats too.
-    has_labels = any(map(_is_label_file, _files_below(path, (".txt",))))
-    return next(iter(_class_files(path)), None) if has_labels else None
+    return next(iter(_class_files(path)), None) if detect_labels(path) else None
+
+
+def detect_labels(path: str) -> str | None:
+    """Returns a label file that shows that a path is YOLO without class names, or None."""
+    if not os.path.isdir(path):
+        return None
+    return next(filter(_is_label_file, _files_below(path, (".txt",))), None)
 
 
 def read(
@@ -104,11 +111,13 @@ def _warn_of_first_class(
 
 
 def _describe(request: example.Request, root: str) -> dict[str, Any]:
-    path = request.path if os.path.isfile(request.path) else None
-    names = [os.path.join(root, name) for name in YAML_NAMES]
-    path = path or next((name for name in names if os.path.isfile(name)), None)
-    if path is None:
+    found = [request.path] if os.path.isfile(request.path) else _descriptions(root)
+    if not found:
         return {}
+    if len(found) > 1:
+        names = ", ".join(map(os.path.basename, found))
+        raise ValueError(f"{root}: {names} each name classes; give one of them as SRC")
+    (path,) = found
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.load(file, _FewAliases)
@@ -118,6 +127,21 @@ def _describe(request: example.Request, root: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected names: and train: ..., found {reprlib.repr(content)}")
     return content
+
+
+def _descriptions(root: str) -> list[str]:
+    """Returns the paths of data.yaml, or of files of other names that name classes as it does."""
+    usual = [os.path.join(root, name) for name in YAML_NAMES]
+    if found := next(filter(os.path.isfile, usual), None):
+        return [found]
+    names = sorted(filter(source_files.is_data, os.listdir(root)))
+    others = [os.path.join(root, n) for n in names if n.lower().endswith((".yaml", ".yml"))]
+    return [path for path in others if os.path.isfile(path) and _names_classes(path)]
+
+
+def _names_classes(path: str) -> bool:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return HAS_NAMES.search(file.read(MAX_YAML)) is not None
 
 
 class _FewAliases(yaml.SafeLoader):
@@ -140,8 +164,15 @@ def _class_names(description: dict[str, Any], root: str) -> tuple[str, ...]:
     names = description.get("names")
     if isinstance(names, list):
         return tuple(example.clean_name(str(name)) for name in names)
-    if isinstance(names, dict) and names and all(type(n) is int and n >= 0 for n in names):
-        return tuple(example.clean_name(str(names.get(n, ""))) for n in range(max(names) + 1))
+    if isinstance(names, dict) and names:
+        numbered = {_class_number(str(number)): name for number, name in names.items()}
+        if len(numbered) == len(names) and -1 not in numbered:
+            every = (numbered.get(number, "") for number in range(max(numbered) + 1))
+            return tuple(example.clean_name(str(name)) for name in every)
+        raise ValueError(
+            f"{root}: data.yaml: names: expected numbers from 0 to {example.MAX_CLASS}, found "
+            f"{reprlib.repr(list(names))}; number the classes 0, 1, ..."
+        )
     lists = {path: tuple(map(example.clean_name, lines)) for path, lines in _class_lists(root)}
     if len(set(lists.values())) == 1:
         return next(iter(lists.values()))
@@ -151,6 +182,15 @@ def _class_names(description: dict[str, Any], root: str) -> tuple[str, ...]:
         else "no class names: expected 'names' in data.yaml, or classes.txt with one a line"
     )
     raise ValueError(f"{root}: {problem}; give them: --classes first,second,...")
+
+
+def _class_number(text: str) -> int:
+    """Returns the number of a class, -1 where it is none; numpy writes it as 0.0000e+00."""
+    try:
+        number = float(text)
+    except ValueError:
+        return -1
+    return int(number) if number.is_integer() and 0 <= number <= example.MAX_CLASS else -1
 
 
 def _class_lists(root: str) -> Iterator[tuple[str, list[str]]]:
@@ -171,12 +211,14 @@ def _class_files(root: str) -> Iterator[str]:
 
 
 def _is_class_file(path: str) -> bool:
-    return os.path.basename(path) in CLASS_FILES
+    name = os.path.basename(path).lower()
+    return name in CLASS_FILES or name.endswith(".names")
 
 
 def _files_below(root: str, endings: tuple[str, ...]) -> Iterator[str]:
-    for folder, _, names in sorted(os.walk(root)):
-        yield from (os.path.join(folder, name) for name in sorted(names) if name.endswith(endings))
+    for folder, names in source_files.walk(root):
+        fitting = (name for name in names if name.lower().endswith(endings))
+        yield from (os.path.join(folder, name) for name in fitting)
 
 
 def _images(
@@ -207,7 +249,7 @@ def _images(
         tally.drop("split", "not there", f"data.yaml: {key}", f"'{place}'")
     if seen:
         return
-    for folder, _, _ in sorted(os.walk(request.images or root)):
+    for folder, _ in source_files.walk(request.images or root):
         for path in pictures.list_images(folder):
             yield example.split_name(os.path.relpath(folder, root)), path
 
@@ -231,7 +273,7 @@ def _list_place(place: str, description: dict[str, Any], root: str) -> list[str]
     if path is None or not (os.path.isdir(path) or path.endswith(".txt")):
         return None
     if os.path.isdir(path):
-        return [p for folder, _, _ in sorted(os.walk(path)) for p in pictures.list_images(folder)]
+        return [p for folder, _ in source_files.walk(path) for p in pictures.list_images(folder)]
     lines = [line.strip() for line in example.read_lines(path) if line.strip()]
     near = os.path.dirname(path)
     return [
@@ -280,6 +322,9 @@ def _read_image(
         tally.changed["images without label file taken as without objects"] += 1
     else:
         where = os.path.relpath(file, labels.root)
+        if what := locations.describe_file(file):
+            tally.drop("image", "label file cannot be read", where, f"it is {what}")
+            return None
         try:
             with open(file, encoding="utf-8-sig") as opened:
                 lines = opened.read().splitlines()
@@ -316,8 +361,10 @@ def _find_label_files(images: list[str], root: str, tally: example.Tally) -> dic
         return files
     free: dict[str, list[str]] = {}
     for path in set(_files_below(root, (".txt",))) - set(files.values()):
-        free.setdefault(_stem(path), []).append(path)
-    nearest = {image: _nearest(image, free.get(_stem(image), [])) for image in missing}
+        free.setdefault(source_files.stem_key(path), []).append(path)
+    nearest = {
+        image: _nearest(image, free.get(source_files.stem_key(image), [])) for image in missing
+    }
     counts = collections.Counter(filter(None, nearest.values()))
     for image, file in nearest.items():
         if file and counts[file] == 1 and _is_label_file(file):
@@ -362,21 +409,18 @@ def _is_label_file(path: str) -> bool:
         return False
 
 
-def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
-
-
 def _parse(line: str, where: str, size: tuple[int, int], labels: _Labels) -> example.Annotation:
     """Returns the annotation of a line; what is wrong with it is found when it is collected."""
     (width, height), classes = size, labels.classes
     words = line.split()
     try:
-        number, values = int(words[0]), [float(word) for word in words[1:]]
+        values = [float(word) for word in words]
     except ValueError:
         return example.Annotation("?", f"{where}: '{line:.60}' is not numbers")
+    number, values = _class_number(words[0]), values[1:]
     label = classes[number] if 0 <= number < len(classes) else ""
     if not label:
-        where = f"{where}: class {number} of {len(classes)} names"
+        where = f"{where}: class {words[0]:.20} of {len(classes)} names"
     if len(values) == 4 or (labels.has_keypoints and len(values) > 4):
         x, y, w, h = values[:4]
         box = [(x - w / 2) * width, (y - h / 2) * height]

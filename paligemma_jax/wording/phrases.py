@@ -58,7 +58,8 @@ HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff\ufeff\ufff9-\uffff]"
 )
-PLURAL = re.compile(r"(?<=x)es\b|s\b")  # rows of train -> row of train, boxes -> box
+# rows of train -> row of train, boxes -> box, classes -> class
+PLURAL = re.compile(r"(?:(?<=x)|(?<=ss))es\b|s\b")
 
 
 def visible(text: str) -> str:
