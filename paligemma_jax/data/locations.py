@@ -9,6 +9,7 @@ refuses is not. What does not end, in time or in bytes, is given up.
 import os
 import re
 import time
+import unicodedata
 import urllib.parse
 from typing import Any
 
@@ -147,7 +148,7 @@ class ImageFolder:
     def __init__(self, root: str | os.PathLike[str], *, setting: str = "image_dir"):
         self.setting = setting
         self._folders: dict[str, tuple[str, dict[str, bool] | None]] = {}
-        self._by_key: dict[str, dict[str, str]] = {}  # of each folder: a name's key -> the name
+        self._by_key: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
         self._address = os.fspath(root).rstrip("/") if is_address(os.fspath(root)) else None
         self.root = self._address or os.path.realpath(root)
         if not self._address and not os.path.isdir(self.root):
@@ -182,15 +183,38 @@ class ImageFolder:
             )
         return path, None
 
-    def _find_near(self, folder: str, name: str) -> str | None:
-        """Returns the file whose name differs by upper and lower case or by its ending alone."""
-        if folder not in self._by_key:
-            names = sorted(self._folders[folder][1] or ())
-            by_stem = {os.path.splitext(name)[0].casefold(): name for name in names}
-            self._by_key[folder] = by_stem | {name.casefold(): name for name in names}
-        known = self._by_key[folder]
+    def look_alikes(self, image: str, *, is_ending_free: bool = False) -> list[str]:
+        """Returns the paths of files that another system would not tell from this one.
+
+        Their names differ by upper and lower case, by how accents are written, or by their ending
+        where it is free.
+        """
+        folder, name = os.path.split(os.path.join(self.root, image))
+        if self._address or self.locate(image)[1] is None:
+            return []
+        real = self._folders.get(folder, ("", None))[0]
         stem = os.path.splitext(name)[0]
-        return known.get(name.casefold()) or known.get(stem.casefold()) if stem else None
+        by_name, by_stem = self._keys(folder)
+        alike = by_stem.get(key(stem), []) if is_ending_free else by_name.get(key(name), [])
+        return [os.path.join(real, one) for one in alike] if stem else []
+
+    def _find_near(self, folder: str, name: str) -> str | None:
+        """Returns the file whose name differs by case, accents or its ending alone."""
+        by_name, by_stem = self._keys(folder)
+        stem = os.path.splitext(name)[0]
+        alike = by_name.get(key(name)) or by_stem.get(key(stem))
+        return alike[-1] if stem and alike else None
+
+    def _keys(self, folder: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Returns the files of a folder that was listed: {key of name: names}, {of stem: names}."""
+        if folder not in self._by_key:
+            by_name: dict[str, list[str]] = {}
+            by_stem: dict[str, list[str]] = {}
+            for name in sorted(self._folders.get(folder, ("", None))[1] or ()):
+                by_name.setdefault(key(name), []).append(name)
+                by_stem.setdefault(key(os.path.splitext(name)[0]), []).append(name)
+            self._by_key[folder] = by_name, by_stem
+        return self._by_key[folder]
 
     def _locate_below(self, address: str, image: str) -> tuple[str, Problem | None]:
         location = f"{address}/{image}"
@@ -210,6 +234,14 @@ class ImageFolder:
             return real, {}
         with os.scandir(real) as entries:
             return real, {entry.name: entry.is_symlink() for entry in entries if _is_file(entry)}
+
+
+def key(name: str) -> str:
+    """Returns what names have in common that another system would not tell apart.
+
+    Windows knows no upper and lower case, Macs take letters and their accents apart.
+    """
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def as_typed(path: str) -> str:

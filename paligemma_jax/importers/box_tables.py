@@ -6,7 +6,8 @@
     photos/1.jpg,837,346,981,456,cow                       (RetinaNet's, without names of columns)
 
 Rows of one image are its objects, in their order; one without numbers and class says that its image
-has none. Numbers of which none is above 1 are shares of the image's sides.
+has none. Numbers of which none is above 1 are shares of the image's sides. Where classes are
+numbers, `--classes` names them.
 """
 
 import collections
@@ -47,6 +48,7 @@ def read(
     Raises:
       ValueError: no such file, or images that are nowhere.
     """
+    names = request.numbered(request.classes)
     files = {file: header for file in tables.csv_files(request.path) if (header := _columns(file))}
     if not files:
         raise ValueError(f"{request.path}: no CSV file with {SEARCHED}")
@@ -55,6 +57,8 @@ def read(
         rows = _by_image(file, header, tally)
         there = _on_disk(list(rows), request.root)
         where = pictures.choose_folder(there, request.root, request.images)
+        if request.classes and _are_numbers(rows, header[1]):
+            rows = _with_names(rows, header[1], names)
         examples += _read_file(file, rows, header, where, tally)
         progress(number, len(files))
     searched = f"{SEARCHED}, of {', '.join(map(os.path.basename, files))}"
@@ -112,6 +116,28 @@ def _rows(file: str, tally: example.Tally) -> Iterator[tuple[int, Mapping[str, A
                 tally.drop("row", "wrong number of columns", source, detail)
 
 
+def _are_numbers(rows: Mapping[str, list[Cells]], label: str) -> bool:
+    """Whether all classes of a file are numbers, for which names are given."""
+    cells = {str(row[label]).strip() for placed in rows.values() for _, row in placed}
+    return all(map(str.isdecimal, cells - {""})) and cells != {""}
+
+
+def _with_names(
+    rows: Mapping[str, list[Cells]], label: str, names: Sequence[str]
+) -> dict[str, list[Cells]]:
+    """Returns rows with the names of their classes; a number without one has none."""
+    by_number = {str(number): name for number, name in enumerate(names)}
+    return {
+        image: [
+            (place, {**row, label: by_number.get(str(row[label]).strip().lstrip("0") or "0", "")})
+            if str(row[label]).strip()
+            else (place, row)
+            for place, row in placed
+        ]
+        for image, placed in rows.items()
+    }
+
+
 def _on_disk(names: list[str], root: str) -> list[str]:
     """Returns names of images as files have them: Open Images leaves the ending out."""
     if not names or any(os.path.splitext(name)[1] for name in names[:20]):
@@ -138,8 +164,9 @@ def _read_file(
         picture = pictures.locate(folder, name, source, tally)
         size = pictures.measure(picture, source, tally) if picture else None
         if picture is None or size is None:
-            tally.read["objects"] += len(placed)
-            for place, _ in placed:
+            lost = [place for place, row in placed if _annotation(row, place, header, (1, 1))]
+            tally.read["objects"] += len(lost)
+            for place in lost:
                 tally.drop("object", "of an image that was dropped", place, name)
             continue
         if not pictures.is_of_size(picture, size, _size(placed[0][1], header, size), source, tally):
@@ -166,12 +193,17 @@ def _annotation(
     if not name and not any(cells):
         return None
     try:
-        box = [float(cell) * side for cell, side in zip(cells, sides * 2, strict=True)]
+        box = [_number(cell) * side for cell, side in zip(cells, sides * 2, strict=True)]
     except ValueError:
         return example.Annotation(name, f"{source}: found {', '.join(cells)}", [float("nan")])
     if is_size:
         box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
     return example.Annotation(name, source, box)
+
+
+def _number(cell: str) -> float:
+    """Returns the number of a cell, which may have a comma for its point."""
+    return float(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
 
 
 def _are_shares(rows: Mapping[str, list[Cells]], corners: Sequence[str]) -> bool:
@@ -183,7 +215,7 @@ def _are_shares(rows: Mapping[str, list[Cells]], corners: Sequence[str]) -> bool
         for corner in corners
     ]
     try:
-        numbers = [float(cell) for cell in cells if cell]
+        numbers = [_number(cell) for cell in cells if cell]
     except ValueError:
         return False
     return max(numbers, default=2) <= 1 and any(0 < number < 1 for number in numbers)

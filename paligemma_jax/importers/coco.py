@@ -85,12 +85,12 @@ class _Part:
         self.name = os.path.relpath(path, root)
         self.split = example.split_name(self.name)
         self.what = request.rule.source.removesuffix("s")
-        self.images = _list(content, "images", path)
+        near = os.path.dirname(os.path.abspath(path))
+        self.images = [_from_root(image, near, root) for image in _list(content, "images", path)]
         self.annotations = _list(content, "annotations", path)
         names = [i["file_name"] for i in self.images if isinstance(i.get("file_name"), str)]
         if not names and self.images:
             raise ValueError(f"{path}: no image has a 'file_name'; is it a COCO file?")
-        near = os.path.dirname(os.path.abspath(path))
         beside = names and os.path.isfile(os.path.join(near, names[0]))
         folder = request.images or (near if beside else None)
         self.folder = pictures.open_folder(pictures.choose_folder(names, root, folder))
@@ -251,7 +251,7 @@ def _load(path: str) -> Mapping[str, Any]:
     with open(path, "rb") as file:
         raw = file.read()
     try:
-        content = json.loads(raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
+        content = json.loads(raw)  # UTF-8 or 16, as it finds
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -262,6 +262,13 @@ def _load(path: str) -> Mapping[str, Any]:
         keys = sorted(content)[:8] if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: expected the keys images and annotations, found {keys}")
     return content
+
+
+def _from_root(image: dict[str, Any], near: str, root: str) -> dict[str, Any]:
+    name = image.get("file_name")
+    if not isinstance(name, str):
+        return image
+    return {**image, "file_name": pictures.from_root(name, near, root)}
 
 
 def _key(number: Any) -> str:

@@ -151,7 +151,7 @@ def is_cvat(path: str) -> bool:
     """Whether an XML file begins as CVAT's does."""
     try:
         with open(path, "rb") as file:
-            return ROOT.search(file.read(NUM_BYTES)) is not None
+            return ROOT.search(file.read(NUM_BYTES).replace(b"\0", b"")) is not None  # UTF-16
     except OSError:
         return False
 

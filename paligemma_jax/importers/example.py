@@ -293,9 +293,8 @@ def _box(annotation, outline, size: tuple[int, int], tally: Tally) -> np.ndarray
     if given is None:
         tally.drop("object", "neither box nor outline", annotation.source)
         return None
-    try:  # numpy would also take text and true for numbers
-        are_numbers = all(type(value) in (int, float) for value in given)
-        box = np.array(given if are_numbers else [], np.float64)
+    try:  # numpy would also take true for 1
+        box = np.array([] if any(type(value) is bool for value in given) else given, np.float64)
     except (TypeError, ValueError, OverflowError):
         box = np.zeros(0)
     if box.shape != (4,) or not np.isfinite(box).all():

@@ -63,6 +63,9 @@ def _read(
 ) -> tuple[str, example.DataSet]:
     """Returns (the name of the format, what the source holds)."""
     given = chosen.format or ("masks" if chosen.masks else None)
+    if (inner := formats.find_root(source)) != source:
+        say.info(f"all of {source} lies in {inner}")
+        source = inner
     name, reason = formats.choose(source, chosen.task, given)
     reason = "as --masks says" if given != chosen.format else reason
     say.info(f"{chosen.source} is {name} ({reason})")
@@ -159,7 +162,8 @@ def _make_rows(
                 line |= objects.to_row(formatted.objects)
             rows.append(splits.Row(line, image, read.picture.name, read.split))
     if left_out:
-        names = ", ".join(f"{name} ({count})" for name, count in left_out.most_common(MAX_NAMED))
+        ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+        names = ", ".join(f"{name} ({count})" for name, count in ordered[:MAX_NAMED])
         more = ", ..." if len(left_out) > MAX_NAMED else ""
         key = f"objects left out whose class --classes does not name: {names}{more}"
         tally.changed[key] = left_out.total()

@@ -40,7 +40,7 @@ def read(
     by_name: dict[str, list[str]] = {}
     for place, _ in source_files.walk(folder.root):
         for image in pictures.list_images(place):
-            by_name.setdefault(source_files.key(os.path.basename(image)), []).append(image)
+            by_name.setdefault(locations.key(os.path.basename(image)), []).append(image)
     examples = []
     for number, path in enumerate(files, 1):
         if read := _read_file(path, request.root, folder, by_name, tally):
@@ -61,8 +61,8 @@ def _read_file(
     tally.read["images"] += 1
     name = os.path.relpath(path, root)
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            content = json.load(file)
+        with open(path, "rb") as file:
+            content = json.load(file)  # UTF-8 or 16, as it finds
         shapes = content["shapes"]
         if not isinstance(shapes, list) or not all(isinstance(one, dict) for one in shapes):
             raise ValueError("'shapes' is no list of objects")
@@ -96,11 +96,12 @@ def _picture(
     """Returns the image: where imagePath says, beside the file, by its stem, or from the file."""
     given = content.get("imagePath")
     given = given.replace("\\", "/") if isinstance(given, str) else ""
+    last = pictures.last_part(given) or os.path.basename(given)
     near, stem = os.path.dirname(os.path.realpath(path)), os.path.splitext(path)[0]
-    tries = [os.path.join(near, given), os.path.join(near, os.path.basename(given))]
-    tries += [os.path.join(folder.root, os.path.basename(given))]
+    tries = [os.path.join(near, given), os.path.join(near, last)]
+    tries += [os.path.join(folder.root, last)]
     tries += [os.path.realpath(stem) + ending for ending in pictures.SUFFIXES]
-    same = by_name.get(source_files.key(os.path.basename(given)), [])
+    same = by_name.get(locations.key(last), [])
     tries += same if len(same) == 1 else []
     file = next((one for one in map(os.path.normpath, tries) if os.path.isfile(one)), None)
     data = content.get("imageData")

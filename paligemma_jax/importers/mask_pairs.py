@@ -7,13 +7,14 @@ Training_Input. Files of masks end or begin with such a word (1_mask.png, mask_1
 as their images.
 """
 
+import collections
 import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from paligemma_jax.importers import pictures, source_files
+from paligemma_jax.importers import example, pictures, source_files
 
 # Words in the names of folders: of masks, and of images.
 MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "annot", "gt", "seg"}
@@ -64,7 +65,36 @@ def find(root: str) -> Pairs:
             else:
                 images.append((path, _places(parts, words)))
     pairs = [(path, _find_mask(path, places, masks)) for path, places in images]
+    pairs = _pair_rest(root, pairs, masks.values())
     return pairs, sorted(set(masks.values()) - {mask for _, mask in pairs})
+
+
+def _pair_rest(
+    root: str, pairs: Sequence[tuple[str, str | None]], masks: Iterable[str]
+) -> list[tuple[str, str | None]]:
+    """Returns pairs with masks that lie elsewhere, where their stems are those of one image alone.
+
+    Not those of another split.
+    """
+    free = set(masks) - {mask for _, mask in pairs}
+    waiting = [image for image, mask in pairs if mask is None]
+    by_stem: dict[str, list[str]] = {}
+    for mask in sorted(free) if waiting else ():
+        by_stem.setdefault(_of_mask(source_files.stem_key(mask)), []).append(mask)
+    keys = {image: _of_image(source_files.stem_key(image)) for image in waiting}
+    counts = collections.Counter(key for several in keys.values() for key in several)
+    masks_of = {
+        image: by_stem[key][0]
+        for image, several in keys.items()
+        for key in reversed(several)
+        if counts[key] == len(by_stem.get(key, ())) == 1
+        and _split(root, image) in (None, _split(root, by_stem[key][0]))
+    }
+    return [(image, mask or masks_of.get(image)) for image, mask in pairs]
+
+
+def _split(root: str, path: str) -> str | None:
+    return example.split_name(os.path.dirname(os.path.relpath(path, root)))
 
 
 def find_in(images: str, masks: str) -> Pairs:
@@ -76,19 +106,19 @@ def find_in(images: str, masks: str) -> Pairs:
     mask_root, image_root = os.path.realpath(masks), os.path.realpath(images)
     if not os.path.isdir(mask_root):
         raise ValueError(f"--masks {masks}: no such folder")
-    found = [
+    placed = [
         (os.path.relpath(folder, image_root), path)
         for folder, _ in source_files.walk(image_root)
         if folder != mask_root and not folder.startswith(mask_root + os.sep)
         for path in _list(folder)
     ]
-    stems = {key for _, path in found for key in _of_image(source_files.stem_key(path))}
+    stems = {key for _, path in placed for key in _of_image(source_files.stem_key(path))}
     by_stem: dict[str, list[tuple[str, str]]] = {}
     for folder, _ in source_files.walk(mask_root):
         for path in _list(folder):
             key = _longest_of(source_files.stem_key(path), stems)
             by_stem.setdefault(key, []).append((os.path.relpath(folder, mask_root), path))
-    pairs = [(path, _nearest(path, place, by_stem)) for place, path in found]
+    pairs = [(path, _nearest(path, place, by_stem)) for place, path in placed]
     everything = {path for several in by_stem.values() for _, path in several}
     return pairs, sorted(everything - {mask for _, mask in pairs})
 

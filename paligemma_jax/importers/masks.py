@@ -28,7 +28,7 @@ SPECK, MANY_SPECKS = 16, 100  # pixels of a piece that is hardly an object, and 
 WEDGE_PX, WEDGE_SHARE, WEDGE_IOU = 8, 0.05, 0.85
 OPEN = 255  # "void" of Pascal VOC
 NUMBERS = ("1", "L", "P", "I;16", "I;16B", "I")  # Pillow's modes of one channel of whole numbers
-HALF = 127
+HALF, HALF_OF_16_BITS = 127, 32_767
 PROGRESS_IMAGES = 50
 
 
@@ -227,10 +227,11 @@ def _classes(
     classes = request.classes
     with Image.open(path) as image:
         if len(classes) == 1:
-            values = np.asarray(image if image.mode in "1LP" else image.convert("L"))
+            values = np.asarray(image if image.mode in NUMBERS else image.convert("L"))
             # Masks of 0 and 1 look black, and a palette's colours say nothing.
             low = values.max() <= 1 or image.mode == "P"
-            yield classes[0], (values > 0) & (values != OPEN) if low else values > HALF
+            half = HALF if values.max() <= OPEN else HALF_OF_16_BITS
+            yield classes[0], (values > 0) & (values != OPEN) if low else values > half
             return
         if image.mode not in NUMBERS or image.format == "JPEG":
             raise ValueError(

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import urllib.parse
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -88,19 +89,24 @@ def locate(
 ) -> example.Picture | None:
     """Returns the picture of this name, or drops the image with the reason.
 
-    A name may be a path of another machine or system: then the longest end of it that lies in the
-    folder is meant, unless that is another name's image.
+    A name may be a path of another machine or system, or an address that the image came from: then
+    the longest end of it that lies in the folder is meant, in upper or lower case, unless that is
+    another name's image.
     """
     path, problem = folder.locate(name)
-    if problem and (moved := _locate_end(folder, name)):
-        path, problem = moved, None
+    is_address = locations.is_address(path)
+    if (problem or is_address) and (end := _locate_end(folder, name)):
+        (path, how), problem, is_address = end, None, False
         if tally.located.get(path, name) == name:
-            tally.changed["images found by the end of their path"] += 1
+            tally.changed[how] += 1
         else:
-            detail = f"image '{name}': only its end is there, which is {tally.located[path]}"
+            other = _shown(tally.located[path])
+            detail = f"image '{_shown(name)}': only its end is there, which is {other}"
             problem = "image not found", detail
-    if locations.is_address(path):
-        detail = f"{locations.public(path)}: download it and name the file"
+    if is_address:
+        detail = (
+            f"{locations.public(path)}: download the images and give their folder: --images FOLDER"
+        )
         tally.drop("image", "at an address; an import takes images of this machine", source, detail)
         return None
     if problem:
@@ -121,26 +127,65 @@ def find_folder(names: Iterable[Any], root: str) -> locations.ImageFolder:
         return open_folder(root)
 
 
-def _locate_end(folder: locations.ImageFolder, name: str) -> str | None:
-    """Returns the longest end of a path that is an image in the folder; None if there is none.
+def _locate_end(folder: locations.ImageFolder, name: str) -> tuple[str, str] | None:
+    """Returns (the image in the folder that a path's longest end is, how it was found), or None.
 
-    No folder of another split is cut off: train/1.png is not the 1.png that is there.
+    No folder of another split is cut off: train/1.png is not the 1.png that is there. The file of
+    an address may have another ending, as servers choose it.
     """
+    is_address = locations.is_address(name)
+    ends = list(_ends(folder, name))
+    for end in ends:
+        path, problem = folder.locate(end)
+        if not problem:
+            how = "address" if is_address else "path"
+            return path, f"images found by the end of their {how}"
+    for end in ends:
+        alike = folder.look_alikes(end) or folder.look_alikes(end, is_ending_free=is_address)
+        if len(alike) == 1:
+            how = "the name in their address" if is_address else "a name in other letters"
+            return alike[0], f"images found by {how}"
+    return None
+
+
+def _ends(folder: locations.ImageFolder, name: str) -> Iterator[str]:
+    """Yields the ends of a path, the longest first, as long as no other split is cut off."""
     parts = _parts(name)
     for start in range(len(parts)):
         split = example.split_name("/".join(parts[:start]))
         if split is not None and split != example.split_name(os.path.basename(folder.root)):
-            return None
-        path, problem = folder.locate("/".join(parts[start:]))
-        if not problem:
-            return path
-    return None
+            return
+        yield "/".join(parts[start:])
+
+
+def from_root(name: str, near: str, root: str) -> str:
+    """Returns a name that leads out of the folder `near` (../images/1.png) as relative to root.
+
+    Any other name, and one of no file in root, is returned as it is.
+    """
+    parts = re.split(r"[\\/]", name)
+    if ".." not in parts or locations.is_address(name):
+        return name
+    path = os.path.normpath(os.path.join(os.path.realpath(near), "/".join(parts)))
+    relative = os.path.relpath(path, os.path.realpath(root))
+    return relative if os.path.isfile(path) and not relative.startswith(os.pardir) else name
+
+
+def _shown(name: str) -> str:
+    """Returns a name for messages: an address without what may be a secret."""
+    return locations.public(name) if locations.is_address(name) else name
+
+
+def last_part(name: str) -> str:
+    """Returns the file's name of a path of any system, or of an address."""
+    return next(reversed(_parts(name)), "")
 
 
 def _parts(name: str) -> list[str]:
-    """Returns the parts of a path of any system, without drive and dots."""
+    """Returns the parts of a path of any system, without drive and dots; an address's last one."""
     if locations.is_address(name):
-        return []
+        last = urllib.parse.unquote(urllib.parse.urlsplit(name).path.rpartition("/")[2])
+        return [] if last in ("", ".", "..") or "/" in last else [last]
     parts = re.split(r"[\\/]", name)
     if ".." in parts:  # it leads out of the folder, and nothing outside is meant
         return []
@@ -160,22 +205,34 @@ def choose_folder(names: Sequence[str], root: str, given: str | None) -> str:
     """
     sample = list(names[:: max(1, len(names) // 20)])[:40]
     candidates = [given] if given else list(_folders(root))
-    counts = [sum(os.path.isfile(os.path.join(c, name)) for name in sample) for c in candidates]
     if not sample:
         return candidates[0]
     ends = [["/".join(_parts(name)[start:]) for name in sample] for start in range(MAX_DEPTH + 2)]
-    for shortened in () if given or max(counts) else ends:
-        shortened = list(filter(None, shortened))
-        counts = [sum(os.path.isfile(os.path.join(c, n)) for n in shortened) for c in candidates]
-        if max(counts) > 0:
-            break
-    if max(counts) == 0:
-        where = given or f"{root} and its subfolders"
-        raise ValueError(
-            f"none of the images is in {where}; looked for {', '.join(map(repr, sample[:3]))}. "
-            f"Name the folder that they are relative to: --images FOLDER"
-        )
-    return candidates[counts.index(max(counts))]
+    for count in (_count_files, _count_look_alikes):
+        for names_there in (sample, *ends):
+            counts = [count(c, list(filter(None, names_there))) for c in candidates]
+            if max(counts) > 0:
+                return candidates[counts.index(max(counts))]
+    where = given or f"{root} and its subfolders"
+    shown = ", ".join(repr(_shown(name)) for name in sample[:3])
+    raise ValueError(
+        f"none of the images is in {where}; looked for {shown}. "
+        f"Name the folder that they are relative to: --images FOLDER"
+    )
+
+
+def _count_files(folder: str, names: Iterable[str]) -> int:
+    return sum(os.path.isfile(os.path.join(folder, name)) for name in names)
+
+
+def _count_look_alikes(folder: str, names: Iterable[str]) -> int:
+    finder = open_folder(folder)
+    return sum(
+        len(finder.look_alikes(name)) == 1
+        or len(finder.look_alikes(name, is_ending_free=True)) == 1
+        for name in names
+        if not locations.is_address(name)
+    )
 
 
 def list_images(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:

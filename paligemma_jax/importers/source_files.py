@@ -1,12 +1,12 @@
-"""The files of a data set: what a system puts beside them is left out, and names are compared.
+"""The files of a data set, without what a system puts beside them.
 
-Archives that were packed on a Mac hold a folder __MACOSX and files ._NAME, which are no data. Names
-differ between systems: Macs take letters with accents apart, Windows knows no upper and lower case.
+Archives that were packed on a Mac hold a folder __MACOSX and files ._NAME, which are no data.
 """
 
 import os
-import unicodedata
 from collections.abc import Iterator
+
+from paligemma_jax.data import locations
 
 NO_DATA = "__MACOSX"
 
@@ -41,11 +41,6 @@ def innermost(root: str) -> str:
     return root
 
 
-def key(name: str) -> str:
-    """Returns what names have in common that another system would not tell apart."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
 def stem_key(path: str) -> str:
-    """Returns the `key` of a file's name without its ending."""
-    return key(os.path.splitext(os.path.basename(path))[0])
+    """Returns the `locations.key` of a file's name without its ending."""
+    return locations.key(os.path.splitext(os.path.basename(path))[0])

@@ -2,27 +2,38 @@
 
 JSON that is one list of such rows is read as JSONL is, conversations too: see `conversations`.
 
-One file, or a folder with one per split (metadata.jsonl of Hugging Face's ImageFolder too). Images
-are relative to the file, to a folder below it, or to `--images`. Columns are recognized by usual
-names, or by `--columns question=q,answer=a`. JSONL rows with image, prefix and suffix (our own
-format) are taken as they are, with their objects. CSV has commas, semicolons, tabs or bars; a .txt
-file is CSV if its first line names a column of images among others (Flickr8k's captions.txt).
+One file, or a folder with one per split, or with folders of these (train/metadata.jsonl of Hugging
+Face's ImageFolder). Images are relative to the file, to a folder below it, or to `--images`.
+Columns are recognized by usual names, or by `--columns question=q,answer=a`. JSONL rows with image,
+prefix and suffix (our own format) are taken as they are, with their objects. CSV has commas,
+semicolons, tabs or bars; a .txt file is CSV if its first line names a column of images among others
+(Flickr8k's captions.txt).
 """
 
+import codecs
 import csv
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from paligemma_jax.data import jsonl, locations
-from paligemma_jax.importers import columns, conversations, example, json_kinds, pictures
+from paligemma_jax.importers import (
+    columns,
+    conversations,
+    example,
+    json_kinds,
+    pictures,
+    source_files,
+)
 
 JSONL = (".jsonl", ".json")
 CSV = (".csv", ".tsv", ".txt")
 DELIMITERS = ",;\t|"
 MAX_HEADER = 10_000  # characters
+SEPARATOR_LINE = re.compile(r"sep=([,;|\t])", re.IGNORECASE)
 NUM_SAMPLED = 40  # rows that tell where images lie
 PROGRESS_ROWS = 1000
 
@@ -37,6 +48,16 @@ def detect_jsonl(path: str) -> str | None:
 def detect_csv(path: str) -> str | None:
     """Returns the file that shows that a path is CSV, or None."""
     return next(iter(_files(path, CSV)), None)
+
+
+def detect_jsonl_deeper(path: str) -> str | None:
+    """As `detect_jsonl`, one folder deeper."""
+    return next(iter(_files_deeper(path, JSONL)), None)
+
+
+def detect_csv_deeper(path: str) -> str | None:
+    """As `detect_csv`, one folder deeper."""
+    return next(iter(_files_deeper(path, CSV)), None)
 
 
 def read_jsonl(
@@ -54,9 +75,11 @@ def read_csv(
 
 
 def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
-    files = _files(request.path, endings)
+    files = _files(request.path, endings) or _files_deeper(request.path, endings)
     if not files:
-        raise ValueError(f"{request.path}: no file that ends in {' or '.join(endings)}")
+        raise ValueError(
+            f"{request.path}: no file that ends in {' or '.join(endings)}, here or one folder below"
+        )
     folder = _open_images(request, request.root, files, read_rows)
     examples: list[example.Example] = []
     total, done = sum(map(_count_lines, files)), 0
@@ -67,8 +90,9 @@ def _read(request, tally, progress, endings, read_rows) -> example.DataSet:
             if not chosen:
                 where = f"{path}:{number}"
                 chosen = columns.choose(row, request, where, columns=request.columns)
-            source = f"{os.path.basename(path)}:{number}"
-            split = columns.split_of(path)
+            source = f"{_name(path, request.root)}:{number}"
+            row = _with_name(row, chosen["image"], path, folder.root)
+            split = columns.split_of(path) or _split_of_folder(path, request.root)
             if made := _example(
                 row, chosen, folder, source, split, tally, request.numbered(request.classes)
             ):
@@ -110,7 +134,28 @@ def _image_names(
             if not chosen:
                 where = f"{path}:{number}"
                 chosen = columns.choose(row, request, where, columns=request.columns)
+            row = _with_name(row, chosen["image"], path, request.images or request.root)
             yield columns.only_image(row.get(chosen["image"]))
+
+
+def _with_name(row: Mapping[str, Any], column: str, path: str, root: str) -> Mapping[str, Any]:
+    """Returns a row whose image, where it lies near the file or above it, is named from root on."""
+    name, near = columns.only_image(row.get(column)), os.path.realpath(os.path.dirname(path))
+    if not isinstance(name, str) or near == (inside := os.path.realpath(root)):
+        return row
+    whole = pictures.from_root(name, near, root)
+    if os.path.isfile(os.path.join(near, name)) and near.startswith(inside + os.sep):
+        whole = os.path.normpath(os.path.join(os.path.relpath(near, inside), name))
+    return row if whole == name else {**row, column: whole}
+
+
+def _split_of_folder(path: str, root: str) -> str | None:
+    """Returns the split that a file's folder tells: train/metadata.jsonl."""
+    return example.split_name(os.path.dirname(os.path.relpath(path, root)))
+
+
+def _name(path: str, root: str) -> str:
+    return os.path.relpath(path, root)
 
 
 def _example(
@@ -163,34 +208,59 @@ def _json_list(path: str) -> list[Any]:
 
 def csv_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (number of the row's last line, {column: text})."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    if what := locations.describe_file(path):
+        raise ValueError(f"{path}: it is {what}")
+    with open(path, encoding=_encoding(path), newline="") as file:
         try:
-            header = file.readline()
+            delimiter, header, skipped = _read_header(file)
             if not header.strip():
                 raise ValueError(f"{path}: the file is empty; expected a line of column names")
-            file.seek(0)
-            delimiter = max(DELIMITERS, key=header.count)
             # Nobody quotes where bars divide, so a quotation mark there is text.
             quoting = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
+            lines = itertools.chain([header], file)
             reader = csv.DictReader(
-                file, delimiter=delimiter, quoting=quoting, skipinitialspace=True, strict=True
+                lines, delimiter=delimiter, quoting=quoting, skipinitialspace=True, strict=True
             )
             for row in reader:
+                number = reader.line_num + skipped
                 if None in row or None in row.values():
                     tally.read["rows"] += 1
-                    source = f"{os.path.basename(path)}:{reader.line_num}"
+                    source = f"{os.path.basename(path)}:{number}"
                     # Cells too many are a list under None, those too few are None.
                     cells = [*row.pop(None, ()), *(v for v in row.values() if v is not None)]
                     columns = len(reader.fieldnames or ())
                     detail = f"expected {columns} columns, found {len(cells)}"
                     tally.drop("row", "wrong number of columns", source, detail)
                 else:
-                    yield reader.line_num, row
-        except UnicodeDecodeError as error:
-            message = f"{path}: byte {error.object[error.start]:#04x} is not UTF-8"
+                    yield number, row
+        except UnicodeError as error:
+            byte = getattr(error, "object", b"")[getattr(error, "start", 0) :][:1]
+            message = f"{path}: byte 0x{byte.hex()} is not UTF-8"
             raise ValueError(f"{message}; save the file as UTF-8") from error
         except csv.Error as error:
             raise ValueError(f"{path}: broken CSV: {error}") from error
+
+
+def _read_header(file: TextIO) -> tuple[str, str, int]:
+    """Returns (what divides cells, the line of column names, how many lines stand above it).
+
+    Excel may say in a first line what divides cells: "sep=;".
+    """
+    header = file.readline(MAX_HEADER)
+    if separator := SEPARATOR_LINE.fullmatch(header.strip()):
+        return separator[1], file.readline(MAX_HEADER), 1
+    return max(DELIMITERS, key=header.count), header, 0
+
+
+def _encoding(path: str) -> str:
+    """Returns how a CSV file is encoded: Excel's "Unicode text" is UTF-16."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    zeros = tuple(byte == 0 for byte in head)  # of the first two letters
+    known = {(False, True) * 2: "utf-16-le", (True, False) * 2: "utf-16-be"}
+    return known.get(zeros, "utf-8-sig")
 
 
 def _count_lines(path: str) -> int:
@@ -203,6 +273,7 @@ def _files(path: str, endings: tuple[str, ...]) -> list[str]:
     if os.path.isdir(path):
         paths = [os.path.join(path, name) for name in sorted(os.listdir(path))]
     paths = [one for one in paths if one.lower().endswith(endings) and os.path.isfile(one)]
+    paths = [one for one in paths if source_files.is_data(os.path.basename(one))]
     # A .json file is taken for rows where it is a list of them, and no .jsonl lies beside it.
     lists = [p for p in paths if p.lower().endswith(".json")]
     lines = [p for p in paths if p not in lists]
@@ -210,20 +281,28 @@ def _files(path: str, endings: tuple[str, ...]) -> list[str]:
     return [one for one in paths if not one.lower().endswith(".txt") or _has_header(one)]
 
 
+def _files_deeper(path: str, endings: tuple[str, ...]) -> list[str]:
+    """Returns the files in the folders right below a folder: train/metadata.jsonl."""
+    folders = source_files.folders(path) if os.path.isdir(path) else []
+    return [file for folder in folders for file in _files(folder, endings)]
+
+
 def csv_files(path: str) -> list[str]:
-    """Returns the CSV files at a path, in order."""
-    return _files(path, CSV)
+    """Returns the CSV files at a path, in order; where there are none, those one folder deeper."""
+    return _files(path, CSV) or _files_deeper(path, CSV)
 
 
 def header(path: str) -> list[str]:
     """Returns the names of columns, or what else the cells of the first line hold."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            line = file.readline(MAX_HEADER)
-    except UnicodeDecodeError:
+    # What is no text in it is an error when the rows are read.
+    with open(path, encoding=_encoding(path), errors="replace", newline="") as file:
+        delimiter, line, _ = _read_header(file)
+    if "\ufffd" in line:
         return []
-    delimiter = max(DELIMITERS, key=line.count)
-    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+    try:
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+    except csv.Error:
+        return []
 
 
 def _has_header(path: str) -> bool:

@@ -41,14 +41,16 @@ def detect(path: str) -> str | None:
     if shown := next(iter(_descriptions(path)), None):
         return shown
     # Lists of class names lie beside annotations of other formats too.
-    return next(iter(_class_files(path)), None) if detect_labels(path) else None
+    has_labels = any(map(_is_label_file, _files_below(path, (".txt",))))
+    return next(iter(_class_files(path)), None) if has_labels else None
 
 
-def detect_labels(path: str) -> str | None:
-    """Returns a label file that shows that a path is YOLO without class names, or None."""
+def detect_likely(path: str) -> str | None:
+    """Returns a label file, or a list of class names, that lets a path be taken for YOLO."""
     if not os.path.isdir(path):
         return None
-    return next(filter(_is_label_file, _files_below(path, (".txt",))), None)
+    labels = next(filter(_is_label_file, _files_below(path, (".txt",))), None)
+    return labels or next(iter(_class_files(path)), None)
 
 
 def read(
@@ -111,13 +113,13 @@ def _warn_of_first_class(
 
 
 def _describe(request: example.Request, root: str) -> dict[str, Any]:
-    found = [request.path] if os.path.isfile(request.path) else _descriptions(root)
-    if not found:
+    paths = [request.path] if os.path.isfile(request.path) else _descriptions(root)
+    if not paths:
         return {}
-    if len(found) > 1:
-        names = ", ".join(map(os.path.basename, found))
+    if len(paths) > 1:
+        names = ", ".join(map(os.path.basename, paths))
         raise ValueError(f"{root}: {names} each name classes; give one of them as SRC")
-    (path,) = found
+    (path,) = paths
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.load(file, _FewAliases)
@@ -132,8 +134,8 @@ def _describe(request: example.Request, root: str) -> dict[str, Any]:
 def _descriptions(root: str) -> list[str]:
     """Returns the paths of data.yaml, or of files of other names that name classes as it does."""
     usual = [os.path.join(root, name) for name in YAML_NAMES]
-    if found := next(filter(os.path.isfile, usual), None):
-        return [found]
+    if path := next(filter(os.path.isfile, usual), None):
+        return [path]
     names = sorted(filter(source_files.is_data, os.listdir(root)))
     others = [os.path.join(root, n) for n in names if n.lower().endswith((".yaml", ".yml"))]
     return [path for path in others if os.path.isfile(path) and _names_classes(path)]
@@ -389,7 +391,7 @@ def _labels_alone(images: list[str], used: set[str], root: str) -> list[str]:
     expected = {folder for folder in expected if "labels" in folder.split(os.sep)}
     paths: set[str] = set()
     for folder in expected | {os.path.dirname(file) for file in used}:
-        names = os.listdir(folder) if os.path.isdir(folder) else ()
+        names = filter(source_files.is_data, os.listdir(folder) if os.path.isdir(folder) else ())
         texts = {os.path.join(folder, name) for name in names if name.endswith(".txt")}
         paths |= texts if folder in expected else set(filter(_is_label_file, texts))
     if not used:

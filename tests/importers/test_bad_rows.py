@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from paligemma_jax.importers import formats
+
 VOC = "<annotation><filename>{}</filename></annotation>"
 
 
@@ -52,6 +54,22 @@ def write_parquet(folder, names):
     parquet.write_table(table, folder / "rows.parquet")
 
 
+def write_labelme(folder, names):
+    for number, name in enumerate(names):
+        content = {"shapes": [], "imagePath": name}
+        (folder / f"{number}.json").write_text(json.dumps(content))
+
+
+def write_cvat(folder, names):
+    images = "".join(f'<image name="{name}"/>' for name in names)
+    (folder / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+
+
+def write_box_csv(folder, names):
+    rows = [f"{name},,,,," for name in names]
+    (folder / "boxes.csv").write_text("\n".join(["image,class,xmin,ymin,xmax,ymax", *rows]))
+
+
 # format -> (what writes one that names images, what it is read for)
 FORMATS = {
     "coco": (write_coco, {}),
@@ -61,6 +79,9 @@ FORMATS = {
     "jsonl": (write_jsonl, {"task": "caption"}),
     "csv": (write_csv, {"task": "caption"}),
     "parquet": (write_parquet, {"task": "caption"}),
+    "labelme": (write_labelme, {}),
+    "cvat": (write_cvat, {}),
+    "box_csv": (write_box_csv, {}),
 }
 REASONS = {
     "gone.png": "image not found",
@@ -89,6 +110,10 @@ def folder(tmp_path, picture):
     (folder / "empty.png").touch()
     (folder / "text.png").write_text("no picture")
     return folder
+
+
+def test_every_format_is_among_those_with_bad_rows():
+    assert set(FORMATS) == set(formats.FORMATS)
 
 
 @pytest.mark.parametrize("fault", REASONS)

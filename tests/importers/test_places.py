@@ -1,112 +1,13 @@
 """The same small data set, moved, renamed and written anew, gives the same rows in any format."""
 
-import json
+import unicodedata
 
-import numpy as np
-import pyarrow
 import pytest
-from PIL import Image
-from pyarrow import parquet
 
-from paligemma_jax.importers import example, pictures
+from paligemma_jax import import_data
+from paligemma_jax.importers import example, formats, pictures
+from tests import small_sets
 
-# image -> (label, box in pixels)
-BOXES = {"a": ("cat", [4, 6, 40, 30]), "b": ("dog", [10, 8, 60, 40])}
-SIZE = (64, 48)
-
-
-def write_coco(root, name):
-    images = [{"id": stem, "file_name": name(stem)} for stem in BOXES]
-    annotations = [
-        {
-            "id": n,
-            "image_id": stem,
-            "category_id": n,
-            "bbox": [*box[:2], *np.subtract(box[2:], box[:2]).tolist()],
-        }
-        for n, (stem, (_, box)) in enumerate(BOXES.items())
-    ]
-    categories = [{"id": n, "name": label} for n, (label, _) in enumerate(BOXES.values())]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    return {"annotations.json": json.dumps(content)}
-
-
-def write_labelme(root, name):
-    return {
-        f"json/{stem}.json": json.dumps(
-            {
-                "shapes": [
-                    {"label": label, "points": [box[:2], box[2:]], "shape_type": "rectangle"}
-                ],
-                "imagePath": name(stem),
-            }
-        )
-        for stem, (label, box) in BOXES.items()
-    }
-
-
-def write_cvat(root, name):
-    corners = 'xtl="{}" ytl="{}" xbr="{}" ybr="{}"'
-    images = [
-        f'<image name="{name(stem)}"><box label="{label}" {corners.format(*box)}/></image>'
-        for stem, (label, box) in BOXES.items()
-    ]
-    return {"annotations.xml": f"<annotations>{''.join(images)}</annotations>"}
-
-
-def write_voc(root, name):
-    corner = "<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>"
-    return {
-        f"xml/{stem}.xml": f"<annotation><filename>{name(stem)}</filename><object>"
-        f"<name>{label}</name><bndbox>"
-        f"{corner.format(box[0] + 1, box[1] + 1, *box[2:])}</bndbox></object></annotation>"
-        for stem, (label, box) in BOXES.items()
-    }
-
-
-def write_yolo(root, name):
-    files = {"classes.txt": "cat\ndog\n"}
-    for number, (stem, (_, box)) in enumerate(BOXES.items()):
-        (x0, y0, x1, y1), (w, h) = box, SIZE
-        shares = [(x0 + x1) / 2 / w, (y0 + y1) / 2 / h, (x1 - x0) / w, (y1 - y0) / h]
-        files[f"labels/{stem}.txt"] = f"{number} {' '.join(map(repr, shares))}\n"
-    return files
-
-
-def write_csv(root, name):
-    rows = [
-        f"{name(stem)},{label},{','.join(map(str, box))}" for stem, (label, box) in BOXES.items()
-    ]
-    return {"boxes.csv": "\n".join(["image,class,x1,y1,x2,y2", *rows])}
-
-
-def rows_of(name):
-    for stem, (label, (x0, y0, x1, y1)) in BOXES.items():
-        objects = {"bbox": [[x0, y0, x1 - x0, y1 - y0]], "category": [label]}
-        yield {"image": name(stem), "objects": objects}
-
-
-def write_jsonl(root, name):
-    return {"rows.jsonl": "\n".join(map(json.dumps, rows_of(name)))}
-
-
-def write_parquet(root, name):
-    table = pyarrow.Table.from_pylist(list(rows_of(name)))
-    root.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(table, root / "rows.parquet")
-    return {}
-
-
-FORMATS = {
-    "coco": write_coco,
-    "labelme": write_labelme,
-    "cvat": write_cvat,
-    "voc": write_voc,
-    "yolo": write_yolo,
-    "box_csv": write_csv,
-    "jsonl": write_jsonl,
-    "parquet": write_parquet,
-}
 # What happened to a data set -> (folder of its images, an image as its annotations name it).
 MOVES = {
     "as it was": ("images", "images/{}.png"),
@@ -117,6 +18,8 @@ MOVES = {
     "absolute, another machine": ("images", "/home/me/set/images/{}.png"),
     "absolute, Windows": ("images", "C:\\set\\images\\{}.png"),
     "from the folder above": ("images", "set/images/{}.png"),
+    "another case, Windows": ("images", "IMAGES\\{}.PNG"),
+    "at an address": ("images", "https://example.org/set/images/{}.png?key=secret"),
 }
 ENCODINGS = {
     "plain": lambda text: text.encode(),
@@ -125,40 +28,112 @@ ENCODINGS = {
 }
 
 
-def rows(folder, write, read, format_name, move="as it was", encode=ENCODINGS["plain"]):
-    """Returns {stem of the image: its objects} of a data set that was moved."""
-    place, shown = MOVES[move]
-    for number, stem in enumerate(BOXES):
-        path = folder / place / f"{stem}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", SIZE, (number, 0, 0)).save(path)
-    for name, text in write(folder, shown.format).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(encode(text))
-    _, examples, _ = read(format_name, folder)
-    return {
-        one.picture.name.rpartition("/")[2]: [
-            (label, np.round(box, 2).tolist())
-            for label, box in zip(one.objects.labels, one.objects.boxes_xyxy, strict=True)
-        ]
-        for one in examples
-    }
+def test_every_format_is_among_those_that_are_moved():
+    assert set(small_sets.FORMATS) == set(formats.FORMATS)
 
 
-EXPECTED = {f"{stem}.png": [(label, box)] for stem, (label, box) in BOXES.items()}
+def rows(folder, read, name, **written):
+    """Returns the contents of a data set that is written and read."""
+    small_sets.write(folder, name, **written)
+    _, examples, _ = read(name, folder, **small_sets.FORMATS[name][1])
+    return small_sets.contents(examples)
+
+
+def options(name):
+    """Returns the words of the command that a format needs."""
+    request = small_sets.FORMATS[name][1]
+    classes = request.get("classes")
+    return [
+        f"--task={request.get('task', 'detection')}",
+        *([f"--classes={','.join(classes)}"] if classes else []),
+    ]
 
 
 @pytest.mark.parametrize("move", MOVES)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", formats.FORMATS)
 def test_a_data_set_that_was_moved_gives_the_same_rows(tmp_path, read, name, move):
-    assert rows(tmp_path / "set", FORMATS[name], read, name, move) == EXPECTED
+    place, shown = MOVES[move]
+    found = rows(tmp_path / "set", read, name, place=place, shown=shown)
+    assert found == small_sets.expected(name)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", formats.FORMATS)
 def test_a_data_set_that_was_saved_anew_gives_the_same_rows(tmp_path, read, name, encoding):
-    found = rows(tmp_path / "set", FORMATS[name], read, name, encode=ENCODINGS[encoding])
-    assert found == EXPECTED
+    found = rows(tmp_path / "set", read, name, encode=ENCODINGS[encoding])
+    assert found == small_sets.expected(name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_another_encoding_gives_the_same_rows_or_one_error_that_names_the_file(
+    tmp_path, name, encoding
+):
+    small_sets.write(tmp_path / "set", name, encode=lambda text: text.encode(encoding))
+    words = [str(tmp_path / "set"), str(tmp_path / "out"), f"--format={name}", *options(name)]
+    error = None
+    try:
+        import_data.main(words)
+    except ValueError as raised:
+        error = str(raised)
+    if error is not None:
+        files = [path.name for path in (tmp_path / "set").rglob("*") if path.suffix != ".png"]
+        assert any(file in error for file in files)
+        assert not (tmp_path / "out").exists()
+        return
+    text = (tmp_path / "out/train.jsonl").read_text()
+    dropped = tmp_path / "out/dropped.jsonl"
+    images = (
+        [line for line in dropped.read_text().splitlines() if '"image"' in line]
+        if (dropped.exists())
+        else []
+    )
+    assert text.count("\n") + len(images) == len(small_sets.BOXES) and '"suffix": ""' not in text
+
+
+@pytest.mark.parametrize(
+    "as_stored", [lambda name: unicodedata.normalize("NFD", name), str.upper], ids=["Mac", "upper"]
+)
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_images_that_another_system_named_are_found(tmp_path, read, name, as_stored):
+    found = rows(tmp_path / "set", read, name, as_stored=as_stored)
+    assert found == small_sets.expected(name)
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_what_a_mac_packs_beside_a_data_set_is_no_part_of_it(tmp_path, read, name):
+    folder = tmp_path / "set"
+    small_sets.write(folder, name)
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        other = folder / "__MACOSX" / path.relative_to(folder)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\xff")
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\xff")
+    _, examples, tally = read(name, folder, **small_sets.FORMATS[name][1])
+    assert small_sets.contents(examples) == small_sets.expected(name)
+    assert not tally.drops and formats.detect_all(str(folder))[name]
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_a_data_set_in_a_folder_in_a_folder_is_found(tmp_path, name):
+    small_sets.write(tmp_path / "set/inner/one", name)
+    import_data.main([str(tmp_path / "set"), str(tmp_path / "out"), *options(name)])
+    assert (tmp_path / "out/train.jsonl").read_bytes().count(b"\n") == len(small_sets.BOXES)
+
+
+@pytest.mark.parametrize("name", small_sets.NAMED)
+def test_classes_that_are_asked_for_are_taken_and_others_are_said(tmp_path, capsys, name):
+    small_sets.write(tmp_path / "set", name)
+    words = [str(tmp_path / "set"), str(tmp_path / "out"), f"--format={name}", *options(name)]
+    import_data.main([*words, "--classes=dog"])
+    left_out = "changed  1 object left out whose class --classes does not name: cat (1)"
+    assert left_out in capsys.readouterr().err
+    text = (tmp_path / "out/train.jsonl").read_text()
+    assert '"detect dog"' in text and "cat" not in text
+    with pytest.raises(
+        ValueError, match=r"no row has an object.*\n.*does not name: cat \(1\), dog"
+    ):
+        import_data.main([*words, "--classes=emu", "--overwrite"])
 
 
 def locate(folder, *names):
