@@ -70,3 +70,19 @@ def test_captions_stay_captions(tmp_path, picture):
     picture("a.png")
     write(tmp_path / "x.csv", "image,caption", "a.png,a cow")
     assert formats.choose(str(tmp_path), "caption")[0] == "csv"
+
+
+def test_numbers_that_stand_for_classes_are_named_by_the_command(tmp_path, picture, read):
+    picture("a.png")
+    write(tmp_path / "a.csv", "image,class,x1,y1,x2,y2", "a.png,1,6,12,32,24", "a.png,00,1,1,9,9")
+    _, (one,), _ = read("box_csv", tmp_path, classes=("cow", "pig"))
+    assert one.objects.labels == ("pig", "cow")
+    _, (one,), _ = read("box_csv", tmp_path, classes=("cow",), first_class=1)
+    assert one.objects.labels == ("cow",)
+
+
+def test_commas_may_be_points_of_numbers(tmp_path, picture, read):
+    picture("a.png")
+    write(tmp_path / "a.csv", "image;class;x1;y1;x2;y2", "a.png;cow;6,5;12,25;32;24")
+    _, (one,), _ = read("box_csv", tmp_path)
+    assert one.objects.boxes_xyxy.tolist() == [[6.5, 12.25, 32, 24]]

@@ -299,3 +299,34 @@ def test_a_box_that_is_another_one_than_its_outline_s_is_counted(tmp_path, pictu
     (tmp_path / "coco.json").write_text(json.dumps(content))
     _, _, tally = read("coco", tmp_path)
     assert tally.changed == {"boxes kept that are not around their outlines: look at the sheet": 1}
+
+
+def test_numbers_that_are_text_are_a_size_and_no_corners(tmp_path, picture, read):
+    picture("a.png")
+    write(tmp_path, annotations=[annotation(bbox=["10", "5", "20", " 30"])])
+    _, (one,), _ = read("coco", tmp_path)
+    assert one.objects.boxes_xyxy.tolist() == [[10, 5, 30, 35]]
+
+
+@pytest.mark.parametrize(
+    "bbox", [[False, False, True, True], [1.5, 2, 10**400, 5], ["1", 2, "x", 4]]
+)
+def test_what_is_no_number_is_no_box(tmp_path, picture, read, drops, bbox):
+    picture("a.png")
+    write(tmp_path, annotations=[annotation(bbox=bbox), annotation(id=2)])
+    _, (one,), tally = read("coco", tmp_path)
+    assert drops(tally).keys() == {("object", "box is not four numbers")} and len(one.objects) == 1
+
+
+def test_ids_that_went_through_a_table_are_the_same_ids(tmp_path, picture, read):
+    picture("a.png")
+    write(tmp_path, annotations=[annotation(image_id=7.0, category_id="3")])
+    _, (one,), tally = read("coco", tmp_path)
+    assert one.objects.labels == ("cat",) and not tally.drops
+
+
+def test_images_beside_the_folder_of_annotations_may_be_named_from_it(tmp_path, picture, read):
+    picture("photos/a.png")
+    write(tmp_path, images=[{"id": 7, "file_name": "../photos/a.png"}])
+    _, (one,), _ = read("coco", tmp_path)
+    assert one.picture.name == "photos/a.png"

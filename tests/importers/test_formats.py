@@ -2,6 +2,7 @@
 
 import pytest
 
+from paligemma_jax import import_data
 from paligemma_jax.importers import example, formats
 
 
@@ -73,3 +74,26 @@ def test_an_option_that_a_format_would_ignore_is_an_error(name, option, known):
     with pytest.raises(ValueError, match=f"--{next(iter(option))} is for {known}.*src is {name}"):
         formats.check_options(name, request)
     formats.check_options("masks", request)
+
+
+@pytest.mark.parametrize("file", ["annotations.json", "deep/er/labels.xml2"])
+def test_a_pointer_is_what_a_folder_of_no_known_format_is_refused_for(tmp_path, file):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n")
+    with pytest.raises(ValueError, match=f"{file} is a Git LFS pointer: run 'git lfs pull'"):
+        formats.choose(str(tmp_path), "detection")
+
+
+def test_data_sets_below_a_folder_are_named(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.yaml").write_text("names: [a]")
+    with pytest.raises(ValueError, match="first is yolo: give it as SRC"):
+        formats.choose(str(tmp_path), "detection")
+
+
+def test_the_first_class_s_number_has_a_bound(tmp_path):
+    words = [str(tmp_path), str(tmp_path / "out"), "--task=detection", "--first_class=1000000000"]
+    with pytest.raises(ValueError, match="the latter up to 65535"):
+        import_data.main(words)

@@ -263,3 +263,58 @@ def test_other_pieces_in_corners_are_no_triangles(tmp_path, picture, read, capsy
     save(tmp_path / "masks" / "a.png", mask)
     read("masks", tmp_path, classes=("w",))
     assert "triangle" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/img_7.png", "masks/mask_7.png"),
+        ("img_7.png", "mask_7.png"),
+        ("photos/7.png", "elsewhere/masks/7.tif"),
+        (
+            "leftImg8bit/train/ulm/ulm_7_leftImg8bit.png",
+            "gtFine/train/ulm/ulm_7_gtFine_labelIds.png",
+        ),
+    ],
+)
+def test_pairs_of_other_names_are_found(tmp_path, picture, read, image, mask):
+    picture(image)
+    save(tmp_path / mask, water())
+    save(tmp_path / mask.replace("labelIds", "color"), water())
+    _, (one,), tally = read("masks", tmp_path, classes=("water",))
+    assert one.objects.labels == ("water",) and not tally.drops
+
+
+def test_a_mask_of_another_split_is_not_taken(tmp_path, picture, read, drops):
+    picture("train/images/7.png")
+    picture("valid/images/8.png")
+    save(tmp_path / "valid/masks/7.png", water())
+    save(tmp_path / "valid/masks/8.png", water())
+    _, (one,), tally = read("masks", tmp_path, classes=("water",))
+    assert one.picture.name == "valid/images/8.png"
+    assert drops(tally).keys() == {("mask", "without an image"), ("image", "without a mask")}
+
+
+def test_masks_of_a_named_folder_may_have_any_ending(tmp_path, picture, read, drops):
+    for name in ("7", "71", "8"):
+        picture(f"photos/{name}.png")
+    for name in ("7_lab", "71-x", "9_lab"):
+        save(tmp_path / f"marks/{name}.png", water())
+    _, examples, tally = read("masks", tmp_path, classes=("water",), masks=str(tmp_path / "marks"))
+    assert [one.picture.name for one in examples] == ["photos/7.png", "photos/71.png"]
+    assert drops(tally) == {
+        ("mask", "without an image"): ["marks/9_lab.png: "],
+        ("image", "without a mask"): ["photos/8.png: "],
+    }
+
+
+@pytest.mark.parametrize("bright", [1, 255, 65_535])
+def test_a_mask_of_16_bits_is_read_as_one_of_8(tmp_path, picture, read, bright):
+    picture("images/a.png")
+    values = (water() > 0).astype(np.uint16) * bright
+    save(tmp_path / "masks/a.png", values)
+    _, (one,), _ = read("masks", tmp_path, classes=("water",))
+    assert (shown(one) == (water() > 0)).all()
+    save(tmp_path / "masks/a.png", (water() > 0).astype(np.uint16) * 2)
+    _, (one,), _ = read("masks", tmp_path, classes=("road", "water"))
+    assert one.objects.labels == ("water",)

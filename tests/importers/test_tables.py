@@ -247,3 +247,52 @@ def test_a_list_of_one_image_is_that_image(tmp_path, picture, read):
     jsonl(tmp_path / "rows.jsonl", {"images": ["a.png"], "question": "q", "answer": "a"})
     _, (one,), _ = read("jsonl", tmp_path / "rows.jsonl", "vqa")
     assert one.picture.name == "a.png"
+
+
+def test_files_of_splits_lie_in_folders_of_their_own(tmp_path, picture, read):
+    for split in ("train", "test"):
+        picture(f"{split}/a.png")
+        jsonl(tmp_path / split / "metadata.jsonl", {"file_name": "a.png", "text": split})
+    assert formats.choose(str(tmp_path), "caption") == ("jsonl", "test/metadata.jsonl")
+    _, examples, _ = read("jsonl", tmp_path, "caption")
+    rows = {(one.split, one.picture.name, one.suffix) for one in examples}
+    assert rows == {("train", "train/a.png", "train"), ("test", "test/a.png", "test")}
+
+
+def test_an_image_above_its_file_is_found_where_the_source_or_the_option_holds_it(
+    tmp_path, picture, read, drops
+):
+    picture("photos/a.png")
+    (tmp_path / "notes").mkdir()
+    jsonl(tmp_path / "notes/rows.jsonl", {"image": "../photos/a.png", "caption": "a"})
+    assert read("jsonl", tmp_path, "caption")[1][0].picture.name == "photos/a.png"
+    file, images = tmp_path / "notes/rows.jsonl", str(tmp_path / "photos")
+    assert read("jsonl", file, "caption", images=images)[1][0].picture.name == "a.png"
+    _, examples, tally = read("jsonl", file, "caption")
+    (message,) = drops(tally)["image", "image outside the folder"]
+    assert not examples and "set --images" in message
+
+
+@pytest.mark.parametrize("text", ["sep=;\nimage;caption\na.png;red, round\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
+def test_what_a_spreadsheet_saves_is_read(tmp_path, picture, read, text, encoding):
+    picture("a.png")
+    (tmp_path / "rows.csv").write_bytes(text.encode(encoding))
+    _, (one,), _ = read("csv", tmp_path, "caption")
+    assert one.suffix == "red, round" and one.source == "rows.csv:3"
+
+
+def test_an_address_whose_image_lies_here_is_that_image(tmp_path, picture, read):
+    picture("photos/b.png")
+    row = {"question": "q", "answer": "a"}
+    jsonl(tmp_path / "rows.jsonl", {"image": "https://u:p@x.org/o/b.jpg?key=1", **row})
+    images = str(tmp_path / "photos")
+    _, (one,), tally = read("jsonl", tmp_path / "rows.jsonl", "vqa", images=images)
+    assert one.picture.name == "b.png"
+    assert tally.changed["images found by the name in their address"] == 1
+
+
+def test_a_pointer_in_the_place_of_a_table_is_called_one(tmp_path, read):
+    (tmp_path / "rows.csv").write_text("version https://git-lfs.github.com/spec/v1\nsize 4\n")
+    with pytest.raises(ValueError, match=r"rows.csv: it is a Git LFS pointer: run 'git lfs pull'"):
+        read("csv", tmp_path, "caption")

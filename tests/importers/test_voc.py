@@ -123,3 +123,21 @@ def test_bad_images_are_named(tmp_path, picture, read, drops):
         "image of another size than its annotations",
         "image not found",
     }
+
+
+def test_sizes_of_thousands_of_digits_say_nothing(tmp_path, picture, read):
+    picture("a.png")
+    write(tmp_path, ("cat", box(1, 1, 9, 9)), size=("9" * 5000, 48))
+    _, (one,), tally = read("voc", tmp_path)
+    assert len(one.objects) == 1 and not tally.drops
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_document_type_is_refused_in_any_encoding(tmp_path, picture, read, drops, encoding):
+    picture("a.png")
+    path = write(tmp_path, ("&e;", box(1, 1, 9, 9)))
+    text = f"<?xml version='1.0' encoding='{encoding}'?><!DOCTYPE a [<!ENTITY e 'cat'>]>"
+    path.write_bytes((text + path.read_text()).encode(encoding))
+    _, examples, tally = read("voc", tmp_path)
+    (message,) = drops(tally)["image", "broken XML"]
+    assert not examples and "declares a document type" in message

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from paligemma_jax.importers import formats
+
 
 @pytest.fixture
 def folder(tmp_path, picture):
@@ -261,3 +263,64 @@ def test_classes_that_count_from_1_are_said_and_read(folder, read, capsys):
     assert "no label has class 0, and some have 2" in capsys.readouterr().err
     classes, (one,), tally = read("yolo", folder, first_class=1)
     assert (classes, one.objects.labels) == (("cat", "dog"), ("cat", "dog")) and not tally.drops
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        ("['cat', 'dog']", "1.000000e+00"),
+        ("{'0': cat, '1': dog}", "1"),
+        ("{0: cat, 1: dog}", "1.0"),
+    ],
+)
+def test_a_class_is_its_number_however_it_is_written(tmp_path, picture, read, names, line):
+    picture("images/a.png")
+    (tmp_path / "pets.yaml").write_text(f"train: images\nnames: {names}\n")
+    (tmp_path / "images/a.txt").write_text(f"{line} 0.5 0.5 0.25 0.5\n")
+    assert formats.choose(str(tmp_path), "detection") == ("yolo", "pets.yaml")
+    _, (one,), _ = read("yolo", tmp_path)
+    assert one.objects.labels == ("dog",)
+
+
+@pytest.mark.parametrize("number", ["1000000000", "-1", "0.5", "x", "9" * 400])
+def test_a_class_of_no_such_number_is_an_error_before_a_list_is_made_of_it(
+    tmp_path, picture, read, number
+):
+    picture("images/a.png")
+    (tmp_path / "data.yaml").write_text(f"train: images\nnames: {{0: cat, '{number}': dog}}\n")
+    with pytest.raises(ValueError, match=r"data.yaml: names: expected numbers from 0 to 65535"):
+        read("yolo", tmp_path)
+
+
+def test_two_descriptions_of_classes_are_not_chosen_from(tmp_path, picture, read):
+    picture("images/a.png")
+    for name in ("one.yaml", "two.yaml"):
+        (tmp_path / name).write_text("train: images\nnames: [cat]\n")
+    with pytest.raises(ValueError, match=r"one.yaml, two.yaml each name classes; give one of them"):
+        read("yolo", tmp_path)
+    assert read("yolo", tmp_path / "two.yaml")[0] == ("cat",)
+
+
+def test_a_pointer_in_the_place_of_a_label_file_is_called_one(folder, read, drops):
+    label(folder, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n")
+    _, examples, tally = read("yolo", folder)
+    (message,) = drops(tally)["image", "label file cannot be read"]
+    assert not examples and "git lfs pull" in message
+
+
+@pytest.mark.parametrize("name", ["Classes.txt", "coins.names", "class_names.txt"])
+def test_lists_of_class_names_have_several_names(tmp_path, picture, read, name):
+    picture("Images/a.png")
+    (tmp_path / "Labels").mkdir()
+    (tmp_path / "Labels/a.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (tmp_path / name).write_text("coin\n")
+    assert formats.choose(str(tmp_path), "detection") == ("yolo", name)
+    assert read("yolo", tmp_path)[1][0].objects.labels == ("coin",)
+
+
+def test_labels_without_names_are_known_and_ask_for_them(tmp_path, picture, read):
+    picture("images/a.png")
+    (tmp_path / "images/a.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    assert formats.choose(str(tmp_path), "detection")[0] == "yolo"
+    with pytest.raises(ValueError, match=r"no class names.*--classes first,second"):
+        read("yolo", tmp_path)
