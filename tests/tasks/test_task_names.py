@@ -17,7 +17,7 @@ OTHER_MEANINGS = {
     ("importers/columns.py", "caption"): "a column of a table",
     ("importers/conversations.py", "caption"): "a column of a table",
     ("importers/likely_task.py", "caption"): "COCO's key for a caption, and a column",
-    ("importers/masks.py", "segmentation"): "part of a folder's name",
+    ("importers/mask_pairs.py", "segmentation"): "part of a folder's name",
     ("settings/load.py", "segmentation"): "a config that comes with the package",
 }
 # The settings room knows no tasks; assembly checks the name against the table.
