@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from paligemma_jax.data import locations
-from paligemma_jax.importers import example, json_kinds, pictures
+from paligemma_jax.importers import example, json_kinds, pictures, source_files
 from paligemma_jax.tasks import definition
 
 PATTERNS = ("*/_annotations.coco.json", "_annotations.coco.json", "annotations/*.json")
@@ -210,15 +210,15 @@ def _captions(part, picture, own, where: str, tally: example.Tally) -> Iterator[
 def _annotation_files(root: str) -> list[str]:
     """Returns the JSON files of the first layout that fits."""
     for pattern in (*PATTERNS, *LONE_PATTERNS):
-        files = sorted(glob.glob(os.path.join(glob.escape(root), pattern)))
-        if files := [file for file in files if json_kinds.find(file) is None]:
+        if files := [file for file in _glob(root, pattern) if json_kinds.find(file) is None]:
             return files
-    others = [
-        file
-        for pattern in OTHER_PATTERNS
-        for file in sorted(glob.glob(os.path.join(glob.escape(root), pattern)))
-    ]
+    others = [file for pattern in OTHER_PATTERNS for file in _glob(root, pattern)]
     return [file for file in others if _lists_annotations(file)]
+
+
+def _glob(root: str, pattern: str) -> list[str]:
+    paths = sorted(glob.glob(os.path.join(glob.escape(root), pattern)))
+    return [path for path in paths if source_files.is_own(path, root)]
 
 
 def _lists_annotations(path: str) -> bool:

@@ -273,7 +273,8 @@ def _files(path: str, endings: tuple[str, ...]) -> list[str]:
     if os.path.isdir(path):
         paths = [os.path.join(path, name) for name in sorted(os.listdir(path))]
     paths = [one for one in paths if one.lower().endswith(endings) and os.path.isfile(one)]
-    paths = [one for one in paths if source_files.is_data(os.path.basename(one))]
+    if os.path.isdir(path):
+        paths = [one for one in paths if source_files.is_own(one, path)]
     # A .json file is taken for rows where it is a list of them, and no .jsonl lies beside it.
     lists = [p for p in paths if p.lower().endswith(".json")]
     lines = [p for p in paths if p not in lists]

@@ -162,6 +162,8 @@ def _read_sets(root: str) -> dict[str, str]:
     for folder in folders:
         for name in sorted(os.listdir(folder)):
             stem, ending = os.path.splitext(name)
+            if not source_files.is_own(os.path.join(folder, name), root):
+                continue
             if ending != ".txt" or stem in JOINT_SETS or stem not in example.SPLITS:
                 continue
             lines = example.read_lines(os.path.join(folder, name))

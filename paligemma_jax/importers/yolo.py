@@ -25,6 +25,7 @@ from paligemma_jax.data import locations
 from paligemma_jax.importers import example, pictures, source_files
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
+YAML = (".yaml", ".yml")
 CLASS_FILES = ("classes.txt", "class_names.txt", "_darknet.labels", ".names")  # or their ends
 HAS_NAMES = re.compile(r"^[\"']?names[\"']?\s*:", re.MULTILINE)
 SPLITS = ("train", "val", "valid", "test")
@@ -37,7 +38,7 @@ PROGRESS_IMAGES = 500
 def detect(path: str) -> str | None:
     """Returns the file that shows that a path is YOLO, or None."""
     if os.path.isfile(path):
-        return path if path.lower().endswith((".yaml", ".yml")) else None
+        return path if path.lower().endswith(YAML) else None
     if shown := next(iter(_descriptions(path)), None):
         return shown
     # Lists of class names lie beside annotations of other formats too.
@@ -134,11 +135,11 @@ def _describe(request: example.Request, root: str) -> dict[str, Any]:
 def _descriptions(root: str) -> list[str]:
     """Returns the paths of data.yaml, or of files of other names that name classes as it does."""
     usual = [os.path.join(root, name) for name in YAML_NAMES]
-    if path := next(filter(os.path.isfile, usual), None):
+    paths = [os.path.join(root, n) for n in sorted(os.listdir(root)) if n.lower().endswith(YAML)]
+    paths = [path for path in paths if source_files.is_own(path, root)]
+    if path := next((path for path in usual if path in paths), None):
         return [path]
-    names = sorted(filter(source_files.is_data, os.listdir(root)))
-    others = [os.path.join(root, n) for n in names if n.lower().endswith((".yaml", ".yml"))]
-    return [path for path in others if os.path.isfile(path) and _names_classes(path)]
+    return [path for path in paths if _names_classes(path)]
 
 
 def _names_classes(path: str) -> bool:
@@ -356,7 +357,8 @@ def _find_label_files(images: list[str], root: str, tally: example.Tally) -> dic
     """Returns {image: its label file}: where YOLO has it, else the one of its name below root."""
     files: dict[str, str] = {}
     for image in images:
-        if file := next(filter(os.path.isfile, _label_places(image)), None):
+        file = next(filter(os.path.isfile, _label_places(image)), None)
+        if file and source_files.is_own(file, root):
             files[image] = file
     missing = [image for image in images if image not in files]
     if not missing:
@@ -391,8 +393,9 @@ def _labels_alone(images: list[str], used: set[str], root: str) -> list[str]:
     expected = {folder for folder in expected if "labels" in folder.split(os.sep)}
     paths: set[str] = set()
     for folder in expected | {os.path.dirname(file) for file in used}:
-        names = filter(source_files.is_data, os.listdir(folder) if os.path.isdir(folder) else ())
+        names = os.listdir(folder) if os.path.isdir(folder) else ()
         texts = {os.path.join(folder, name) for name in names if name.endswith(".txt")}
+        texts = {path for path in texts if source_files.is_own(path, root)}
         paths |= texts if folder in expected else set(filter(_is_label_file, texts))
     if not used:
         paths |= set(filter(_is_label_file, _files_below(root, (".txt",))))

@@ -1,5 +1,7 @@
 """The same small data set, moved, renamed and written anew, gives the same rows in any format."""
 
+import os
+import shutil
 import unicodedata
 
 import pytest
@@ -109,9 +111,37 @@ def test_what_a_mac_packs_beside_a_data_set_is_no_part_of_it(tmp_path, read, nam
         other.parent.mkdir(parents=True, exist_ok=True)
         other.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\xff")
         path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\xff")
+    for place in (".ipynb_checkpoints", "@eaDir/b.png"):
+        for path in folder.glob("images/*.png"):
+            (folder / "images" / place).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / "images" / place / f"{path.stem}-checkpoint.png")
     _, examples, tally = read(name, folder, **small_sets.FORMATS[name][1])
     assert small_sets.contents(examples) == small_sets.expected(name)
     assert not tally.drops and formats.detect_all(str(folder))[name]
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_pipes_and_devices_are_not_opened(tmp_path, read, name):
+    folder = tmp_path / "set"
+    small_sets.write(folder, name)
+    for path in (folder, folder / "images"):
+        for ending in ("txt", "xml", "json", "jsonl", "csv", "yaml", "parquet", "png"):
+            os.mkfifo(path / f"pipe.{ending}")
+            (path / f"zero.{ending}").symlink_to("/dev/zero")
+    _, examples, _ = read(name, folder, **small_sets.FORMATS[name][1])
+    assert small_sets.contents(examples) == small_sets.expected(name)
+
+
+@pytest.mark.parametrize("name", sorted(formats.FORMATS.keys() - {"masks"}))
+def test_a_link_to_annotations_elsewhere_is_an_error_that_shows_nothing_of_them(tmp_path, name):
+    folder = tmp_path / "set"
+    small_sets.write(folder, name)
+    for path in [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".png"]:
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        path.symlink_to(path.rename(tmp_path / "elsewhere" / path.name))
+    words = [str(folder), str(tmp_path / "out"), f"--format={name}", *options(name)]
+    with pytest.raises(ValueError, match=r"is a link that leads out of .*: put the file itself"):
+        import_data.main(words)
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
