@@ -20,6 +20,7 @@ NUM_BYTES = 2048
 ROOT = re.compile(rb"<annotations[\s>]")
 CORNERS = ("xtl", "ytl", "xbr", "ybr")
 IS_NO_OBJECT = ("points", "polyline", "tag", "cuboid", "ellipse", "skeleton")
+FULL_TURN = 360
 PROGRESS_IMAGES = 500
 
 
@@ -95,6 +96,8 @@ def _annotation(shape, label: str, source: str, size: tuple[int, int]) -> exampl
             return example.Annotation(label, source, None, _mask(shape, size))
         x0, y0, x1, y1 = (float(shape.get(corner, "")) for corner in CORNERS)
         angle = float(shape.get("rotation") or 0)
+        if not abs(angle) <= FULL_TURN:
+            raise ValueError(f"rotation {angle:g} is no angle in degrees")
     except ValueError as error:
         return example.Annotation(label, f"{source}: {error}", [math.nan])
     if not angle:

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,7 +139,7 @@ def of_objects(request: Request, examples: list[Example], *, searched: str) -> D
 
 
 def select_classes(
-    read: Example, classes: Sequence[str], left_out: collections.Counter[str]
+    read: Example, classes: Collection[str], left_out: collections.Counter[str]
 ) -> Example:
     """Returns an example with the objects of these classes only; the labels of others are counted.
 

@@ -107,7 +107,12 @@ class Formatter:
         self.round_trip = RoundTrip()
         _check_template(self.template, self.rule)
         if self.rule.answer in ("boxes", "masks"):
-            _check_classes(classes)
+            for name in classes:
+                if problem := find_problem(name):
+                    raise ValueError(
+                        f"class '{name}' cannot be written in a suffix: {problem}. "
+                        f"Rename it in the source"
+                    )
 
     def make(self, item: example.Example, tally: example.Tally) -> FormattedExample | None:
         """Returns the texts of an example, checked, or None where none of its objects is left."""
@@ -259,13 +264,11 @@ def _check_template(template: str, rule: definition.Import) -> None:
         raise ValueError(f"--prompt '{template}': task {rule.name} knows {names}")
 
 
-def _check_classes(classes: Sequence[str]) -> None:
-    """Raises a ValueError for names that a suffix cannot hold."""
-    for name in classes:
-        box = np.array([[0, 0, 1, 1]], np.float32)
-        try:
-            box_text.format(box_text.Detections(box, (name,)))
-        except ValueError as error:
-            raise ValueError(
-                f"class '{name}' cannot be written in a suffix: {error}. Rename it in the source"
-            ) from error
+def find_problem(name: str) -> str | None:
+    """Returns why a suffix cannot hold the name of a class, None where it can."""
+    box = np.array([[0, 0, 1, 1]], np.float32)
+    try:
+        box_text.format(box_text.Detections(box, (name,)))
+    except ValueError as error:
+        return str(error)
+    return None

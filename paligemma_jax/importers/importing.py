@@ -78,6 +78,8 @@ def _read(
 def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> dict[str, Any]:
     tally = example.Tally()
     name, data = _read(chosen, source, tally)
+    bad = _find_bad_classes(chosen, data.classes, tally)
+    data = dataclasses.replace(data, classes=tuple(c for c in data.classes if c not in bad))
     formatter = formatting.Formatter(
         chosen.task,
         data.classes,
@@ -85,7 +87,7 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
         coordinates=chosen.coordinates,
         codec=chosen.codec,
     )
-    rows, ways = _make_rows(data, formatter, tally, out)
+    rows, ways = _make_rows(data, bad, formatter, tally, out)
     label_check.check(rows, tally, source=chosen.source, task=chosen.task, searched=data.searched)
     parts = splits.divide(rows, out, ratios=chosen.ratios, group=chosen.group, seed=chosen.seed)
     label_check.warn_of_empty_splits(parts, task=chosen.task)
@@ -106,6 +108,53 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
         say.info(line)
     say.info(f"look at  {chosen.target / import_report.SHEET}")
     return summary
+
+
+def _find_bad_classes(
+    chosen: options.ImportOptions, classes: Sequence[str], tally: example.Tally
+) -> frozenset[str]:
+    """Returns the classes whose names no suffix can hold, and drops them.
+
+    Raises:
+      ValueError: no other is left.
+    """
+    if tasks.rule(chosen.task).answer not in ("boxes", "masks"):
+        return frozenset()
+    problems = {name: formatting.find_problem(name) for name in classes}
+    bad = frozenset(name for name, problem in problems.items() if problem)
+    for name in sorted(bad):
+        detail = f"'{name}': {problems[name]}. Rename it in the source"
+        tally.drop("name", "cannot be written in a suffix", chosen.source, detail)
+    if bad and len(bad) == len(problems):
+        lines = "\n".join(import_report.drop_lines(tally))
+        raise ValueError(f"{chosen.source}: no class is left\n{lines}")
+    return bad
+
+
+def _select(
+    read: example.Example,
+    classes: Sequence[str],
+    bad: frozenset[str],
+    left_out: collections.Counter[str],
+    tally: example.Tally,
+) -> example.Example | None:
+    """Returns an example with the objects that are asked for, None where it lost all that it had.
+
+    Args:
+      classes: that are asked for. bad: whose names cannot be written; both are disjoint.
+      left_out: gets the labels of objects that are not asked for.
+      tally: gets what is lost for its name.
+    """
+    lost: collections.Counter[str] = collections.Counter()
+    kept = example.select_classes(
+        read, set(read.objects.labels) - bad if read.objects else (), lost
+    )
+    for label in lost.elements():
+        tally.drop("object", "of a class that no suffix can hold", read.source, label)
+    if lost and not kept.objects:
+        tally.drop("image", "none of its objects could be kept", read.source, read.picture.name)
+        return None
+    return example.select_classes(kept, classes, left_out)
 
 
 def _summarize(
@@ -137,7 +186,11 @@ def _summarize(
 
 
 def _make_rows(
-    data: example.DataSet, formatter: formatting.Formatter, tally: example.Tally, out: pathlib.Path
+    data: example.DataSet,
+    bad: frozenset[str],
+    formatter: formatting.Formatter,
+    tally: example.Tally,
+    out: pathlib.Path,
 ) -> tuple[list[splits.Row], collections.Counter[str]]:
     """Puts images under the target and returns the rows, and how many images were put how."""
     images = pictures.PlacedImages(out / IMAGES)
@@ -147,8 +200,8 @@ def _make_rows(
         for number, read in enumerate(data.examples, 1):
             if number % PROGRESS_ROWS == 0:
                 report(number, max(number, data.total))
-            read = example.select_classes(read, data.classes, left_out)
-            formatted = formatter.make(read, tally)
+            selected = _select(read, data.classes, bad, left_out, tally)
+            formatted = formatter.make(selected, tally) if selected else None
             if formatted is None:
                 continue
             image = f"{IMAGES}/{images.put(read.picture)}"
@@ -165,7 +218,7 @@ def _make_rows(
         ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
         names = ", ".join(f"{name} ({count})" for name, count in ordered[:MAX_NAMED])
         more = ", ..." if len(left_out) > MAX_NAMED else ""
-        key = f"objects left out whose class --classes does not name: {names}{more}"
+        key = f"objects left out of classes that are not asked for: {names}{more}"
         tally.changed[key] = left_out.total()
     return rows, images.ways
 

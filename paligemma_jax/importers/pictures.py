@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from paligemma_jax.data import locations
 from paligemma_jax.importers import example, source_files
@@ -52,7 +52,8 @@ def measure(
         return None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
         what = _describe(picture)
-        problem = f"it is {what}" if what else error
+        is_unknown = isinstance(error, UnidentifiedImageError)  # its text names a place in memory
+        problem = f"it is {what}" if what else "no known format" if is_unknown else error
         detail = f"{picture.name}, {num_bytes} byte{'s' * (num_bytes != 1)}: {problem}"
         tally.drop("image", "not an image", source, detail)
         return None

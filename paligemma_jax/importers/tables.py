@@ -221,6 +221,9 @@ def csv_rows(path: str, tally: example.Tally) -> Iterator[tuple[int, dict[str, A
             reader = csv.DictReader(
                 lines, delimiter=delimiter, quoting=quoting, skipinitialspace=True, strict=True
             )
+            names = [name for name in reader.fieldnames or () if name.strip()]
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"{path}: two columns are called {min(twice)!r}; rename one")
             for row in reader:
                 number = reader.line_num + skipped
                 if None in row or None in row.values():

@@ -71,3 +71,14 @@ def test_it_is_not_taken_for_voc(tmp_path, picture):
     picture("a.png")
     write(tmp_path, BOX.format(more=""))
     assert formats.choose(str(tmp_path), "detection")[0] == "cvat"
+
+
+def test_a_rotation_that_is_no_angle_drops_its_box(tmp_path, picture, read, drops):
+    picture("a.png")
+    box = '<box label="cat" xtl="1" ytl="2" xbr="30" ybr="20" rotation="{}"/>'
+    boxes = "".join(map(box.format, ("1e308", "nan", "-90")))
+    (tmp_path / "annotations.xml").write_text(
+        f'<annotations><image name="a.png">{boxes}</image></annotations>'
+    )
+    _, (one,), tally = read("cvat", tmp_path)
+    assert len(one.objects) == 1 and len(drops(tally)["object", "box is not four numbers"]) == 2

@@ -183,3 +183,29 @@ def test_a_class_that_every_prompt_asks_for_and_no_row_has_is_said(tmp_path, pic
     words = [str(tmp_path / "source"), str(tmp_path / "o2"), "--task=detection"]
     import_data.main([*words, "--prompt=detect dog"])
     assert "in no row" not in capsys.readouterr().err
+
+
+def test_a_class_that_no_suffix_can_hold_costs_its_objects_alone(tmp_path, picture, capsys):
+    for image in ("a.png", "b.png", "c.png"):
+        picture(f"source/{image}")
+    boxes = {"a": ["cat", "stop; go"], "b": ["stop; go"], "c": []}
+    for stem, labels in boxes.items():
+        shapes = [
+            {"label": label, "points": [[1, 2], [30, 20]], "shape_type": "rectangle"}
+            for label in labels
+        ]
+        content = {"shapes": shapes, "imagePath": f"{stem}.png"}
+        (tmp_path / f"source/{stem}.json").write_text(json.dumps(content))
+    words = [str(tmp_path / "source"), str(tmp_path / "out"), "--task=detection"]
+    import_data.main(words)
+    rows = [json.loads(line) for line in (tmp_path / "out/train.jsonl").read_text().splitlines()]
+    assert [(row["image"], len(row["objects"])) for row in rows] == [
+        ("images/a.png", 1),
+        ("images/c.png", 0),
+    ]
+    said = capsys.readouterr().err
+    assert "dropped  1 name, cannot be written in a suffix" in said and "'stop; go'" in said
+    assert "dropped  2 objects, of a class that no suffix can hold" in said
+    (tmp_path / "source/a.json").unlink()
+    with pytest.raises(ValueError, match=r"source: no class is left\n.*'stop; go'.*Rename it"):
+        import_data.main([*words, "--overwrite"])

@@ -156,12 +156,12 @@ def test_classes_that_are_asked_for_are_taken_and_others_are_said(tmp_path, caps
     small_sets.write(tmp_path / "set", name)
     words = [str(tmp_path / "set"), str(tmp_path / "out"), f"--format={name}", *options(name)]
     import_data.main([*words, "--classes=dog"])
-    left_out = "changed  1 object left out whose class --classes does not name: cat (1)"
+    left_out = "changed  1 object left out of classes that are not asked for: cat (1)"
     assert left_out in capsys.readouterr().err
     text = (tmp_path / "out/train.jsonl").read_text()
     assert '"detect dog"' in text and "cat" not in text
     with pytest.raises(
-        ValueError, match=r"no row has an object.*\n.*does not name: cat \(1\), dog"
+        ValueError, match=r"no row has an object.*\n.*not asked for: cat \(1\), dog"
     ):
         import_data.main([*words, "--classes=emu", "--overwrite"])
 

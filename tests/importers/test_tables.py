@@ -296,3 +296,12 @@ def test_a_pointer_in_the_place_of_a_table_is_called_one(tmp_path, read):
     (tmp_path / "rows.csv").write_text("version https://git-lfs.github.com/spec/v1\nsize 4\n")
     with pytest.raises(ValueError, match=r"rows.csv: it is a Git LFS pointer: run 'git lfs pull'"):
         read("csv", tmp_path, "caption")
+
+
+def test_two_columns_of_one_name_are_not_chosen_from(tmp_path, picture, read):
+    picture("a.png")
+    (tmp_path / "rows.csv").write_text("image,caption,caption\na.png,one,two\n")
+    with pytest.raises(ValueError, match=r"rows.csv: two columns are called 'caption'; rename one"):
+        read("csv", tmp_path, "caption")
+    (tmp_path / "rows.csv").write_text(",image,caption,\n0,a.png,one,\n")
+    assert read("csv", tmp_path, "caption")[1][0].suffix == "one"
