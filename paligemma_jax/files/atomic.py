@@ -222,12 +222,14 @@ def _owned_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields an empty folder beside `folder`, NAME.xxxxxxxx + SUFFIX, and removes it at the end.
 
     Those that a killed process left for the same name are removed first: nobody holds the lock that
-    lies in them. Where the disk knows no locks, they stay.
+    lies in them, or they are empty, as it had no time to lock them. Where the disk knows no locks,
+    they stay.
     """
     prefix, unlocked = f"{folder.name}.", (OSError, NotImplementedError)
     for other in folder.parent.glob(f"{glob.escape(prefix)}*{SUFFIX}"):
         with contextlib.suppress(*unlocked):
-            if (other / LOCK).is_file() and (lock := try_lock(other / LOCK)):
+            is_left = (other / LOCK).is_file() or not any(other.iterdir())
+            if is_left and (lock := try_lock(other / LOCK)):
                 shutil.rmtree(other, ignore_errors=True)
                 lock.release()
     while True:
@@ -236,8 +238,9 @@ def _owned_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             lock = try_lock(made / LOCK)
         except unlocked:
             lock = None
-            break
-        if lock:
+            if made.exists():
+                break
+        if lock and made.exists():
             break  # else another process took it for one that was left, before it was locked
     try:
         yield made

@@ -47,6 +47,7 @@ class Key:
       choices: the values that it may have, or that the values of its rules may have; (): any.
       least: the smallest number that it may be.
       rule_types: of the values of rules [(text, value)], where it may hold rules.
+      listed_types: of what it may list, where it may be a list of these alone.
       item: the settings class of its values, where it holds several of them by name.
       is_path: whether it may be a path.
     """
@@ -58,6 +59,7 @@ class Key:
     choices: tuple[Any, ...]
     least: float | None
     rule_types: tuple[type, ...]
+    listed_types: tuple[type, ...]
     item: type | None
     is_path: bool
 
@@ -104,6 +106,7 @@ def keys_of(settings_class: type, prefix: str = "") -> tuple[Key, ...]:
                 default=default_of(field),
                 types=_types(hint),
                 rule_types=_types(typing.get_args(typing.get_args(rules)[0])[1]) if rules else (),
+                listed_types=_listed_types(hint),
                 item=item_class(hint),
                 **field.metadata,
             )
@@ -173,6 +176,13 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 def _is_rules(hint: Any) -> bool:
     arguments = typing.get_args(hint)
     return typing.get_origin(hint) is tuple and typing.get_origin(arguments[0]) is tuple
+
+
+def _listed_types(hint: Any) -> tuple[type, ...]:
+    """Returns the types of the values of `tuple[X, ...]`; () where it is none, or of rules."""
+    tuples = [part for part in _parts(hint) if typing.get_origin(part) is tuple]
+    listed = typing.get_args(tuples[0])[0] if tuples and not _is_rules(tuples[0]) else Any
+    return () if listed is Any else _types(listed)
 
 
 def _types(hint: Any) -> tuple[type, ...]:

@@ -150,6 +150,10 @@ def _check(one: keys.Key, value: Any, where: str = "") -> list[str]:
         return [f"{name}={value!r:.200}: expected names, as text, before the colons"]
     if isinstance(value, list | tuple) and one.rule_types:
         return [problem for rule in value if (problem := _check_rule(one, rule, name))]
+    if isinstance(value, list | tuple) and one.listed_types:
+        wrong = [x for x in value if isinstance(x, bool) or not isinstance(x, one.listed_types)]
+        expected = _type_names(one.listed_types)
+        return [f"{name}: expected {expected} in the list, found {x!r:.200}" for x in wrong[:1]]
     if one.choices and value not in one.choices:
         return [_not_chosen(one, value, name)]
     if one.least is not None and isinstance(value, int | float) and not value >= one.least:

@@ -261,3 +261,29 @@ def test_folder_that_a_killed_process_left_is_removed_by_the_next_one_of_its_nam
         with atomic.files_of_folder(tmp_path / "out"):
             assert first.exists()  # its process lives
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
+
+
+def test_folder_that_was_left_before_it_was_locked_is_removed_too(tmp_path):
+    (tmp_path / "out.12345678.tmp").mkdir()
+    (tmp_path / "out.87654321.tmp").mkdir()
+    (tmp_path / "out.87654321.tmp/half").touch()  # of a process on a disk without locks
+    with atomic.new_folder(tmp_path / "out"):
+        assert not (tmp_path / "out.12345678.tmp").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.87654321.tmp"]
+
+
+def test_folder_that_another_process_removed_before_it_was_locked_is_made_again(
+    tmp_path, monkeypatch
+):
+    mkdtemp = atomic.tempfile.mkdtemp
+
+    def make(*words, **options):
+        monkeypatch.setattr(atomic.tempfile, "mkdtemp", mkdtemp)
+        made = mkdtemp(*words, **options)
+        pathlib.Path(made).rmdir()
+        return made
+
+    monkeypatch.setattr(atomic.tempfile, "mkdtemp", make)
+    with atomic.new_folder(tmp_path / "out") as folder:
+        (folder / "file").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "out"]
