@@ -23,10 +23,11 @@ from paligemma_jax.checks import compilers
 from paligemma_jax.settings import machines
 
 MODULE = "experiments.benchmarks.compiled_case"
-NARROW, DOTS, NOTHING = (
+NARROW, DOTS, NOTHING, SEGMENTS = (
     "narrow_products_saveable",
     "dots_with_no_batch_dims_saveable",
     "nothing_saveable",
+    "segment_inputs_saveable",
 )
 # Model FLOPs of PaliGemma 2 3B at 224 px and 128 text tokens, of one example: as `training.flops`
 # counts them, 32 of the tokens supervised.
@@ -70,8 +71,8 @@ CASES = {
     "3B QLoRA, T4": Case("t4", 4, "lora", dtype="float16", quantize="nf4"),
     "Colab's recipe, T4": Case("t4", 8, "attention", model="paligemma1-3b", dtype="float16"),
     "Colab's recipe, H100": Case("h100", 8, "attention", model="paligemma1-3b"),
-    "attention-only SGD, H100, batch 32": Case("h100", 32, "attention"),
-    "full Adam, H100, batch 32": Case("h100", 32, "full"),
+    "attention-only SGD, H100, batch 32": Case("h100", 32, "attention", SEGMENTS),
+    "full Adam, H100, batch 32": Case("h100", 32, "full", SEGMENTS),
 }
 
 

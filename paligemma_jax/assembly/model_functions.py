@@ -29,8 +29,14 @@ from paligemma_jax.wording import phrases
 AUTO = "auto"  # a value of compute_dtype and remat_policy
 # What an automatic remat_policy chooses from. The first keeps the products with weights; those of
 # attention, whose logits take more memory than time, are computed again. The one between computes
-# an MLP's inner products again too.
-FASTER, BETWEEN, SMALLER = "dots_with_no_batch_dims_saveable", layers.NARROW, "nothing_saveable"
+# an MLP's inner products again too. The smallest keeps what goes into every second or third layer,
+# and is for what else would not fit.
+FASTER, BETWEEN, SMALLER, SMALLEST = (
+    "dots_with_no_batch_dims_saveable",
+    layers.NARROW,
+    "nothing_saveable",
+    layers.SEGMENTS,
+)
 SEQUENCE_MULTIPLE, ROWS_AT_A_TIME = 128, 16  # of what TPUs and tensor cores multiply at once
 BFLOAT16_CAPABILITY = 8.0  # of the first NVIDIA GPUs with bfloat16: Ampere
 

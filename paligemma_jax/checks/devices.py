@@ -289,7 +289,7 @@ def _leanest(
     """Returns the memory of a batch, where an automatic policy keeps least."""
     changes: dict[str, object] = {"input.batch_size": batch_size}
     if settings.remat_policy == model_functions.AUTO:
-        changes["remat_policy"] = model_functions.SMALLER
+        changes["remat_policy"] = model_functions.SMALLEST
     changed = schema.replace(settings, changes)
     built, planned = device_plan.assemble(changed, described_devices.by_name(machine))
     return by_shapes.make(built, planned).memory

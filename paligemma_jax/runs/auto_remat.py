@@ -38,7 +38,8 @@ def plan_run(
     """Returns the run, its plan and what it needs, with the step compiled.
 
     An automatic remat_policy becomes the fastest one that is known to leave some memory free, else
-    the smallest one. The settings that are returned, and so the run's config.json, name it.
+    the one that keeps no products, or the smallest one where only that may fit. The settings that
+    are returned, and so the run's config.json, name it.
     """
     limit, is_host = memory_plan.device_limit(), jax.local_devices()[0].platform == "cpu"
     share = HOST_SHARE if is_host else DEVICE_SHARE
@@ -62,7 +63,7 @@ def plan_for(
       built, planned: the run.
       limit: bytes of a device; None: not known.
       share: of these that an automatic choice may take.
-      tried: policies that it may choose, the fastest first, before the smallest.
+      tried: policies that it may choose, the fastest first, before those that keep no products.
       make: plans a run.
     """
     if planned.settings.remat_policy != model_functions.AUTO:
@@ -79,7 +80,11 @@ def plan_for(
             return settled
         wanted.append(f"{policy} would need {phrases.size(settled[-1].memory.peak)}")
     why = _too_much(wanted, room, limit)
-    return _settle(built, planned, model_functions.SMALLER, why, make)
+    settled = _settle(built, planned, model_functions.SMALLER, why, make)
+    if settled[-1].memory.peak <= limit:
+        return settled
+    why = f"{model_functions.SMALLER} would need {phrases.size(settled[-1].memory.peak)}"
+    return _settle(built, planned, model_functions.SMALLEST, why, make)
 
 
 def _too_much(wanted: Sequence[str], room: int, limit: int) -> str:
@@ -146,10 +151,16 @@ def _candidates(built: assembly.Assembly, planned: training_run.Plan) -> Iterato
     """Yields changes, the cheapest first: what changes no result before what changes the recipe."""
     settings = planned.settings
     batch_size, parts = settings.input.batch_size, settings.accumulation_steps
-    if built.functions.compute.remat != model_functions.SMALLER:
+    remat = built.functions.compute.remat
+    if remat not in (model_functions.SMALLER, model_functions.SMALLEST):
         yield Change(
             (f"remat_policy={model_functions.SMALLER}",),
             "same result; layers are computed again in the backward pass, a third more work",
+        )
+    if remat != model_functions.SMALLEST:
+        yield Change(
+            (f"remat_policy={model_functions.SMALLEST}",),
+            "same result; layers are computed again in the backward pass, and half of them twice",
         )
     for count in _doublings(parts, batch_size // built.mesh.size):
         yield Change(

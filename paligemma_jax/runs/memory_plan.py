@@ -24,6 +24,8 @@ from paligemma_jax.training import flops, loss, step
 from paligemma_jax.wording import phrases
 
 FLOAT32_BYTES = 4
+# Forward passes that a remat_policy adds to the backward one.
+REPEATS = {model_functions.SMALLER: 1.0, model_functions.SMALLEST: 1.5}
 # How the compilers of TPUs and GPUs say what a program would have needed.
 TOO_LARGE = re.compile(r"(?:temporaries \(|Used |allocate )([\d.]+)\s?([KMGT])")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -180,7 +182,7 @@ def count_work(
             max_images=planned.settings.input.max_images,
             trainable=set(planned.optimizer.trainable),
             embeds_images=planned.settings.input.embedding_cache is None,
-            repeats_layers=built.functions.compute.remat == model_functions.SMALLER,
+            repeats=REPEATS.get(built.functions.compute.remat, 0.0),
         )
         for length in (*datasets.text_lens(planned.settings), planned.settings.input.text_len)
     }

@@ -292,7 +292,8 @@ class Settings:
     remat_policy: str = key(
         "auto",
         "what the backward pass keeps: a name of jax.checkpoint_policies; none: everything; "
-        "auto: the products with weights, where memory allows, else nothing",
+        "segment_inputs_saveable: the input of every second or third layer; "
+        "auto: the products with weights, where memory allows, else less",
     )
     input: InputSettings = dataclasses.field(default_factory=InputSettings)
     total_steps: int | None = key(

@@ -66,7 +66,7 @@ def count(
     max_images: int = 1,
     trainable: Collection[str],
     embeds_images: bool = True,
-    repeats_layers: bool = True,
+    repeats: float = 1.0,
 ) -> Work:
     """Returns the work of one example.
 
@@ -77,7 +77,8 @@ def count(
       max_images: image slots, unused ones included.
       trainable: names of the trained parameters.
       embeds_images: False where the vision tower does not run, its results being read.
-      repeats_layers: False where the backward pass keeps the layers' products.
+      repeats: how often the backward pass computes a layer's forward pass again; 0 where it keeps
+        the products.
     """
     parts = model.parts()
     of = {name: _part_of(name, parts) for name in (*shapes, *trainable)}
@@ -106,7 +107,7 @@ def count(
         forward = part.attention * squares[part.reads]
         once += forward * (3 if first <= number else 1)
         again += forward * (first <= number)
-    return Work(once, vocabulary, again if repeats_layers else 0.0)
+    return Work(once, vocabulary, repeats * again)
 
 
 def peak(device_kind: str) -> float | None:

@@ -89,7 +89,7 @@ def test_changes_that_are_offered_fit_by_the_same_plan(config, tiny, no_compiler
 
 def test_the_largest_batch_fits_and_twice_as_much_does_not(config, tiny):
     settings = load.typed(config)
-    eight = load.change(settings, ["input.batch_size=64", "remat_policy=nothing_saveable"])
+    eight = load.change(settings, ["input.batch_size=64", "remat_policy=segment_inputs_saveable"])
     limit = device_plan.by_name(eight, tiny(2**40)).memory.peak + 1
     machine = tiny(limit)
     assert devices.largest_batch(settings, machine, limit) == 64

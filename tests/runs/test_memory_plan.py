@@ -14,10 +14,11 @@ from paligemma_jax.runs import auto_remat, memory_plan, training_log, training_r
 from paligemma_jax.settings import load
 from paligemma_jax.training import flops, step
 
-FASTER, BETWEEN, SMALLER = (
+FASTER, BETWEEN, SMALLER, SMALLEST = (
     model_functions.FASTER,
     model_functions.BETWEEN,
     model_functions.SMALLER,
+    model_functions.SMALLEST,
 )
 
 
@@ -161,7 +162,7 @@ def plan_with(adam, monkeypatch):
 
     def make(built, planned):
         compiled.append(built.functions.compute.remat)
-        kept = {FASTER: 10**12, BETWEEN: 10**12 // 2, SMALLER: 0}[compiled[-1]]
+        kept = {FASTER: 10**12, BETWEEN: 10**12 // 2, SMALLER: 10**10, SMALLEST: 0}[compiled[-1]]
         memory = dataclasses.replace(least, temporary=least.temporary + kept)
         limit = memory_plan.device_limit()
         return memory_plan.Planned(memory, limit, {24: flops.Work(1.0, 1.0, 1.0)}, 1, 8, print, "")
@@ -207,6 +208,16 @@ def test_an_automatic_remat_policy_may_take_nine_tenths_of_a_devices_own_memory(
     ):
         chosen, _, _ = plan_with(limit)
         assert chosen.settings.remat_policy == policy
+
+
+def test_an_automatic_remat_policy_keeps_segments_inputs_where_nothing_else_fits(plan_with):
+    chosen, _, compiled = plan_with(10**10 + 10**9)
+    assert chosen.settings.remat_policy == SMALLER
+    chosen, needed, compiled = plan_with(10**10)
+    assert compiled[-2:] == [SMALLER, SMALLEST]
+    assert chosen.functions.compute.remat == chosen.settings.remat_policy == SMALLEST
+    assert needed.fits
+    assert f"{SMALLEST} (auto: {SMALLER} would need" in memory_plan.describe(needed)
 
 
 def test_an_automatic_remat_policy_compiles_once_where_no_memory_is_known(plan_with):

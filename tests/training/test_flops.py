@@ -99,6 +99,8 @@ def test_embeddings_that_are_read_are_no_work_of_the_vision_tower():
 
 def test_products_that_are_kept_are_not_computed_again():
     common = dict(text_len=5, trainable={ATTN})
-    found = flops.count(MODEL, SHAPES, **common, repeats_layers=False)
+    found = flops.count(MODEL, SHAPES, **common, repeats=0.0)
     assert found.again_per_example == 0
+    once, oftener = (flops.count(MODEL, SHAPES, **common, repeats=n) for n in (1.0, 1.5))
+    assert oftener.again_per_example == 1.5 * once.again_per_example > 0
     assert found.per_example == flops.count(MODEL, SHAPES, **common).per_example

@@ -1,6 +1,7 @@
 """Linen layers that both towers use. Parameter names are big_vision's and are a public format."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,15 +20,18 @@ Lora = lora_lib.Lora
 Initializer = nn.initializers.Initializer
 
 # "none", ours, or the names in `jax.checkpoint_policies` that need no further argument.
-NARROW = "narrow_products_saveable"
+NARROW, SEGMENTS = "narrow_products_saveable", "segment_inputs_saveable"
 REMAT = (
     "none",
     NARROW,
+    SEGMENTS,
     "nothing_saveable",
     "dots_saveable",
     "dots_with_no_batch_dims_saveable",
     "everything_saveable",
 )
+# The layers of a segment are so many as divide all of them, the first of these.
+SEGMENT_LENGTHS = (2, 3)
 # An MLP's inner width is at least so many times the outer one; all heads together are less.
 MUCH_WIDER = 3.5
 
@@ -187,14 +191,63 @@ def scan(
     check_remat(remat)
     if on is not None:
         body = _placed(body, on)
-    if remat != "none":
-        body = nn.remat(body, prevent_cse=False, policy=_policy(remat))
-    return nn.scan(
-        body,
+    kept = body if remat == "none" else nn.remat(body, prevent_cse=False, policy=_policy(remat))
+    run = nn.scan(
+        kept,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         length=depth,
     )
+    length = segment_length(depth) if remat == SEGMENTS else 1
+
+    def run_segments(block: nn.Module, x: jax.Array) -> Any:
+        # Parameters that are still to be made are `nn.scan`'s.
+        if block.is_initializing():
+            return run(block, x)
+        return _scan_segments(body, depth, length, block, x)
+
+    return run if length == 1 else run_segments
+
+
+def segment_length(depth: int) -> int:
+    """Returns how many layers are a segment, of which the backward pass keeps the input alone."""
+    return next((n for n in SEGMENT_LENGTHS if depth % n == 0), 1)
+
+
+def _scan_segments(
+    body: Callable[..., Any], depth: int, length: int, block: nn.Module, x: jax.Array
+) -> tuple[jax.Array, None]:
+    """Scans over segments of so many layers, computed again from their inputs (arXiv:1604.06174).
+
+    Weights and random numbers of each layer are those that `nn.scan` gives it.
+    """
+    weights = block.variables["params"]
+    scope: Any = block.scope
+    rngs = {name: rng for name, rng in scope.rngs.items() if name == "dropout"}
+    rngs = jax.tree.map(lambda key: jax.random.split(key, depth), rngs)
+    pieces = jax.tree.map(lambda w: w.reshape(-1, length, *w.shape[1:]), (weights, rngs))
+
+    def compute(block: nn.Module, x: jax.Array) -> jax.Array:
+        if rngs:
+            body(block, x)  # `nn.scan` traces it twice, and random numbers are counted on
+        return body(block, x)[0]
+
+    apply = nn.apply(compute, block.clone(parent=None, name=None))
+
+    # Not to be merged with what computes the next layer's input, or both layers' values are kept.
+    @jax.checkpoint
+    def run_layer(x: jax.Array, piece: Any) -> jax.Array:
+        weights, rngs = piece
+        return apply({"params": weights}, x, rngs=rngs)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def run_segment(x: jax.Array, pieces: Any) -> tuple[jax.Array, None]:
+        # Unrolled, so that the last layer's result, which nobody reads, is not made again.
+        for i in range(length):
+            x = run_layer(x, jax.tree.map(lambda piece, i=i: piece[i], pieces))
+        return x, None
+
+    return jax.lax.scan(run_segment, x, pieces)
 
 
 def _placed(body: Callable[..., Any], on: OnDevices) -> Callable[..., Any]:
@@ -314,6 +367,8 @@ def cut_patches(image: jax.Array, *, grid: int, patch_size: int) -> jax.Array:
 
 def _policy(remat: str) -> Any:
     policies = jax.checkpoint_policies
+    if remat == SEGMENTS:
+        return policies.nothing_saveable
     # An MLP's inner values are most of what products give, and half of the work to make again.
     return policies.save_only_these_names(NARROW) if remat == NARROW else getattr(policies, remat)
 

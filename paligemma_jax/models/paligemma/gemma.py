@@ -213,7 +213,7 @@ class Tower(nn.Module):
 
     def setup(self):
         self.embedder = Embedder(self.vocab_size, self.llm.width)
-        in_pieces = self.remat == "nothing_saveable"
+        in_pieces = self.remat in ("nothing_saveable", layers.SEGMENTS)
         split = 1 if self.on is None else self.on.layout.num_rows
         how = (self.dtype, self.dropout, self.lora, in_pieces, self.kernel, split)
         self.layers = Block(self.llm, *how)

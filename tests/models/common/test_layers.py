@@ -1,5 +1,6 @@
 """What the backward pass keeps of a layer."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from paligemma_jax.models.paligemma import gemma, variants
 
 LLM = variants.GEMMAS["tiny"]
 B, T = 2, 8
+QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 def gradients(remat: str):
@@ -47,6 +49,35 @@ def test_keeping_narrow_products_lies_between_keeping_nothing_and_all_products(c
     assert work[0] > work[1] > work[2]
     memory = [program.memory_analysis().temp_size_in_bytes for program in programs]
     assert memory[1] < memory[2]
+
+
+def residuals(remat: str, depth: int) -> tuple[list[tuple[int, ...]], list[jax.Array]]:
+    """Returns shapes of what a backward pass reads, and gradients, of blocks with dropout."""
+    tower = gemma.Tower(dataclasses.replace(LLM, depth=depth), 32, remat=remat, dropout=0.3)
+    x = jax.random.normal(jax.random.key(0), (B, T, LLM.width))
+    seen = jnp.zeros((B, T), jnp.int32), jnp.ones((B, T, T), bool)
+    keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
+    params = tower.init(keys, x, *seen)
+
+    def total(params):
+        return jnp.sum(x * tower.apply(params, x, *seen, rngs={"dropout": jax.random.key(3)}))
+
+    kept = jax.eval_shape(lambda params: jax.vjp(total, params)[1], params)
+    grads = jax.jit(jax.grad(total), compiler_options=QUICK_COMPILE)(params)
+    return [leaf.shape for leaf in jax.tree.leaves(kept)], jax.tree.leaves(grads)
+
+
+@pytest.mark.parametrize(("depth", "segments"), [(4, 2), (3, 1), (5, 5)])
+def test_segments_keep_their_inputs_alone_and_change_no_gradient(depth, segments):
+    stream = (B, T, LLM.width)
+    (before, expected), (shapes, grads) = (
+        residuals(remat, depth) for remat in ("nothing_saveable", layers.SEGMENTS)
+    )
+    assert (depth, *stream) in before
+    assert (segments, *stream) in shapes
+    assert segments == depth or (depth, *stream) not in shapes
+    for actual, wanted in zip(grads, expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
 
 
 def test_only_an_mlps_inner_product_is_made_again():
