@@ -139,8 +139,10 @@ def _prepare(
     built = assembly.assemble(settings)
     planned = training_run.plan(built)
     training_data.warn_of_task(settings, planned.data.records)
-    built, planned, needed = auto_remat.plan_run(built, planned)
+    # Before anything is compiled, which takes minutes.
     process.require_same("data or weights", lambda: _facts(built, planned))
+    built, planned, needed = auto_remat.plan_run(built, planned)
+    process.require_same("memory", lambda: {"remat_policy": built.settings.remat_policy})
     if not settings.allow_over_memory:
         auto_remat.require_fit(built, planned, needed)
     say.info(memory_plan.describe(needed))
@@ -175,7 +177,7 @@ def _facts(built: assembly.Assembly, planned: training_run.Plan) -> dict[str, An
     }
     if planned.base:
         facts["model_init.fingerprint"] = planned.base.fingerprint
-    return facts | {"remat_policy": built.settings.remat_policy}
+    return facts
 
 
 def _read_images(
