@@ -10,9 +10,10 @@ import time
 import pytest
 
 from paligemma_jax.checkpoints import npz, train_checkpoint
+from paligemma_jax.console import process
 from paligemma_jax.files import atomic
 from paligemma_jax.reports import run_log
-from paligemma_jax.runs import training_run, whole_run
+from paligemma_jax.runs import auto_remat, training_run, whole_run
 from paligemma_jax.settings import load
 
 pytestmark = pytest.mark.slow
@@ -134,3 +135,23 @@ def test_base_that_was_replaced_meanwhile_is_an_error_after_all_is_saved(config,
     with pytest.raises(ValueError, match=r"final.npz is saved, .*base.npz was replaced while"):
         whole_run.train(load.typed(config), tmp_path / "run", more_trackers=[Tracker(replace)])
     assert npz.read(tmp_path / "run" / "final.npz").keys() < npz.read(base).keys()
+
+
+def test_what_processes_have_read_is_compared_before_anything_is_compiled(
+    config, tmp_path, monkeypatch
+):
+    seen = {}
+
+    def compare(what, facts):
+        seen[what] = facts() if what == "data or weights" else None
+        if what == "data or weights":
+            raise ValueError("they differ")
+
+    monkeypatch.setattr(process, "require_same", compare)
+    monkeypatch.delattr(auto_remat, "plan_run")
+    with pytest.raises(ValueError, match="they differ"):
+        whole_run.train(load.typed(config), tmp_path / "run")
+    assert list(seen) == ["settings, folder, code or packages", "data or weights"]
+    assert {"data.examples", "data.texts"} <= {
+        f"{name}.{key}" for name, facts in seen["data or weights"].items() for key in facts
+    }
