@@ -91,6 +91,33 @@ def test_it_repeats_what_it_was_shown_through_every_door(run, folder, capsys):
     assert {"text/head/kernel", "text/layers/attn/qkv/kernel", "img/pos_embedding"} <= names
 
 
+@pytest.mark.slow
+def test_large_images_are_seen_in_squares_through_the_doors(folder, tmp_path):
+    rows = []
+    for name, colour in COLOURS.items():
+        pixels = np.zeros((40, 80, 3), np.uint8)  # two squares, of which the right one has colour
+        pixels[:, 40:] = colour
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        rows.append({"image": f"{name}.png", "prefix": "which", "suffix": name})
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {
+        "model.img.variant": "tiny/14_crops",
+        "task": "vqa",
+        "input.data.fname": f"{tmp_path}/train.jsonl",
+        "evals.val.fname": f"{tmp_path}/train.jsonl",
+        "evals.val.scores": "('exact_match',)",
+        "input.augment.brightness": 0.1,
+    }
+    words = [f"--config.{key}={value}" for key, value in changes.items()]
+    train.main([f"--config={folder}/config.py", f"--workdir={tmp_path / 'run'}", *words])
+    row = run_log.read_rows(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert row["val/loss"] < 0.4 and row["val/exact_match"] == 1
+    made = paligemma_jax.load(str(tmp_path / "run")).predict(
+        [str(tmp_path / f"{name}.png") for name in COLOURS], "which"
+    )
+    assert [answer["prediction"] for answer in made] == list(COLOURS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -227,7 +227,7 @@ def spec(settings: schema.Settings, **changes: Any) -> pipeline.BatchSpec:
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
         "num_workers": settings.input.num_workers,
-        "resampling": model_functions.choose_family(settings.model.family).resampling,
+        "resampling": model_functions.choose_resampling(settings),
     }
     return pipeline.BatchSpec(**{**fields, **changes})
 

@@ -78,6 +78,12 @@ def describe(settings: schema.Settings, *, vocab_size: int) -> family.Model:
     return made
 
 
+def choose_resampling(settings: schema.Settings) -> str:
+    """Returns how images become what the model sees, one of `images.RESAMPLINGS`."""
+    chosen = choose_family(settings.model.family)
+    return chosen.resampling_of.get(settings.model.img.variant, chosen.resampling)
+
+
 def check_shipped(settings: schema.Settings) -> None:
     """Raises a ValueError if `model_init` is the package's base, and what goes with it is not."""
     if (base := released_models.SHIPPED.get(settings.model_init or "")) is None:

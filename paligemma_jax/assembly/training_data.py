@@ -186,7 +186,7 @@ def make_augmenter(settings: schema.Settings) -> augment.Augmenter | None:
         raise ValueError(f"config: input.{error}") from error
     if not keys.changed(settings.input.augment).keys() - {"min_visible"}:
         return None
-    resampling = model_functions.choose_family(settings.model.family).resampling
+    resampling = model_functions.choose_resampling(settings)
     if chosen.has_windows and resampling != images.BILINEAR:
         raise ValueError(
             f"config: input.augment: crop, aspect and scale resize images bilinearly, and models "

@@ -162,13 +162,13 @@ def look(
             pixels = images.load(
                 path,
                 res=settings.res,
-                resampling=model_functions.choose_family(settings.model.family).resampling,
+                resampling=model_functions.choose_resampling(settings),
                 source=record.source,
             )
         except ValueError as error:
             parts.append(sections.Facts(((f"image {number + 1}", str(error)),)))
             continue
-        picture = drawing.enlarge(pixels, at_least=MIN_SIDE)
+        picture = drawing.enlarge(images.show(pixels), at_least=MIN_SIDE)
         caption = f"What the model sees: {settings.res} x {settings.res} px"
         if number == 0 and len(getattr(parsed, "labels", ())):
             caption += ", and the boxes read back from the tokens"
@@ -229,7 +229,7 @@ def write_augment_sheet(
     if not chosen:
         raise ValueError("no record has an image to draw")
     res = max(settings.res, sheets.ROW_SIDE)
-    resampling = model_functions.choose_family(settings.model.family).resampling
+    resampling = model_functions.choose_resampling(settings)
     drawn = []
     with say.progress("drawing", unit="examples") as report:
         for number, record in enumerate(chosen, 1):
@@ -271,4 +271,4 @@ def _picture(pixels, suffix: str, augmenter: augment.Augmenter) -> sheets.Pictur
     boxes = box_text.Detections(np.zeros((0, 4)), ())
     if augmenter.convention:
         boxes = box_text.parse(prefix_lm.clean("", suffix)[1], convention=augmenter.convention)
-    return sheets.Picture(pixels, boxes.boxes_yxyx, boxes.labels)
+    return sheets.Picture(images.show(pixels), boxes.boxes_yxyx, boxes.labels)

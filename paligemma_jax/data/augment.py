@@ -280,7 +280,7 @@ def _area(boxes_yxyx: np.ndarray) -> np.ndarray:
 def load_op(
     path: Any, numbers: Any, *, res: int, settings: Augmentation, resampling: str = images.BILINEAR
 ) -> Any:
-    """Returns tf.uint8[res, res, 3] of the file at `path`, changed as drawn.
+    """Returns tf.uint8 of `images.shape` of the file at `path`, changed as drawn.
 
     Args:
       path: tf.string scalar.
@@ -296,7 +296,7 @@ def load_op(
 def apply_op(
     image: Any, numbers: Any, *, res: int, settings: Augmentation, resampling: str = images.BILINEAR
 ) -> Any:
-    """Returns tf.uint8[res, res, 3] of tf.uint8[H, W, 3]; see `load_op`."""
+    """Returns tf.uint8 of `images.shape` of tf.uint8[H, W, 3]; see `load_op`."""
     tf = images.tensorflow()
     if settings.has_windows:
         image = _resize_window(image, numbers[:4], res=res)
@@ -310,7 +310,7 @@ def apply_op(
         image = _change_colors(image, numbers[6], numbers[7], numbers[8])
     if settings.jpeg_quality is not None:
         image = tf.image.adjust_jpeg_quality(image, tf.cast(numbers[9], tf.int32))
-    return tf.ensure_shape(image, (res, res, 3))
+    return images.frame_op(image, res=res, resampling=resampling)
 
 
 def _resize_window(image: Any, window: Any, *, res: int) -> Any:

@@ -14,7 +14,10 @@ What big_vision's trainer does (`decode|resize(R, antialias=True)`), through the
   by truncation. The official Colab keeps the fraction: up to one gray level more.
 
 Models of some families have seen images that Pillow read and resized (bicubic): with the resampling
-"pillow_bicubic" theirs are those, bit for bit.
+"pillow_bicubic" theirs are those, bit for bit. With "pillow_crops" an image from 512 px on (of a
+model's 378) may be twice as high, twice as wide, or both, whatever is nearest to its proportions;
+then a batch holds uint8[2R, 2R, 4], the image from its first pixel on, and 255 in the last channel
+where there is image.
 
 The accelerator normalizes; nothing here does. TensorFlow is imported by `tensorflow`, and nowhere
 else in the package.
@@ -33,8 +36,12 @@ from PIL import Image
 from paligemma_jax.data import locations
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-# How an image becomes a square: as big_vision's, or as of torchvision's Resize of a Pillow image.
-BILINEAR, PILLOW_BICUBIC = RESAMPLINGS = ("bilinear", "pillow_bicubic")
+# How an image becomes a square: as big_vision's, or as of torchvision's Resize of a Pillow image;
+# for crops it becomes up to four squares.
+BILINEAR, PILLOW_BICUBIC, PILLOW_CROPS = ("bilinear", "pillow_bicubic", "pillow_crops")
+RESAMPLINGS = (BILINEAR, PILLOW_BICUBIC, PILLOW_CROPS)
+# Smaller images are never more than one square: so many pixels at so many pixels of a square.
+FROM_PIXELS, AT_RES = 512, 378
 # What TensorFlow wraps around a message: the op and its place in a graph.
 # How files begin that Pillow decodes, by its names of their formats.
 BY_PILLOW = {"GIF": b"GIF8", "BMP": b"BM", "WEBP": b"RIFF"}
@@ -68,10 +75,23 @@ def tensorflow() -> Any:
     return tf
 
 
+def shape(res: int, resampling: str) -> tuple[int, int, int]:
+    """Returns the shape of an image in a batch."""
+    return (2 * res, 2 * res, 4) if resampling == PILLOW_CROPS else (res, res, 3)
+
+
+def show(pixels: np.ndarray) -> np.ndarray:
+    """Returns uint8[H, W, 3], the picture in an image of a batch."""
+    if pixels.shape[-1] == 3:
+        return pixels
+    rows, columns = (pixels[:, 0, 3] > 0).sum(), (pixels[0, :, 3] > 0).sum()
+    return pixels[:rows, :columns, :3]
+
+
 def load(
     path: str | os.PathLike[str], *, res: int, resampling: str = BILINEAR, source: str = ""
 ) -> np.ndarray:
-    """Returns an image file as uint8[res, res, 3].
+    """Returns an image file in the `shape` that batches have it in, uint8[res, res, 3] as a rule.
 
     Args:
       path: the file, or its address.
@@ -94,8 +114,9 @@ def load_measured(
     def decode() -> tuple[np.ndarray, tuple[int, int]]:
         whole = _decode_now(path, resampling)
         height, width, _ = whole.shape
-        square = resize_op(whole, res=res, resampling=resampling)
-        return square.numpy(), (int(height), int(width))
+        resized = resize_op(whole, res=res, resampling=resampling)
+        framed = frame_op(resized, res=res, resampling=resampling)
+        return framed.numpy(), (int(height), int(width))
 
     return _read(decode, path, source)
 
@@ -144,12 +165,14 @@ def resize(image: np.ndarray, *, res: int, resampling: str = BILINEAR) -> np.nda
             f"found {image.dtype}{list(image.shape)}"
         )
     pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[-1] == 1 else pixels[..., :3]
-    return resize_op(tensorflow().constant(pixels), res=res, resampling=resampling).numpy()
+    resized = resize_op(tensorflow().constant(pixels), res=res, resampling=resampling)
+    return frame_op(resized, res=res, resampling=resampling).numpy()
 
 
 def load_op(path: Any, *, res: int, resampling: str = BILINEAR) -> Any:
-    """Returns tf.uint8[res, res, 3] of the file at `path`, a tf.string scalar."""
-    return resize_op(decode_op(path, resampling=resampling), res=res, resampling=resampling)
+    """Returns tf.uint8 of `shape` of the file at `path`, a tf.string scalar."""
+    image = resize_op(decode_op(path, resampling=resampling), res=res, resampling=resampling)
+    return frame_op(image, res=res, resampling=resampling)
 
 
 def decode_op(path: Any, *, resampling: str = BILINEAR) -> Any:
@@ -170,7 +193,7 @@ def decode_op(path: Any, *, resampling: str = BILINEAR) -> Any:
 
     is_address = tf.strings.regex_full_match(path, locations.pattern())
     data = tf.cond(is_address, fetch, lambda: tf.io.read_file(path))
-    if resampling == PILLOW_BICUBIC:
+    if resampling != BILINEAR:
         return decode_by_pillow()
     heads = [tf.strings.substr(data, 0, len(head)) == head for head in BY_PILLOW.values()]
     return tf.cond(tf.reduce_any(heads), decode_by_pillow, lambda: _decode_by_tensorflow(data))
@@ -181,7 +204,7 @@ def _decode_now(path: str | os.PathLike[str], resampling: str = BILINEAR) -> Any
     path = os.fspath(path)
     tf = tensorflow()
     data = locations.read(path) if locations.is_address(path) else tf.io.read_file(path).numpy()
-    if resampling == PILLOW_BICUBIC or data.startswith(tuple(BY_PILLOW.values())):
+    if resampling != BILINEAR or data.startswith(tuple(BY_PILLOW.values())):
         return tf.constant(_decode_by_pillow(data, formats=_pillow_formats(resampling)))
     return _decode_by_tensorflow(data)
 
@@ -194,7 +217,7 @@ def _decode_by_tensorflow(data: Any) -> Any:
 
 def _pillow_formats(resampling: str) -> tuple[str, ...]:
     """Returns the formats that Pillow decodes, by its names."""
-    return (*BY_PILLOW, "JPEG", "PNG") if resampling == PILLOW_BICUBIC else tuple(BY_PILLOW)
+    return (*BY_PILLOW, "JPEG", "PNG") if resampling != BILINEAR else tuple(BY_PILLOW)
 
 
 def _decode_by_pillow(data: bytes, *, formats: tuple[str, ...]) -> np.ndarray:
@@ -204,17 +227,47 @@ def _decode_by_pillow(data: bytes, *, formats: tuple[str, ...]) -> np.ndarray:
 
 
 def resize_op(image: Any, *, res: int, resampling: str = BILINEAR) -> Any:
-    """Returns tf.uint8[res, res, 3] of tf.uint8[H, W, 3]."""
+    """Returns tf.uint8[res, res, 3] of tf.uint8[H, W, 3]; for crops each side may be 2 * res."""
     tf = tensorflow()
-    if resampling == PILLOW_BICUBIC:
-        resize = functools.partial(_resize_by_pillow, res=res)
-        return tf.ensure_shape(tf.numpy_function(resize, [image], tf.uint8), (res, res, 3))
-    return to_uint8(tf.image.resize(image, (res, res), method="bilinear", antialias=True))
+    if resampling == BILINEAR:
+        return to_uint8(tf.image.resize(image, (res, res), method="bilinear", antialias=True))
+    side = res if resampling == PILLOW_BICUBIC else None
+    resize = functools.partial(_resize_by_pillow, res=res, has_crops=side is None)
+    return tf.ensure_shape(tf.numpy_function(resize, [image], tf.uint8), (side, side, 3))
 
 
-def _resize_by_pillow(pixels: np.ndarray, *, res: int) -> np.ndarray:
-    image = Image.fromarray(pixels).resize((res, res), Image.Resampling.BICUBIC)
+def frame_op(image: Any, *, res: int, resampling: str = BILINEAR) -> Any:
+    """Returns a resized image as tf.uint8 of `shape`."""
+    tf = tensorflow()
+    if resampling == PILLOW_CROPS:
+        opaque = tf.fill(tf.concat([tf.shape(image)[:2], [1]], 0), tf.constant(255, tf.uint8))
+        image = tf.concat([image, opaque], 2)
+        missing = 2 * res - tf.shape(image)[:2]
+        image = tf.pad(image, [[0, missing[0]], [0, missing[1]], [0, 0]])
+    return tf.ensure_shape(image, shape(res, resampling))
+
+
+def _resize_by_pillow(pixels: np.ndarray, *, res: int, has_crops: bool) -> np.ndarray:
+    height, width = choose_size(*pixels.shape[:2], res=res) if has_crops else (res, res)
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+def choose_size(height: int, width: int, *, res: int) -> tuple[int, int]:
+    """Returns (height, width) of an image before it is cut into crops.
+
+    Of sizes equally near to its proportions it is the nearest to its size, its width being compared
+    with the height and the other way round: so do the authors of Moondream2.
+    """
+    if max(height, width) < FROM_PIXELS * res // AT_RES:
+        return res, res
+    sizes = [(res, res), (res, 2 * res), (2 * res, res), (2 * res, 2 * res)]
+    proportions = width / height
+
+    def distance(size: tuple[int, int]) -> tuple[float, int]:
+        return abs(size[1] / size[0] - proportions), abs(size[0] - width) + abs(size[1] - height)
+
+    return min(sizes, key=distance)
 
 
 def to_uint8(resized: Any) -> Any:

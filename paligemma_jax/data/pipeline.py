@@ -2,7 +2,8 @@
 
 A batch holds B examples of this process, M image slots each, all of it what a model reads:
 
-    image       uint8[B, M, R, R, 3]   zeros in unused slots; or what `read_images` gives instead
+    image       uint8[B, M, R, R, 3]   zeros in unused slots; or what `read_images` gives instead,
+                                       or, of models that see crops, as `images` says
     mask_image  bool[B, M]             False for an unused slot
     text        int32[B, T + 1] to train on, [B, T] to decode from; mask_ar, mask_input (and
                 mask_loss) bool of the same shape: see `prefix_lm`
@@ -75,6 +76,11 @@ class BatchSpec:
             raise ValueError(f"no process {self.process_index} among {self.process_count}")
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of one image: [R, R, 3] as a rule."""
+        return images.shape(self.res, self.resampling)
+
+    @property
     def local_batch_size(self) -> int:
         """Examples per batch of this process."""
         return self.batch_size // self.process_count
@@ -99,7 +105,7 @@ def training_arrays(spec: BatchSpec) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Returns name -> (shape of one row, type) of the arrays of a training batch."""
     text = (spec.text_len + 1,)
     return {
-        "image": ((spec.max_images, spec.res, spec.res, 3), np.uint8),
+        "image": ((spec.max_images, *spec.image_shape), np.uint8),
         "mask_image": ((spec.max_images,), np.bool_),
         **dict.fromkeys(prefix_lm.TEXT_ARRAYS, (text, np.bool_)),
         "text": (text, np.int32),
@@ -307,6 +313,8 @@ def read_image_batches(
 ) -> Iterator[np.ndarray]:
     """Yields uint8[B, M, R, R, 3] for each batch of `plan()`; an unused slot is zeros.
 
+    With another resampling images have another `images.shape`.
+
     Args:
       plan: batches of `batch_size` examples.
       res: R, in pixels.
@@ -322,6 +330,7 @@ def read_image_batches(
     """
     tf = images.tensorflow()
     num_slots = batch_size * max_images
+    shape = images.shape(res, resampling)
 
     def load(path, numbers):
         if augmentation is None:
@@ -330,7 +339,7 @@ def read_image_batches(
         return augment.load_op(path, numbers, res=res, settings=chosen, resampling=resampling)
 
     def load_slot(path, numbers):
-        unused = tf.zeros((res, res, 3), tf.uint8)
+        unused = tf.zeros(shape, tf.uint8)
         return tf.cond(path == "", lambda: unused, lambda: load(path, numbers))
 
     # Python only names the files, once per batch, and says how each one is changed.
@@ -356,7 +365,7 @@ def read_image_batches(
         except tf.errors.OpError as error:
             chosen = [record for record, _ in examples]
             _raise_bad_image(chosen, error, res=res, resampling=resampling)
-        yield batch.reshape(batch_size, max_images, res, res, 3)
+        yield batch.reshape(batch_size, max_images, *shape)
 
 
 def _name_files(

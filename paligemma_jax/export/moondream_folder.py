@@ -1,6 +1,7 @@
 """Moondream2 between npz files and the folder of its authors: one file model.safetensors.
 
-Names and axes: `checkpoints.moondream_names`. One array is in memory at a time. What the folder
+Names and axes: `checkpoints.moondream_names`; what a release has besides, a model of regions that
+its authors call not ready for use, is left out. One array is in memory at a time. What the folder
 holds besides, their code and its config.json, is neither read nor written: their modules load the
 file with `load_state_dict`.
 """
@@ -31,6 +32,7 @@ from paligemma_jax.wording import phrases
 
 EMBEDDING = "text_model.transformer.embd.wte.weight"
 POSITIONS = "vision_encoder.encoder.model.visual.pos_embed"
+REGIONS = "region_model."
 PROJECTION = "vision_encoder.projection.mlp.fc1.weight"
 
 
@@ -54,8 +56,8 @@ def read(
     Args:
       folder: with their safetensors.
       path: the file to write.
-      variant: a released model, or VIT,PHI of the tables; None: the released model. Their arrays do
-        not tell into how many heads a width is cut.
+      variant: a released model, or VIT,PHI of the tables; None: the released model, with crops or
+        without. Their arrays do not tell into how many heads a width is cut.
       dtype: of all arrays; None: as stored.
 
     Returns:
@@ -65,8 +67,14 @@ def read(
       ValueError: no such model; tensors that are missing, extra or misshapen, all of them listed.
     """
     stored, _ = tensor_files.read_headers(folder)
-    shapes = {name: tuple(shape.shape) for name, (_, shape) in stored.items()}
-    model = _describe(shapes, variant, where=str(folder))
+    shapes = {
+        name: tuple(shape.shape)
+        for name, (_, shape) in stored.items()
+        if not name.startswith(REGIONS)
+    }
+    if len(shapes) < len(stored):
+        say.info(f"{folder}: {len(stored) - len(shapes)} tensors of its {REGIONS}* are left out")
+    model = _describe(shapes, variant)
     expected = moondream.shapes(model)
     pieces = moondream_names.pieces(expected)
     theirs = {
@@ -152,27 +160,21 @@ class _Stack:
         return array
 
 
-def _describe(
-    shapes: Mapping[str, tuple[int, ...]], variant: str | None, *, where: str
-) -> variants.Moondream:
+def _describe(shapes: Mapping[str, tuple[int, ...]], variant: str | None) -> variants.Moondream:
     """Returns the model: the towers that are named, the rest as the shapes say."""
-    default = next(iter(variants.RELEASED))
+    default, *later = variants.RELEASED
     towers: Any = variants.RELEASED.get(variant or default) or tuple((variant or "").split(","))
     known = (variants.VITS, variants.PHIS)
     if len(towers) != 2 or any(t not in table for t, table in zip(towers, known, strict=True)):
         raise ValueError(
-            f"--variant {variant}: expected {default}, or one of {list(variants.VITS)} and one of "
-            f"{list(variants.PHIS)}, as 'So400m/14,phi_1_5'. "
+            f"--variant {variant}: expected {default}, {' or '.join(later)}, or one of "
+            f"{list(variants.VITS)} and one of {list(variants.PHIS)}, as 'So400m/14,phi_1_5'. "
             f"{phrases.did_you_mean(str(variant), variants.RELEASED)}"
         )
     img, llm = variants.VITS[towers[0]], variants.PHIS[towers[1]]
     inputs = shapes.get(PROJECTION, (0, img.width))[1]
-    if inputs == 2 * img.width:
-        raise ValueError(
-            f"{where}: {PROJECTION} reads {inputs} numbers of a patch, twice the width: these are "
-            f"of a release from 2024-05-20 on, whose crops of the image are not supported. "
-            f"Take the revision 2024-04-02"
-        )
+    if inputs == 2 * img.width and variant is None:
+        img = variants.VITS[f"{towers[0]}_crops"]
     grid = math.isqrt(shapes.get(POSITIONS, (1, 729))[1])
     rows = shapes[EMBEDDING][0]
     return variants.Moondream(img, llm, res=grid * img.patch_size, vocab_size=rows)

@@ -6,7 +6,8 @@ call. Parameters are a flat dictionary of '/'-names, which a family's `Names` so
 
 A prompt is image tokens, then text. Batches are as the data room makes them:
 
-    image        uint8[B, M, R, R, 3]    M image slots per row, or in its place
+    image        uint8[B, M, R, R, 3]    M image slots per row (`images.shape` of other
+                                         resamplings), or in its place
     image_tokens [B, M, P, D]            what `Functions.embed` made of them before
     mask_image   bool[B, M]              False: an unused slot, which nobody sees
     text         int32[B, T]
@@ -86,12 +87,14 @@ class Part:
       added: endings of names of arrays that are added, not multiplied, as position embeddings.
       attention: FLOPs of attention's products, of a sequence of one token; of n it is n * n times
         that. 0: there is none.
+      runs: how often it reads each image, as its crops one by one.
     """
 
     prefixes: tuple[str, ...]
     reads: Literal["images", "sequence", "vocabulary"]
     added: tuple[str, ...] = ()
     attention: float = 0.0
+    runs: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,6 +338,7 @@ class Family:
       make: what settings say -> model; raises a ValueError for what it does not know.
       tokenizer: the kind of its tokenizers, a key of `tokens.LOADERS`.
       resampling: how images become the squares that it sees, one of `images.RESAMPLINGS`.
+      resampling_of: variant of a vision tower -> another one of these.
       released: published name -> settings of the model, those of `model.img` and `model.llm`.
       recognize: shapes of arrays by name -> published name, None where they are of none.
     """
@@ -344,5 +348,6 @@ class Family:
     make: Callable[[Spec], Model]
     tokenizer: str = "sentencepiece"
     resampling: str = "bilinear"
+    resampling_of: Mapping[str, str] = dataclasses.field(default_factory=dict)
     released: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     recognize: Callable[[Mapping[str, Sequence[int]]], str | None] = _unknown

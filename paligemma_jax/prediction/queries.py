@@ -277,7 +277,7 @@ def _read_frame(chosen: Sequence[Query], number: int, readers: Readers) -> np.nd
 def _load(
     query: Query, frame: np.ndarray | str | None, spec: pipeline.BatchSpec
 ) -> list[tuple[np.ndarray, tuple[int, int]]] | str:
-    """Returns uint8[R, R, 3] and (height, width) before, of each image; or what is wrong."""
+    """Returns `spec.image_shape` and (height, width) before, of each image; or what is wrong."""
     if isinstance(frame, str):
         return frame
     how: Any = {"res": spec.res, "resampling": spec.resampling}
@@ -299,7 +299,7 @@ def _make_batch(
 ) -> pipeline.Batch:
     """Returns a batch from place `start` on; rows without a query of their own repeat the last."""
     size = spec.batch_size
-    pixels = np.zeros((size, spec.max_images, spec.res, spec.res, 3), np.uint8)
+    pixels = np.zeros((size, spec.max_images, *spec.image_shape), np.uint8)
     is_used = np.zeros((size, spec.max_images), bool)
     index = np.full(size, -1, np.int32)
     for row, pictures in enumerate(loaded):

@@ -20,6 +20,12 @@ METHODS: dict[str, dict[str, Any]] = {
 # arXiv:2305.14314: the same on a base of 4 bits.
 METHODS["qlora"] = {**METHODS["lora"], "quantize": "nf4"}
 MOONDREAM_METHODS = ("full", "lora", "qlora")
+# Release -> vision tower.
+MOONDREAM_RELEASES = {
+    "2024-04-02": "So400m/14",
+    "2024-05-20": "So400m/14_crops",
+    "2024-08-26": "So400m/14_crops",
+}
 # What configs/digits.py learns with.
 FROM_SCRATCH = {"optax_name": "scale_by_adam", "lr": 1e-3, "optax.b2": 0.99, "grad_clip_norm": 1.0}
 
@@ -163,22 +169,32 @@ def finetune_other(
 
 
 def finetune_moondream(
-    *, init: str, tokenizer: str, text_len: int = 128, method: str = "full"
+    *,
+    init: str,
+    tokenizer: str,
+    text_len: int = 128,
+    method: str = "full",
+    release: str = "2024-04-02",
 ) -> ml_collections.ConfigDict:
-    """Returns the settings of a fine-tuning run of Moondream2, release 2024-04-02, at 378 px.
+    """Returns the settings of a fine-tuning run of Moondream2 at 378 px.
 
     Args:
       init: the npz file that `convert` makes of the authors' model.safetensors.
       tokenizer: their tokenizer.json.
       text_len: tokens of question and answer together.
       method: "full", "lora" or "qlora", as in `finetune`.
+      release: "2024-04-02", or one that also sees large images in up to four squares of 378 px:
+        "2024-05-20", "2024-08-26".
     """
+    if release not in MOONDREAM_RELEASES:
+        raise ValueError(f"release '{release}': expected one of {list(MOONDREAM_RELEASES)}")
     if method not in MOONDREAM_METHODS:
         raise ValueError(f"method '{method}': expected one of {list(MOONDREAM_METHODS)}")
     config = defaults()
     config.update_from_flattened_dict(METHODS[method])
     config.model.family = "moondream"
-    config.model.img.variant, config.model.llm.variant = "So400m/14", "phi_1_5"
+    config.model.img.variant = MOONDREAM_RELEASES[release]
+    config.model.llm.variant = "phi_1_5"
     config.model.llm.vocab_size = 51_200
     config.model_init, config.tokenizer = init, tokenizer
     config.compute_dtype = config.cache_dtype = "auto"

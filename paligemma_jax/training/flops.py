@@ -95,8 +95,9 @@ def count(
             vocabulary += (2 + 2 * bool(trainable) + 2 * is_trained) * size
             continue
         passes = 6 if is_trained else 4 if first <= of[name] else 2
-        once += passes * size * tokens[part.reads]
-        again += 2 * size * tokens[part.reads] * (passes > 2)
+        read = size * tokens[part.reads] * part.runs
+        once += passes * read
+        again += 2 * read * (passes > 2)
     squares = {
         "images": max_images * model.num_image_tokens**2,
         "sequence": tokens["sequence"] ** 2,
@@ -104,7 +105,7 @@ def count(
     for number, part in enumerate(parts):
         if not part.attention or (part.reads == "images" and not embeds_images):
             continue
-        forward = part.attention * squares[part.reads]
+        forward = part.attention * squares[part.reads] * part.runs
         once += forward * (3 if first <= number else 1)
         again += forward * (first <= number)
     return Work(once, vocabulary, repeats * again)

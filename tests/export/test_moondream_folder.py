@@ -57,13 +57,20 @@ def test_what_does_not_fit_is_refused(source, tmp_path, words, message):
     assert not (tmp_path / "ours.npz").exists()
 
 
-def test_a_later_release_is_named(source, tmp_path):
+def test_a_later_release_is_read_without_its_model_of_regions(source, tmp_path, capsys):
     tensors = safetensors.numpy.load_file(source / "model.safetensors")
     name = "vision_encoder.projection.mlp.fc1.weight"
     tensors[name] = np.concatenate([tensors[name]] * 2, axis=1)
-    safetensors.numpy.save_file(tensors, source / "model.safetensors")
-    with pytest.raises(ValueError, match="2024-05-20"):
+    regions = {"region_model.position_features.weight": np.ones((2, 3), np.float32)}
+    safetensors.numpy.save_file(tensors | regions, source / "model.safetensors")
+    with pytest.raises(ValueError, match=r"projection\.mlp\.fc1"):
         convert.main([str(source), str(tmp_path / "ours.npz"), TINY])
+    convert.main([str(source), str(tmp_path / "ours.npz"), "--variant=tiny/14_crops,tiny"])
+    assert "1 tensors of its region_model.* are left out" in capsys.readouterr().err
+    convert.main([str(tmp_path / "ours.npz"), str(tmp_path / "again")])
+    again = safetensors.numpy.load_file(tmp_path / "again" / "model.safetensors")
+    assert again.keys() == tensors.keys()
+    assert all(np.array_equal(again[name], tensors[name]) for name in again)
 
 
 def test_a_missing_tensor_is_named(source, tmp_path):

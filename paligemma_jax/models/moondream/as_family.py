@@ -9,7 +9,7 @@ import jax
 
 from paligemma_jax.models import family
 from paligemma_jax.models.common import attention, layers, quantize
-from paligemma_jax.models.moondream import moondream, variants
+from paligemma_jax.models.moondream import moondream, variants, vit
 from paligemma_jax.params import lora
 from paligemma_jax.wording import phrases
 
@@ -109,11 +109,14 @@ class Model(family.Model):
     def parts(self) -> Sequence[family.Part]:
         img, llm = self.dims.img, self.dims.llm
         img_attention = 4 * img.depth * img.width
+        runs = vit.NUM_SEEN if img.has_crops else 1
         text_attention = 4 * llm.depth * llm.width
         return (
-            family.Part(("img/embedding/", POSITION_EMBEDDING), "images", (POSITION_EMBEDDING,)),
-            family.Part((moondream.BLOCKS,), "images", attention=img_attention),
-            family.Part(("img/norm/",), "images"),
+            family.Part(
+                ("img/embedding/", POSITION_EMBEDDING), "images", (POSITION_EMBEDDING,), runs=runs
+            ),
+            family.Part((moondream.BLOCKS,), "images", attention=img_attention, runs=runs),
+            family.Part(("img/norm/",), "images", runs=runs),
             family.Part(("img/projection/",), "images"),
             # Rows of it are read, nothing is multiplied with it.
             family.Part((NAMES.embedding,), "vocabulary", ("input_embedding",)),
@@ -181,7 +184,7 @@ def _choose(table: Mapping[str, Dims], tower: family.TowerSpec, key: str) -> Dim
             f"Known: {', '.join(table)}"
         )
     base, dims = table[tower.variant], dict(tower.dims or {})
-    known = [field.name for field in dataclasses.fields(base)]
+    known = [field.name for field in dataclasses.fields(base) if field.type is int]
     if unknown := set(dims) - set(known):
         raise ValueError(f"{key}.dims: {sorted(unknown)} are no dimensions. Known: {known}")
     for name, value in dims.items():
@@ -216,6 +219,7 @@ FAMILY = family.Family(
     make=make,
     tokenizer="moondream",
     resampling="pillow_bicubic",
+    resampling_of={name: "pillow_crops" for name, img in variants.VITS.items() if img.has_crops},
     released={name: _settings(img, llm) for name, (img, llm) in variants.RELEASED.items()},
     recognize=recognize,
 )

@@ -56,7 +56,7 @@ def _shapes(model: variants.Moondream) -> dict[str, jax.ShapeDtypeStruct]:
 def _init(rng: jax.Array, model: variants.Moondream) -> dict[str, jax.Array]:
     """Returns all parameters, with factors beside every weight that can have them."""
     rng_img, rng_text = jax.random.split(rng)
-    image = jnp.zeros((1, model.res, model.res, 3), jnp.uint8)
+    image = jnp.zeros((1, *model.image_shape), jnp.uint8)
     img = vision_tower(model, family.Compute()).init(rng_img, image)["params"]
 
     def touch_all(text: phi.Tower):
@@ -77,10 +77,11 @@ def embed_images(
 ) -> jax.Array:
     """Returns image tokens as the language model sees them: uint8[B, M, R, R, 3] -> [B, M, P, D].
 
-    An rng switches dropout on.
+    With crops images are of `model.image_shape`. An rng switches dropout on.
     """
-    if image.ndim != 5:
-        raise ValueError(f"image shape {image.shape}: expected [B, M, R, R, 3], M slots per row")
+    if image.ndim != 5 or image.shape[2:] != model.image_shape:
+        expected = ", ".join(map(str, model.image_shape))
+        raise ValueError(f"image shape {image.shape}: expected [B, M, {expected}], M slots per row")
     B, M = image.shape[:2]
     image = placement.keep_rows(compute.layout, image.reshape(B * M, *image.shape[2:]))
     if rng is None:

@@ -14,13 +14,19 @@ VOCAB_SIZE = 51_200
 
 @dataclasses.dataclass(frozen=True)
 class Vit:
-    """Dimensions of a vision tower: square patches, no pooling."""
+    """Dimensions of a vision tower: square patches, no pooling.
+
+    Attributes:
+      has_crops: whether it sees a large image twice, small as a whole and in squares: the releases
+        from 2024-05-20 on.
+    """
 
     width: int
     depth: int
     mlp_dim: int
     num_heads: int
     patch_size: int
+    has_crops: bool = False
 
     def __post_init__(self):
         if self.width % self.num_heads:
@@ -93,6 +99,11 @@ class Moondream:
         return self.grid**2
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of an image in a batch: with crops it may be twice as high and wide, on a canvas."""
+        return (2 * self.res, 2 * self.res, 4) if self.img.has_crops else (self.res, self.res, 3)
+
+    @property
     def projection_dim(self) -> int:
         """Inner width of the MLP that makes the language model's vectors of the vision tower's."""
         return 4 * self.llm.width
@@ -100,8 +111,10 @@ class Moondream:
 
 VITS = {
     "So400m/14": Vit(1152, depth=27, mlp_dim=4304, num_heads=16, patch_size=14),
+    "So400m/14_crops": Vit(1152, 27, mlp_dim=4304, num_heads=16, patch_size=14, has_crops=True),
     "mini/14": Vit(96, depth=3, mlp_dim=384, num_heads=4, patch_size=14),
     "tiny/14": Vit(48, depth=3, mlp_dim=96, num_heads=4, patch_size=14),
+    "tiny/14_crops": Vit(48, depth=3, mlp_dim=96, num_heads=4, patch_size=14, has_crops=True),
 }
 PHIS = {
     "phi_1_5": Phi(2048, depth=24, mlp_dim=8192, num_heads=32, rotary_dim=32),
@@ -111,5 +124,10 @@ PHIS = {
     "tiny": Phi(64, depth=3, mlp_dim=128, num_heads=4, rotary_dim=8),
 }
 # Published name -> (key of VITS, key of PHIS).
-RELEASED = {"moondream2-2024-04-02": ("So400m/14", "phi_1_5")}
+RELEASED = {
+    "moondream2-2024-04-02": ("So400m/14", "phi_1_5"),
+    "moondream2-2024-05-20": ("So400m/14_crops", "phi_1_5"),
+    # Of the same shapes, besides a model of regions, which its authors call not ready for use.
+    "moondream2-2024-08-26": ("So400m/14_crops", "phi_1_5"),
+}
 RELEASED_RES = 378

@@ -2,6 +2,10 @@
 
 SigLIP's So400m/14 without pooling as timm builds it: queries, keys and values of one weight, and
 another epsilon in its norms than big_vision's; then an MLP instead of a single layer.
+
+With crops an image is up to two squares high and wide (`images.choose_size`). The tower reads it
+made smaller to one square, and each of its squares; what it gives of these, made smaller to one
+square too, stands beside what it gives of the whole, twice as long a vector per patch.
 """
 
 import flax.linen as nn
@@ -13,6 +17,7 @@ from paligemma_jax.models.common import attention, layers, projections
 from paligemma_jax.models.moondream import variants
 
 EPSILON = 1e-5
+NUM_SEEN = 5  # squares that are read of an image with crops: the whole, and up to four
 _xavier = nn.initializers.xavier_uniform
 _positions = nn.initializers.normal(0.02)
 
@@ -107,9 +112,13 @@ class Tower(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        """uint8[B, R, R, 3] -> [B, P, E]."""
+        """uint8[B, R, R, 3], with crops uint8[B, 2R, 2R, 4] as `images` frames it -> [B, P, E]."""
         D, c = self.img.width, self.img.patch_size
-        x = layers.cut_patches(layers.normalize_pixels(image), grid=self.grid, patch_size=c)
+        x, res = layers.normalize_pixels(image[..., :3]), self.grid * self.img.patch_size
+        if self.img.has_crops:
+            is_doubled = image[:, res, 0, 3] > 0, image[:, 0, res, 3] > 0
+            x = _cut_squares(x, is_doubled)
+        x = layers.cut_patches(x, grid=self.grid, patch_size=c)
         lecun = nn.initializers.lecun_normal()
         embedding = layers.Dense((c, c, 3, D), (D,), w_init=lecun, name="embedding")
         x = embedding("BPxyc,xycD->BPD", x.astype(self.dtype))
@@ -124,4 +133,42 @@ class Tower(nn.Module):
         )
         x, _ = run(block, x)
         x = layers.LayerNorm(self.dtype, EPSILON, name="norm")(x)
+        if self.img.has_crops:
+            x = _join_squares(x, is_doubled, grid=self.grid)
         return Mlp(self.projection_dim, self.out_dim, self.lora, name="projection")(x)
+
+
+Doubled = tuple[jax.Array, jax.Array]  # bool[B] each: whether an image is 2 squares high, wide
+
+
+def _cut_squares(image: jax.Array, is_doubled: Doubled) -> jax.Array:
+    """Returns the squares that are read, the whole first: [B, 2R, 2R, 3] -> [5B, R, R, 3].
+
+    What is no image becomes squares too, which `_join_squares` leaves out.
+    """
+    B, R = len(image), image.shape[1] // 2
+    squares = image.reshape(B, 2, R, 2, R, 3).swapaxes(2, 3).reshape(B, 4, R, R, 3)
+    seen = jnp.concatenate([_shrink(image, is_doubled)[:, None], squares], axis=1)
+    return seen.reshape(B * NUM_SEEN, R, R, 3)
+
+
+def _join_squares(x: jax.Array, is_doubled: Doubled, *, grid: int) -> jax.Array:
+    """Returns vectors of the whole beside those of its squares: [5B, P, D] -> [B, P, 2D]."""
+    x = x.reshape(-1, NUM_SEEN, grid, grid, x.shape[-1])
+    B, D = len(x), x.shape[-1]
+    squares = x[:, 1:].reshape(B, 2, 2, grid, grid, D).swapaxes(2, 3)
+    squares = _shrink(squares.reshape(B, 2 * grid, 2 * grid, D), is_doubled)
+    return jnp.concatenate([x[:, 0], squares], axis=-1).reshape(B, grid**2, 2 * D)
+
+
+def _shrink(x: jax.Array, is_doubled: Doubled) -> jax.Array:
+    """Returns [B, S, S, c] of [B, 2S, 2S, c]: of two neighbours their mean where a side is doubled.
+
+    That is what bilinear interpolation without antialias gives. Of another side it is the first S.
+    """
+    for axis, doubled in enumerate(is_doubled, 1):
+        size = x.shape[axis] // 2
+        pairs = x.reshape(*x.shape[:axis], size, 2, *x.shape[axis + 1 :]).mean(axis + 1)
+        beginning = jax.lax.slice_in_dim(x, 0, size, axis=axis)
+        x = jnp.where(doubled[:, None, None, None], pairs.astype(x.dtype), beginning)
+    return x
