@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 from paligemma_jax.params import names
-from paligemma_jax.training import ema, schedules
+from paligemma_jax.training import schedules, transforms
 from paligemma_jax.wording import phrases
 
 ScheduleRules = Mapping[str, Any] | Sequence[tuple[str, Mapping[str, Any] | None]]
@@ -103,7 +103,7 @@ def make_optimizer(
         `total_steps`, as big_vision's trainer: the first update of a warm-up has rate 0. 1: it uses
         schedule(n + 1) of a schedule of `total_steps + 1`, as PaliGemma's Colab. Percentages are
         of that length.
-      optax_name: a key of `TRANSFORMS`: "sgd", "momentum", "adam", any optax
+      optax_name: a key of `TRANSFORMS`: "sgd", "momentum", "adam", "adam_8bit", any optax
         `scale_by_...`, or "big_vision.scale_by_adafactor", "big_vision.momentum_hp".
       optax_args: the transform's own arguments.
       lr: learning rate where the schedule is 1.
@@ -112,7 +112,7 @@ def make_optimizer(
       lr_mults: rules on lr, each above 0; names without a rule have 1.
       wd_mults: rules on wd; names without a rule have 0. None: 1 for names that end in `/kernel`
         (big_vision's default; a language model may have none).
-      ema_decay: of a moving average of the parameters, see `ema`; None: none is kept.
+      ema_decay: of a moving average of the parameters, see `transforms`; None: none is kept.
 
     Raises:
       ValueError: whatever is misspelled, matches nothing or cannot be converted, by its key.
@@ -135,12 +135,12 @@ def make_optimizer(
         _scale(lrs, _places(lr_mult_of)),
         _add_decay(decays, _places(wd_mult_of)),
         _descend({name: functions[rule_of[name]] for name in trainable}),
-        ema.keep_average(ema_decay) if ema_decay is not None else optax.identity(),
+        transforms.keep_average(ema_decay) if ema_decay is not None else optax.identity(),
     )
     shapes = {name: jax.ShapeDtypeStruct(params[name].shape, jnp.float32) for name in trainable}
     _try_out(tx, shapes, f"optax_name='{optax_name}' with optax={dict(optax_args or {})}")
     mults = {LR: (lr, lr_mult_of), WD: (wd or 0.0, wd_mult_of)}
-    scalars = {CLIP: grad_clip_norm, ema.DECAY: ema_decay}
+    scalars = {CLIP: grad_clip_norm, transforms.DECAY: ema_decay}
     return Optimizer(
         tx=tx,
         values=_own_values(mults, scalars),
@@ -331,49 +331,6 @@ def make_transform(name: str, arguments: Mapping[str, Any]) -> optax.GradientTra
         raise ValueError(f"optax_name='{name}' with optax={dict(arguments)}: {error}") from error
 
 
-def adafactor(
-    min_dim_size_to_factor: int = 32,
-    decay_rate: float = 0.8,
-    decay_offset: int = 0,
-    beta2_cap: float = 0.999,
-    clipping_threshold: float | None = None,
-    momentum: float | None = 0.9,
-    dtype_momentum: Any = "bfloat16",
-    eps: float = 1e-30,
-) -> optax.GradientTransformation:
-    """Adafactor as big_vision has it: a capped second moment, 16-bit momentum, no relative step.
-
-    The decay of update t = 1, 2, ... is min(beta2_cap, 1 - t**-decay_rate).
-    Sources: arXiv:1804.04235; arXiv:2106.04560, 3.4; big_vision's `optax.py::scale_by_adafactor`.
-    """
-
-    def second_moment_decay(count: Any, exponent: Any) -> jax.Array:
-        return jnp.minimum(beta2_cap, 1.0 - (jnp.asarray(count, jnp.float32) + 1.0) ** -exponent)
-
-    parts = [
-        optax.scale_by_factored_rms(
-            decay_rate=decay_rate,
-            step_offset=decay_offset,
-            min_dim_size_to_factor=min_dim_size_to_factor,
-            epsilon=eps,
-            decay_rate_fn=second_moment_decay,
-        )
-    ]
-    if clipping_threshold:
-        parts.append(optax.clip_by_block_rms(clipping_threshold))
-    if momentum:
-        dtype = jnp.dtype(dtype_momentum)
-        parts.append(optax.ema(momentum, debias=False, accumulator_dtype=dtype))
-    return optax.chain(*parts)
-
-
-def momentum(
-    momentum: float = 0.9, dtype: Any = "float32", nesterov: bool = False
-) -> optax.GradientTransformation:
-    """Heavy-ball momentum: accumulator = gradient + momentum * accumulator, kept in `dtype`."""
-    return optax.trace(decay=momentum, accumulator_dtype=jnp.dtype(dtype), nesterov=nesterov)
-
-
 # These need what a step does not give them (a function, the loss), or flip the sign themselves.
 _NOT_TRANSFORMS = {
     "scale_by_backtracking_linesearch",
@@ -384,12 +341,16 @@ _NOT_TRANSFORMS = {
 }
 TRANSFORMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.identity,
-    "momentum": momentum,
+    "momentum": transforms.momentum,
     "adam": optax.scale_by_adam,
     "adamw": optax.scale_by_adam,  # Decay is decoupled for every transform: set wd.
+    "adam_8bit": transforms.adam_8bit,
+    "adamw_8bit": transforms.adam_8bit,
+    "paged_adam_8bit": transforms.paged_adam_8bit,
+    "paged_adamw_8bit": transforms.paged_adam_8bit,
     "big_vision.sgd": optax.identity,
-    "big_vision.momentum_hp": functools.partial(momentum, dtype="bfloat16"),
-    "big_vision.scale_by_adafactor": adafactor,
+    "big_vision.momentum_hp": functools.partial(transforms.momentum, dtype="bfloat16"),
+    "big_vision.scale_by_adafactor": transforms.adafactor,
 } | {
     name: getattr(optax, name)
     for name in dir(optax)

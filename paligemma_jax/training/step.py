@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from paligemma_jax.params import names
-from paligemma_jax.training import ema, loss, optimizer
+from paligemma_jax.training import loss, optimizer, transforms
 
 Metrics = dict[str, jax.Array]
 Number = jax.Array | int | None
@@ -92,7 +92,7 @@ class TrainState:
     @property
     def averaged(self) -> dict[str, jax.Array]:
         """All parameters by name, the trained ones averaged where an average is kept."""
-        trained = ema.find(self.opt_state)
+        trained = transforms.find(self.opt_state)
         return names.merge(self.trainable if trained is None else trained, self.frozen)
 
 
@@ -126,7 +126,7 @@ def opt_state_shardings(trainable: Mapping[str, Any], tx: optax.GradientTransfor
     """
     where = {name: array.sharding for name, array in trainable.items()}
     replicated = _replicated(next(iter(where.values())))
-    return optimizer.opt_state_like(tx, trainable, where, replicated)
+    return transforms.place_pages(optimizer.opt_state_like(tx, trainable, where, replicated))
 
 
 def count_updates(number: int, trainable: Mapping[str, Any]) -> jax.Array:
@@ -218,6 +218,7 @@ def make_train_step(
     ) -> Any:
         key = jax.random.key(seed if values is None else values[SEED])
         rng = jax.random.fold_in(key, state.step)
+        state = dataclasses.replace(state, opt_state=transforms.fetch_pages(state.opt_state))
         scaled = _accumulate(scaled_loss, state, batch, rng, accumulation_steps)
         value, grads = jax.tree.map(lambda x: x / loss_scale, scaled)
         own = {} if values is None else {"values": values}

@@ -115,6 +115,7 @@ class Tower(nn.Module):
         """uint8[B, R, R, 3], with crops uint8[B, 2R, 2R, 4] as `images` frames it -> [B, P, E]."""
         D, c = self.img.width, self.img.patch_size
         x, res = layers.normalize_pixels(image[..., :3]), self.grid * self.img.patch_size
+        is_doubled = None
         if self.img.has_crops:
             is_doubled = image[:, res, 0, 3] > 0, image[:, 0, res, 3] > 0
             x = _cut_squares(x, is_doubled)
@@ -133,7 +134,7 @@ class Tower(nn.Module):
         )
         x, _ = run(block, x)
         x = layers.LayerNorm(self.dtype, EPSILON, name="norm")(x)
-        if self.img.has_crops:
+        if is_doubled is not None:
             x = _join_squares(x, is_doubled, grid=self.grid)
         return Mlp(self.projection_dim, self.out_dim, self.lora, name="projection")(x)
 
