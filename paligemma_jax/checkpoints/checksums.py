@@ -50,10 +50,17 @@ def _sums_of_parts(array: jax.Array) -> list[jax.Array]:
         raise ValueError(f"a digest of {array.dtype}: expected elements of 1, 2 or 4 bytes")
     strides = np.cumprod([1, *array.shape[:0:-1]], dtype=np.uint64)[::-1].astype(np.uint32)
     return [
-        _sums(shard.data, np.array([s.start or 0 for s in shard.index], np.uint32), strides)
+        _sums(_fetch(shard.data), np.array([s.start or 0 for s in shard.index], np.uint32), strides)
         for shard in array.addressable_shards
         if shard.replica_id == 0
     ]
+
+
+def _fetch(part: jax.Array) -> jax.Array:
+    """Returns a part on its device, if it lies in the memory of the host."""
+    device = next(iter(part.devices()))
+    kept = part.sharding.memory_kind == device.default_memory().kind
+    return part if kept else jax.device_put(part, jax.memory.Space.Device)
 
 
 @jax.jit

@@ -35,6 +35,8 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> memory_plan.Pl
     temporary = memory.temporary + work_bytes(
         built, settings, planned.optimizer.trainable, state.params, memory.logits
     )
+    # At the update, when activations are gone, pages may all be there at once.
+    temporary = max(temporary, memory.temporary + memory.paged)
     return memory_plan.Planned(
         memory=dataclasses.replace(memory, temporary=temporary),
         limit=None,

@@ -20,7 +20,7 @@ from paligemma_jax.evaluation import evaluator
 from paligemma_jax.models.common import quantize
 from paligemma_jax.params import sharding
 from paligemma_jax.runs import embedding_cache, optimization, training_run
-from paligemma_jax.training import flops, loss, step
+from paligemma_jax.training import flops, loss, step, transforms
 from paligemma_jax.wording import phrases
 
 FLOAT32_BYTES = 4
@@ -38,13 +38,14 @@ class Memory:
     Attributes:
       trained: trainable parameters, float32.
       frozen: the others, as they are stored.
-      optimizer: the optimizer's state.
+      optimizer: the optimizer's state, without what lies in the memory of the host.
       batch: the arrays of a batch.
       temporary: gradients, activations and logits, at the moment when they are most.
       logits: of these, the logits of one chunk of positions.
       evaluation: what an evaluation needs beside parameters and optimizer, from shapes: the cache,
         the blocks once more, as decoding reads them, and the logits of a token. 0: none decodes.
       quantized: of the frozen ones, those in 4 or 8 bits.
+      paged: of the optimizer's state, in the memory of the host: not on the device.
     """
 
     trained: int
@@ -55,6 +56,7 @@ class Memory:
     logits: int
     evaluation: int = 0
     quantized: int = 0
+    paged: int = 0
 
     @property
     def resident(self) -> int:
@@ -219,12 +221,13 @@ def at_least(built: assembly.Assembly, planned: training_run.Plan) -> Memory:
         for one, _ in planned.evaluations
         if one.generate is not None
     ]
-    trained = bytes_of(state.trainable)
+    trained, paged = bytes_of(state.trainable), bytes_of(transforms.pages(state.opt_state))
     quantized = [x for x in state.frozen.values() if isinstance(x, quantize.Quantized)]
     return Memory(
         trained=trained,
         frozen=bytes_of(state.frozen),
-        optimizer=bytes_of(state.opt_state),
+        optimizer=bytes_of(state.opt_state) - paged,
+        paged=paged,
         batch=bytes_of(batch),
         temporary=trained,
         logits=rows * loss.CHUNK * built.model.vocab_size * FLOAT32_BYTES,
@@ -281,6 +284,7 @@ def facts(needed: Planned) -> list[tuple[str, str]]:
         ("frozen parameters", memory.frozen),
         *([("  of these in 4 or 8 bits", memory.quantized)] if memory.quantized else []),
         ("optimizer", memory.optimizer),
+        *([("  in the host's memory instead", memory.paged)] if memory.paged else []),
         ("batch", memory.batch),
         ("gradients, activations, logits", memory.temporary),
         ("  of these logits", memory.logits),

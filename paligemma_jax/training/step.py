@@ -218,7 +218,6 @@ def make_train_step(
     ) -> Any:
         key = jax.random.key(seed if values is None else values[SEED])
         rng = jax.random.fold_in(key, state.step)
-        state = dataclasses.replace(state, opt_state=transforms.fetch_pages(state.opt_state))
         scaled = _accumulate(scaled_loss, state, batch, rng, accumulation_steps)
         value, grads = jax.tree.map(lambda x: x / loss_scale, scaled)
         own = {} if values is None else {"values": values}
@@ -347,7 +346,7 @@ def _choose(condition: jax.Array, new: TrainState, old: TrainState) -> TrainStat
         step=choose(new.step, old.step),
         trainable=choose(new.trainable, old.trainable),
         frozen=old.frozen,
-        opt_state=choose(new.opt_state, old.opt_state),
+        opt_state=choose(new.opt_state, transforms.fetch_pages(old.opt_state)),
     )
 
 

@@ -82,6 +82,22 @@ def test_blocks_in_8_bits_equal_those_of_bitsandbytes(theirs, kind, is_signed):
     np.testing.assert_array_equal(back, theirs[f"blocks/{kind}/back"])
 
 
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_every_value_and_bound_of_the_table_gets_its_nearest_code(is_signed):
+    values = transforms.dynamic_map(is_signed=is_signed)
+    bounds = (values[:-1] + values[1:]) / np.float32(2)
+    rng = np.random.default_rng(0)
+    x = [values, bounds, np.nextafter(bounds, 2), np.nextafter(bounds, -2)]
+    x += [sign * 10 ** rng.uniform(-9, 0, 5000) for sign in ((1, -1) if is_signed else (1,))]
+    x += [np.float32([0, 1])]
+    # Of one block each, with 1 as the greatest.
+    blocks = [np.append(part, np.ones(-len(part) % 255)).reshape(-1, 255) for part in x]
+    x = np.concatenate(blocks).astype(np.float32)
+    x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
+    made = jax.jit(functools.partial(transforms.encode, is_signed=is_signed))(x)
+    np.testing.assert_array_equal(made.codes, np.searchsorted(bounds, x))
+
+
 @pytest.mark.parametrize("name", ["adam_8bit", "paged_adamw_8bit"])
 def test_ten_steps_of_8_bit_adam_equal_those_of_bitsandbytes(theirs, name):
     made = optimizer.make_transform(name, {"b1": 0.9, "b2": 0.95, "eps": 1e-6})
