@@ -14,7 +14,7 @@ them, are A [r, in] and B [out, r].
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import einops
@@ -181,14 +181,17 @@ def hub_name(name: str) -> str:
 _LINEAR = re.compile(r"(\(.*?\)|\w+) (\(.*?\)|\w+)")
 
 
-def pieces_with_factors(arrays: Mapping[str, Any]) -> dict[str, list[Piece]]:
+def pieces_with_factors(
+    arrays: Mapping[str, Any], cut_all: Callable[[Mapping[str, Any]], list[Piece]] = pieces
+) -> dict[str, list[Piece]]:
     """Returns base weight -> its linear layers, of every weight that has factors.
 
     Args:
       arrays: factors and at least the weights that they stand beside, or their shapes.
+      cut_all: `pieces`, or that of another family.
     """
     pieces_of: dict[str, list[Piece]] = {base: [] for base in lora.pairs(arrays)}
-    for piece in pieces({base: arrays[base] for base in pieces_of}):
+    for piece in cut_all({base: arrays[base] for base in pieces_of}):
         pieces_of[piece.ours].append(piece)
     return pieces_of
 

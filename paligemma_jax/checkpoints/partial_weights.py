@@ -343,11 +343,13 @@ class Merged:
       weights: with factors.
       factors: all of them, in memory.
       lora: how they act: scale and targets.
+      pieces: of the family that they are of, as `huggingface_names.pieces`.
     """
 
     weights: Weights
     factors: Mapping[str, np.ndarray]
     lora: lora_lib.Lora
+    pieces: Callable[..., list[huggingface_names.Piece]] = huggingface_names.pieces
 
     @property
     def path(self) -> pathlib.Path:
@@ -380,7 +382,8 @@ class Merged:
     ) -> dict[str, Any]:
         """Returns arrays by name: as `npz.read`. The factors are added before `transform`."""
         pairs = lora_lib.pairs(self.factors)
-        layers = huggingface_names.pieces_with_factors({**self.arrays, **self.factors})
+        whole = {**self.arrays, **self.factors}
+        layers = huggingface_names.pieces_with_factors(whole, self.pieces)
 
         def merge(name: str, array: np.ndarray) -> Any:
             if name in pairs:
@@ -394,12 +397,19 @@ class Merged:
         return self.weights.read(chosen, transform=merge, place=place, progress=progress)
 
 
-def merge(weights: Weights) -> Merged:
-    """Returns weights with their factors added in. Weights without any are a ValueError."""
+def merge(
+    weights: Weights,
+    pieces: Callable[..., list[huggingface_names.Piece]] = huggingface_names.pieces,
+) -> Merged:
+    """Returns weights with their factors added in. Weights without any are a ValueError.
+
+    `pieces`: of their family.
+    """
     lora = describe_lora(weights)
     if lora is None:
         raise ValueError(f"{weights.path}: no LoRA factors, nothing to merge")
-    return Merged(weights, weights.read(filter(parameter_names.is_factor, weights.arrays)), lora)
+    factors = weights.read(filter(parameter_names.is_factor, weights.arrays))
+    return Merged(weights, factors, lora, pieces)
 
 
 def describe_lora(weights: Weights | Merged) -> lora_lib.Lora | None:

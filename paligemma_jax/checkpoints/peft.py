@@ -9,7 +9,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +19,8 @@ import safetensors.numpy
 from paligemma_jax.checkpoints import config_files, huggingface_names, tensor_files
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names
+
+Pieces = Callable[..., list[huggingface_names.Piece]]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -69,7 +71,9 @@ def is_folder(path: pathlib.Path) -> bool:
 
 
 def read(
-    folder: pathlib.Path, shapes: Mapping[str, jax.ShapeDtypeStruct]
+    folder: pathlib.Path,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    pieces: Pieces = huggingface_names.pieces,
 ) -> tuple[lora_lib.Lora, dict[str, np.ndarray]]:
     """Returns (settings, our factors in float32) of an adapter.
 
@@ -82,6 +86,7 @@ def read(
     Args:
       folder: of the adapter.
       shapes: of the base model's parameters.
+      pieces: of the base model's family.
 
     Raises:
       ValueError: not a plain LoRA, or tensors that are missing, foreign or misshapen, all listed.
@@ -90,11 +95,7 @@ def read(
     lora = _lora(settings, str(folder / CONFIG))
     stored = tensor_files.read_whole(folder / WEIGHTS)
     _check_places(settings, stored, folder)
-    layers = {
-        piece.theirs: piece
-        for piece in huggingface_names.pieces(shapes)
-        if huggingface_names.is_linear(piece)
-    }
+    layers = {piece.theirs: piece for piece in pieces(shapes) if huggingface_names.is_linear(piece)}
     factors_of, wrong = _collect(stored, layers)
     modules = {linear_layer(key)[0]: _module(key) for key in stored}
     own = {theirs: _own(settings, modules[theirs], lora, folder) for theirs in factors_of}
@@ -189,6 +190,7 @@ def write(
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     *,
     base: str | None,
+    pieces: Pieces = huggingface_names.pieces,
 ) -> None:
     """Writes an adapter that `PeftModel.from_pretrained(model, folder)` loads.
 
@@ -198,13 +200,18 @@ def write(
       lora: how they act.
       shapes: of the base model's parameters.
       base: name or folder of the base for transformers, if it is known.
+      pieces: of the base model's family. Of another than PaliGemma modules in memory have the names
+        that they have in its files, and are named one by one.
     """
-    tensors, modules = {}, set()
-    pairs = lora_lib.pairs(factors)
-    for name, layers in huggingface_names.pieces_with_factors({**shapes, **factors}).items():
+    tensors, modules, names_of = {}, set(), []
+    pairs, is_own = lora_lib.pairs(factors), pieces is huggingface_names.pieces
+    whole = {**shapes, **factors}
+    for name, layers in huggingface_names.pieces_with_factors(whole, pieces).items():
         for piece in layers:
             a, b = huggingface_names.factors_to_theirs(piece, *(factors[n] for n in pairs[name]))
-            module = _in_memory(piece.theirs).removesuffix(".weight")
+            in_memory = _in_memory(piece.theirs) if is_own else piece.theirs
+            module = in_memory.removesuffix(".weight")
+            names_of.append(module)
             tensors[f"{PREFIX}{module}.lora_A.weight"] = np.ascontiguousarray(a)
             tensors[f"{PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray(b)
             tower, _, rest = module.removeprefix("model.").partition(".")
@@ -217,7 +224,7 @@ def write(
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "use_rslora": lora.rank_stabilized,
-        "target_modules": "|".join(sorted(modules)),
+        "target_modules": "|".join(sorted(modules)) if is_own else sorted(names_of),
         "inference_mode": True,
         "init_lora_weights": True,
         **PLAIN,

@@ -4,7 +4,12 @@ import dataclasses
 import pathlib
 import time
 
-from paligemma_jax.checkpoints import partial_weights, tensor_files
+from paligemma_jax.checkpoints import (
+    huggingface_names,
+    moondream_names,
+    partial_weights,
+    tensor_files,
+)
 from paligemma_jax.console import say
 from paligemma_jax.export import moondream_folder, parity, weights_source, writers
 from paligemma_jax.models.paligemma import variants
@@ -61,7 +66,7 @@ def convert(options: ConvertOptions) -> dict[str, float]:
     source = weights_source.open_source(
         options.source, base=options.base, chosen=options.checkpoint
     )
-    if options.merge and not _is_moondream(source):
+    if options.merge:
         source = _merge(source)
     if options.verify:
         parity.check_installed()
@@ -102,7 +107,8 @@ def _merge(source: weights_source.WeightsSource) -> weights_source.WeightsSource
     """Returns the weights of SRC with their LoRA factors added in."""
     if not isinstance(source.weights, partial_weights.Weights) or source.is_peft:
         raise ValueError(f"--merge: {source.path} must be an npz file or a run: convert it first")
-    return dataclasses.replace(source, weights=partial_weights.merge(source.weights))
+    pieces = moondream_names.pieces if _is_moondream(source) else huggingface_names.pieces
+    return dataclasses.replace(source, weights=partial_weights.merge(source.weights, pieces))
 
 
 def _is_moondream(source: weights_source.WeightsSource) -> bool:
@@ -115,28 +121,33 @@ def _is_moondream(source: weights_source.WeightsSource) -> bool:
 def _convert_moondream(
     source: weights_source.WeightsSource, options: ConvertOptions
 ) -> writers.Written:
-    """Writes an npz file of the authors' folder, the authors' folder of an npz file, or another."""
-    for name in ("config", "final_logits_softcap", "openpi", "verify", "merge", "tokenizer"):
+    """Writes an npz file of the authors' folder or of an adapter, or either of an npz file."""
+    for name in ("config", "final_logits_softcap", "openpi", "verify"):
         if getattr(options, name) not in (None, False):
             raise ValueError(f"--{name}: there is no such thing for a Moondream2; leave it out")
-    is_to_npz = options.target.suffix == ".npz"
+    is_to_npz, target = options.target.suffix == ".npz", options.target
+    if (source.weights is None or source.is_peft) and not is_to_npz:
+        raise ValueError(f"DST {target}: expected an .npz file, as SRC is a folder")
     if source.weights is None:
-        if not is_to_npz:
-            raise ValueError(f"DST {options.target}: expected an .npz file, as SRC is a folder")
         given = {"variant": options.variant, "dtype": options.dtype}
-        return writers.Written(*moondream_folder.read(source.path, options.target, **given))
+        return writers.Written(*moondream_folder.read(source.path, target, **given))
     if options.variant:
         raise ValueError("--variant is for the authors' folder: an npz file says it itself")
+    has_factors = any(map(names.is_factor, source.weights.arrays))
+    if isinstance(source.weights, partial_weights.Weights) and source.is_peft:
+        _check_adapter_options(options)
+        return writers.Written(*moondream_folder.from_peft(source.path, target, source.weights))
     if is_to_npz:
-        return writers.rewrite(source.weights, options.target, dtype=options.dtype, prefix="")
-    if any(map(names.is_factor, source.weights.arrays)):
-        raise ValueError(
-            f"{source.path}: it has LoRA factors, which the authors' folder cannot hold; adding "
-            f"them into the weights of a Moondream2 is not supported"
-        )
+        return writers.rewrite(source.weights, target, dtype=options.dtype, prefix="")
+    if isinstance(source.weights, partial_weights.Weights) and has_factors:
+        _check_adapter_options(options)
+        return writers.Written(*moondream_folder.to_peft(source.weights, target))
     _check_types(source, options)
-    made = moondream_folder.write(source.weights, options.target, dtype=options.dtype)
-    return writers.Written(*made)
+    tokenizer = pathlib.Path(options.tokenizer) if options.tokenizer else source.tokenizer
+    if options.tokenizer == NO_TOKENIZER:
+        tokenizer = None
+    given = {"dtype": options.dtype, "tokenizer": tokenizer}
+    return writers.Written(*moondream_folder.write(source.weights, target, **given))
 
 
 def _to_npz(

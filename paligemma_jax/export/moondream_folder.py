@@ -1,12 +1,16 @@
 """Moondream2 between npz files and the folder of its authors: one file model.safetensors.
 
 Names and axes: `checkpoints.moondream_names`; what a release has besides, a model of regions that
-its authors call not ready for use, is left out. One array is in memory at a time. What the folder
-holds besides, their code and its config.json, is neither read nor written: their modules load the
-file with `load_state_dict`.
+its authors call not ready for use, is left out. One array is in memory at a time. Beside weights
+stand config.json and, where one is given, the tokenizer: `from_pretrained` of the authors' classes
+loads the folder, as transformers' AutoModelForCausalLM does with their modules copied into it.
+Low-rank factors become an adapter of PEFT for these classes.
 """
 
+import dataclasses
+import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -22,9 +26,11 @@ from paligemma_jax.checkpoints import (
     moondream_names,
     npz,
     partial_weights,
+    peft,
     tensor_files,
 )
 from paligemma_jax.console import say
+from paligemma_jax.data import tokenizer_json
 from paligemma_jax.files import atomic
 from paligemma_jax.models.moondream import as_family, moondream, variants
 from paligemma_jax.params import names
@@ -107,13 +113,21 @@ def write(
     folder: pathlib.Path,
     *,
     dtype: str | None,
+    tokenizer: pathlib.Path | None = None,
 ) -> tuple[int, int]:
     """Writes npz weights as the authors' model.safetensors; returns as `read`.
 
+    Args:
+      stored: the weights.
+      folder: to write.
+      dtype: of all arrays; None: as stored.
+      tokenizer: a tokenizer.json, whatever its name; None: none is written.
+
     Raises:
-      ValueError: arrays that the authors have no place for, as low-rank factors.
+      ValueError: arrays that the authors have no place for, or a tokenizer that is none of theirs.
     """
     arrays = stored.arrays
+    texts = {"config.json": describe(stored)} | _tokenizer_files(tokenizer)
     pieces_of: dict[str, list[huggingface_names.Piece]] = {}
     tensors = {}
     for piece in moondream_names.pieces(arrays):
@@ -132,11 +146,105 @@ def write(
 
     stale = ("model*.safetensors", tensor_files.INDEX)
     with atomic.files_of_folder(folder, stale=stale) as made:
+        for name, text in texts.items():
+            (made / name).write_bytes(text)
         tensor_files.create(made, layout)
         with say.progress(f"writing {folder}", unit="B", unit_scale=True) as report:
             stored.read(pieces_of, transform=write_array, progress=report)
         tensor_files.sync(made, layout)
     return len(arrays), layout.num_bytes
+
+
+def describe(stored: partial_weights.Weights | partial_weights.Merged) -> bytes:
+    """Returns the config.json of weights, as the authors' classes of the release read it."""
+    arrays, metadata = stored.arrays, stored.metadata
+    rows, width = arrays[as_family.NAMES.embedding].shape
+    depth, _, _, num_heads, head_dim = arrays[f"{moondream.LAYERS}attn/qkv/kernel"].shape
+    rotary_dim = metadata.get("rotary_dim", head_dim // 2)
+    text = {
+        "model_type": "phi",
+        "vocab_size": rows,
+        "hidden_size": width,
+        "intermediate_size": arrays[f"{moondream.LAYERS}mlp/fc1/kernel"].shape[-1],
+        "num_hidden_layers": depth,
+        "num_attention_heads": num_heads,
+        "partial_rotary_factor": rotary_dim / head_dim,
+    }
+    img_width = arrays[f"{moondream.BLOCKS}norm1/scale"].shape[-1]
+    has_crops = arrays["img/projection/fc1/kernel"].shape[0] == 2 * img_width
+    config = {
+        "architectures": ["Moondream"],
+        "auto_map": {
+            "AutoConfig": "configuration_moondream.MoondreamConfig",
+            "AutoModelForCausalLM": "moondream.Moondream",
+        },
+        "model_type": "moondream1",
+        # The first of the releases calls it otherwise.
+        "text_config" if has_crops else "phi_config": text,
+    }
+    return (json.dumps(config, indent=2) + "\n").encode()
+
+
+def _tokenizer_files(path: pathlib.Path | None) -> dict[str, bytes]:
+    """Returns name -> content of what transformers makes its tokenizer from."""
+    if path is None:
+        say.warning("no tokenizer: transformers will not find one. --tokenizer FILE adds it")
+        return {}
+    tokenizer = tokenizer_json.load_moondream(path.read_bytes(), str(path))
+    end = tokenizer.piece(tokenizer.eos)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 2048,
+        **dict.fromkeys(("bos_token", "eos_token", "unk_token"), end),
+    }
+    text = json.dumps(config, indent=2) + "\n"
+    return {"tokenizer.json": tokenizer.model, "tokenizer_config.json": text.encode()}
+
+
+def to_peft(stored: partial_weights.Weights, folder: pathlib.Path) -> tuple[int, int]:
+    """Writes the factors of npz weights as a folder that PEFT loads for the authors' classes.
+
+    Raises:
+      ValueError: arrays of the base were trained too: such a folder cannot hold them.
+    """
+    lora = partial_weights.describe_lora(stored)
+    assert lora is not None
+    others = [name for name in stored.own if not names.is_factor(name)]
+    if stored.base and others:
+        raise ValueError(
+            f"{stored.path}: besides factors it holds {len(others)} arrays of the base "
+            f"({', '.join(others[:3])}, ...), which PEFT's folder cannot: convert it with --merge"
+        )
+    factors = stored.read(filter(names.is_factor, stored.arrays))
+    with atomic.files_of_folder(folder) as made:
+        peft.write(made, factors, lora, stored.arrays, base=None, pieces=moondream_names.pieces)
+    return len(factors), (folder / peft.WEIGHTS).stat().st_size
+
+
+def from_peft(
+    folder: pathlib.Path, path: pathlib.Path, base: partial_weights.Weights
+) -> tuple[int, int]:
+    """Writes an adapter of PEFT as an npz file of factors that names its base; returns as `read`.
+
+    Args:
+      folder: of the adapter.
+      path: the file to write.
+      base: npz weights of the model that it was trained on.
+    """
+    lora, factors = peft.read(folder, base.arrays, moondream_names.pieces)
+    kept = ("res", "vocab_size", "rotary_dim")
+    metadata = {
+        "format": "paligemma_jax",
+        **{key: base.metadata[key] for key in kept if key in base.metadata},
+        partial_weights.LORA: dataclasses.asdict(lora),
+        partial_weights.NUM_ARRAYS: len(base.arrays) + len(factors),
+        partial_weights.BASE: partial_weights.describe_base(os.fspath(base.path), base, dtype=None),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with say.progress(f"writing {path}", unit="B", unit_scale=True) as report:
+        npz.write(path, factors, metadata=metadata, progress=report)
+    return len(factors), sum(x.nbytes for x in factors.values())
 
 
 class _Stack:
