@@ -10,8 +10,8 @@ the work of the vision tower. The recipe is that of a published guide to countin
 from none to 85.5% right: vision tower frozen, batch 24 (6 on a T4), Adam with betas .9 and .95, the
 rate going from a tenth of 3e-5 to all of it in the first tenth of the run, then along a cosine as
 long as the whole run, so it ends at 0.122 of it. With another batch size the rate changes by 1.4
-for each doubling, as there. The loss is the mean over examples of each answer's mean, as everywhere
-here; the guide's is the mean over all tokens of a batch. There its Adam keeps its state in 8 bits.
+for each doubling, as there. The loss is the mean over all tokens of a batch's answers, and Adam
+keeps its state in 8 bits: both as there.
 
 Scores: count_exact (all counts right), exact_match, json_f1 and json_valid.
 
@@ -52,7 +52,8 @@ def get_config(arg=""):
     schedule = dict(
         decay_type="cosine", end=0.1, decay_percent=1.0, warmup_percent=0.1, warmup_start=0.1
     )
-    c.optax = dict(b1=0.9, b2=0.95, eps=1e-6)
+    c.loss_mean = "tokens"
+    c.optax_name, c.optax = "adam_8bit", dict(b1=0.9, b2=0.95, eps=1e-6)
     if arg.lora:
         c.schedule = schedule
     else:

@@ -218,7 +218,7 @@ def write(
             modules.add(f".*{tower}\\..*{re.escape(re.sub(r'.*layers[.][0-9]+', '', rest))}")
     settings = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "CAUSAL_LM" if is_own else None,
         "base_model_name_or_path": base,
         "r": lora.rank,
         "lora_alpha": lora.alpha,

@@ -118,6 +118,7 @@ def make_train_step(
         parts=names.group(groups, made.trainable),
         seed=settings.seed,
         label_smoothing=float(settings.label_smoothing),
+        mean_over=settings.loss_mean,
         accumulation_steps=settings.accumulation_steps,
         loss_scale=functions.compute.loss_scale,
     )

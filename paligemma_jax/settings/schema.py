@@ -339,6 +339,11 @@ class Settings:
         None,
         "keep a moving average of what is trained, as 0.999: evaluations and final.npz are of it",
     )
+    loss_mean: str = key(
+        "examples",
+        "loss of a batch: mean over examples of each answer's mean, or over all answers' tokens",
+        choices=("examples", "tokens"),
+    )
     label_smoothing: float = key(0.0, "probability given to all other tokens together", least=0)
     mesh: Rules[int] = key(
         (("data", -1),), "axes of the device mesh; -1: all devices that are left"

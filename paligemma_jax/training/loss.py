@@ -27,6 +27,9 @@ Pieces = tuple[jax.Array, jax.Array, jax.Array]
 
 SHIFTED = ("text", "mask_ar", "mask_input")
 CHUNK = 16
+# In a batch, float32[B]: what an example's loss counts, 1 on average.
+WEIGHT = "loss_weight"
+EXAMPLES, TOKENS = "examples", "tokens"
 
 
 def example_losses(
@@ -60,7 +63,7 @@ def example_losses(
       label_smoothing: probability spread evenly over all tokens but the right one.
       chunk: positions per row whose logits exist at the same time.
     """
-    inputs = {name: value for name, value in batch.items() if name != "mask_loss"}
+    inputs = {name: x for name, x in batch.items() if name not in ("mask_loss", WEIGHT)}
     inputs |= {name: batch[name][:, :-1] for name in SHIFTED}
     return token_losses(
         params,
@@ -71,6 +74,19 @@ def example_losses(
         label_smoothing=label_smoothing,
         chunk=chunk,
     )
+
+
+def weigh(batch: Batch, mean_over: str) -> Batch:
+    """Returns a batch whose `mean` is over examples, or over all supervised tokens of the batch."""
+    if mean_over == EXAMPLES:
+        return batch
+    counts = jnp.sum(batch["mask_loss"][:, 1:] > 0, axis=1).astype(jnp.float32)
+    return {**batch, WEIGHT: counts / jnp.maximum(jnp.mean(counts), 1e-9)}
+
+
+def mean(losses: jax.Array, batch: Batch) -> jax.Array:
+    """Returns the mean of `example_losses` as the batch weighs them: float32[]."""
+    return jnp.mean(losses * batch[WEIGHT] if WEIGHT in batch else losses)
 
 
 def token_losses(

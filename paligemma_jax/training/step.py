@@ -165,6 +165,7 @@ def make_train_step(
     *,
     seed: int,
     label_smoothing: float = 0.0,
+    mean_over: str = loss.EXAMPLES,
     accumulation_steps: int = 1,
     chunk: int = loss.CHUNK,
     loss_scale: float = 1.0,
@@ -173,8 +174,8 @@ def make_train_step(
     """Returns the function (state, batch, number=None, values=None) -> (state, metrics).
 
     Only `state.trainable` is differentiated. The loss is the mean over the batch of each example's
-    mean over its supervised tokens, so the mean over micro-batches equals the big batch. Dropout is
-    drawn from (seed, step, micro-batch).
+    mean over its supervised tokens, or the mean over all of the batch's, with micro-batches too, so
+    what they give together equals the big batch. Dropout is drawn from (seed, step, micro-batch).
 
     If the loss or a gradient is not finite, the state comes back unchanged (its step too) and
     `metrics["finite"]` is False: see `nan_checks`. A caller that starts an update before it has
@@ -188,6 +189,7 @@ def make_train_step(
       apply_fn, logits_fn, label_smoothing, chunk: see `loss.example_losses`.
       tx: the optimizer, over the trainable parameters.
       seed: of dropout.
+      mean_over: "examples" or "tokens".
       accumulation_steps: micro-batches per update, each taking every so-many-th row. The rows of
         one device must be divisible by it, so that every device has rows in each micro-batch.
       loss_scale: factor of the loss while gradients are taken: in 16 bits small ones are lost.
@@ -208,7 +210,9 @@ def make_train_step(
     )
 
     def scaled_loss(trainable: Any, frozen: Any, batch: loss.Batch, rng: jax.Array) -> jax.Array:
-        return loss_scale * jnp.mean(losses_of(names.merge(trainable, frozen), batch, rng=rng))
+        return loss_scale * loss.mean(
+            losses_of(names.merge(trainable, frozen), batch, rng=rng), batch
+        )
 
     def train_step(
         state: TrainState,
@@ -216,18 +220,11 @@ def make_train_step(
         number: Number = None,
         values: optimizer.Values | None = None,
     ) -> Any:
-        key = jax.random.key(seed if values is None else values[SEED])
-        rng = jax.random.fold_in(key, state.step)
+        rng = _random(seed if values is None else values[SEED], state.step)
+        batch = loss.weigh(batch, mean_over)
         scaled = _accumulate(scaled_loss, state, batch, rng, accumulation_steps)
         value, grads = jax.tree.map(lambda x: x / loss_scale, scaled)
-        own = {} if values is None else {"values": values}
-        updates, opt_state = tx.update(grads, state.opt_state, state.trainable, **own)
-        new = TrainState(
-            step=state.step + 1,
-            trainable=optax.apply_updates(state.trainable, updates),
-            frozen=state.frozen,
-            opt_state=opt_state,
-        )
+        new, updates = _update(tx, grads, state, values)
         grad_norm = optax.tree.norm(grads)
         # Not of the updates too: to wait for all of them is to keep a copy of the parameters.
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -236,6 +233,25 @@ def make_train_step(
         return new, metrics | _norms(updates, parts or {}) | _describe_text(batch)
 
     return train_step
+
+
+def _random(seed: Any, number: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), number)
+
+
+def _update(
+    tx: optax.GradientTransformation, grads: Any, state: TrainState, values: Any
+) -> tuple[TrainState, Any]:
+    """Returns the state after an update, and what was added to the parameters."""
+    own = {} if values is None else {"values": values}
+    updates, opt_state = tx.update(grads, state.opt_state, state.trainable, **own)
+    new = TrainState(
+        step=state.step + 1,
+        trainable=optax.apply_updates(state.trainable, updates),
+        frozen=state.frozen,
+        opt_state=opt_state,
+    )
+    return new, updates
 
 
 def run_values(made: optimizer.Optimizer, *, seed: int) -> dict[str, Any]:

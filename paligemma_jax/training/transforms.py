@@ -83,7 +83,7 @@ class PagedCodes(Codes):
 class AdamState(NamedTuple):
     """State of `adam_8bit`: updates done, and the moments by name, float32 or `Codes`."""
 
-    count: jax.Array
+    num_updates: jax.Array
     mu: dict[str, Any]
     nu: dict[str, Any]
 
@@ -220,7 +220,7 @@ def _adam_8bit(b1: float, b2: float, eps: float, kind: type[Codes]) -> optax.Gra
     def update(updates: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
         del params
         state = fetch_pages(state)
-        count = optax.safe_increment(state.count)
+        count = optax.safe_increment(state.num_updates)
         moved = {n: move_all(count, g, state.mu[n], state.nu[n]) for n, g in updates.items()}
         updates, mu, nu = ({n: x[i] for n, x in moved.items()} for i in range(3))
         return updates, AdamState(count, mu, nu)

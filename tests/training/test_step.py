@@ -9,13 +9,21 @@ import jax
 import numpy as np
 import pytest
 
-from paligemma_jax.training import optimizer, step
+from paligemma_jax.training import loss, optimizer, step
 
 SCHEDULE = [("llm/embedder", None), (".*", dict(decay_type="constant"))]
 
 
 @functools.cache
-def compile_step(toy, quick_jit, optax_name="adam", seed=0, accumulation_steps=1, dropout=0.0):
+def compile_step(
+    toy,
+    quick_jit,
+    optax_name="adam",
+    seed=0,
+    accumulation_steps=1,
+    dropout=0.0,
+    mean_over="examples",
+):
     """Returns the optimizer and the jitted step of the toy model."""
     opt = optimizer.make_optimizer(
         toy.params(), schedule=SCHEDULE, total_steps=5, lr=0.1, optax_name=optax_name
@@ -26,6 +34,7 @@ def compile_step(toy, quick_jit, optax_name="adam", seed=0, accumulation_steps=1
         opt.tx,
         seed=seed,
         accumulation_steps=accumulation_steps,
+        mean_over=mean_over,
         chunk=4,
     )
     return opt, quick_jit(train_step)
@@ -137,6 +146,26 @@ def test_accumulation_equals_the_big_batch(toy, quick_jit, accumulation_steps):
         np.testing.assert_allclose(small_state.trainable[name], array, rtol=1e-6, atol=1e-7)
 
 
+def test_mean_over_tokens_counts_each_token_once_in_micro_batches_too(toy, quick_jit):
+    batch = toy.batch()
+    counts = batch["mask_loss"][:, 1:].sum(1)
+    assert len(set(counts.tolist())) > 1
+    settings = dict(optax_name="sgd", mean_over="tokens")
+    big_step, big_state = make(toy, quick_jit, **settings)
+    losses = loss.example_losses(
+        big_state.params, batch, apply_fn=toy.apply_fn, logits_fn=toy.logits_fn
+    )
+    expected = float((np.asarray(losses) * counts).sum() / counts.sum())
+    small_step, small_state = make(toy, quick_jit, accumulation_steps=4, **settings)
+    big_state, big = big_step(big_state, batch)
+    small_state, small = small_step(small_state, batch)
+    assert float(big["loss"]) == pytest.approx(expected, rel=1e-6)
+    assert float(losses.mean()) != pytest.approx(expected, rel=1e-3)
+    assert float(small["loss"]) == pytest.approx(expected, rel=1e-6)
+    for name, array in big_state.trainable.items():
+        np.testing.assert_allclose(small_state.trainable[name], array, rtol=1e-6, atol=1e-7)
+
+
 def test_accumulation_must_divide_the_batch(toy, quick_jit):
     train_step, state = make(toy, quick_jit, accumulation_steps=3)
     with pytest.raises(ValueError, match="accumulation_steps=3 does not divide the batch of 8"):
@@ -198,7 +227,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from paligemma_jax.training import optimizer, step
+from paligemma_jax.training import loss, optimizer, step
 
 spec = importlib.util.spec_from_file_location("toy", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
