@@ -16,7 +16,7 @@ import numpy as np
 from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.console import say
-from paligemma_jax.data import locations, noise_boxes, pipeline, prefix_lm, records, tokens
+from paligemma_jax.data import images, locations, noise_boxes, pipeline, prefix_lm, records, tokens
 from paligemma_jax.files import atomic
 from paligemma_jax.hub import sites
 from paligemma_jax.params import sharding
@@ -120,10 +120,11 @@ def read_records(
                 progress=report,
             )
             lines.raise_problems()
-    except ValueError:
+    except ValueError as error:
         other = task.find_mismatch(settings.task, checked)
         if other is None or not other.is_refused:
-            raise
+            about = f"\n  {data.about}" if data.about else ""
+            raise ValueError(f"{error}{about}") from error
         raise ValueError(f"{fname}: {other.what}: {other.remedy}") from None
     for note, count in lines.notes.items():
         say.info(f"{fname}: {phrases.count(count, note)}")
@@ -215,6 +216,23 @@ def open_image(path: str) -> Any:
         return drawing.open_rgb(io.BytesIO(locations.read(path)))
 
 
+def resampling(settings: schema.Settings) -> str:
+    """Returns how images become squares: as the family's models see them, or without antialias.
+
+    Raises:
+      ValueError: the key input.antialias takes away what the family has not.
+    """
+    usual = model_functions.choose_resampling(settings)
+    if settings.input.antialias:
+        return usual
+    if usual != images.BILINEAR:
+        raise ValueError(
+            f"config: input.antialias=False: models of the family '{settings.model.family}' see "
+            f"images resized by {usual}: leave it out"
+        )
+    return images.ALIASED
+
+
 def spec(settings: schema.Settings, **changes: Any) -> pipeline.BatchSpec:
     """Returns the shape of training batches; `changes` replace fields, as for evaluation."""
     fields = {
@@ -224,10 +242,11 @@ def spec(settings: schema.Settings, **changes: Any) -> pipeline.BatchSpec:
         "max_images": settings.input.max_images,
         "lowercase": settings.input.lowercase,
         "allow_truncation": settings.input.allow_truncation,
+        "draw_answers": settings.input.draw_answers,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
         "num_workers": settings.input.num_workers,
-        "resampling": model_functions.choose_resampling(settings),
+        "resampling": resampling(settings),
     }
     return pipeline.BatchSpec(**{**fields, **changes})
 

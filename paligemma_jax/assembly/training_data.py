@@ -6,12 +6,12 @@ import pathlib
 
 import jax
 
-from paligemma_jax.assembly import datasets, model_functions
+from paligemma_jax.assembly import datasets
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, images, index_sampler, noise_boxes, pipeline, tokens
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.settings import keys, schema
-from paligemma_jax.tasks import box_text, task
+from paligemma_jax.tasks import box_text, task, text_metrics
 from paligemma_jax.wording import phrases
 
 EPOCHS = "epochs/"  # before the name of a source, in metrics
@@ -77,7 +77,8 @@ class TrainingData:
 def read(settings: schema.Settings, tokenizer: tokens.Tokenizer) -> TrainingData:
     """Reads and checks all records, and says how long they are and how they are changed."""
     records, sources = read_sources(settings)
-    datasets.check_lengths(settings, records, tokenizer, name="training data")
+    learnt = _with_every_answer(records) if settings.input.draw_answers else records
+    datasets.check_lengths(settings, learnt, tokenizer, name="training data")
     pipeline.check_records(records, datasets.spec(settings))
     augmentation = make_augmenter(settings)
     if augmentation:
@@ -86,6 +87,15 @@ def read(settings: schema.Settings, tokenizer: tokens.Tokenizer) -> TrainingData
     noise = datasets.make_noise(settings, tokenizer, records)
     asked = find_asked(settings.task, records)
     return TrainingData(records, sources, augmentation, noise, asked)
+
+
+def _with_every_answer(records: datasets.Records) -> datasets.Records:
+    """Returns a record for each answer that may be drawn."""
+    return [
+        dataclasses.replace(record, suffix=answer)
+        for record in records
+        for answer in dict.fromkeys(text_metrics.find_references(record.suffix, record.extra))
+    ]
 
 
 def find_asked(task_name: str, examples: datasets.Records) -> Asked:
@@ -186,12 +196,12 @@ def make_augmenter(settings: schema.Settings) -> augment.Augmenter | None:
         raise ValueError(f"config: input.{error}") from error
     if not keys.changed(settings.input.augment).keys() - {"min_visible"}:
         return None
-    resampling = model_functions.choose_resampling(settings)
+    resampling = datasets.resampling(settings)
     if chosen.has_windows and resampling != images.BILINEAR:
         raise ValueError(
-            f"config: input.augment: crop, aspect and scale resize images bilinearly, and models "
-            f"of the family '{settings.model.family}' see them resized by {resampling}: leave "
-            f"these out; flips, colours and jpeg_quality work"
+            f"config: input.augment: crop, aspect and scale resize images bilinearly with "
+            f"antialiasing, and models of the family '{settings.model.family}' see them resized by "
+            f"{resampling}: leave these out; flips, colours and jpeg_quality work"
         )
     convention = settings.coordinates if task.look_up(settings.task).moves_boxes else None
     return augment.Augmenter(chosen, settings.seed, convention)

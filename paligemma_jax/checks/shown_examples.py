@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.assembly import datasets, model_functions, training_data
+from paligemma_jax.assembly import datasets, training_data
 from paligemma_jax.console import say
 from paligemma_jax.data import augment, images, locations, noise_boxes, prefix_lm, records, tokens
 from paligemma_jax.reports import drawing, sections, sheets
@@ -162,7 +162,7 @@ def look(
             pixels = images.load(
                 path,
                 res=settings.res,
-                resampling=model_functions.choose_resampling(settings),
+                resampling=datasets.resampling(settings),
                 source=record.source,
             )
         except ValueError as error:
@@ -229,7 +229,7 @@ def write_augment_sheet(
     if not chosen:
         raise ValueError("no record has an image to draw")
     res = max(settings.res, sheets.ROW_SIDE)
-    resampling = model_functions.choose_resampling(settings)
+    resampling = datasets.resampling(settings)
     drawn = []
     with say.progress("drawing", unit="examples") as report:
         for number, record in enumerate(chosen, 1):

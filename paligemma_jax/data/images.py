@@ -11,7 +11,8 @@ What big_vision's trainer does (`decode|resize(R, antialias=True)`), through the
 * Pixels as they are stored: an EXIF orientation is not applied. Boxes of a tool that shows a photo
   upright do not fit the stored pixels then; rotate such files for good before labelling.
 * Resized to a square without keeping the aspect ratio, bilinear with antialias, and cut to integers
-  by truncation. The official Colab keeps the fraction: up to one gray level more.
+  by truncation. The official Colab keeps the fraction: up to one gray level more. Some of the
+  authors' transfers are made without antialias: the resampling "bilinear_aliased".
 
 Models of some families have seen images that Pillow read and resized (bicubic): with the resampling
 "pillow_bicubic" theirs are those, bit for bit. With "pillow_crops" an image from 512 px on (of a
@@ -36,10 +37,11 @@ from PIL import Image
 from paligemma_jax.data import locations
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-# How an image becomes a square: as big_vision's, or as of torchvision's Resize of a Pillow image;
-# for crops it becomes up to four squares.
-BILINEAR, PILLOW_BICUBIC, PILLOW_CROPS = ("bilinear", "pillow_bicubic", "pillow_crops")
-RESAMPLINGS = (BILINEAR, PILLOW_BICUBIC, PILLOW_CROPS)
+# How an image becomes a square: as big_vision's, with antialiasing and without, or as of
+# torchvision's Resize of a Pillow image; for crops it becomes up to four squares.
+BILINEAR, ALIASED = BY_TENSORFLOW = ("bilinear", "bilinear_aliased")
+PILLOW_BICUBIC, PILLOW_CROPS = ("pillow_bicubic", "pillow_crops")
+RESAMPLINGS = (*BY_TENSORFLOW, PILLOW_BICUBIC, PILLOW_CROPS)
 # Smaller images are never more than one square: so many pixels at so many pixels of a square.
 FROM_PIXELS, AT_RES = 512, 378
 # What TensorFlow wraps around a message: the op and its place in a graph.
@@ -193,7 +195,7 @@ def decode_op(path: Any, *, resampling: str = BILINEAR) -> Any:
 
     is_address = tf.strings.regex_full_match(path, locations.pattern())
     data = tf.cond(is_address, fetch, lambda: tf.io.read_file(path))
-    if resampling != BILINEAR:
+    if resampling not in BY_TENSORFLOW:
         return decode_by_pillow()
     heads = [tf.strings.substr(data, 0, len(head)) == head for head in BY_PILLOW.values()]
     return tf.cond(tf.reduce_any(heads), decode_by_pillow, lambda: _decode_by_tensorflow(data))
@@ -204,7 +206,7 @@ def _decode_now(path: str | os.PathLike[str], resampling: str = BILINEAR) -> Any
     path = os.fspath(path)
     tf = tensorflow()
     data = locations.read(path) if locations.is_address(path) else tf.io.read_file(path).numpy()
-    if resampling != BILINEAR or data.startswith(tuple(BY_PILLOW.values())):
+    if resampling not in BY_TENSORFLOW or data.startswith(tuple(BY_PILLOW.values())):
         return tf.constant(_decode_by_pillow(data, formats=_pillow_formats(resampling)))
     return _decode_by_tensorflow(data)
 
@@ -217,7 +219,7 @@ def _decode_by_tensorflow(data: Any) -> Any:
 
 def _pillow_formats(resampling: str) -> tuple[str, ...]:
     """Returns the formats that Pillow decodes, by its names."""
-    return (*BY_PILLOW, "JPEG", "PNG") if resampling != BILINEAR else tuple(BY_PILLOW)
+    return (*BY_PILLOW, "JPEG", "PNG") if resampling not in BY_TENSORFLOW else tuple(BY_PILLOW)
 
 
 def _decode_by_pillow(data: bytes, *, formats: tuple[str, ...]) -> np.ndarray:
@@ -229,8 +231,9 @@ def _decode_by_pillow(data: bytes, *, formats: tuple[str, ...]) -> np.ndarray:
 def resize_op(image: Any, *, res: int, resampling: str = BILINEAR) -> Any:
     """Returns tf.uint8[res, res, 3] of tf.uint8[H, W, 3]; for crops each side may be 2 * res."""
     tf = tensorflow()
-    if resampling == BILINEAR:
-        return to_uint8(tf.image.resize(image, (res, res), method="bilinear", antialias=True))
+    if resampling in BY_TENSORFLOW:
+        antialias = resampling == BILINEAR
+        return to_uint8(tf.image.resize(image, (res, res), method="bilinear", antialias=antialias))
     side = res if resampling == PILLOW_BICUBIC else None
     resize = functools.partial(_resize_by_pillow, res=res, has_crops=side is None)
     return tf.ensure_shape(tf.numpy_function(resize, [image], tf.uint8), (side, side, 3))

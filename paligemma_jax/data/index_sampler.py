@@ -124,7 +124,7 @@ def _turns_before(positions: np.ndarray, weights: Sequence[float]) -> list[np.nd
 
 
 # Every use of `uniforms` has numbers of its own.
-AUGMENT, SHUFFLE_OBJECTS, NOISE_BOXES = range(3)
+AUGMENT, SHUFFLE_OBJECTS, NOISE_BOXES, DRAW_ANSWERS = range(4)
 # Keys of `uniforms`; those of permutations stay below.
 UNIFORMS = 1 << 63
 # Passes over one source before the keys of the next source begin.

@@ -23,6 +23,7 @@ import numpy as np
 
 from paligemma_jax.data import augment, images, index_sampler, noise_boxes, prefix_lm, tokens
 from paligemma_jax.data import records as data_records
+from paligemma_jax.tasks import text_metrics
 
 Batch = dict[str, np.ndarray]
 # (record, position of the example in the run)
@@ -45,6 +46,7 @@ class BatchSpec:
       batch_size: examples per batch over all processes; each process makes its share.
       max_images: image slots per example, M above.
       lowercase, allow_truncation: as in `prefix_lm`.
+      draw_answers: whether to train on one of a row's answers, each time another.
       process_index, process_count: which share; jax.process_index() and jax.process_count().
       num_workers: images decoded at a time; None is one per core.
       prefetch: batches made ahead of use.
@@ -57,6 +59,7 @@ class BatchSpec:
     max_images: int = 1
     lowercase: bool = False
     allow_truncation: bool = False
+    draw_answers: bool = False
     process_index: int = 0
     process_count: int = 1
     num_workers: int | None = None
@@ -161,7 +164,12 @@ def train_batches(
             yield [(records[i], p) for i, p in zip(numbers, positions, strict=True)]
 
     encode = functools.partial(
-        _encode_training, tokenizer=tokenizer, spec=spec, augmentation=augmentation, noise=noise
+        _encode_training,
+        tokenizer=tokenizer,
+        spec=spec,
+        augmentation=augmentation,
+        noise=noise,
+        seed=seed if spec.draw_answers else None,
     )
     read = read_images or functools.partial(_read_pixels, augmentation=augmentation)
     batches = _make_batches(plan, encode, spec, read)
@@ -287,10 +295,22 @@ def _encode_training(
     spec: BatchSpec,
     augmentation: augment.Augmenter | None = None,
     noise: noise_boxes.NoiseBoxes | None = None,
+    seed: int | None = None,
 ) -> Batch:
     suffix = augmentation.answer(record, position) if augmentation else record.suffix or ""
+    if seed is not None:
+        suffix = draw_answer(record, position, seed=seed) or suffix
     row = prefix_lm.encode_training(tokenizer, record.prefix, suffix, **spec.text_options)
     return noise.fill(row, position) if noise else row
+
+
+def draw_answer(record: data_records.Record, position: int, *, seed: int) -> str | None:
+    """Returns one of a record's answers, which follows from (seed, position); None without any."""
+    answers = text_metrics.find_references(None, record.extra)
+    if not answers:
+        return None
+    (number,) = index_sampler.uniforms(seed, index_sampler.DRAW_ANSWERS, position, 1)
+    return answers[int(number * len(answers))]
 
 
 def _encode_prompt(

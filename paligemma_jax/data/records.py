@@ -22,6 +22,7 @@ from paligemma_jax.data import objects as data_objects
 KEYS = {"image": "image", "prefix": "prefix", "suffix": "suffix"}
 OBJECTS_KEYS = ("width", "height", "objects")
 PROGRESS_LINES = 1000
+BETWEEN_CHOICES = " \t "  # in a prompt: as in big_vision's transfers with choices
 MISSING, BAD_SUFFIX = "missing key", "bad suffix"
 
 Problem = locations.Problem
@@ -255,8 +256,10 @@ def _make_prefix(row, row_format, problems: list[Problem], report: jsonl.Report)
         value = row.get(field)
         if field not in row:
             continue
+        if isinstance(value, list) and all(isinstance(text, str) for text in value):
+            value = BETWEEN_CHOICES.join(value)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            problems.append(_wrong_type(field, "text or a number", value))
+            problems.append(_wrong_type(field, "text, a number or a list of texts", value))
         elif isinstance(value, str) and not _is_unicode(value):
             problems.append(_broken_unicode(field))
         values[field] = value

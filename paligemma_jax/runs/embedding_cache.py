@@ -107,7 +107,7 @@ def prepare(
     num_workers = spec.num_workers
     start = built.model.kind.names.image
     tower = {name: array for name, array in params.items() if name.startswith(start)}
-    folder = sites.own_cache() / "embeddings" / _name(built, tower, res=spec.res, stored=stored)
+    folder = sites.own_cache() / "embeddings" / _name(built, tower, spec, stored=stored)
     store = embeddings.Store(folder, _shape(built.model), jnp.dtype(stored))
     with say.progress("hashing images", unit="images") as report:
         digests_of = embeddings.hash_images(examples, num_workers=num_workers, progress=report)
@@ -187,7 +187,11 @@ def _read(
 
 
 def _name(
-    built: assembly.Assembly, tower: Mapping[str, jax.Array], *, res: int, stored: str
+    built: assembly.Assembly,
+    tower: Mapping[str, jax.Array],
+    spec: pipeline.BatchSpec,
+    *,
+    stored: str,
 ) -> str:
     """Returns a hash of all that an embedding depends on, besides its image."""
     arrays = {
@@ -201,7 +205,8 @@ def _name(
         "device": jax.devices()[0].device_kind,
         "compute_dtype": built.functions.compute.dtype,
         "stored": stored,
-        "res": res,
+        "res": spec.res,
+        "resampling": spec.resampling,
         "img": built.model.image_metadata(),
         "types": {name: str(array.dtype) for name, array in arrays.items()},
         "weights": checksums.of_arrays(arrays),

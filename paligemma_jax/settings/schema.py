@@ -88,7 +88,12 @@ class DataSettings:
         "the JSONL's names for image, prefix and suffix",
     )
     prefix_template: str | None = key(
-        None, "prompt made from the row, as 'answer en {question}'; None: the prefix as it is"
+        None,
+        "prompt made from the row, as 'answer en {question}', a list's texts a tab apart; None: "
+        "the prefix as it is",
+    )
+    about: str | None = key(
+        None, "what this data must be: said where a file is missing, or rows lack a key"
     )
 
 
@@ -147,6 +152,12 @@ class InputSettings:
     text_len: int = key(128, "tokens of prefix and suffix together, with bos, \\n, eos", least=1)
     max_images: int = key(1, "image slots per example; unused ones are masked", least=1)
     lowercase: bool = key(False, "lower-case prefix and suffix, as the Colabs do")
+    antialias: bool = key(
+        True, "resize images with antialiasing; False: as some of PaliGemma's transfers were made"
+    )
+    draw_answers: bool = key(
+        False, "train on one of a row's answers, each time another, instead of its suffix"
+    )
     allow_truncation: bool = key(False, "accept examples that lose their eos")
     num_workers: int | None = key(None, "threads that decode images; None: all cores", least=1)
     noise_piece: str | None = key(

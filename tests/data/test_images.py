@@ -55,6 +55,16 @@ images.load("gone.png", res=28)
     assert "cannot read image gone.png" in ended.stderr.splitlines()[-1]
 
 
+def test_without_antialiasing_it_equals_tensorflows_resize_too(tf, tmp_path):
+    pixels, path = noise(40, 90), tmp_path / "image"
+    path.write_bytes(encode(pixels, "PNG"))
+    plain = tf.image.resize(pixels, (28, 28), method="bilinear", antialias=False)
+    found = images.load(path, res=28, resampling=images.ALIASED)
+    assert np.array_equal(found, tf.cast(plain, tf.uint8).numpy())
+    assert np.array_equal(images.resize(pixels, res=28, resampling=images.ALIASED), found)
+    assert not np.array_equal(found, images.load(path, res=28))
+
+
 @pytest.mark.parametrize("shape", [(28, 28), (40, 30), (17, 91), (9, 8), (300, 200), (1, 50)])
 @pytest.mark.parametrize("res", [28, 56])
 def test_a_resized_file_equals_tensorflows_resize(tf, tmp_path, shape, res):

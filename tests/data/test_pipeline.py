@@ -1,6 +1,7 @@
 """Batches: their order, their slices, their contents, and what a bad image does."""
 
 import concurrent.futures
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -45,6 +46,30 @@ def assert_equal(batch, other):
     assert batch.keys() == other.keys()
     for key in batch:
         np.testing.assert_array_equal(batch[key], other[key], err_msg=key)
+
+
+def test_one_of_the_answers_is_drawn_anew_each_time(data, tokenizer):
+    answers = ["one", "two", "three"]
+    several = [dataclasses.replace(record, extra={"answers": answers}) for record in data[:2]]
+
+    def drawn(given, **how):
+        chosen = spec(batch_size=2, draw_answers=True)
+        batches = pipeline.train_batches(given, tokenizer, chosen, **{"seed": 0, **how})
+        return [row.tolist() for batch in batches for row in batch["text"]]
+
+    first = drawn(several, total_steps=12)
+    possible = [
+        prefix_lm.encode_training(tokenizer, record.prefix, answer, text_len=TEXT_LEN)["text"]
+        for record in several
+        for answer in answers
+    ]
+    assert {tuple(row) for row in first} == {tuple(row.tolist()) for row in possible}
+    # As with all that is drawn, a resumed run goes on with the same.
+    assert drawn(several, total_steps=12, start_step=5) == first[10:]
+    assert drawn(several, total_steps=12, seed=1) != first
+    # Records without answers have their suffix.
+    usual = pipeline.train_batches(data[:2], tokenizer, spec(batch_size=2), seed=0, total_steps=2)
+    assert drawn(data[:2], total_steps=2) == [r.tolist() for b in usual for r in b["text"]]
 
 
 def test_a_training_batch_holds_what_a_model_reads(data, tokenizer):

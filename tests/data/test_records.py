@@ -69,6 +69,15 @@ def test_keys_are_mapped_and_a_template_makes_the_prefix(folder):
     assert record.extra == {"n": 1}
 
 
+def test_a_list_of_choices_stands_in_a_prompt_a_tab_apart(folder):
+    path = write(folder, row(question="which?", choices=["a cat", "a dog"]))
+    template = "answer en  {question} choose from: {choices}"
+    (record,) = records.read_jsonl(path, prefix_template=template)
+    assert record.prefix == "answer en  which? choose from: a cat \t a dog"
+    path = write(folder, row(question="which?", choices=["a cat", 3]))
+    assert "expected text, a number or a list of texts" in error_of(path, prefix_template=template)
+
+
 def test_words_that_a_question_has_itself_are_not_written_twice(folder):
     questions = ["answer en how many?", " Answer  en: which?", "Answer EN how many?", "answer end?"]
     path = write(folder, *(dict(row(), question=question) for question in questions))
