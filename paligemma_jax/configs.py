@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     shipped = load.shipped_configs()
     if args.name is None:
-        say.result("\n".join(f"{name:24}{_title(file)}" for name, file in shipped.items()) + "\n")
+        say.result("\n".join(f"{name:28}{_title(file)}" for name, file in shipped.items()) + "\n")
         return
     source = load.find(args.name)
     target = args.target or pathlib.Path(source.name)

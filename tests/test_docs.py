@@ -12,7 +12,7 @@ import pytest
 from paligemma_jax import __main__
 from paligemma_jax.models.paligemma import paligemma, variants
 from paligemma_jax.params import released_models
-from paligemma_jax.settings import load, schema
+from paligemma_jax.settings import load, schema, transfers
 from paligemma_jax.tasks import metrics, task
 from tests import pages
 
@@ -102,7 +102,8 @@ def test_weights_are_the_released_ones():
 
 
 def test_every_config_is_listed():
-    assert set(re.findall(r"\(\.\./configs/(\w+)\.py\)", CONFIGS)) == set(load.SHIPPED)
+    pages = CONFIGS + (ROOT / "docs/transfers.md").read_text()
+    assert set(re.findall(r"\(\.\./configs/([\w/]+)\.py\)", pages)) == set(load.SHIPPED)
     assert set(load.shipped_configs()) == set(load.SHIPPED)
 
 
@@ -122,6 +123,9 @@ FIGURES = {
     },
     "docs/data.md": {"experiments/import_coco/README.md": ("50,000", "7,000", "13.8")},
     "docs/interop.md": {"docs/interop.md": ("6.1", "19.3", "55.3", "5.8", "11.7", "0.7")},
+    "docs/transfers.md": {
+        "tests/reference/transfers.json": tuple(re.findall(r"\d+\.\d+", transfers.markdown()))
+    },
     "docs/scale.md": {"experiments/faults/README.md": ("35 kills",)},
 }
 # Numbers of a page that nobody measures: versions, addresses, settings.
@@ -129,6 +133,7 @@ GIVEN = {
     "README.md": {"3.11", "3.13", "2.0"},
     "docs/configs.md": {"2412.03555", "0.5", "0.1"},
     "docs/house.md": {"1.9", "5.8"},
+    "docs/transfers.md": {"2407.07726"},
 }
 NUMBER = r"\d+\.\d+|\d+(?:,\d{3})+|\d+ kills"
 NOT_TEXT = r"```.*?```|`[^`\n]*`|<!-- keys.*?/keys -->|\]\([^)]*\)"

@@ -29,12 +29,15 @@ Class = TypeVar("Class")
 # Errors of Python whose text says what is wrong by itself.
 NAMED_BY_TEXT = (LookupError, AttributeError, TypeError, NameError, ImportError)
 
-# The configs that come with the package.
-SHIPPED = (
-    *("demo", "digits", "counting_digits", "segmentation", "converted", "fracture_224"),
-    *("water_segmentation_224", "counting_224", "caption_224", "colab_longcap_224", "vqa_448"),
-    *("structured_vqa_448", "moondream_counting"),
-)
+# The configs that come with the package, and those of them that are transfers, in their folder.
+OWN = """demo digits counting_digits segmentation converted fracture_224 water_segmentation_224
+    counting_224 caption_224 colab_longcap_224 vqa_448 structured_vqa_448 moondream_counting"""
+NAMES = """activitynet_cap activitynet_qa ai2d aokvqa_da aokvqa_mc chartqa coco35l cococap docvqa
+    gqa infovqa msrvtt_cap msrvtt_qa msvd_qa nlvr2 ocrvqa okvqa pope refcoco_seg rsvqa_hr rsvqa_lr
+    scicap science_qa screen2words stvqa tallyqa textcaps textvqa vatex_cap vizwizvqa vqav2
+    widgetcap"""
+TRANSFERS = tuple(NAMES.split())
+SHIPPED = (*OWN.split(), *(f"transfers/{name}" for name in TRANSFERS))
 
 # For config files from before the package was laid out anew.
 MOVED = (

@@ -14,7 +14,10 @@ def test_every_config_takes_it_and_keeps_what_trains(path):
     assert changed.stop_at == (("overfit/verbatim", 1.0),)
     assert changed.evals == {"overfit": schema.EvalSettings(fname="input", log_steps=20)}
     assert (changed.total_steps, changed.total_epochs, changed.total_examples) == (400, None, None)
-    for key in ("lr", "optax_name", "trainable", "res", "model_init", "wd_mults"):
+    # What is only evaluated has no rate to keep.
+    rates = ("lr", "optax_name") if usual.lr else ()
+    assert changed.lr > 0
+    for key in (*rates, "trainable", "res", "model_init", "wd_mults"):
         assert getattr(changed, key) == getattr(usual, key), key
     micro, limit = (c.input.batch_size / c.accumulation_steps for c in (changed, usual))
     assert micro <= limit

@@ -63,7 +63,7 @@ def test_new_writes_a_file_and_replaces_none(tmp_path):
 def test_the_shipped_configs_are_listed_and_copied(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     configs.main([])
-    names = re.findall(r"^(\w+) +\S", capsys.readouterr().out, re.MULTILINE)
+    names = re.findall(r"^([\w/]+) +\S", capsys.readouterr().out, re.MULTILINE)
     assert names == list(load.SHIPPED)
     configs.main(["digits"])
     assert load.load("digits.py:steps=7").total_steps == 7

@@ -18,7 +18,6 @@ OTHER_MEANINGS = {
     ("importers/conversations.py", "caption"): "a column of a table",
     ("importers/likely_task.py", "caption"): "COCO's key for a caption, and a column",
     ("importers/mask_pairs.py", "segmentation"): "part of a folder's name",
-    ("settings/load.py", "segmentation"): "a config that comes with the package",
 }
 # The settings room knows no tasks; assembly checks the name against the table.
 DEFAULTS = {("settings/schema.py", "detection"): "the default of the key task"}

@@ -1,0 +1,31 @@
+"""A-OKVQA, direct answers: questions that ask for knowledge.
+
+    python -m paligemma_jax.check --config configs/transfers/aokvqa_da.py --out runs/check
+    python -m paligemma_jax.train --config configs/transfers/aokvqa_da.py --workdir runs/mine
+
+docs/transfers.md says what the data must be, which arguments there are
+(configs/transfers/aokvqa_da.py:res=448,version=2), and which score is published.
+"""
+
+from paligemma_jax.settings import transfers
+
+RECIPE = transfers.Recipe(
+    rows="`prefix` the question, `suffix` one answer and `answers` all that people gave",
+    made_by="import_data SRC DST --task vqa",
+    task="vqa",
+    scores=("vqa_accuracy",),
+    tuned_on="aokvqa_da/eval",
+    further=("test",),
+    log_percent=0.25,
+    eval_batch_size=256,
+    draws_answers=True,
+    batch_size=128,
+    lr=5e-6,
+    best={224: {}, 448: {}},
+    published={224: "61.85", 448: "63.22"},
+    published_as="A-OKVQA (DA) (train+val): Accuracy (Test server)",
+)
+
+
+def get_config(arg=""):
+    return transfers.make(RECIPE, arg, data="data/aokvqa_da", about=__doc__)

@@ -1,0 +1,35 @@
+"""MSR-VTT-QA: questions about a video.
+
+    python -m paligemma_jax.check --config configs/transfers/msrvtt_qa.py --out runs/check
+    python -m paligemma_jax.train --config configs/transfers/msrvtt_qa.py --workdir runs/mine
+
+docs/transfers.md says what the data must be, which arguments there are
+(configs/transfers/msrvtt_qa.py:res=448,version=2), and which score is published.
+"""
+
+from paligemma_jax.settings import transfers
+
+RECIPE = transfers.Recipe(
+    rows=(
+        "`image` the list of frames of a video (16, every 9th), `prefix` the question, "
+        "`suffix` the answer"
+    ),
+    task="vqa",
+    text_len=64,
+    tuned_on="msrvtt_qa/minival",
+    further=("test",),
+    log_percent=0.25,
+    eval_batch_size=None,
+    max_images=16,
+    stride=9,
+    total_epochs=1,
+    batch_size=128,
+    freeze_vit=True,
+    best={224: {}},
+    published={224: "50.09"},
+    published_as="MSR-VTT (QA): Accuracy (test)",
+)
+
+
+def get_config(arg=""):
+    return transfers.make(RECIPE, arg, data="data/msrvtt_qa", about=__doc__)
