@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from paligemma_jax.console import arguments
 from paligemma_jax.wording import phrases
 
-PROGRAM, PACKAGE = "paligemma-jax", "paligemma_jax"
+PROGRAM, PACKAGE = arguments.PROGRAM, "paligemma_jax"
 # Each is a module too: python -m paligemma_jax.train.
 DOORS = {
     "check": "look at machine, keys, data and settings before anything costs",
@@ -22,6 +22,10 @@ DOORS = {
     "new": "write a config file to begin with",
     "finetune": "what train does with --data in place of --config: no config file is needed",
 }
+# What other programs call a command.
+OTHERS = {"val": "evaluate", "test": "evaluate", "detect": "predict", "infer": "predict"}
+OTHERS |= {"generate": "predict", "export": "convert", "fit": "train", "tune": "sweep"}
+OTHERS |= {"download": "fetch", "init": "new", "import": "import_data"}
 HELP, VERSION = ("-h", "--help", "help"), ("--version", "version")
 
 
@@ -34,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif not words or words[0] in HELP:
         print(describe())
     elif command not in DOORS:
-        hint = phrases.did_you_mean(command, DOORS)
+        hint = phrases.did_you_mean(command, DOORS, aliases=OTHERS)
         sys.exit(f"error: '{words[0]}' is no command. {hint}There are: {', '.join(DOORS)}")
     elif command == "train" and len(words) == 1:
         sys.exit("error: train needs --data FOLDER --model NAME, or --config FILE --workdir FOLDER")

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_args(words: Sequence[str]) -> argparse.Namespace:
     parser = arguments.parser(__doc__)
     if any(word.partition("=")[0] == "--task" for word in words):
-        command = f"python -m paligemma_jax.import_data {shlex.join(words)}"
+        command = shlex.join([*arguments.command("import_data"), *words])
         parser.exit(2, f"error: data sets have a command of their own: {command}\n")
     add = parser.add_argument
     add("source", metavar="SRC")

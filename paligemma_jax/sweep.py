@@ -10,8 +10,9 @@ The config file says which settings, in a function beside get_config:
             add(lr=lr)
 
 Each is a run of its own in WORKDIR/lr=0.001 and so on, one after the other, as `train` would have
-it. WORKDIR/sweep.html and sweep.json hold the table. Given again, the command goes on: runs that
-ended are not begun again. A run that fails does not keep the others from running.
+it. One process trains them, so that they share what is compiled. WORKDIR/sweep.html and sweep.json
+hold the table. Given again, the command goes on: runs that ended are not begun again. A run that
+fails does not keep the others from running.
 
 For several machines or a cluster's queue: --commands prints a line for each run, for xargs -P or
 parallel; --only N trains the N-th alone, from 0, as the number of a Slurm array's task.

@@ -69,7 +69,7 @@ def test_a_run_is_trained_with_the_changes_and_knows_its_scores(run, folder):
     assert {"val/loss", "val/map50"} <= run.scores.keys()
     assert "epoch" in run.to_dataframe().columns
     closing = (folder / "run" / "train.log").read_text().splitlines()[-3:]
-    commands = [line.split("python -m paligemma_jax.")[1].split()[0] for line in closing]
+    commands = [line.split("paligemma-jax ")[1].split()[0] for line in closing]
     assert commands == ["evaluate", "predict", "convert"]
 
 
@@ -125,7 +125,8 @@ def test_a_check_a_data_set_and_weights_are_objects_too(run, folder):
         (lambda f: api.convert(f / "a.npz", f / "b.npz", merg=True), "Did you mean 'merge'"),
         (lambda f: api.evaluate(f / "no_run"), "no_run"),
         (lambda f: api.finetune(f, "tiny", f / "x", clases=["a"]), "Did you mean 'classes'"),
-        (lambda _: api.check(example=3), "belong to a --config"),
+        (lambda _: api.check(example=3), "belong to a config="),
+        (lambda f: paligemma_jax.load(f / "run").predict(f / "none.png"), "none.png"),
     ],
 )
 def test_what_is_wrong_is_one_error_in_words(call, message, folder, capsys):

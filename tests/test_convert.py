@@ -226,8 +226,7 @@ def test_a_task_ends_with_the_command_for_data_sets(task, capsys):
     command = f"'my data' out {' '.join(task)} --split train=0.8,valid=0.2"
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        "error: data sets have a command of their own: "
-        f"python -m paligemma_jax.import_data {command}\n"
+        f"error: data sets have a command of their own: paligemma-jax import_data {command}\n"
     )
 
 

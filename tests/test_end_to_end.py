@@ -156,8 +156,8 @@ def test_a_run_ends_where_it_has_what_it_wants(run, folder, capsys):
     assert "stop_at: reached after step 2: val/loss" in said
     *_, report, following, evaluating, asking, _ = said.splitlines()
     assert (report, following) == (f"report: {workdir / 'report.html'}", "next:")
-    assert evaluating == f"  python -m paligemma_jax.evaluate --run {workdir}"
-    assert asking.startswith(f"  python -m paligemma_jax.predict --run {workdir} --pictures ")
+    assert evaluating == f"  paligemma-jax evaluate --run {workdir}"
+    assert asking.startswith(f"  paligemma-jax predict --run {workdir} --pictures ")
     rows, usual = (run_log.read_rows(path / "metrics.jsonl") for path in (workdir, run))
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[1]["val/loss"] == usual[1]["val/loss"]  # the same examples, by their file

@@ -165,6 +165,10 @@ COMMANDS = {
     "help_time": Command(
         "experiments/benchmarks/help_time.py --rounds 1", says=(r'"help_s": \d.*"quotient": \d',)
     ),
+    "sweep_time": Command(
+        "experiments/benchmarks/sweep_time.py --data {digits} --steps 1 --rounds 1",
+        says=(r'"medians": {\s*"processor_s": [1-9]',),
+    ),
     "augment_time": Command(
         "experiments/benchmarks/augment_time.py --size 64 48 --res 28 --batch_size 4 --steps 2",
         says=('"chain": "none".*"relative": 1.0', '"chain": "all"'),

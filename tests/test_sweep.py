@@ -14,7 +14,7 @@ import time
 import pytest
 
 from paligemma_jax import sweep
-from paligemma_jax.console import process
+from paligemma_jax.console import process, workers
 from paligemma_jax.reports import run_log
 from paligemma_jax.runs import sweep_runs
 from paligemma_jax.settings import load
@@ -51,13 +51,10 @@ def training(monkeypatch):
     calls: list[str] = []
     statuses: dict[str, tuple[int, bool]] = {}
 
-    def call(command):
-        workdir = pathlib.Path(command[command.index("--workdir") + 1])
+    def call(worker, job):
+        workdir = pathlib.Path(job["workdir"])
         calls.append(workdir.name)
-        config = load.load(
-            command[command.index("--config") + 1],
-            [word.removeprefix("--config.") for word in command if word.startswith("--config.")],
-        )
+        config = load.load(job["source"], job["overrides"])
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(load.to_json(config))
         log = run_log.MetricsFile()
@@ -70,7 +67,7 @@ def training(monkeypatch):
             (workdir / "final.npz").touch()
         return status
 
-    monkeypatch.setattr(process, "call", call)
+    monkeypatch.setattr(workers.Worker, "call", call)
     return calls, statuses
 
 
@@ -98,17 +95,17 @@ def test_runs_are_trained_in_turn_and_compared_the_best_first(config, training, 
 def test_the_table_is_there_before_the_runs_and_leads_to_their_reports(
     config, training, tmp_path, monkeypatch
 ):
-    out, call, states = tmp_path / "out", process.call, []
+    out, call, states = tmp_path / "out", workers.Worker.call, []
 
-    def watch(command):
+    def watch(worker, job):
         rows = json.loads((out / "sweep.json").read_text())["runs"]
         states.append([row["state"] for row in rows])
         assert (out / "sweep.html").exists()
-        result = call(command)
+        result = call(worker, job)
         (out / training[0][-1] / "report.html").touch()
         return result
 
-    monkeypatch.setattr(process, "call", watch)
+    monkeypatch.setattr(workers.Worker, "call", watch)
     run(config, out)
     assert states[0] == ["not begun"] * 3 and sorted(states[2]) == ["done", "done", "not begun"]
     links = re.findall(r'<a href="([^"]*)">([^<]*)</a>', (out / "sweep.html").read_text())
@@ -177,7 +174,7 @@ def test_commands_that_need_quotes_name_the_run_by_its_number(config, tmp_path, 
     sweep.main(["--config", config, "--workdir", str(tmp_path), "--commands", "--config.seed=3"])
     lines = capsys.readouterr().out.splitlines()
     assert [shlex.join(line.split()) for line in lines[1:]] == lines[1:]
-    whole = f"python -m paligemma_jax.sweep --config {config} --workdir {tmp_path}"
+    whole = f"paligemma-jax sweep --config {config} --workdir {tmp_path}"
     assert lines[1] == f"{whole} --only 1 --config.seed=3"
     assert lines[2] == f"{whole} --only 2 --config.seed=3"
 
@@ -187,7 +184,7 @@ def test_commands_are_lines_for_a_shell(config, training, tmp_path, capsys):
     sweep.main(words)
     assert training[0] == []
     assert capsys.readouterr().out.splitlines()[0] == (
-        f"python -m paligemma_jax.train --config {config} --workdir 'my runs/lr=0.1' "
+        f"paligemma-jax train --config {config} --workdir 'my runs/lr=0.1' "
         "--config.seed=3 --config.lr=0.1"
     )
 

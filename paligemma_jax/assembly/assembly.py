@@ -24,6 +24,7 @@ from paligemma_jax.settings import schema
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
+NUM_MODELS = 4  # whose functions a process keeps
 MIN_PIECES = 2048  # of a vocabulary that has all <loc> and <seg> tokens
 
 
@@ -116,14 +117,19 @@ def make_functions(
         layout = sharding.make_layout(mesh, _sharding_rules(settings), model.shapes())
     device = mesh.devices.flat[0]
     cache_dtype, _ = model_functions.choose_dtype(settings.cache_dtype, device)
-    functions = model.functions(
-        dataclasses.replace(compute, layout=layout),
-        cache_dtype=cache_dtype,
-        cache_sharding=None if layout is None else layout.rows,
-    )
-    return (
-        functions if device.platform == "cpu" else model_functions.pad_sequences(functions, model)
-    )
+    compute = dataclasses.replace(compute, layout=layout)
+    return _functions(model, compute, cache_dtype, is_padded=device.platform != "cpu")
+
+
+# Programs are known by the functions that they were traced from, so the runs of a process whose
+# models are equal have the same ones.
+@family.made_once(maxsize=NUM_MODELS)
+def _functions(
+    model: family.Model, compute: family.Compute, cache_dtype: str, *, is_padded: bool
+) -> family.Functions:
+    sharding = None if compute.layout is None else compute.layout.rows
+    made = model.functions(compute, cache_dtype=cache_dtype, cache_sharding=sharding)
+    return model_functions.pad_sequences(made, model) if is_padded else made
 
 
 def _sharding_rules(settings: schema.Settings) -> list[tuple[str, sharding.Tactic]]:

@@ -175,14 +175,10 @@ def init_random(
     seed: int,
 ) -> dict[str, Any]:
     """Returns random parameters, each made where it lives."""
-
-    def make(rng: jax.Array) -> dict[str, Any]:
-        params = model.init(rng)
-        return {name: model_functions.fit_dtype(params[name], expected[name]) for name in expected}
-
-    shardings = {name: where[name] for name in expected}
+    places = tuple((name, where[name]) for name in expected)
+    make = family.jit_init(model, tuple(expected.items()), places, fit=model_functions.fit_dtype)
     with say.working("making random weights"):
-        return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+        return make(jax.random.key(seed))
 
 
 def save(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:

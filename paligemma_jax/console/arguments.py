@@ -1,10 +1,13 @@
 """What the doors' command lines share: overrides, and errors as one clear line."""
 
 import argparse
+import ast
 import contextlib
 import functools
 import json
 import os
+import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,11 +16,31 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 
 from paligemma_jax.console import process, say
+from paligemma_jax.wording import phrases
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+PACKAGE = pathlib.Path(__file__).parents[1]
+PROGRAM = "paligemma-jax"
 TRACEBACK = "PALIGEMMA_JAX_TRACEBACK"
+# What other programs call an option, and a key of the settings.
+OTHERS = {
+    **dict.fromkeys(("imgsz", "img_size", "image_size"), "res"),
+    **dict.fromkeys(("batch", "per_device_train_batch_size", "train_batch_size"), "batch_size"),
+    **dict.fromkeys(("output_dir", "project", "name", "save_dir"), "workdir"),
+    **dict.fromkeys(("learning_rate", "lr0"), "lr"),
+    **dict.fromkeys(("resume", "resume_from_checkpoint"), "resume_anyway"),
+    **dict.fromkeys(("dataset", "dataset_name", "val", "split"), "data"),
+    **dict.fromkeys(("model", "ckpt", "resume_from"), "run"),
+    **{"model_name_or_path": "model", "num_train_epochs": "epochs", "save": "pictures"},
+}
+# How messages name what a command is given: a key of the settings with its value, other arguments.
+KEY_GIVEN, GIVEN = (
+    re.compile(r"--config\.([\w.]+)=(\S+?)(?=[\s,;:)]|$)"),
+    re.compile(r"(?<!\w)--(\w+)=?"),
+)
+SWITCHES = ("resume_anyway", "full", "overwrite", "merge")
 # Stands in jax's notes on a traceback, which is not shown here.
 FILTERED = "JAX_TRACEBACK_FILTERING"
 
@@ -36,6 +59,16 @@ DEVICE_ERRORS = {
         "of driver, cuDNN and jax do not fit together"
     ),
 }
+
+
+def command(door: str) -> list[str]:
+    """Returns the words that call a door in the way in which this program was called.
+
+    That is as a module where it is the module of a door, else as the console command.
+    """
+    program = pathlib.Path(sys.argv[0])
+    is_module = program.parent == PACKAGE and program.name != "__main__.py"
+    return ["python", "-m", f"{PACKAGE.name}.{door}"] if is_module else [PROGRAM, door]
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -111,8 +144,10 @@ def parse(
     `groups`: name -> its keys, for a hint where one of them is given without its group.
     """
     overrides: dict[str, list[str]] = {group: [] for group in groups}
-    rest = []
+    rest, before = [], ""
     for word in sys.argv[1:] if argv is None else argv:
+        _check_dashes(made, word, before)
+        before = word
         group, dot, override = word.removeprefix("--").partition(".")
         if not word.startswith("--") or not dot or group not in overrides:
             rest.append(word)
@@ -122,18 +157,44 @@ def parse(
             made.error(f"{word}: write {word}=VALUE, without a space")
     arguments, unknown = made.parse_known_args(rest)
     if unknown:
-        made.error(f"unrecognized arguments: {' '.join(unknown)}{_explain(unknown, groups)}")
+        made.error(
+            f"unrecognized arguments: {' '.join(unknown)}. {_explain(unknown, made, groups)}"
+        )
     return arguments, overrides
 
 
-def _explain(unknown: Sequence[str], groups: Mapping[str, Collection[str]]) -> str:
-    """Returns how arguments are given that name a key of a config."""
-    for word in unknown:
-        name = word.removeprefix("--").partition("=")[0]
+def _options(made: argparse.ArgumentParser) -> list[str]:
+    names = [name for action in made._actions for name in action.option_strings]
+    return [name.removeprefix("--") for name in names if name.startswith("--")]
+
+
+def _check_dashes(made: argparse.ArgumentParser, word: str, before: str) -> None:
+    """Ends with an error for `data=FOLDER`, which others read as an option."""
+    name, is_given, value = word.partition("=")
+    if is_given and not before.startswith("--") and name in _options(made):
+        made.error(f"{word}: write --{name} {value}")
+
+
+def _explain(
+    unknown: Sequence[str], made: argparse.ArgumentParser, groups: Mapping[str, Collection[str]]
+) -> str:
+    """Returns what to give instead of arguments that there are not."""
+    options = _options(made)
+    for name in (word[2:].partition("=")[0] for word in unknown if word.startswith("--")):
+        name = name.replace("-", "_")
         for group, keys in groups.items():
-            if name in keys:
-                return f". {name} is a key of the settings: --{group}.{name}=VALUE"
-    return ""
+            if (key := OTHERS.get(name, name)) in keys and key not in options:
+                return f"{key} is a key of the settings: --{group}.{key}=VALUE"
+        if hint := phrases.did_you_mean(name, options, prefix="--", aliases=OTHERS):
+            return hint.strip()
+    if not unknown[0].startswith("--") and (names := _named(made)):
+        return f"Each stands behind the name of an option: {', '.join(names)}; see --help"
+    return "--help lists what there is"
+
+
+def _named(made: argparse.ArgumentParser) -> list[str]:
+    """Returns the options that a word without a name may have been meant for."""
+    return [f"--{name}" for name in ("data", "run", "config") if name in _options(made)]
 
 
 def print_result(result: Mapping[str, Any]) -> None:
@@ -149,8 +210,7 @@ def run(main: Callable[[], None]) -> None:
     A run that was asked to stop and can go on is status 75: see `process`.
     """
     say.show_on_stderr()
-    process.keep_freed_memory()
-    process.keep_programs()
+    process.prepare()
     try:
         _call(main)
     except Exception as error:
@@ -158,6 +218,18 @@ def run(main: Callable[[], None]) -> None:
             traceback.print_exception(error)
             process.end_all(f"{type(error).__name__}: {error}", 1)
         raise
+
+
+def status_of(main: Callable[[], None]) -> int:
+    """Calls what `run` would; returns the exit status that a process of its own would have."""
+    try:
+        _call(main)
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else process.FAILED
+    except Exception as error:  # a mistake of ours, as Python shows it at the end of a process
+        traceback.print_exception(error)
+        return 1
+    return 0
 
 
 def _call(main: Callable[[], None]) -> None:
@@ -189,10 +261,11 @@ def in_words(error: Exception) -> str | None:
 
 
 def once_in_words(function: Callable[P, T]) -> Callable[P, T]:
-    """Returns a function whose errors that a user can mend a notebook shows without a traceback.
+    """Returns a function whose errors that a user can mend have words, those of Python's arguments.
 
-    They are raised as they are; IPython asks an error itself for what it shows of it. Elsewhere,
-    and where the environment asks for tracebacks, nothing changes.
+    They are of the type that they were, and a notebook shows them without a traceback: IPython asks
+    an error itself for what it shows of it. Elsewhere, and where the environment asks for
+    tracebacks, that does not change.
     """
 
     @functools.wraps(function)
@@ -200,14 +273,52 @@ def once_in_words(function: Callable[P, T]) -> Callable[P, T]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            message = in_words(error)
-            if message is not None and not os.environ.get(TRACEBACK):
+            if (message := in_words(error)) is None:
+                raise
+            message = as_arguments(message)
+            shown = _with_text(error, message)
+            if not os.environ.get(TRACEBACK):
                 lines = [f"{type(error).__name__}: {message}", *_notes(error)]
                 with contextlib.suppress(AttributeError):  # an error with no place for it
-                    error._render_traceback_ = lambda: lines  # pyright: ignore
-            raise
+                    shown._render_traceback_ = lambda: lines  # pyright: ignore
+            if shown is error:
+                raise
+            raise shown from error
 
     return call
+
+
+def _with_text(error: Exception, text: str) -> Exception:
+    """Returns an error of the same type and notes with this text, itself if that is its own."""
+    if text == str(error) or error.args != (str(error),):
+        return error
+    try:
+        changed = type(error)(text)  # those of jax keep the text that they were made with
+    except TypeError:  # of a type that is made from more than a text
+        return error
+    for note in _notes(error):
+        changed.add_note(note)
+    return changed
+
+
+def as_arguments(message: str) -> str:
+    """Returns a message on what a command is given in the words of the function of that name."""
+
+    def to_change(words: re.Match[str]) -> str:
+        return f"changes={{{words[1]!r}: {_as_python(words[2])}}}"
+
+    def to_argument(words: re.Match[str]) -> str:
+        return f"{words[1]}=True" if words[1] in SWITCHES else f"{words[1]}="
+
+    return GIVEN.sub(to_argument, KEY_GIVEN.sub(to_change, message))
+
+
+def _as_python(text: str) -> str:
+    """Returns a value of the command line as Python writes it."""
+    try:
+        return repr(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return repr(text)
 
 
 def _notes(error: BaseException | None) -> list[str]:

@@ -12,12 +12,11 @@ import os
 import pathlib
 import platform
 import signal
-import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -120,8 +119,9 @@ def _entry_at_hand(folder: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
-def start_counting() -> Count:
-    """Returns a count that follows this process from now on."""
+@contextlib.contextmanager
+def counting() -> Iterator[Count]:
+    """Yields a count that follows this process within the block."""
     count = Count()
 
     def add_program(event: str, duration_secs: float, **_: object) -> None:
@@ -134,7 +134,11 @@ def start_counting() -> Count:
 
     jax.monitoring.register_event_duration_secs_listener(add_program)
     jax.monitoring.register_event_listener(add_hit)
-    return count
+    try:
+        yield count
+    finally:
+        jax.monitoring.unregister_event_duration_listener(add_program)
+        jax.monitoring.unregister_event_listener(add_hit)
 
 
 def describe_count(count: Count) -> str:
@@ -165,6 +169,12 @@ def total_memory() -> int | None:
         text = path.read_text().strip() if path.exists() else ""
         limits += [int(text)] if text.isdigit() else []
     return min(limits)
+
+
+def prepare() -> None:
+    """Does what every process of a door begins with: programs are kept, and so is freed memory."""
+    keep_freed_memory()
+    keep_programs()
 
 
 def keep_freed_memory() -> bool:
@@ -236,29 +246,6 @@ class StopRequest:
         # Not `say`: a handler may come in the middle of another write.
         text = f"{self.signal}: finishing what runs, then saving; once more stops at once\n"
         os.write(2, text.encode())
-
-
-def call(command: Sequence[str]) -> tuple[int, bool]:
-    """Runs a command, and hands it the signals that this process gets.
-
-    Returns:
-      (its exit status, whether there was a signal).
-    """
-    # In a session of its own Ctrl-C reaches it once, from here.
-    process = subprocess.Popen(command, start_new_session=True)
-    was_stopped = False
-
-    def pass_on(number: int, _: Any) -> None:
-        nonlocal was_stopped
-        was_stopped = True
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
-    try:
-        return process.wait(), was_stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _make_agree(by_device: NamedSharding) -> Callable[[bool], bool]:

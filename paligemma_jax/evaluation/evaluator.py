@@ -31,6 +31,7 @@ MakeGrammar = Callable[[Any, int], constraints.Grammar]
 MAX_EXPONENT = 700  # of exp in float64
 NUM_TRIED = 8  # rows whose true answers show which scores there are
 NUM_PROGRAMS = 16  # jitted functions that evaluations of one process share
+NOT_RANDOM = ("greedy", "beam")  # samplers that draw nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +144,7 @@ def make_generate(
         chosen.best_of,
         chosen.beam_size,
     )
+    seed = 0 if chosen.sampler in NOT_RANDOM else seed
     return _jit_generate(functions, sampling, eos=eos, max_new_tokens=max_new_tokens, seed=seed)
 
 
@@ -186,7 +188,7 @@ def _jit_generate(
             temperature=chosen.temperature,
             top_p=chosen.top_p,
             best_of=chosen.best_of,
-            rng=None if chosen.sampler == "greedy" else jax.random.key(seed),
+            rng=None if chosen.sampler in NOT_RANDOM else jax.random.key(seed),
             **common,
         )
 

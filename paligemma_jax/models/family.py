@@ -17,8 +17,9 @@ A prompt is image tokens, then text. Batches are as the data room makes them:
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -27,6 +28,8 @@ from paligemma_jax.models.common import attention, layers, projections, quantize
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names, sharding
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Params = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
 Cache = Any  # a pytree of the family's own
@@ -122,6 +125,29 @@ def _unknown(shapes: Mapping[str, Sequence[int]]) -> str | None:
     return None
 
 
+def made_once(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Returns a decorator: equal arguments get what was made for them before, of the last so many.
+
+    It is for what programs are known by, as functions that `jax.jit` traces. Arguments that have no
+    hash, as a model with a dict among its fields, get a new one each time.
+    """
+
+    def decorate(make: Callable[P, T]) -> Callable[P, T]:
+        kept = functools.lru_cache(maxsize=maxsize)(make)
+
+        @functools.wraps(make)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                hash((*args, *kwargs.values()))
+            except TypeError:
+                return make(*args, **kwargs)
+            return kept(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
 @dataclasses.dataclass(frozen=True)
 class Functions:
     """A model closed over its dimensions and how it computes: what training and decoding call.
@@ -207,8 +233,13 @@ class Spec:
     lora: lora_lib.Lora | None = None
 
 
+@made_once(maxsize=16)
+def _shapes(model: "Model") -> dict[str, jax.ShapeDtypeStruct]:
+    return jax.eval_shape(model.init, jax.random.key(0))
+
+
 class Model(Protocol):
-    """A model with its dimensions: to be derived from, as a frozen dataclass.
+    """A model with its dimensions: to be derived from, as a frozen dataclass of hashable fields.
 
     Methods that have a body here may be left out by a family that has no use for them.
     """
@@ -282,7 +313,7 @@ class Model(Protocol):
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns name -> shape of every parameter, allocating nothing."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return dict(_shapes(self))
 
     def init_factors(self, rng: jax.Array) -> dict[str, jax.Array]:
         """Returns low-rank factors alone, which change nothing yet; raises as `lora.choose`."""
@@ -326,6 +357,26 @@ class Model(Protocol):
         """Whether its dimensions are those of a released model, a key of `Family.released`."""
         del name
         return False
+
+
+@made_once(maxsize=4)
+def jit_init(
+    model: Model,
+    expected: tuple[tuple[str, Any], ...],
+    places: tuple[tuple[str, Any], ...],
+    *,
+    fit: Callable[[Any, Any], Any],
+) -> Callable[[jax.Array], dict[str, Any]]:
+    """Returns the jitted function from a key to random parameters, in their places.
+
+    `expected`: names and types; `fit` gives an array its type.
+    """
+
+    def make(rng: jax.Array) -> dict[str, Any]:
+        params = model.init(rng)
+        return {name: fit(params[name], like) for name, like in expected}
+
+    return jax.jit(make, out_shardings=dict(places))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,6 +75,11 @@ def prepare(options: StartOptions) -> pathlib.Path:
       ValueError: data or a model that are not data, or the folder has another command's config.
     """
     say.show_on_stderr()
+    for name in ("epochs", "batch_size", "res"):
+        if (value := getattr(options, name)) is not None and value <= 0:
+            raise ValueError(
+                f"--{name} {value:g}: expected more than 0; without it {name} is chosen"
+            )
     workdir = options.workdir or pathlib.Path("runs") / name_of(options.wanted.data)
     config = workdir / CONFIG
     with saving.claim_folder(workdir):

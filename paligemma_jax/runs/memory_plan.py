@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from paligemma_jax.assembly import assembly, datasets, model_functions
 from paligemma_jax.console import process, say
 from paligemma_jax.evaluation import evaluator
+from paligemma_jax.models import family
 from paligemma_jax.models.common import quantize
 from paligemma_jax.params import sharding
 from paligemma_jax.runs import embedding_cache, optimization, training_run
@@ -26,6 +27,7 @@ from paligemma_jax.wording import phrases
 FLOAT32_BYTES = 4
 # Forward passes that a remat_policy adds to the backward one.
 REPEATS = {model_functions.SMALLER: 1.0, model_functions.SMALLEST: 1.5}
+NUM_STEPS = 4  # that a process keeps compiled
 # How the compilers of TPUs and GPUs say what a program would have needed.
 TOO_LARGE = re.compile(r"(?:temporaries \(|Used |allocate )([\d.]+)\s?([KMGT])")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -135,15 +137,20 @@ class Planned:
 def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
     """Compiles the step of these settings and adds up what it needs. Loads no weights."""
     state, batch = shapes(built, planned)
-    groups = built.model.kind.names.groups
-    jitted = optimization.make_train_step(
-        planned.settings, built.functions, planned.optimizer, state, groups=groups
+    recipe = optimization.recipe(
+        planned.settings,
+        built.functions,
+        planned.optimizer,
+        state,
+        batch,
+        groups=built.model.kind.names.groups,
+        steps=planned.total_steps,
+        data_size=len(planned.data.records),
     )
     with say.working("compiling the train step, which later runs find compiled"):
-        values = step.run_values(planned.optimizer, seed=planned.settings.seed)
-        compiled, temporary = _compile(jitted.lower(state, batch, 0, values))
+        jitted, programs, temporary = _compile_step(recipe)
+    values = step.run_values(planned.optimizer, seed=planned.settings.seed)
     text_len = planned.settings.input.text_len
-    programs = {} if compiled is None else {text_len: compiled}
     return Planned(
         memory=dataclasses.replace(at_least(built, planned), temporary=temporary),
         limit=device_limit(),
@@ -152,11 +159,22 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
         batch_size=planned.settings.input.batch_size,
         train_step=by_text_len(jitted, programs, values),
         remat=built.functions.compute.remat,
-        program=compiled,
+        program=programs.get(text_len),
         sequence=model_functions.describe_sequence(
             planned.settings, built.model, platform=built.mesh.devices.flat[0].platform
         ),
     )
+
+
+# Runs of one process share it where they can, with the programs of shorter batches.
+@family.made_once(maxsize=NUM_STEPS)
+def _compile_step(recipe: optimization.Recipe) -> tuple[Any, dict[int, Callable[..., Any]], int]:
+    """Returns (the jitted step, text_len -> what is compiled of it, temporary bytes)."""
+    jitted = optimization.make_train_step(recipe)
+    values = step.run_values(recipe.made, seed=recipe.settings.seed)
+    compiled, temporary = _compile(jitted.lower(recipe.state, recipe.batch, 0, values))
+    text_len = recipe.settings.input.text_len
+    return jitted, {} if compiled is None else {text_len: compiled}, temporary
 
 
 def _compile(lowered: Any) -> tuple[Any, int]:

@@ -1,6 +1,7 @@
 """From settings to what is trained, by what optimizer, and the jitted step."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from paligemma_jax.assembly import model_functions
 from paligemma_jax.console import say
 from paligemma_jax.models import family
 from paligemma_jax.params import lora, names
-from paligemma_jax.settings import schema
+from paligemma_jax.settings import load, schema
 from paligemma_jax.training import optimizer, step
 from paligemma_jax.wording import phrases
 
@@ -89,33 +90,78 @@ def gradient_groups(made: optimizer.Optimizer) -> dict[str, tuple[str, ...]]:
     return rules | {f"LoRA of '{b}'": pair for b, pair in lora.pairs(made.trainable).items()}
 
 
-def make_train_step(
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a step is made from. Two are equal if one program is right for both.
+
+    Attributes:
+      same: all that the program depends on, besides its arguments.
+      settings: of the run.
+      functions: the model.
+      made: the optimizer.
+      state, batch: shapes, types and places; the new state has them too.
+      groups: of parameters, for metrics; see `family.Names`.
+    """
+
+    same: Hashable
+    settings: schema.Settings = dataclasses.field(compare=False)
+    functions: family.Functions = dataclasses.field(compare=False)
+    made: optimizer.Optimizer = dataclasses.field(compare=False)
+    state: step.TrainState = dataclasses.field(compare=False)
+    batch: Mapping[str, Any] = dataclasses.field(compare=False)
+    groups: names.Rules[str] = dataclasses.field(compare=False)
+
+
+def recipe(
     settings: schema.Settings,
     functions: family.Functions,
     made: optimizer.Optimizer,
     state: step.TrainState,
+    batch: Mapping[str, Any],
     *,
     groups: names.Rules[str],
-) -> Any:
+    steps: int,
+    data_size: int,
+) -> Recipe:
+    """Returns what a step is made from.
+
+    Every setting counts as something that the program depends on but those of `step.run_values`: of
+    these it matters whether they are there. What a config puts into our tables counts as well.
+
+    Args:
+      settings, functions, made, state, batch, groups: see `Recipe`.
+      steps, data_size: of the run: schedules are made of them.
+    """
+    alike = dataclasses.replace(
+        settings,
+        lr=1.0,
+        wd=1.0 if settings.wd else None,
+        grad_clip_norm=1.0 if settings.grad_clip_norm else None,
+        ema_decay=None if settings.ema_decay is None else 0.5,
+        seed=0,
+    )
+    transform = optimizer.TRANSFORMS[settings.optax_name]
+    leaves, tree = jax.tree.flatten((state, dict(batch)))
+    structs = tuple((x.shape, x.dtype, x.sharding) for x in leaves)
+    text = load.to_json(alike)
+    same = (text, functions, transform, tuple(groups), steps, data_size, tree, structs)
+    return Recipe(same, settings, functions, made, state, batch, groups)
+
+
+def make_train_step(recipe: Recipe) -> Any:
     """Returns the jitted step; it takes over the memory of the state that it is given.
 
     Its metrics are packed: one array comes to the host in each step. Called with the run's
     `step.run_values`, it is the same program for all rates and seeds.
-
-    Args:
-      config: of the run.
-      functions: the model.
-      made: the optimizer.
-      state: shapes and places, which the new state has too.
-      groups: of parameters, for metrics; see `family.Names`.
     """
-    where = jax.tree.map(lambda x: x.sharding, state)
+    settings, functions, made = recipe.settings, recipe.functions, recipe.made
+    where = jax.tree.map(lambda x: x.sharding, recipe.state)
     platform = next(iter(where.step.device_set)).platform
     update = step.make_train_step(
         functions.apply,
         functions.logits,
         made.tx,
-        parts=names.group(groups, made.trainable),
+        parts=names.group(recipe.groups, made.trainable),
         seed=settings.seed,
         label_smoothing=float(settings.label_smoothing),
         mean_over=settings.loss_mean,

@@ -6,13 +6,12 @@ import json
 import math
 import pathlib
 import shlex
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checkpoints import train_checkpoint
-from paligemma_jax.console import process, say
+from paligemma_jax.console import arguments, process, say, workers
 from paligemma_jax.evaluation import report as report_pages
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.reports import plots, run_log, sections
@@ -21,6 +20,7 @@ from paligemma_jax.settings import load, sweeps
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
+WORKER = f"{__package__}.sweep_worker"  # a module
 JSON = "sweep.json"
 LOCK = ".sweep.lock"
 FAILED = "failed"  # a state
@@ -59,9 +59,9 @@ class Outcome:
         return min(values, key=lambda pair: (_rank(metric, pair[0]), pair[1]))
 
 
-def command(run: sweeps.Run, workdir: pathlib.Path, *, python: str = sys.executable) -> list[str]:
+def command(run: sweeps.Run, workdir: pathlib.Path) -> list[str]:
     """Returns the words of the command that trains one run."""
-    words = [python, "-m", "paligemma_jax.train", "--config", run.source]
+    words = [*arguments.command("train"), "--config", run.source]
     overrides = [f"--config.{text}" for text in run.overrides]
     return [*words, "--workdir", str(workdir / run.name), *overrides]
 
@@ -79,11 +79,12 @@ def describe_commands(
       workdir: of all of them.
       source, overrides: what the sweep was called with: its config, and "key=value" texts.
     """
-    whole = ["python", "-m", "paligemma_jax.sweep", "--config", source, "--workdir", str(workdir)]
+    own = ["--config", source, "--workdir", str(workdir)]
+    whole = [*arguments.command("sweep"), *own]
     lines = []
     for number, run in enumerate(runs):
         alone = [*whole, "--only", str(number), *(f"--config.{text}" for text in overrides)]
-        choices = [shlex.join(words) for words in (command(run, workdir, python="python"), alone)]
+        choices = [shlex.join(words) for words in (command(run, workdir), alone)]
         lines.append(next((line for line in choices if "'" not in line), choices[0]))
     return lines
 
@@ -111,6 +112,9 @@ def train(
 ) -> dict[str, int]:
     """Trains runs one after the other; returns the exit statuses of those that failed, by name.
 
+    One process trains them, and keeps the programs that they share; a new one goes on after a run
+    that failed. Each run has its results from its settings alone, as if it had its own process.
+
     The table is there from the beginning, so that the runs' own reports can lead to it, and is
     written again before each run. Other processes may train other runs of it meanwhile.
 
@@ -125,19 +129,28 @@ def train(
     """
     assembly.check_writable(workdir, option="--workdir")
     chosen, failed = _choose(runs, only), {}
-    for number, run in enumerate(chosen):
-        report(runs, workdir, failed=failed, score=score, begins=(run.name,))
-        which = f"run {number + 1} of {len(chosen)}: {run.name}"
-        if is_done(run, workdir):
-            say.info(f"{which}: done before")
-            continue
-        say.info(f"\n{which}")
-        status, was_stopped = process.call(command(run, workdir))
-        if was_stopped or status == process.PREEMPTED:
-            raise process.Preempted(f"preempted in {which}. The same command goes on from there")
-        if status:
-            failed[run.name] = status
+    with workers.Worker(WORKER) as worker:
+        for number, run in enumerate(chosen):
+            report(runs, workdir, failed=failed, score=score, begins=(run.name,))
+            which = f"run {number + 1} of {len(chosen)}: {run.name}"
+            if is_done(run, workdir):
+                say.info(f"{which}: done before")
+                continue
+            say.info(f"\n{which}")
+            status, was_stopped = worker.call(make_job(run, workdir))
+            if was_stopped or status == process.PREEMPTED:
+                raise process.Preempted(
+                    f"preempted in {which}. The same command goes on from there"
+                )
+            if status:
+                failed[run.name] = status
     return failed
+
+
+def make_job(run: sweeps.Run, workdir: pathlib.Path) -> workers.Job:
+    """Returns what `sweep_worker.train` reads of a run."""
+    folder = str(workdir / run.name)
+    return {"source": run.source, "overrides": list(run.overrides), "workdir": folder}
 
 
 def _choose(runs: Sequence[sweeps.Run], only: int | None) -> Sequence[sweeps.Run]:

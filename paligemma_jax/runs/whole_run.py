@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from paligemma_jax.assembly import assembly, datasets, training_data
-from paligemma_jax.console import process, say
+from paligemma_jax.console import arguments, process, say
 from paligemma_jax.data import pipeline
 from paligemma_jax.files import run_folder
 from paligemma_jax.params import sharding
@@ -28,7 +28,6 @@ from paligemma_jax.settings import load, schema
 from paligemma_jax.training import step
 
 PROFILE = "profile"
-PACKAGE = __name__.partition(".")[0]
 ANSWERS, HUGGINGFACE = "answers", "huggingface"  # what the closing words propose as folders
 
 
@@ -58,8 +57,12 @@ def train(
         "settings, folder, code or packages",
         lambda: {**json.loads(load.to_json(settings)), **options, "versions": process.versions()},
     )
-    with saving.claim_folder(workdir), say.kept_in_file() as keep_lines:
-        _train(settings, workdir, resume_anyway, more_trackers, keep_lines)
+    with (
+        saving.claim_folder(workdir),
+        say.kept_in_file() as keep_lines,
+        process.counting() as compiled,
+    ):
+        _train(settings, workdir, resume_anyway, more_trackers, keep_lines, compiled)
 
 
 def _train(
@@ -68,8 +71,8 @@ def _train(
     resume_anyway: bool,
     more_trackers: Sequence[run_log.Tracker],
     keep_lines: Callable[[pathlib.Path], None],
+    compiled: process.Count,
 ) -> None:
-    compiled = process.start_counting()
     built, planned, needed = _prepare(settings, workdir, resume_anyway=resume_anyway)
     state, about = _start(built, planned, workdir, resume_anyway)
     if jax.process_index() == 0:
@@ -124,9 +127,7 @@ def closing_words(planned: training_run.Plan, workdir: pathlib.Path) -> str:
         commands.append(["predict", *run, *prompt, *pictures, *together, *shown.images])
     commands.append(["convert", str(workdir), str(workdir / HUGGINGFACE)])
     lines += ["next:"]
-    lines += [
-        f"  {shlex.join(['python', '-m', f'{PACKAGE}.{word}', *rest])}" for word, *rest in commands
-    ]
+    lines += [f"  {shlex.join([*arguments.command(door), *rest])}" for door, *rest in commands]
     return "\n".join(lines)
 
 

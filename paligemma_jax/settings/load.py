@@ -95,15 +95,16 @@ def find(path: str) -> pathlib.Path:
       ValueError: there is no such file, with the nearest of those beside it and of the shipped.
     """
     file = pathlib.Path(path)
-    if file.is_file():
+    if file.is_file() and file.suffix == ".py":
         return file
+    what = f"{path} is no Python file" if file.is_file() else f"no file {path}"
     shipped = shipped_configs()
     if path.removesuffix(".py") in shipped:
         return shipped[path.removesuffix(".py")]
     beside = [p.name for p in file.parent.glob("*.py")]
     near = keys.did_you_mean(file.name, beside) or keys.did_you_mean(file.stem, shipped)
     raise ValueError(
-        f"--config: no file {path}. {near}Expected FILE.py or FILE.py:ARGUMENT, or the name of a "
+        f"--config: {what}. {near}Expected FILE.py or FILE.py:ARGUMENT, or the name of a "
         f"shipped one (paligemma-jax configs lists them)"
     )
 
@@ -341,7 +342,7 @@ def _stored(path: pathlib.Path) -> ml_collections.ConfigDict:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path}: not found. Is {path.parent} the --workdir of a run?") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error

@@ -1,11 +1,13 @@
 """A large data set is checked and measured once; what any result depends on changes its entry."""
 
+import contextlib
 import json
+import pathlib
 
 import pytest
 
 from paligemma_jax.assembly import datasets
-from paligemma_jax.data import prefix_lm, tokens
+from paligemma_jax.data import prefix_lm, records, tokens
 from paligemma_jax.settings import load
 
 
@@ -15,6 +17,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setenv("PALIGEMMA_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets, "MIN_ROWS", 1)
     monkeypatch.setattr(datasets, "MIN_BYTES", 1)
+    monkeypatch.setattr(datasets, "MOST_BYTES_KEPT", 0)
 
 
 def read(config):
@@ -32,6 +35,28 @@ def test_suffixes_are_checked_once(config, tmp_path, monkeypatch):
     assert len(entries(tmp_path, "checks")) == 1
     monkeypatch.setattr(prefix_lm, "clean", lambda *_: pytest.fail("a suffix is checked again"))
     assert read(config) == first
+
+
+def test_a_process_reads_a_data_set_once_and_again_when_anything_changed(
+    config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(datasets, "MOST_BYTES_KEPT", 2**20)
+    scan, scanned = records.scan_jsonl, []
+    monkeypatch.setattr(records, "scan_jsonl", lambda *a, **k: scanned.append(a) or scan(*a, **k))
+    first = read(config)
+    first.clear()  # what a run does with its list is its own business
+    first = read(config)
+    assert len(scanned) == 1 and first
+    config.input.data.prefix_template = "find {prefix}"
+    assert read(config)[0].prefix.startswith("find ") and len(scanned) == 2
+    config.input.data.prefix_template = None
+    other = tmp_path / "other.jsonl"
+    rows = pathlib.Path(config.input.data.fname).read_text()
+    other.write_text(rows)
+    config.input.data.fname, config.input.data.image_dir = str(other), ""
+    with contextlib.suppress(ValueError):  # its images are elsewhere
+        read(config)
+    assert len(scanned) == 3
 
 
 def test_a_file_setting_or_convention_that_changed_is_checked_again(config, tmp_path):

@@ -51,8 +51,8 @@ def test_evaluations_that_differ_by_a_few_tokens_share_compiled_programs(
     assert first.eval_loss is second.eval_loss
     params = built.model.init(jax.random.key(0))
     evaluator.run(built, first, params)
-    count = process.start_counting()
-    evaluator.run(built, second, params)
+    with process.counting() as count:
+        evaluator.run(built, second, params)
     assert count.programs == 0
     config.evals.other.sampler = "temperature"
     built = dataclasses.replace(built, settings=load.typed(config))

@@ -51,10 +51,10 @@ def test_plan_counts_the_arrays_of_the_run_and_compiles_its_step(adam):
     batches = pipeline.train_batches(
         planned.data.records, built.tokenizer, spec, seed=0, total_steps=2
     )
-    count = process.start_counting()
-    for number, batch in enumerate(datasets.on_mesh(batches, built.mesh)):
-        assert found.memory.batch == sum(x.nbytes for x in batch.values())
-        state, metrics = found.train_step(state, batch, number)
+    with process.counting() as count:
+        for number, batch in enumerate(datasets.on_mesh(batches, built.mesh)):
+            assert found.memory.batch == sum(x.nbytes for x in batch.values())
+            state, metrics = found.train_step(state, batch, number)
     assert int(state.step) == 2
     assert len(jax.tree.leaves(metrics)) == 1  # one array comes to the host
     assert np.isfinite(metrics.to_host()["loss"])

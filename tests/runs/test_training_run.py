@@ -72,9 +72,10 @@ def test_nan_in_a_weight_stops_the_run_naming_it_with_the_last_good_state_on_dis
     planned = training_run.plan(built)
     begun = (built, planned.optimizer, planned.data.records, planned.base, tmp_path)
     state, about = saving.start(*begun, total_steps=2)
-    train_step = optimization.make_train_step(
-        load.typed(config), built.functions, planned.optimizer, state, groups=()
+    recipe = optimization.Recipe(
+        (), load.typed(config), built.functions, planned.optimizer, state, {}, groups=()
     )
+    train_step = optimization.make_train_step(recipe)
 
     def run(state, stop):
         with (
