@@ -169,3 +169,17 @@ def test_a_device_that_cannot_reach_the_hosts_memory_is_refused():
 
     with pytest.raises(ValueError, match="which Potato has not"):
         transforms.place_pages(transforms.PagedCodes(Sharding(), Sharding()))
+
+
+@pytest.mark.parametrize("spec", [(None, None, "d"), (None, "d")])
+def test_arrays_that_are_spread_over_devices_get_the_same_codes(spec):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(-1), ("d",))
+    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    x, g = (jax.random.normal(jax.random.key(i), (2, 64, 2048)) for i in range(2))
+    made = transforms.adam_8bit()
+    expected, alone = jax.jit(made.update)({"a/kernel": g}, made.init({"a/kernel": x}))
+    state = step.init_state({"a/kernel": jax.device_put(x, where)}, ["a/kernel"], made)
+    updates, spread = jax.jit(made.update)({"a/kernel": jax.device_put(g, where)}, state.opt_state)
+    np.testing.assert_array_equal(updates["a/kernel"], expected["a/kernel"])
+    np.testing.assert_array_equal(spread.mu["a/kernel"].codes, alone.mu["a/kernel"].codes)
+    assert state.opt_state.nu["a/kernel"].codes.sharding.is_equivalent_to(where, 3)
