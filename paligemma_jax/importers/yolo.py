@@ -135,7 +135,8 @@ def _describe(request: example.Request, root: str) -> dict[str, Any]:
 def _descriptions(root: str) -> list[str]:
     """Returns the paths of data.yaml, or of files of other names that name classes as it does."""
     usual = [os.path.join(root, name) for name in YAML_NAMES]
-    paths = [os.path.join(root, n) for n in sorted(os.listdir(root)) if n.lower().endswith(YAML)]
+    names = sorted(os.listdir(root)) if os.path.isdir(root) else []
+    paths = [os.path.join(root, name) for name in names if name.lower().endswith(YAML)]
     paths = [path for path in paths if source_files.is_own(path, root)]
     if path := next((path for path in usual if path in paths), None):
         return [path]
