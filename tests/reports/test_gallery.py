@@ -84,6 +84,20 @@ def test_truth_and_prediction_are_drawn_in_percent_of_the_picture(tmp_path, pict
     assert "cat 0.75" in page.text and "truth text" in page.text and "detect cat" in page.text
 
 
+def test_a_card_names_its_line_and_keeps_the_folder_for_a_pointer(tmp_path):
+    page = write(tmp_path, [text_row(0, source="/data/of mine/val.jsonl:7")])
+    assert "val.jsonl:7" in page.text and "/data/of mine" not in page.text
+    assert page.named("span", title="/data/of mine/val.jsonl:7")
+
+
+def test_an_empty_plot_says_why_it_is_empty(tmp_path, picture):
+    row, said = box_row(0, picture, score=0.0, detections=0), "no prediction is right yet"
+    page = write(tmp_path, [row], scores={"pr_curves": {"cat": [0.0, 0.0, 0.0]}})
+    assert said in page.text
+    page = write(tmp_path, [row], scores={"pr_curves": {"cat": [1.0, 0.5, 0.0]}})
+    assert said not in page.text
+
+
 def test_masks_are_stretched_to_their_boxes(tmp_path, picture):
     mask = base64.b64encode(np.packbits(np.eye(64, dtype=bool)).tobytes()).decode()
     box = {"box_yxyx": [0.1, 0.2, 0.5, 0.8], "label": "cat", "mask": mask}
