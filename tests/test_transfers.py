@@ -125,6 +125,10 @@ def test_the_page_has_the_table():
 
 def test_what_the_data_must_be_is_said_where_it_is_missing(tmp_path, monkeypatch):
     from paligemma_jax.assembly import datasets
+    from paligemma_jax.checks import data_sets
+
+    def found(settings):
+        return " ".join(one.remedy for one in data_sets.look(settings, None, full=False)[1])
 
     monkeypatch.chdir(tmp_path)
     settings = load.load("transfers/tallyqa:data=counts,tiny")
@@ -132,12 +136,14 @@ def test_what_the_data_must_be_is_said_where_it_is_missing(tmp_path, monkeypatch
         datasets.read_records(settings, settings.input.data.fname, key="input.data.fname")
     for part in ("counts", "train.jsonl, valid.jsonl", "`issimple`", "--task vqa"):
         assert part in str(error.value)
+    assert "rows with `image`, `prefix` the question" in found(settings)
     (tmp_path / "counts").mkdir()
     row = {"image": "a.png", "suffix": "3"}
     (tmp_path / "counts/train.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(ValueError, match="'prefix' missing") as error:
         datasets.read_records(settings, settings.input.data.fname, key="input.data.fname")
     assert "`prefix` the question" in str(error.value)
+    assert "with `image`, `prefix` the question" in found(settings)
 
 
 def test_arguments_choose_folder_model_batch_and_further_files():

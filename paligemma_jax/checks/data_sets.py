@@ -55,12 +55,13 @@ def look(
         try:
             examples, report = scan(settings, source)
         except (ValueError, OSError) as error:
-            remedy = f"set {source.key} to a JSONL file that is there"
+            remedy = _with_about(settings, f"set {source.key} to a JSONL file that is there")
             problems.append(Finding("error", "cannot be read", str(error), remedy, source.name))
             continue
         raw[source.name] = examples
         training += examples if source.is_training else []
         facts.append((source.name, describe(source, examples, report)))
+        report.remedies[records.MISSING] = _with_about(settings, report.remedy(records.MISSING))
         problems += lint.bad_lines(source.name, report)
         sets.append((source, datasets.as_learnt(settings, examples)))
     problems += unscored_rows(settings, raw)
@@ -79,6 +80,12 @@ def look(
     )
     section = sections.Section("data", "Data", parts)
     return section, problems + image_findings, training
+
+
+def _with_about(settings: schema.Settings, remedy: str) -> str:
+    """Returns a remedy and, where the config says it, what the data must be."""
+    about = settings.input.data.about
+    return f"{remedy}. {about}" if about else remedy
 
 
 def list_sources(settings: schema.Settings) -> list[Source]:
