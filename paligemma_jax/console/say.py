@@ -13,11 +13,16 @@ import pathlib
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tqdm
-import tqdm.auto
+
+with warnings.catch_warnings():
+    # It says so of a notebook without ipywidgets, where lines serve as well as its bars.
+    warnings.filterwarnings("ignore", "IProgress not found")
+    import tqdm.auto
 
 from paligemma_jax.files import atomic
 from paligemma_jax.wording import phrases

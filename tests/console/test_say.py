@@ -238,3 +238,22 @@ def test_long_work_without_a_terminal_says_less_and_less_often(monkeypatch, list
     shown = stream.getvalue().splitlines()
     assert shown[:3] == ["training: 2/10000 steps, 2 s", *shown[1:3]]
     assert 30 < len(shown) < 60 and shown[-1].endswith("min")
+
+
+# A notebook's kernel, as tqdm knows it, without ipywidgets.
+IN_A_NOTEBOOK = """
+import sys, types, warnings
+sys.modules["ipykernel.zmqshell"] = types.ModuleType("zmqshell")
+sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: "a shell")
+sys.modules["ipywidgets"] = None  # it cannot be imported
+with warnings.catch_warnings(record=True) as shown:
+    warnings.simplefilter("always")
+    from paligemma_jax.console import say
+print([str(one.message) for one in shown if "IProgress" in str(one.message)], say.shows_bars())
+"""
+
+
+def test_a_notebook_without_widgets_gets_lines_and_no_warning_of_them():
+    command = [sys.executable, "-c", IN_A_NOTEBOOK]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "[] False\n"
