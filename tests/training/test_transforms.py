@@ -1,7 +1,10 @@
 """Transformations of our own: the moving average, and 8-bit Adam against bitsandbytes."""
 
 import functools
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -171,15 +174,31 @@ def test_a_device_that_cannot_reach_the_hosts_memory_is_refused():
         transforms.place_pages(transforms.PagedCodes(Sharding(), Sharding()))
 
 
-@pytest.mark.parametrize("spec", [(None, None, "d"), (None, "d")])
-def test_arrays_that_are_spread_over_devices_get_the_same_codes(spec):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(-1), ("d",))
-    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
-    x, g = (jax.random.normal(jax.random.key(i), (2, 64, 2048)) for i in range(2))
-    made = transforms.adam_8bit()
-    expected, alone = jax.jit(made.update)({"a/kernel": g}, made.init({"a/kernel": x}))
-    state = step.init_state({"a/kernel": jax.device_put(x, where)}, ["a/kernel"], made)
-    updates, spread = jax.jit(made.update)({"a/kernel": jax.device_put(g, where)}, state.opt_state)
-    np.testing.assert_array_equal(updates["a/kernel"], expected["a/kernel"])
-    np.testing.assert_array_equal(spread.mu["a/kernel"].codes, alone.mu["a/kernel"].codes)
-    assert state.opt_state.nu["a/kernel"].codes.sharding.is_equivalent_to(where, 3)
+SPREAD = """
+import jax
+import numpy as np
+
+from paligemma_jax.training import optimizer, step, transforms
+
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("d",))
+assert mesh.size == 4
+x, g = ({"a/kernel": jax.random.normal(jax.random.key(i), (2, 64, 1024))} for i in range(2))
+plain = transforms.adam_8bit()
+expected, alone = jax.jit(plain.update)(g, plain.init(x))
+for axes in ((None, None, "d"), (None, "d")):
+    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+    for name in ("adam_8bit", "paged_adam_8bit"):
+        made = optimizer.make_transform(name, {})
+        state = step.init_state(jax.device_put(x, where), ["a/kernel"], made).opt_state
+        assert state.nu["a/kernel"].codes.sharding.spec == where.spec
+        updates, spread = jax.jit(made.update)(jax.device_put(g, where), state)
+        np.testing.assert_array_equal(updates["a/kernel"], expected["a/kernel"])
+        np.testing.assert_array_equal(spread.mu["a/kernel"].codes, alone.mu["a/kernel"].codes)
+"""
+
+
+def test_arrays_that_are_spread_over_devices_get_the_same_codes():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", SPREAD]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
