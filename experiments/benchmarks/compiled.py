@@ -53,6 +53,7 @@ class Case:
     dtype: str = "bfloat16"
     quantize: str | None = None
     mesh: tuple[tuple[str, int], ...] = (("data", -1),)
+    in_backward: bool = False  # `optimizer_in_backward`
 
 
 # 256 divides no size of the vision tower's weights (1152, 4304), which then lie whole on each chip.
@@ -73,6 +74,12 @@ CASES = {
     "Colab's recipe, H100": Case("h100", 8, "attention", model="paligemma1-3b"),
     "attention-only SGD, H100, batch 32": Case("h100", 32, "attention", SEGMENTS),
     "full Adam, H100, batch 32": Case("h100", 32, "full", SEGMENTS),
+    "attention-only SGD, H100, batch 32, updated in backward": Case(
+        "h100", 32, "attention", SEGMENTS, in_backward=True
+    ),
+    "full Adam, H100, batch 32, updated in backward": Case(
+        "h100", 32, "full", SEGMENTS, in_backward=True
+    ),
 }
 
 

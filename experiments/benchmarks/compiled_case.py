@@ -103,8 +103,14 @@ def ours(case: dict[str, Any], mesh: jax.sharding.Mesh) -> Any:
         layout=sharding.make_layout(mesh, RULES, all_shapes),
     )
     functions = as_family.Model(model).functions(compute, cache_dtype=case["dtype"])
+    stacked = as_family.NAMES.stacked if case["in_backward"] else ()
     train = step.make_train_step(
-        functions.apply, functions.logits, made.tx, seed=0, loss_scale=compute.loss_scale
+        functions.apply,
+        functions.logits,
+        made.tx,
+        seed=0,
+        loss_scale=compute.loss_scale,
+        in_backward=[name for name in made.trainable if name.startswith(stacked)],
     )
     state = step.state_shapes(placed, trained, made.tx)
     platform = mesh.devices.flat[0].platform

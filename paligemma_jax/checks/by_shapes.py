@@ -44,7 +44,7 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> memory_plan.Pl
         num_devices=built.mesh.size,
         batch_size=settings.input.batch_size,
         train_step=_refuse,
-        remat=built.functions.compute.remat,
+        remat=memory_plan.describe_remat(settings, built.functions.compute.remat),
         sequence=model_functions.describe_sequence(
             settings, built.model, platform=built.mesh.devices.flat[0].platform
         ),

@@ -24,7 +24,7 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 import jax
 import numpy as np
 
-from paligemma_jax.models.common import attention, layers, projections, quantize
+from paligemma_jax.models.common import attention, layer_update, layers, projections, quantize
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names, sharding
 
@@ -33,6 +33,9 @@ T = TypeVar("T")
 Params = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
 Cache = Any  # a pytree of the family's own
+
+# What `Functions.apply` takes for a weight of stacked layers: it is updated in the backward pass.
+Updating, NUM_MEASURED = layer_update.Updating, layer_update.NUM_MEASURED
 
 IMAGE_TOKENS = "image_tokens"  # in a batch, in place of `image`
 
@@ -183,6 +186,7 @@ class Names:
       embedding: the table with a row for every token; which arrays hold it tells their family.
       image: beginning of the names of what makes image tokens, the rest reads these and text.
       text: regex of all the rest.
+      stacked: beginnings of the names of arrays that are stacked by layer.
       blocks: beginning of the names that `Functions.unstack` gives in another form; None: of none.
       attention: regex of the part that is trained where memory is short; None: there is none.
       groups: [(regex, short name)] for logs; the first that matches counts.
@@ -193,6 +197,7 @@ class Names:
     embedding: str
     image: str
     text: str
+    stacked: tuple[str, ...] = ()
     blocks: str | None = None
     attention: str | None = None
     groups: names.Rules[str] = ()

@@ -73,13 +73,14 @@ def plan_for(
         return _settle(built, planned, model_functions.SMALLER, why, make)
     room = int(limit * share)
     wanted = []
-    for policy in tried:
+    # Where layers are updated in the backward pass, it keeps no products.
+    for policy in () if planned.settings.optimizer_in_backward else tried:
         why = "its products fit" if not wanted else _too_much(wanted, room, limit)
         settled = _settle(built, planned, policy, why, make)
         if settled[-1].memory.peak <= room:
             return settled
         wanted.append(f"{policy} would need {phrases.size(settled[-1].memory.peak)}")
-    why = _too_much(wanted, room, limit)
+    why = _too_much(wanted, room, limit) if wanted else "the backward pass updates the layers"
     settled = _settle(built, planned, model_functions.SMALLER, why, make)
     if settled[-1].memory.peak <= limit:
         return settled
@@ -149,24 +150,9 @@ def find_changes(
 
 def _candidates(built: assembly.Assembly, planned: training_run.Plan) -> Iterator[Change]:
     """Yields changes, the cheapest first: what changes no result before what changes the recipe."""
-    settings = planned.settings
+    yield from _same_results(built, planned)
+    settings, names = planned.settings, built.model.kind.names
     batch_size, parts = settings.input.batch_size, settings.accumulation_steps
-    remat = built.functions.compute.remat
-    if remat not in (model_functions.SMALLER, model_functions.SMALLEST):
-        yield Change(
-            (f"remat_policy={model_functions.SMALLER}",),
-            "same result; layers are computed again in the backward pass, a third more work",
-        )
-    if remat != model_functions.SMALLEST:
-        yield Change(
-            (f"remat_policy={model_functions.SMALLEST}",),
-            "same result; layers are computed again in the backward pass, and half of them twice",
-        )
-    for count in _doublings(parts, batch_size // built.mesh.size):
-        yield Change(
-            (f"accumulation_steps={count}",),
-            f"same result; {count} micro-batches of {batch_size // count}, some more time",
-        )
     if settings.frozen_dtype not in ("bfloat16", "float16") and _has_wide_frozen(built, planned):
         yield Change(
             ("frozen_dtype=bfloat16",), "frozen weights are rounded to 16 bit, as published"
@@ -183,7 +169,7 @@ def _candidates(built: assembly.Assembly, planned: training_run.Plan) -> Iterato
         )
     for size in _halvings(batch_size, built.mesh.size * parts):
         yield Change((f"input.batch_size={size}",), "another recipe: fewer examples per step")
-    names, recipe = built.model.kind.names, "another recipe: trains low-rank factors beside "
+    recipe = "another recipe: trains low-rank factors beside "
     for target in list(names.lora_targets)[:1] if _may_add_factors(settings) else ():
         factors = (f"lora.targets={target}", "trainable=None")
         yield Change(factors, f"{recipe}the frozen weights, at an lr about ten times higher")
@@ -197,6 +183,37 @@ def _candidates(built: assembly.Assembly, planned: training_run.Plan) -> Iterato
         if settings.quantize is None:
             overrides = f"trainable={attention}", "quantize=nf4"
             yield Change(overrides, f"{recipe}, beside frozen weights of 4 bits")
+
+
+def _same_results(built: assembly.Assembly, planned: training_run.Plan) -> Iterator[Change]:
+    """Yields changes that change no result, the cheapest first."""
+    settings = planned.settings
+    batch_size, parts = settings.input.batch_size, settings.accumulation_steps
+    remat = built.functions.compute.remat
+    if remat not in (model_functions.SMALLER, model_functions.SMALLEST):
+        yield Change(
+            (f"remat_policy={model_functions.SMALLER}",),
+            "same result; layers are computed again in the backward pass, a third more work",
+        )
+    if remat != model_functions.SMALLEST:
+        yield Change(
+            (f"remat_policy={model_functions.SMALLEST}",),
+            "same result; layers are computed again in the backward pass, and half of them twice",
+        )
+    small = dataclasses.replace(built.functions.compute, remat=model_functions.SMALLEST)
+    if not settings.optimizer_in_backward and not optimization.what_prevents(
+        settings, small, planned.optimizer, built.model.kind.names.stacked
+    ):
+        yield Change(
+            ("optimizer_in_backward=True", f"remat_policy={model_functions.SMALLEST}"),
+            "same result; layers are computed again, and updated in the backward pass",
+        )
+    most = parts if settings.optimizer_in_backward else batch_size // built.mesh.size
+    for count in _doublings(parts, most):
+        yield Change(
+            (f"accumulation_steps={count}",),
+            f"same result; {count} micro-batches of {batch_size // count}, some more time",
+        )
 
 
 def _doublings(start: int, end: int) -> list[int]:

@@ -21,6 +21,7 @@ from paligemma_jax.models import family
 from paligemma_jax.models.common import quantize
 from paligemma_jax.params import sharding
 from paligemma_jax.runs import embedding_cache, optimization, training_run
+from paligemma_jax.settings import schema
 from paligemma_jax.training import flops, loss, step, transforms
 from paligemma_jax.wording import phrases
 
@@ -144,6 +145,7 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
         state,
         batch,
         groups=built.model.kind.names.groups,
+        stacked=built.model.kind.names.stacked,
         steps=planned.total_steps,
         data_size=len(planned.data.records),
     )
@@ -158,7 +160,7 @@ def make(built: assembly.Assembly, planned: training_run.Plan) -> Planned:
         num_devices=built.mesh.size,
         batch_size=planned.settings.input.batch_size,
         train_step=by_text_len(jitted, programs, values),
-        remat=built.functions.compute.remat,
+        remat=describe_remat(planned.settings, built.functions.compute.remat),
         program=programs.get(text_len),
         sequence=model_functions.describe_sequence(
             planned.settings, built.model, platform=built.mesh.devices.flat[0].platform
@@ -240,6 +242,8 @@ def at_least(built: assembly.Assembly, planned: training_run.Plan) -> Memory:
         if one.generate is not None
     ]
     trained, paged = bytes_of(state.trainable), bytes_of(transforms.pages(state.opt_state))
+    own = settings, built.functions.compute, planned.optimizer, built.model.kind.names.stacked
+    made_with = optimization.updated_in_backward(*own)
     quantized = [x for x in state.frozen.values() if isinstance(x, quantize.Quantized)]
     return Memory(
         trained=trained,
@@ -247,7 +251,7 @@ def at_least(built: assembly.Assembly, planned: training_run.Plan) -> Memory:
         optimizer=bytes_of(state.opt_state) - paged,
         paged=paged,
         batch=bytes_of(batch),
-        temporary=trained,
+        temporary=trained - bytes_of([state.trainable[name] for name in made_with]),
         logits=rows * loss.CHUNK * built.model.vocab_size * FLOAT32_BYTES,
         evaluation=max(evaluations, default=0),
         quantized=bytes_of(quantized),
@@ -270,6 +274,11 @@ def by_text_len(
         return programs[length](state, batch, number, values)
 
     return train_step
+
+
+def describe_remat(settings: schema.Settings, remat: str) -> str:
+    """Returns what a backward pass keeps, and whether it updates weights too."""
+    return remat + ("; it updates the layers" if settings.optimizer_in_backward else "")
 
 
 def device_limit() -> int | None:

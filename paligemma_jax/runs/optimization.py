@@ -12,7 +12,7 @@ from paligemma_jax.console import say
 from paligemma_jax.models import family
 from paligemma_jax.params import lora, names
 from paligemma_jax.settings import load, schema
-from paligemma_jax.training import optimizer, step
+from paligemma_jax.training import loop, optimizer, step
 from paligemma_jax.wording import phrases
 
 FROZEN = None
@@ -90,6 +90,55 @@ def gradient_groups(made: optimizer.Optimizer) -> dict[str, tuple[str, ...]]:
     return rules | {f"LoRA of '{b}'": pair for b, pair in lora.pairs(made.trainable).items()}
 
 
+def updated_in_backward(
+    settings: schema.Settings,
+    compute: family.Compute,
+    made: optimizer.Optimizer,
+    stacked: tuple[str, ...],
+) -> list[str]:
+    """Returns the parameters that are updated in the backward pass: none, if nobody asks for it.
+
+    Raises:
+      ValueError: it is asked for and cannot be: all reasons.
+    """
+    if not settings.optimizer_in_backward:
+        return []
+    if reasons := what_prevents(settings, compute, made, stacked):
+        raise ValueError(f"config: optimizer_in_backward=True: {'; '.join(reasons)}")
+    return _in_layers(made, stacked)
+
+
+def what_prevents(
+    settings: schema.Settings,
+    compute: family.Compute,
+    made: optimizer.Optimizer,
+    stacked: tuple[str, ...],
+) -> list[str]:
+    """Returns why parameters cannot be updated in the backward pass, and what to change."""
+    kept = (model_functions.SMALLER, model_functions.SMALLEST)
+    wanted = {
+        "grad_clip_norm is a norm of all gradients, which is known behind it: set it to None": (
+            not settings.grad_clip_norm
+        ),
+        "micro-batches add up their gradients first: set accumulation_steps=1": (
+            settings.accumulation_steps == 1
+        ),
+        "several devices hold parts of each gradient: use one, or leave it out": (
+            compute.layout is None
+        ),
+        f"optax_name='{settings.optax_name}' looks at whole arrays: it needs one of "
+        f"{', '.join(sorted(optimizer.ELEMENTWISE))}": settings.optax_name in optimizer.ELEMENTWISE,
+        f"remat_policy='{compute.remat}' keeps gradients' products: it needs one of "
+        f"{', '.join(kept)}": compute.remat in kept,
+        "nothing that trains is stacked by layer: leave it out": bool(_in_layers(made, stacked)),
+    }
+    return [reason for reason, is_so in wanted.items() if not is_so]
+
+
+def _in_layers(made: optimizer.Optimizer, stacked: tuple[str, ...]) -> list[str]:
+    return [name for name in made.trainable if name.startswith(stacked)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What a step is made from. Two are equal if one program is right for both.
@@ -100,7 +149,7 @@ class Recipe:
       functions: the model.
       made: the optimizer.
       state, batch: shapes, types and places; the new state has them too.
-      groups: of parameters, for metrics; see `family.Names`.
+      groups, stacked: of parameters; see `family.Names`.
     """
 
     same: Hashable
@@ -110,6 +159,7 @@ class Recipe:
     state: step.TrainState = dataclasses.field(compare=False)
     batch: Mapping[str, Any] = dataclasses.field(compare=False)
     groups: names.Rules[str] = dataclasses.field(compare=False)
+    stacked: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
 
 def recipe(
@@ -120,6 +170,7 @@ def recipe(
     batch: Mapping[str, Any],
     *,
     groups: names.Rules[str],
+    stacked: tuple[str, ...],
     steps: int,
     data_size: int,
 ) -> Recipe:
@@ -129,7 +180,7 @@ def recipe(
     these it matters whether they are there. What a config puts into our tables counts as well.
 
     Args:
-      settings, functions, made, state, batch, groups: see `Recipe`.
+      settings, functions, made, state, batch, groups, stacked: see `Recipe`.
       steps, data_size: of the run: schedules are made of them.
     """
     alike = dataclasses.replace(
@@ -144,8 +195,9 @@ def recipe(
     leaves, tree = jax.tree.flatten((state, dict(batch)))
     structs = tuple((x.shape, x.dtype, x.sharding) for x in leaves)
     text = load.to_json(alike)
-    same = (text, functions, transform, tuple(groups), steps, data_size, tree, structs)
-    return Recipe(same, settings, functions, made, state, batch, groups)
+    parts = tuple(groups), stacked
+    same = (text, functions, transform, parts, steps, data_size, tree, structs)
+    return Recipe(same, settings, functions, made, state, batch, groups, stacked)
 
 
 def make_train_step(recipe: Recipe) -> Any:
@@ -167,6 +219,7 @@ def make_train_step(recipe: Recipe) -> Any:
         mean_over=settings.loss_mean,
         accumulation_steps=settings.accumulation_steps,
         loss_scale=functions.compute.loss_scale,
+        in_backward=updated_in_backward(settings, functions.compute, made, recipe.stacked),
     )
 
     def train_step(
@@ -176,7 +229,7 @@ def make_train_step(recipe: Recipe) -> Any:
         values: optimizer.Values | None = None,
     ) -> Any:
         new, metrics = update(state, batch, number, values)
-        return new, step.pack(metrics)
+        return new, loop.pack(metrics)
 
     return jax.jit(
         train_step,

@@ -22,7 +22,7 @@ from paligemma_jax.console import say
 from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.runs import early_stopping, run_length
 from paligemma_jax.settings import load, schema
-from paligemma_jax.training import nan_checks, optimizer, step
+from paligemma_jax.training import loop, optimizer, step
 
 TRAINABLE, OPTIMIZER = run_weights.TRAINABLE, run_weights.OPTIMIZER
 
@@ -135,7 +135,7 @@ class Saver:
         Raises:
           ValueError: it holds a NaN: the checkpoint before is the last good one.
         """
-        broken = nan_checks.non_finite({**state.trainable, **_flat(state.opt_state)})
+        broken = loop.non_finite({**state.trainable, **_flat(state.opt_state)})
         if broken:
             raise ValueError(f"not finite: {', '.join(broken[:3])}")
         if int(state.step):

@@ -321,6 +321,12 @@ class Settings:
     stop_at: Rules[float] | None = key(
         None, "end the run once evaluations reach all of these: [('valid/map50', 0.9)]"
     )
+    optimizer_in_backward: bool = key(
+        False,
+        "update the layers' weights in the backward pass, where their gradients are made: these "
+        "never exist together. On one device, without grad_clip_norm and accumulation_steps, for "
+        "an optax_name that looks at each number by itself",
+    )
     accumulation_steps: int = key(
         1, "micro-batches per step; the result equals the big batch", least=1
     )

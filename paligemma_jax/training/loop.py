@@ -1,22 +1,63 @@
 """The loop: batches in, updates, rows of numbers out; whatever else is to happen is a hook.
 
 Besides, it can be asked to stop, and says when the state is to be saved: after the row of its step
-is written, so that a run which goes on from there has the rows of all steps.
+is written, so that a run which goes on from there has the rows of all steps. And it looks at what a
+step's metrics must not say: not-a-number, and a group of parameters that never learns.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from paligemma_jax.training import loss, nan_checks
+from paligemma_jax.training import loss
 from paligemma_jax.training import step as step_lib
 
 State = step_lib.TrainState
-Metrics = step_lib.Metrics | step_lib.PackedMetrics
+SHOWN = 3  # names in a message
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedMetrics:
+    """Metrics one after the other in one array, which comes to the host in one piece.
+
+    values: float32[n].
+    shapes: (name, shape) of each.
+    """
+
+    values: jax.Array
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = dataclasses.field(metadata={"static": True})
+
+    def to_host(self) -> dict[str, np.ndarray]:
+        """Waits for them, and returns them by name."""
+        values, start, metrics = jax.device_get(self.values), 0, {}
+        for name, shape in self.shapes:
+            stop = start + math.prod(shape)
+            metrics[name] = values[start:stop].reshape(shape)
+            start = stop
+        return metrics
+
+
+def pack(metrics: step_lib.Metrics) -> PackedMetrics:
+    """Returns metrics in one array; what is true in them is 1."""
+    shapes = tuple((name, metrics[name].shape) for name in sorted(metrics))
+    parts = [jnp.ravel(metrics[name]).astype(jnp.float32) for name, _ in shapes]
+    return PackedMetrics(jnp.concatenate(parts), shapes)
+
+
+Metrics = step_lib.Metrics | PackedMetrics
 TrainStep = Callable[[State, loss.Batch, int], tuple[State, Metrics]]
+
+
+def to_host(metrics: Metrics) -> dict[str, np.ndarray]:
+    """Waits for metrics, packed or not, and returns them by name."""
+    return metrics.to_host() if isinstance(metrics, PackedMetrics) else jax.device_get(metrics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,11 +192,11 @@ def _read(
     groups: Mapping[str, Sequence[str]],
 ) -> dict[str, float]:
     """Waits for the update, checks its numbers and returns its row."""
-    metrics = step_lib.to_host(pending.metrics)
+    metrics = to_host(pending.metrics)
     seconds = time.perf_counter() - since
-    nan_checks.check_finite(metrics, step=pending.step, state=state)
+    check_finite(metrics, step=pending.step, state=state)
     if pending.step == 1:
-        nan_checks.check_gradients(metrics, step=1, trainable=list(state.trainable), groups=groups)
+        check_gradients(metrics, step=1, trainable=list(state.trainable), groups=groups)
     scalars = {name: float(x) for name, x in metrics.items() if x.ndim == 0 and name != "finite"}
     speed = {
         "seconds": seconds,
@@ -180,3 +221,80 @@ def _try(action: Callable[[], None], error: BaseException, otherwise: str) -> No
     except Exception as another:
         if str(another) != str(error):  # a full disk is full for both
             error.add_note(f"And {otherwise}: {another}")
+
+
+def check_finite(metrics: Mapping[str, Any], *, step: int, state: State) -> None:
+    """Raises a FloatingPointError that names the step and the arrays which are not finite.
+
+    Args:
+      metrics: of `step_lib.make_train_step`, on the host.
+      step: number of the update they come from, counted from 1.
+      state: any state at or after that update; its parameters are looked at only to explain.
+    """
+    scalars = ("loss", "grad_norm", "update_norm", "param_norm")
+    bad = [f"{name} is {float(metrics[name])}" for name in scalars if not _finite(metrics[name])]
+    if not bad:
+        return
+    tops = zip(sorted(state.trainable), metrics["grad_max"], strict=True)
+    bad_grads = [name for name, top in tops if not _finite(top)]
+    bad_params = non_finite(state.params)
+    where = f"Parameters that are not finite: {_listed(bad_params)}. " if bad_params else ""
+    where += f"Gradients that are not finite: {_listed(bad_grads)}. " if bad_grads else ""
+    kept = "Parameters and optimizer are as before it. " if not metrics["finite"] else ""
+    if kept and bad_params:
+        kept = "If optimizer_in_backward is set, only some layers are updated: start from a save. "
+    raise FloatingPointError(
+        f"step {step}: {', '.join(bad)}. {where}{kept}"
+        f"Try a lower lr, grad_clip_norm=1.0, or compute_dtype='float32'"
+    )
+
+
+def check_gradients(
+    metrics: Mapping[str, Any],
+    *,
+    step: int,
+    trainable: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+) -> None:
+    """Raises a ValueError for a group of trainable parameters whose gradients are all exactly 0.
+
+    A single array may well start with a zero gradient (a factor whose partner starts at zero), so
+    this looks at whole groups: all the parameters of one schedule rule, both factors of a weight.
+
+    Args:
+      metrics, step: as in `check_finite`; meant for the first update of a run.
+      trainable: names of the trainable parameters.
+      groups: what a group is called in the message -> its trainable names.
+    """
+    top = dict(zip(sorted(trainable), metrics["grad_max"], strict=True))
+    if not metrics["supervised_tokens_max"]:
+        raise ValueError(
+            f"step {step}: no token of the batch is supervised, nothing to learn from. Do the "
+            f"examples have suffixes, and does text_len leave room for them?"
+        )
+    dead = {group: members for group, members in groups.items() if not any(top[n] for n in members)}
+    if dead:
+        listing = "; ".join(f"{group}: {_listed(members)}" for group, members in dead.items())
+        raise ValueError(
+            f"step {step}: trainable, but all gradients are exactly zero: {listing}. The loss does "
+            f"not depend on them: freeze them (schedule None), or look for what cuts them off"
+        )
+
+
+def non_finite(arrays: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the arrays, or trees of arrays, that hold a NaN or an infinity."""
+
+    def is_finite(tree: Any) -> jax.Array:
+        return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+    flags = jax.jit(lambda trees: {name: is_finite(x) for name, x in trees.items()})(dict(arrays))
+    return [name for name, flag in jax.device_get(flags).items() if not flag]
+
+
+def _finite(value: Any) -> bool:
+    return bool(np.isfinite(value))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(list(names)[:SHOWN]) + more

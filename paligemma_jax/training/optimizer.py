@@ -15,7 +15,7 @@ a program that takes them as an argument serves every run that differs in these 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -169,6 +169,68 @@ def opt_state_like(
         return values[keys[-1]] if is_moment else other
 
     return jax.tree_util.tree_map_with_path(choose, jax.eval_shape(tx.init, dict(params)))
+
+
+def owners(opt_state: Any, params: Collection[str]) -> list[str]:
+    """Returns for each leaf of the optimizer's state the parameter that it is of; "": of all."""
+
+    def owner(path: tuple[Any, ...]) -> str:
+        keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        return keys[-1] if keys and keys[-1] in params else ""
+
+    return [owner(path) for path, _ in jax.tree_util.tree_flatten_with_path(opt_state)[0]]
+
+
+def by_owner(opt_state: Any, owners: Sequence[str]) -> dict[str, list[jax.Array]]:
+    """Returns owner -> its leaves of the state, in order."""
+    leaves: dict[str, list[jax.Array]] = {name: [] for name in ("", *owners)}
+    for leaf, owner in zip(jax.tree.leaves(opt_state), owners, strict=True):
+        leaves[owner].append(leaf)
+    return leaves
+
+
+def join(like: Any, owners: Sequence[str], arrays: Mapping[str, Any]) -> Any:
+    """Returns a state like another, of what `by_owner` gives."""
+    left = {owner: iter(leaves) for owner, leaves in arrays.items()}
+    return jax.tree.unflatten(jax.tree.structure(like), [next(left[owner]) for owner in owners])
+
+
+def update_some(
+    tx: optax.GradientTransformation,
+    owners: Sequence[str],
+    grads: Mapping[str, jax.Array],
+    params: Mapping[str, jax.Array],
+    arrays: Mapping[str, Sequence[jax.Array]],
+    own: Mapping[str, Any],
+) -> tuple[Mapping[str, jax.Array], dict[str, list[jax.Array]]]:
+    """Returns the updates of some parameters, or of one layer of them, and the state's new arrays.
+
+    For transformations in `ELEMENTWISE`, which give each number what it would get among all.
+    """
+    mine = [owner for owner in owners if owner in ("", *params)]
+    shapes = {name: jax.ShapeDtypeStruct(w.shape, w.dtype) for name, w in params.items()}
+    before = join(jax.eval_shape(tx.init, shapes), mine, arrays)
+    updates, after = tx.update(dict(grads), before, dict(params), **own)
+    return updates, by_owner(after, mine)
+
+
+def update_layer(
+    tx: optax.GradientTransformation,
+    owners: Sequence[str],
+    loss_scale: float,
+    name: str,
+    reached: set[str],
+    grad: jax.Array,
+    w: jax.Array,
+    moments: Sequence[jax.Array],
+    shared: Mapping[str, Any],
+) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
+    """Returns the gradient, the update and the optimizer's new arrays of one layer's weight."""
+    reached.add(name)
+    grad = grad / loss_scale
+    arrays = {"": shared["common"], name: moments}
+    changes, after = update_some(tx, owners, {name: grad}, {name: w}, arrays, shared["own"])
+    return grad, changes[name], tuple(after.get(name, ()))
 
 
 def _as_rules(schedule: ScheduleRules) -> list[tuple[str, Mapping[str, Any] | None]]:
@@ -355,4 +417,10 @@ TRANSFORMS: dict[str, Callable[..., optax.GradientTransformation]] = {
     name: getattr(optax, name)
     for name in dir(optax)
     if name.startswith("scale_by_") and name not in _NOT_TRANSFORMS
+}
+# Of these, what look at each number by itself, with the numbers that belong to it: an update of a
+# part of the parameters is a part of the update of all.
+ELEMENTWISE = {
+    *("sgd", "momentum", "adam", "adamw", "big_vision.sgd", "big_vision.momentum_hp"),
+    *("scale_by_adam", "scale_by_adamax", "scale_by_amsgrad", "scale_by_lion"),
 }

@@ -10,8 +10,7 @@ update is made in place and frozen weights exist once:
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from paligemma_jax.models import family
 from paligemma_jax.params import names
 from paligemma_jax.training import loss, optimizer, transforms
 
@@ -32,40 +32,6 @@ COMPILER_OPTIONS = {"tpu": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "10
 
 UPDATE_NORM = "update_norm/"  # before the name of a part of the model
 SEED = "seed"  # among the values of a step
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PackedMetrics:
-    """Metrics one after the other in one array, which comes to the host in one piece.
-
-    values: float32[n].
-    shapes: (name, shape) of each.
-    """
-
-    values: jax.Array
-    shapes: tuple[tuple[str, tuple[int, ...]], ...] = dataclasses.field(metadata={"static": True})
-
-    def to_host(self) -> dict[str, np.ndarray]:
-        """Waits for them, and returns them by name."""
-        values, start, metrics = jax.device_get(self.values), 0, {}
-        for name, shape in self.shapes:
-            stop = start + math.prod(shape)
-            metrics[name] = values[start:stop].reshape(shape)
-            start = stop
-        return metrics
-
-
-def pack(metrics: Metrics) -> PackedMetrics:
-    """Returns metrics in one array; what is true in them is 1."""
-    shapes = tuple((name, metrics[name].shape) for name in sorted(metrics))
-    parts = [jnp.ravel(metrics[name]).astype(jnp.float32) for name, _ in shapes]
-    return PackedMetrics(jnp.concatenate(parts), shapes)
-
-
-def to_host(metrics: Metrics | PackedMetrics) -> dict[str, np.ndarray]:
-    """Waits for metrics, packed or not, and returns them by name."""
-    return metrics.to_host() if isinstance(metrics, PackedMetrics) else jax.device_get(metrics)
 
 
 @jax.tree_util.register_dataclass
@@ -170,6 +136,7 @@ def make_train_step(
     chunk: int = loss.CHUNK,
     loss_scale: float = 1.0,
     parts: Mapping[str, Sequence[str]] | None = None,
+    in_backward: Collection[str] = (),
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns the function (state, batch, number=None, values=None) -> (state, metrics).
 
@@ -178,7 +145,7 @@ def make_train_step(
     what they give together equals the big batch. Dropout is drawn from (seed, step, micro-batch).
 
     If the loss or a gradient is not finite, the state comes back unchanged (its step too) and
-    `metrics["finite"]` is False: see `nan_checks`. A caller that starts an update before it has
+    `metrics["finite"]` is False: see `loop`. A caller that starts an update before it has
     seen the one before gives `number` too, the updates that it thinks are done: where the state
     has fewer, it comes back unchanged as well, so that it stays the one before the failure.
 
@@ -194,6 +161,11 @@ def make_train_step(
         one device must be divisible by it, so that every device has rows in each micro-batch.
       loss_scale: factor of the loss while gradients are taken: in 16 bits small ones are lost.
       parts: name of a part of the model -> its trainable names.
+      in_backward: trainable names, stacked by layer, that are updated where the backward pass makes
+        their gradients, which never exist together: for an optimizer that looks at each number by
+        itself, without clipping and micro-batches, on one device. A gradient that is not finite,
+        of a loss that is, comes too late for the layers behind it: then one array becomes NaN, so
+        that nobody goes on with the rest.
 
     Metrics, all float32[] by default: loss; grad_norm (before clipping), update_norm and
     param_norm (after the update) of the trainable parameters; update_norm/PART of each of `parts`;
@@ -201,18 +173,17 @@ def make_train_step(
     float32[n], the greatest absolute gradient of each trainable array in sorted order of names.
     """
 
-    losses_of = functools.partial(
-        loss.example_losses,
-        apply_fn=apply_fn,
-        logits_fn=logits_fn,
-        label_smoothing=label_smoothing,
-        chunk=chunk,
-    )
+    how: Any = {"apply_fn": apply_fn, "logits_fn": logits_fn, "chunk": chunk}
+    losses_of = functools.partial(loss.example_losses, label_smoothing=label_smoothing, **how)
 
     def scaled_loss(trainable: Any, frozen: Any, batch: loss.Batch, rng: jax.Array) -> jax.Array:
         return loss_scale * loss.mean(
             losses_of(names.merge(trainable, frozen), batch, rng=rng), batch
         )
+
+    if in_backward:
+        options = in_backward, seed, loss_scale, parts or {}, mean_over
+        return functools.partial(_step_in_backward, scaled_loss, tx, options)
 
     def train_step(
         state: TrainState,
@@ -350,6 +321,98 @@ def _split(x: jax.Array, steps: int) -> jax.Array:
             f"accumulation_steps={steps} does not divide the batch of {x.shape[0]} examples"
         )
     return jnp.moveaxis(x.reshape(-1, steps, *x.shape[1:]), 1, 0)
+
+
+def _step_in_backward(
+    scaled_loss: Callable[..., jax.Array],
+    tx: optax.GradientTransformation,
+    options: tuple[Collection[str], int, float, Mapping[str, Sequence[str]], str],
+    state: TrainState,
+    batch: loss.Batch,
+    number: Number = None,
+    values: optimizer.Values | None = None,
+) -> tuple[TrainState, Metrics]:
+    """The step that updates `in_backward`. `options`: the last arguments of `make_train_step`."""
+    inside, seed, loss_scale, parts, mean_over = options
+    batch = loss.weigh(batch, mean_over)
+    own = {} if values is None else {"values": values}
+    go = jnp.bool_(True) if number is None else state.step == number
+    rng = jax.random.fold_in(_random(values[SEED] if values else seed, state.step), 0)
+    owners = optimizer.owners(state.opt_state, state.trainable)
+    arrays = optimizer.by_owner(state.opt_state, owners)
+    shared = {"go": go, "own": own, "common": arrays[""]}
+    reached, layer = set[str](), functools.partial(optimizer.update_layer, tx, owners, loss_scale)
+    updates = {name: functools.partial(layer, name, reached) for name in inside}
+    stacks = {name: (state.trainable[name], tuple(arrays.get(name, ()))) for name in inside}
+    rest = {name: w for name, w in state.trainable.items() if name not in updates}
+
+    def loss_of(stacks: Any, measured: Any, rest: Any) -> jax.Array:
+        new = {
+            name: family.Updating(w, moments, measured[name], shared, updates[name])
+            for name, (w, moments) in stacks.items()
+        }
+        return scaled_loss(rest | new, state.frozen, batch, rng)
+
+    zeros = {name: jnp.zeros(family.NUM_MEASURED, jnp.float32) for name in inside}
+    value, made = jax.value_and_grad(loss_of, argnums=(0, 1, 2))(stacks, zeros, rest)
+    if missed := set(inside) - reached:
+        raise ValueError(f"the backward pass does not come through {', '.join(sorted(missed)[:3])}")
+    (stacks, measured, grads), value = made, value / loss_scale
+    grads = jax.tree.map(lambda grad: grad / loss_scale, grads)
+    changes, after = optimizer.update_some(tx, owners, grads, rest, arrays, own)
+    measured |= {name: _measure_one(grads[name], changes[name]) for name in rest}
+    finite = jnp.isfinite(value) & jnp.isfinite(sum(x[0] for x in measured.values()))
+    old = rest, {owner: arrays[owner] for owner in after}
+    new = optax.apply_updates(rest, changes), after
+    new = jax.tree.map(lambda a, b: jnp.where(finite & go, a, b), new, old)
+    result = TrainState(
+        step=state.step + (finite & go).astype(jnp.int32),
+        trainable=_spoil(new[0] | {name: w for name, (w, _) in stacks.items()}, finite, measured),
+        frozen=state.frozen,
+        opt_state=optimizer.join(
+            state.opt_state, owners, new[1] | {name: x for name, (_, x) in stacks.items()}
+        ),
+    )
+    return result, _read_measured(value, finite, measured, result, parts) | _describe_text(batch)
+
+
+def _spoil(
+    trainable: dict[str, jax.Array], finite: jax.Array, measured: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Returns parameters with a NaN if some layers were updated and others were not.
+
+    Nobody is to save them, or to go on with them. The smallest array is enough.
+    """
+    is_torn = ~finite & (sum(x[3] for x in measured.values()) > 0)
+    least = min(sorted(trainable), key=lambda name: trainable[name].size)
+    return trainable | {least: jnp.where(is_torn, jnp.nan, trainable[least])}
+
+
+def _measure_one(grad: jax.Array, change: jax.Array) -> jax.Array:
+    """Returns what `family.Updating` measures, of an array that is not in layers."""
+    top = jnp.max(jnp.abs(grad))
+    return jnp.stack([jnp.sum(jnp.square(grad)), top, jnp.sum(jnp.square(change)), jnp.zeros([])])
+
+
+def _read_measured(
+    value: jax.Array,
+    finite: jax.Array,
+    measured: Mapping[str, jax.Array],
+    new: TrainState,
+    parts: Mapping[str, Sequence[str]],
+) -> Metrics:
+    def norm(which: int, members: Iterable[str]) -> jax.Array:
+        return jnp.sqrt(sum(measured[name][which] for name in members))
+
+    return {
+        "loss": value,
+        "finite": finite,
+        "grad_norm": norm(0, measured),
+        "update_norm": norm(2, measured),
+        "param_norm": optax.tree.norm(new.trainable),
+        "grad_max": jnp.stack([measured[name][1] for name in sorted(measured)]),
+        **{UPDATE_NORM + part: norm(2, members) for part, members in parts.items()},
+    }
 
 
 def _choose(condition: jax.Array, new: TrainState, old: TrainState) -> TrainState:

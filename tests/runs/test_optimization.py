@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from paligemma_jax.assembly import model_functions
-from paligemma_jax.runs import optimization
+from paligemma_jax.checkpoints import npz
+from paligemma_jax.files import run_folder
+from paligemma_jax.models.paligemma import as_family
+from paligemma_jax.runs import optimization, whole_run
 from paligemma_jax.settings import load
 
 
@@ -86,3 +89,49 @@ def test_the_rate_of_each_update_is_that_which_its_schedule_multiplies(make):
     assert set(
         optimization.learning_rates(make(lr=0.1, schedule=warm, lr_mults=None), total_steps=10)
     ) == {"lr"}
+
+
+def test_layers_alone_are_updated_in_the_backward_pass(make, config):
+    def chosen():
+        compute = model_functions.make_compute(load.typed(config))
+        made = make()
+        how = (load.typed(config), compute, made, as_family.NAMES.stacked)
+        return optimization.updated_in_backward(*how), made.trainable
+
+    assert chosen()[0] == []
+    config.optimizer_in_backward, config.grad_clip_norm = True, None
+    config.optax_name, config.optax = "adam", {}
+    updated, trainable = chosen()
+    layers = ("llm/layers/", "img/Transformer/encoderblock/")
+    assert updated == [name for name in trainable if name.startswith(layers)]
+    assert "llm/embedder/input_embedding" in set(trainable) - set(updated)
+    for key, value, reason in (
+        ("grad_clip_norm", 1.0, "grad_clip_norm is a norm of all gradients"),
+        ("accumulation_steps", 2, "micro-batches add up their gradients first"),
+        ("optax_name", "big_vision.scale_by_adafactor", "optax_name=.* looks at whole"),
+        ("remat_policy", "dots_saveable", "remat_policy='dots_saveable' keeps"),
+        ("trainable", "llm/final_norm/.*", "nothing that trains is stacked by layer"),
+    ):
+        before = getattr(config, key)
+        config[key] = value
+        with pytest.raises(ValueError, match=f"optimizer_in_backward=True: {reason}|; .*{reason}"):
+            chosen()
+        config[key] = before
+
+
+@pytest.mark.slow
+def test_a_run_that_updates_layers_in_the_backward_pass_ends_with_the_same_weights(
+    config, tmp_path
+):
+    config.evals, config.grad_clip_norm, config.optax_name = {}, None, "adam"
+    ends = []
+    for chosen in (False, True):
+        config.optimizer_in_backward = chosen
+        whole_run.train(load.typed(config), tmp_path / str(chosen))
+        params = npz.read(tmp_path / str(chosen) / "final.npz")
+        ends.append({name: np.asarray(x, np.float32) for name, x in params.items()})
+    assert "updates the layers" in (tmp_path / "True" / run_folder.LOG).read_text()
+    for name, expected in ends[0].items():
+        if not name.endswith("key/bias"):  # rounding noise, of which Adam makes whole steps
+            atol = 1e-5 * np.abs(expected).max()
+            np.testing.assert_allclose(ends[1][name], expected, rtol=0, atol=atol, err_msg=name)

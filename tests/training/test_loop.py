@@ -201,15 +201,15 @@ def test_packed_metrics_give_the_same_rows_in_one_transfer(monkeypatch):
         "finite": jnp.array(True),
         "grad_max": jnp.array([0.25, jnp.nan], jnp.float32),
     }
-    packed = jax.jit(step.pack)(metrics)
+    packed = jax.jit(loop.pack)(metrics)
     assert [x.shape for x in jax.tree.leaves(packed)] == [(4,)]
     transfers = []
     get = jax.device_get
     monkeypatch.setattr(step.jax, "device_get", lambda x: transfers.append(x) or get(x))
-    host = step.to_host(packed)
+    host = loop.to_host(packed)
     assert [x.shape for x in transfers] == [(4,)]
     assert host.keys() == metrics.keys()
-    for name, value in step.to_host(metrics).items():
+    for name, value in loop.to_host(metrics).items():
         np.testing.assert_array_equal(host[name], value)
         assert host[name].shape == value.shape
 

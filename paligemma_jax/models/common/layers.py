@@ -12,7 +12,7 @@ import jax.ad_checkpoint as ad_checkpoint
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from paligemma_jax.models.common import placement, projections, quantize
+from paligemma_jax.models.common import layer_update, placement, projections, quantize
 from paligemma_jax.params import lora as lora_lib
 from paligemma_jax.params import names
 
@@ -204,9 +204,12 @@ def scan(
         # Parameters that are still to be made are `nn.scan`'s.
         if block.is_initializing():
             return run(block, x)
-        return _scan_segments(body, depth, length, block, x)
+        weights = block.variables["params"]
+        if length == 1 and not layer_update.any_updating(weights):
+            return run(block, x)
+        return _scan_segments(body, depth, length, block, x), None
 
-    return run if length == 1 else run_segments
+    return run_segments
 
 
 def segment_length(depth: int) -> int:
@@ -216,7 +219,7 @@ def segment_length(depth: int) -> int:
 
 def _scan_segments(
     body: Callable[..., Any], depth: int, length: int, block: nn.Module, x: jax.Array
-) -> tuple[jax.Array, None]:
+) -> jax.Array:
     """Scans over segments of so many layers, computed again from their inputs (arXiv:1604.06174).
 
     Weights and random numbers of each layer are those that `nn.scan` gives it.
@@ -225,7 +228,6 @@ def _scan_segments(
     scope: Any = block.scope
     rngs = {name: rng for name, rng in scope.rngs.items() if name == "dropout"}
     rngs = jax.tree.map(lambda key: jax.random.split(key, depth), rngs)
-    pieces = jax.tree.map(lambda w: w.reshape(-1, length, *w.shape[1:]), (weights, rngs))
 
     def compute(block: nn.Module, x: jax.Array) -> jax.Array:
         if rngs:
@@ -234,11 +236,18 @@ def _scan_segments(
 
     apply = nn.apply(compute, block.clone(parent=None, name=None))
 
+    def run_one(weights: Any, x: jax.Array, rngs: Any) -> jax.Array:
+        return apply({"params": weights}, x, rngs=rngs)
+
+    if layer_update.any_updating(weights):
+        return layer_update.run(run_one, length, weights, rngs, x)
+    pieces = jax.tree.map(lambda w: w.reshape(-1, length, *w.shape[1:]), (weights, rngs))
+
     # Not to be merged with what computes the next layer's input, or both layers' values are kept.
     @jax.checkpoint
     def run_layer(x: jax.Array, piece: Any) -> jax.Array:
         weights, rngs = piece
-        return apply({"params": weights}, x, rngs=rngs)
+        return run_one(weights, x, rngs)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def run_segment(x: jax.Array, pieces: Any) -> tuple[jax.Array, None]:
@@ -247,7 +256,7 @@ def _scan_segments(
             x = run_layer(x, jax.tree.map(lambda piece, i=i: piece[i], pieces))
         return x, None
 
-    return jax.lax.scan(run_segment, x, pieces)
+    return jax.lax.scan(run_segment, x, pieces)[0]
 
 
 def _placed(body: Callable[..., Any], on: OnDevices) -> Callable[..., Any]:

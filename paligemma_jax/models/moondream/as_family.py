@@ -20,6 +20,7 @@ NAMES = family.Names(
     embedding=moondream.EMBEDDING,
     image="img/",
     text="text/.*",
+    stacked=(moondream.LAYERS, moondream.BLOCKS),
     blocks=moondream.LAYERS,
     attention="text/layers/attn/.*",
     groups=(

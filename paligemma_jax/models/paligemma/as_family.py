@@ -20,6 +20,7 @@ NAMES = family.Names(
     embedding=paligemma.EMBEDDING,
     image="img/",
     text="llm/.*",
+    stacked=(paligemma.LAYERS, paligemma.BLOCKS),
     blocks=paligemma.LAYERS,
     attention="llm/layers/attn/.*",
     groups=(
