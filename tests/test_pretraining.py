@@ -15,7 +15,8 @@ from paligemma_jax.checkpoints import npz
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 8
-SIZE = ("--train", "16", "--valid", "32", "--steps", str(STEPS), "--no_evals")
+SIZE = ("--train", "16", "--valid", "32", "--tower", "32", "--no_evals")
+SIZE += ("--language", str(STEPS), "--all", str(STEPS))
 
 
 def start(folder: pathlib.Path, *more: str) -> subprocess.Popen:
@@ -57,7 +58,7 @@ def test_killed_while_drawing_and_while_training_it_ends_as_if_it_had_not_been(t
         folder.mkdir()
     finish(whole)
 
-    images, run = killed / "data" / "images", killed / "run"
+    images, run = killed / "data" / "images", killed / "run" / "all"
     kill_once(killed, lambda: len([*images.glob("train_*.jpg")]) >= 5)
     assert not [*(killed / "data").glob("_annotations.*")]
     kill_once(killed, lambda: [*(run / "checkpoints").glob("00000[2-6]")])
@@ -66,7 +67,7 @@ def test_killed_while_drawing_and_while_training_it_ends_as_if_it_had_not_been(t
 
     for name in ("_annotations.train.jsonl", "_annotations.detect.jsonl", "tokenizer.model"):
         assert (killed / "data" / name).read_bytes() == (whole / "data" / name).read_bytes(), name
-    first, second = (npz.read(folder / "run" / "final.npz") for folder in (whole, killed))
+    first, second = (npz.read(folder / "run" / "all" / "final.npz") for folder in (whole, killed))
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name], err_msg=name)
     shipped = npz.read(killed / "shipped" / "weights.npz")

@@ -2,18 +2,23 @@
 
     python experiments/tiny_base/pretrain.py --data data/tiny_base --workdir runs/tiny_base
 
-runs this after drawing the data (`make_data.py`) and making the weights to start from
-(`start.py`). Arguments (experiments/tiny_base/config.py:steps=100): data, steps, start (a file of
-weights), evaluate (losses of held-out rows on the way).
+runs this twice, after drawing the data (`make_data.py`) and training the vision tower alone
+(`tower.py`): first the language model learns on images that are embedded once, then everything
+learns at lower rates.
+
+Arguments (experiments/tiny_base/config.py:stage=all,steps=100): data, stage (language or all),
+steps, start (a file of weights), evaluate (losses of held-out rows on the way).
 """
 
 from paligemma_jax.settings import parse_arg, presets
 
+STAGES = {"language": (5000, 1.5e-3), "all": (2000, 5e-4)}  # steps and rate
 KINDS = ("detect", "segment", "count", "answer", "caption", "ocr")
 
 
 def get_config(arg=""):
-    arg = parse_arg(arg, data="data/tiny_base", steps=1500, start="", evaluate=True)
+    arg = parse_arg(arg, data="data/tiny_base", stage="language", steps=0, start="", evaluate=True)
+    steps, rate = STAGES[arg.stage]
 
     c = presets.from_scratch(
         res=112,
@@ -26,8 +31,11 @@ def get_config(arg=""):
     c.model_init = arg.start or None
     c.input.data.fname = f"{arg.data}/_annotations.train.jsonl"
     c.input.batch_size = 16
-    c.total_steps = arg.steps
-    c.lr = 1.2e-3
+    c.total_steps = arg.steps or steps
+    c.lr = rate
+    if arg.stage == "language":
+        c.trainable = "llm/.*"
+        c.input.embedding_cache = "bfloat16"
     c.remat_policy = "none"
     c.schedule = dict(decay_type="cosine", warmup_percent=0.05)
     c.log_training_steps = 50

@@ -1,10 +1,11 @@
-"""Make the weights that pretraining starts from: random, but for the <loc> pieces.
+"""Make the weights that pretraining starts from: the tower's own, random ones, and <loc> pieces.
 
     python experiments/tiny_base/start.py --data data/tiny_base --out data/tiny_base/start.npz
 
 A <loc> piece names a number, so its row of the embedding starts as sines of that number, from a
 quarter of a wave to 128 waves over the side of a picture, and a part that all of them share.
-Neighbours start out alike: what is learnt of one place serves for those beside it.
+Neighbours start out alike: what is learnt of one place serves for those beside it. The vision tower
+is the one that `tower.py` trained.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import pathlib
 
 import jax
 import numpy as np
+import tower
 
 from paligemma_jax.assembly import assembly
 from paligemma_jax.checkpoints import npz
@@ -45,6 +47,7 @@ def write(data: pathlib.Path, out: pathlib.Path, seed: int = 0) -> int:
     if not out.exists():
         made = jax.jit(built.model.init)(jax.random.key(seed))
         params = {name: np.array(made[name]) for name in shapes}
+        params |= npz.read(data / tower.TRAINED)
         ids = built.tokenizer.loc_ids
         params[EMBEDDING][ids.start : ids.stop] = loc_rows(params[EMBEDDING].shape[1], seed=seed)
         npz.write(out, params, metadata={"format": "paligemma_jax"})
