@@ -67,8 +67,14 @@ COMMANDS = {
         says=(r"train.jsonl: \d\d rows",),
         writes=(*SPLITS[:2], "_annotations.detect.jsonl", "tokenizer.model"),
     ),
+    "tiny_base_tower": Command(
+        "experiments/tiny_base/tower.py --data {out} --scenes 64 --passes 25",
+        says=(r"step 50: background \d",),
+        writes=("tower.npz",),
+    ),
     "tiny_base_start": Command(
-        "experiments/tiny_base/start.py --data {tiny_base} --out {out}/start.npz",
+        "experiments/tiny_base/start.py --data {tiny_base} --tower {tiny_base_tower}/tower.npz "
+        "--out {out}/start.npz",
         says=(r"start.npz: [345],\d{3},\d{3} parameters",),
         writes=("start.npz",),
     ),
@@ -77,6 +83,10 @@ COMMANDS = {
         "--out {out}",
         says=('"steps": 2',),
         writes=("curve.png", "mixture.png", "pretraining.json"),
+    ),
+    "tiny_base_new_tasks": Command(
+        "experiments/tiny_base/new_tasks.py --out {out} --train 8 --test 4",
+        writes=("words/_annotations.train.jsonl", "counting/_annotations.test.jsonl"),
     ),
     "tiny_base_transfer": Command(
         "experiments/tiny_base/transfer.py --data {demo} --out {out}/runs --results {out} "

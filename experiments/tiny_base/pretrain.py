@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     make_data.write(args.data, args.train, args.valid)
     tower.train(args.data, args.tower, tower.PASSES)
     weights_so_far = args.data / "start.npz"
-    start.write(args.data, weights_so_far)
+    start.write(args.data, args.data / tower.TRAINED, weights_so_far)
     for stage in config.STAGES:
         how = f"data={args.data},stage={stage},steps={vars(args)[stage]},start={weights_so_far}"
         how += ",evaluate=False" if args.no_evals else ""

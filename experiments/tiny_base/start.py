@@ -40,14 +40,14 @@ def loc_rows(width: int, *, count: int = 1024, seed: int = 0) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def write(data: pathlib.Path, out: pathlib.Path, seed: int = 0) -> int:
+def write(data: pathlib.Path, trained: pathlib.Path, out: pathlib.Path, seed: int = 0) -> int:
     """Writes the weights, unless they are there; returns how many parameters they are."""
     built = assembly.assemble(load.load(f"{CONFIG}:data={data}"))
     shapes = built.model.shapes()
     if not out.exists():
         made = jax.jit(built.model.init)(jax.random.key(seed))
         params = {name: np.array(made[name]) for name in shapes}
-        params |= npz.read(data / tower.TRAINED)
+        params |= npz.read(trained)
         ids = built.tokenizer.loc_ids
         params[EMBEDDING][ids.start : ids.stop] = loc_rows(params[EMBEDDING].shape[1], seed=seed)
         npz.write(out, params, metadata={"format": "paligemma_jax"})
@@ -58,8 +58,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--tower", type=pathlib.Path, help="default: tower.npz beside the data")
     args = parser.parse_args()
-    print(f"{args.out}: {write(args.data, args.out):,} parameters")
+    count = write(args.data, args.tower or args.data / tower.TRAINED, args.out)
+    print(f"{args.out}: {count:,} parameters")
 
 
 if __name__ == "__main__":

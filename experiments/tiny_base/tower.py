@@ -38,7 +38,7 @@ from paligemma_jax.settings import load
 TRAINED = "tower.npz"
 CONFIG = pathlib.Path(__file__).with_name("config.py")
 SEED = 13
-SCENES, PASSES, BATCH_SIZE, RATE = 40_000, 2, 32, 1e-3
+SCENES, PASSES, BATCH_SIZE, RATE = 40_000, 3, 32, 1e-3
 RES, GRID, LINES = 112, 8, 64
 WAVES = (0.25, 4.0)  # over the side of a picture
 WHITENED, NOISE = 2000, 0.15  # pictures; deviation of a component, pixels from -1 to 1

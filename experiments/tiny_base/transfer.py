@@ -1,7 +1,9 @@
 """What the small base brings to a task that it never saw: few examples, few steps, frozen parts.
 
     python experiments/demo/make_data.py --out data/demo
-    python experiments/tiny_base/transfer.py --examples 64 --seeds 0 1 2
+    python experiments/digits/make_data.py --out data/digits_faint --placement cells --faint
+    python experiments/tiny_base/new_tasks.py --out data/new_tasks
+    python experiments/tiny_base/transfer.py --tasks all --examples 64 --seeds 0 1 2
 
 Each run is the train door with fracture_224's recipe on the base (configs/fracture_224.py:tiny) or
 on the same model with random weights, scored on the test pictures after its last step. What is in
@@ -10,6 +12,7 @@ into --results.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import time
@@ -23,8 +26,24 @@ from paligemma_jax.settings import load, schema
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "fracture_224.py"
-# Task -> folder of its data: _annotations.{train,test}.jsonl.
-TASKS = {"fracture": "data/demo", "faint digits": "data/digits_faint"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task: the folder of _annotations.{train,test}.jsonl, what it is, and its score."""
+
+    data: str
+    task: str = "detection"
+    score: str = "map50"
+
+
+TASKS = {
+    "fracture": Task("data/demo"),
+    "faint digits": Task("data/digits_faint"),
+    "new words": Task("data/new_tasks/words"),
+    "new things": Task("data/new_tasks/counting", "vqa", "exact_match"),
+    "new fonts": Task("data/new_tasks/fonts", "vqa", "anls"),
+}
 ADAM = {"optax_name": "scale_by_adam", "optax": {"b2": 0.99}, "grad_clip_norm": 1.0}
 EVERYTHING = {"trainable": None, "frozen_dtype": None}
 FACTORS = {**ADAM, **EVERYTHING, "lr": 2e-3, "lora.targets": "hf_compat"}
@@ -41,12 +60,12 @@ METHODS = {
 }
 LONGER = {"nothing": 5}  # times as many steps
 BATCH_SIZE = 8
-KEPT = ("map50", "map", "recall50", "count_correct", "loss")
+KEPT = ("map50", "map", "recall50", "count_correct", "exact_match", "anls", "loss")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["fracture"])
+    parser.add_argument("--tasks", nargs="+", choices=[*TASKS, "all"], default=["fracture"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--examples", type=int, nargs="+", default=[64])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -57,6 +76,8 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/transfer"))
     parser.add_argument("--results", type=pathlib.Path, default=HERE)
     args = parser.parse_args()
+    if "all" in args.tasks:
+        args.tasks = list(TASKS)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -82,8 +103,9 @@ def main():
 
 
 def settings_of(args, task, **changes):
-    data = args.data or TASKS[task]
+    data = args.data or TASKS[task].data
     config = load.load(f"{CONFIG}:tiny,res=112,data={data},batch_size={BATCH_SIZE}")
+    changes = {"task": TASKS[task].task, **changes}
     fname = f"{data}/_annotations.test.jsonl"
     test = {"fname": fname, "log_percent": 1.0, "batch_size": 50, "num_examples": args.test}
     config = schema.replace(config, {"log_training_steps": 20, "ckpt_steps": 0, **changes})
@@ -92,16 +114,16 @@ def settings_of(args, task, **changes):
 
 def score_base(args, task):
     """Returns the base's own scores."""
-    data, out = args.data or TASKS[task], args.out / f"zero-shot-{task.replace(' ', '-')}"
+    data, out = args.data or TASKS[task].data, args.out / f"zero-shot-{task.replace(' ', '-')}"
     evaluate.main(
         [
             *(f"--config={CONFIG}:tiny,res=112,data={data}", f"--out={out}"),
             *(f"--data={data}/_annotations.test.jsonl", "--eval.batch_size=50"),
-            f"--eval.num_examples={args.test}",
+            *(f"--config.task={TASKS[task].task}", f"--eval.num_examples={args.test}"),
         ]
     )
     scores = json.loads((out / "metrics.json").read_text())
-    return {key: scores[key] for key in KEPT}
+    return {key: scores[key] for key in KEPT if key in scores}
 
 
 def adapt(args, task, method, count, steps, seed):
@@ -118,11 +140,13 @@ def adapt(args, task, method, count, steps, seed):
 
 
 def table(results):
-    """Returns mAP50 of each task, method and number of examples: mean over seeds, least, most."""
+    """Returns scores of each task, method and number of examples: mean over seeds, least, most."""
     groups = {}
     for key, scores in results.items():
-        groups.setdefault(key.rpartition("; seed ")[0] or key, []).append(scores["map50"])
-    lines = ["| what | mAP50 | least | most | runs |", "| --- | --- | --- | --- | --- |"]
+        score = TASKS[key.partition(";")[0]].score
+        name = f"{key.rpartition('; seed ')[0] or key}; {score}"
+        groups.setdefault(name, []).append(scores[score])
+    lines = ["| what | mean | least | most | runs |", "| --- | --- | --- | --- | --- |"]
     for name, values in groups.items():
         shown = f"{np.mean(values):.3f} | {min(values):.3f} | {max(values):.3f} | {len(values)}"
         lines.append(f"| {name} | {shown} |")
