@@ -3,8 +3,8 @@
     python experiments/tiny_base/pretrain.py --data data/tiny_base --workdir runs/tiny_base
 
 runs this twice, after drawing the data (`make_data.py`) and training the vision tower alone
-(`tower.py`): first the language model learns on images that are embedded once, then everything
-learns at lower rates.
+(`tower.py`): first the language model learns on images that are embedded once and boxes on 128
+lines, then everything learns, with exact boxes, at lower rates.
 
 Arguments (experiments/tiny_base/config.py:stage=all,steps=100): data, stage (language or all),
 steps, start (a file of weights), evaluate (losses of held-out rows on the way).
@@ -29,7 +29,8 @@ def get_config(arg=""):
     c.task = "mixed"
     c.tokenizer = f"{arg.data}/tokenizer.model"
     c.model_init = arg.start or None
-    c.input.data.fname = f"{arg.data}/_annotations.train.jsonl"
+    boxes = "coarse" if arg.stage == "language" else "train"
+    c.input.data.fname = f"{arg.data}/_annotations.{boxes}.jsonl"
     c.input.batch_size = 16
     c.total_steps = arg.steps or steps
     c.lr = rate

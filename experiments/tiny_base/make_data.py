@@ -2,8 +2,9 @@
 
     python experiments/tiny_base/make_data.py --out data/tiny_base
 
-writes `images/`, `_annotations.{train,valid}.jsonl`, of the held-out scenes one file a kind
-besides (`_annotations.detect.jsonl`, ...), and `tokenizer.model`. A row:
+writes `images/`, `_annotations.{train,valid}.jsonl`, the training rows with coarse boxes
+(`_annotations.coarse.jsonl`), of the held-out scenes one file a kind (`_annotations.detect.jsonl`,
+...), and `tokenizer.model`. A row:
 
     {"image": "images/train_000012.jpg", "prefix": "detect star", "suffix": "<loc...>... star"}
 
@@ -131,6 +132,8 @@ def write(out, train, valid):
         path = out / f"_annotations.{split}.jsonl"
         counts = write_rows(path, some, tokenizer)
         print(f"{path}: {sum(counts.values())} rows, {dict(counts)}")
+    some = [row | {"suffix": rows.coarse(row["suffix"])} for row in found["train"]]
+    write_rows(out / "_annotations.coarse.jsonl", some, tokenizer)
     for kind in rows.KINDS:
         some = [row for row in found["valid"] if row["kind"] == kind]
         write_rows(out / f"_annotations.{kind}.jsonl", some, tokenizer)

@@ -5,6 +5,7 @@ The prompts are PaliGemma's: detect, segment, count, answer en, caption en, ocr.
 
 import collections
 import json
+import re
 
 import drawn
 import numpy as np
@@ -16,7 +17,7 @@ from paligemma_jax.tasks import box_text, geometry, mask_text, task
 KINDS = ("detect", "segment", "count", "answer", "caption", "ocr")
 SHARES = (0.56, 0.1, 0.08, 0.11, 0.08, 0.07)
 MAX_BOXES, MAX_MASKS, MAX_NAMES = 5, 2, 3
-GRID = 8  # bins between the lines that boxes lie on: fewer places to choose from are learnt sooner
+GRID, LOC = 8, re.compile(r"<loc(\d{4})>")  # bins between the lines of coarse boxes
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 NOUNS = [
     *(*drawn.SHAPES, *sources.PORTRAITS, *scenes.FLAWS, "coin", "face", "horse", "word"),
@@ -83,10 +84,14 @@ def choose(rng, scene, limit):
 
 
 def bins(thing):
-    """Returns yxyx bins of a thing's box, on every eighth line."""
+    """Returns yxyx bins of a thing's box."""
     x1, y1, x2, y2 = thing.box
-    exact = geometry.to_bins(np.array([[y1, x1, y2, x2]]) / scenes.SIDE)[0]
-    return np.minimum(exact // GRID * GRID + GRID // 2, geometry.NUM_BINS - 1)
+    return geometry.to_bins(np.array([[y1, x1, y2, x2]]) / scenes.SIDE)[0]
+
+
+def coarse(text):
+    """Returns a text with its boxes on every eighth line: fewer places are learnt sooner."""
+    return LOC.sub(lambda found: f"<loc{int(found[1]) // GRID * GRID + GRID // 2:04d}>", text)
 
 
 def locs(thing):
