@@ -45,6 +45,7 @@ WHITENED, NOISE = 2000, 0.15  # pictures; deviation of a component, pixels from 
 LEAST_SHARE = 0.25  # of the smaller of a patch and a thing, that lies on the other
 NOTHING_WEIGHT = 0.2  # of a patch with nothing on it
 SAVE_EVERY, REPORT_EVERY = 200, 50
+WEIGHTS = {"noun": 1.0, "look": 0.5, "box": 2.0, "background": 0.2}  # of the losses
 NOUNS = ["", *dict.fromkeys([*rows.NOUNS, *scenes.LETTERS])]
 LOOKS = ["", *scenes.COLORS, *scenes.SURFACES, "striped", "outlined"]
 BACKGROUNDS = [*scenes.COLORS, *scenes.SURFACES, "a gradient", "a photo"]
@@ -159,6 +160,41 @@ def losses(params, batch, tower):
     }
 
 
+def start(model, pixels: np.ndarray) -> dict[str, jax.Array]:
+    """Returns the parameters of a tower and its heads to start from."""
+    params = {k: v for k, v in model.init(jax.random.key(SEED)).items() if k.startswith("img/")}
+    params["img/embedding/kernel"] = jnp.asarray(whitening(pixels, model.dims.img.width))
+    params["img/pos_embedding"] = jnp.asarray(positions(model.dims.img.width))
+    return params | make_heads(jax.random.key(SEED + 1), model.image_width)
+
+
+def make_step(tower, optimizer):
+    """Returns a compiled function: (state, batch) to (state, losses)."""
+
+    def total(params, batch):
+        parts = losses(params, batch, tower)
+        return sum(WEIGHTS[name] * loss for name, loss in parts.items()), parts
+
+    @jax.jit
+    def step(state, batch):
+        params, moments = state
+        grads, parts = jax.grad(total, has_aux=True)(params, batch)
+        updates, moments = optimizer.update(grads, moments, params)
+        return (optax.apply_updates(params, updates), moments), parts
+
+    return step
+
+
+def choose(number: int, is_plain: np.ndarray) -> np.ndarray:
+    """Returns the scenes of a step: in the first pass, plain backgrounds come first."""
+    count = len(is_plain)
+    epoch, place = divmod(number, count // BATCH_SIZE)
+    order = np.random.default_rng((SEED, epoch)).permutation(count)
+    if epoch == 0:
+        order = order[np.argsort(~is_plain[order], kind="stable")]
+    return np.sort(order[place * BATCH_SIZE :][:BATCH_SIZE])
+
+
 def train(data: pathlib.Path, count: int, passes: int) -> None:
     """Writes DATA/tower.npz, unless it is there."""
     out, saved = data / TRAINED, data / "tower-so-far.npz"
@@ -168,43 +204,21 @@ def train(data: pathlib.Path, count: int, passes: int) -> None:
     is_plain = np.isin(found["background"], [BACKGROUNDS.index(name) for name in PLAIN])
     settings = load.load(f"{CONFIG}:data={data}")
     model = model_functions.describe(settings, vocab_size=make_data.VOCABULARY)
-    tower = paligemma.vision_tower(model.dims, Compute())
     steps = count // BATCH_SIZE * passes
     schedule = optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 20, steps)
-    clip = optax.clip_by_global_norm(1.0)
-    optimizer = optax.chain(clip, optax.adam(schedule, b2=0.99))
-    params = {k: v for k, v in model.init(jax.random.key(SEED)).items() if k.startswith("img/")}
-    params["img/embedding/kernel"] = jnp.asarray(whitening(found["pixels"], model.dims.img.width))
-    params["img/pos_embedding"] = jnp.asarray(positions(model.dims.img.width))
-    params |= make_heads(jax.random.key(SEED + 1), model.image_width)
-    state = (params, optimizer.init(params))
-    leaves, shape = jax.tree.flatten(state)
-    first = 0
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99))
+    params = start(model, found["pixels"])
+    state, first = (params, optimizer.init(params)), 0
     if saved.exists():
         stored = npz.read(saved)
+        leaves, shape = jax.tree.flatten(state)
         first = int(stored["step"])
         state = jax.tree.unflatten(shape, [stored[f"{i:04d}"] for i in range(len(leaves))])
-
-    @jax.jit
-    def step(state, batch):
-        def total(params):
-            parts = losses(params, batch, tower)
-            return parts["noun"] + 0.5 * parts["look"] + 2 * parts["box"] + parts[
-                "background"
-            ] * 0.2, parts
-
-        params, moments = state
-        grads, parts = jax.grad(total, has_aux=True)(params)
-        updates, moments = optimizer.update(grads, moments, params)
-        return (optax.apply_updates(params, updates), moments), parts
+    step = make_step(paligemma.vision_tower(model.dims, Compute()), optimizer)
 
     with say.progress("training the tower", unit="steps") as report:
         for number in range(first, steps):
-            epoch, place = divmod(number, count // BATCH_SIZE)
-            order = np.random.default_rng((SEED, epoch)).permutation(count)
-            if epoch == 0:  # what stands out on a plain background first
-                order = order[np.argsort(~is_plain[order], kind="stable")]
-            chosen = np.sort(order[place * BATCH_SIZE :][:BATCH_SIZE])
+            chosen = choose(number, is_plain)
             state, parts = step(state, {name: found[name][chosen] for name in FIELDS})
             report(number + 1, steps)
             if (number + 1) % REPORT_EVERY == 0:
