@@ -118,7 +118,7 @@ def test_a_checkpoint_answers_in_a_notebook_as_in_a_run_that_did_not_end(runs, t
         for run, chosen in ((run, {}), (stopped, {"checkpoint": "last"}))
     ]
     assert answers[0] == answers[1]
-    with pytest.raises(ValueError, match=r"run did not end.*--checkpoint last"):
+    with pytest.raises(ValueError, match=r"run did not end.* checkpoint=last"):
         paligemma_jax.load(str(stopped))
 
 

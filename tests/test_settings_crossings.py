@@ -3,9 +3,9 @@
 A crossing is a place, in the doors or in a room that imports assembly, that reads the attribute
 `settings` of anything but `self`: `built.settings`, `one.settings.decode`, also where it is handed
 on at once or kept in a variable. What a function is given as an argument is no crossing, nor is
-what its own room keeps for it: `planned.settings` in runs, which makes that plan, and
-`subject.settings` in evaluation, which makes what a report is of. Everything else should get the
-value, or a small frozen dataclass of values.
+what its own room keeps for it: `planned.settings` and `recipe.settings` in runs, which makes both,
+and `subject.settings` in evaluation, which makes what a report is of. Everything else should get
+the value, or a small frozen dataclass of values.
 """
 
 import ast
@@ -15,7 +15,7 @@ import pathlib
 PACKAGE = pathlib.Path(__file__).parents[1] / "paligemma_jax"
 MOST = 10
 # Room -> what it calls objects of its own that hold settings.
-OWN = {"runs": {"planned"}, "evaluation": {"subject"}}
+OWN = {"runs": {"planned", "recipe"}, "evaluation": {"subject"}}
 
 
 @functools.cache

@@ -90,7 +90,7 @@ USES = {
     "train --config mine.py --workdir run --config.lr=7": r"lr: 0\.001 there, 7\.0 now.*another",
     # What a run is used for
     "evaluate --run nowhere": r"config\.json: not found\. Is nowhere the --workdir of a run",
-    "evaluate --run run": r"so the run did not end\. .*--checkpoint last",
+    "evaluate --run run": r"so the run did not end\. .*--checkpoint=last",
     "evaluate --run run --checkpoint best": r"checkpoints holds none",
     "evaluate --config mine.py --checkpoint last": r"--checkpoint is of a run: give --run FOLDER",
     "evaluate --run done --data data/test.jsonl": r"no such file.*JSONL files in data: ",

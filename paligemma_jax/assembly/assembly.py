@@ -294,7 +294,7 @@ def choose_weights(
     if path.name == run_folder.FINAL and not path.exists():
         raise ValueError(
             f"{path}: not found, so the run did not end. The command that began it goes on with "
-            f"it; or name others: --checkpoint last, or --weights FILE"
+            f"it; or name others: --checkpoint=last, or --weights=FILE"
         )
     return default
 

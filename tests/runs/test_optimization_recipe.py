@@ -14,7 +14,7 @@ def make(steps=10, data_size=100, batch=BATCH, functions=(), **changes) -> optim
     config = presets.finetune(model="paligemma2-3b", res=224, text_len=32, method="attention")
     config.update_from_flattened_dict({"wd": 0.1, "grad_clip_norm": 1.0} | changes)
     settings = load.typed(config)
-    made: dict = {"made": None, "state": {}, "groups": ()}
+    made: dict = {"made": None, "state": {}, "groups": (), "stacked": ()}
     return optimization.recipe(
         settings, functions, **made, batch=batch, steps=steps, data_size=data_size
     )

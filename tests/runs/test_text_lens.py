@@ -164,7 +164,6 @@ def test_each_length_has_its_own_program_and_its_own_work(lengths, monkeypatch, 
         ([0], "lengths of 1 to 23"),
         ([8, 8], "different lengths"),
         ([4, 8, 12, 16], "up to 3"),
-        ([8.5], "lengths of 1 to 23"),
     ],
 )
 def test_lengths_that_make_no_sense_are_refused(lengths, text_lens, message):
@@ -174,6 +173,12 @@ def test_lengths_that_make_no_sense_are_refused(lengths, text_lens, message):
         training_run.plan(built)
     _, found, _ = planned_run.look(load.typed(lengths), built.tokenizer, examples=[])
     assert [one.subject for one in found] == ["input.text_lens"]
+
+
+def test_a_length_that_is_no_whole_number_is_refused(lengths):
+    lengths.input.text_lens = [8.5]
+    with pytest.raises(ValueError, match=r"text_lens: expected int in the list, found 8\.5"):
+        load.typed(lengths)
 
 
 def test_noise_boxes_leave_no_text_short(lengths):
