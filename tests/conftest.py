@@ -8,12 +8,13 @@ import os
 import pathlib
 
 # Read when jax and tensorflow are imported, and by the programs that a test starts. What is
-# compiled is kept for the next run of the tests.
+# compiled is kept for the next run of the tests, and compiled in haste: most programs run once.
 for name, value in {
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(__file__).parents[1] / ".cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     "TF_CPP_MIN_LOG_LEVEL": "2",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
 }.items():
     os.environ.setdefault(name, value)
 

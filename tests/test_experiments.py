@@ -91,7 +91,7 @@ COMMANDS = {
     "tiny_base_transfer": Command(
         "experiments/tiny_base/transfer.py --data {demo} --out {out}/runs --results {out} "
         "--methods attention --examples 8 --steps 2 --test 4",
-        says=(r"\| fracture; zero-shot \| 0\.\d", r"\| fracture; attention; 8 examples; 2 steps"),
+        says=(r"\| fracture; zero-shot; map50 \| 0\.\d", r"\| fracture; attention; 8 examples; 2"),
         writes=("results.json",),
     ),
     "coco": Command(

@@ -38,6 +38,7 @@ RUNS = {  # folder below runs/: its task, its row, and settings of its own
         {"lora.targets": "llm", "model_init": "runs/fracture/final.npz"},
     ),
     "vqa": ("vqa", ASKED, {"input.max_images": 2}),
+    "vqav2": ("vqa", {**ASKED, "answers": ["nothing", "a car"]}, {}),
     "counting": ("json", COUNTED, {"input.text_len": 64}),
 }
 
@@ -73,6 +74,10 @@ def write_sources(here: pathlib.Path) -> None:
         (here / name).write_text("\n".join([header, *lines]))
     asked = [{"image": name, "question": "what?", "answer": f"it is {name[0]}"} for name in images]
     write_lines(here / "labels.jsonl", asked)
+    of_people = [{"image": f"{number}.png", **ASKED, "answers": ["a"]} for number in range(20)]
+    write_lines(here / "vqav2" / "questions.jsonl", of_people)
+    for number, row in enumerate(of_people):
+        draw(here / "vqav2" / row["image"], number % 12, size=(64 + number, 48))
     (here / "data" / "hf").mkdir()
     rows = [{"image": row["image"], "q": "what?", "answer": row["answer"]} for row in asked]
     for row in rows:
