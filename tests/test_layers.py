@@ -104,6 +104,7 @@ HOMES = {
     "jinja2": {"reports/page.py"},
     "av": {"prediction/video.py"},
     "tensorboardX": {"reports/run_log.py"},
+    **{name: {"reports/services.py"} for name in ("wandb", "mlflow")},
     # What all doors show progress with.
     "tqdm": {"console/say.py"},
     # What a notebook may ask an answer to become.
@@ -128,6 +129,7 @@ LAZY = {
     "scipy",
     "jinja2",
     "tensorboardX",
+    *("wandb", "mlflow"),
 }
 
 # Names that would fit the result of any search or any message.

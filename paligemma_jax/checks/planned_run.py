@@ -16,7 +16,7 @@ from paligemma_jax.files import atomic
 from paligemma_jax.hub import addresses
 from paligemma_jax.models import family
 from paligemma_jax.params import released_models
-from paligemma_jax.reports import sections
+from paligemma_jax.reports import run_log, sections
 from paligemma_jax.runs import (
     auto_remat,
     early_stopping,
@@ -75,7 +75,7 @@ def look(
     all_problems += _examples(settings, model, made, examples)
     for name in settings.evals:
         all_problems += _evaluation(name, settings, tokenizer)
-    all_problems += _stopping(settings)
+    all_problems += _on_the_way(settings)
     return sections.Section("run", "The run", (sections.Facts(tuple(facts)),)), all_problems, model
 
 
@@ -169,13 +169,18 @@ def _evaluation(
     return []
 
 
-def _stopping(settings: schema.Settings) -> list[Finding]:
-    """Returns why a run could not end where `stop_at` says."""
-    try:
-        early_stopping.make(settings)
-    except ValueError as error:
-        return [_refused("stop_at", error)]
-    return []
+def _on_the_way(settings: schema.Settings) -> list[Finding]:
+    """Returns why a run could not end where `stop_at` says, or be followed by its `trackers`."""
+    problems = []
+    for key, look in (
+        ("stop_at", lambda: early_stopping.make(settings)),
+        ("trackers", lambda: run_log.make(settings.trackers)),
+    ):
+        try:
+            look()
+        except ValueError as error:
+            problems.append(_refused(key, error))
+    return problems
 
 
 def _weights(settings: schema.Settings, model: family.Model) -> list[Finding]:

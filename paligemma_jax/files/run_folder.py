@@ -6,10 +6,12 @@ tokenizer.model, mask_codec.npz  copies: the folder works without the files it w
 metrics.jsonl                    a row of numbers per logged step
 train.log                        what the terminal showed, each line with its time
 tensorboard/                     the same rows, as event files
+trackers.json                    the runs of Weights & Biases and MLflow that follow this one
 checkpoints/000200/              to resume from
 predictions-val-000200.jsonl     the answers of an evaluation at a step
 metrics.json, report.html        the scores and the report of the last evaluation; of several
                                  evaluations metrics-val.json, report-val.html
+pictures-val.png                 its worst answers, drawn: what trackers send to a service
 final.npz                        the weights, written last: its presence ends the run
 in-use.lock, in-use.json         while a training works in it: see `claimed`
 evaluation-val/                  what `evaluate` writes later: predictions.jsonl, metrics.json
@@ -36,6 +38,7 @@ MASK_CODEC = "mask_codec.npz"
 METRICS = "metrics.jsonl"
 LOG = "train.log"
 TENSORBOARD = "tensorboard"
+TRACKERS = "trackers.json"
 CHECKPOINTS = "checkpoints"
 FINAL = "final.npz"
 PREDICTIONS = "predictions.jsonl"
@@ -76,6 +79,11 @@ def scores(evaluation: str = "") -> str:
 def report(evaluation: str = "") -> str:
     """Returns the file of the report; named after the evaluation where there are several."""
     return f"report-{evaluation}.html" if evaluation else "report.html"
+
+
+def pictures(evaluation: str) -> str:
+    """Returns the file of an evaluation's answers, drawn."""
+    return f"pictures-{evaluation}.png"
 
 
 def evaluation(name: str) -> str:

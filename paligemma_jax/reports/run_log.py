@@ -1,7 +1,7 @@
 """The numbers of a run, as it goes: metrics.jsonl, TensorBoard, and whatever else is a `Tracker`.
 
-To add a tracker of your own, pass it to training (docs/extending.md); to add one to every run, list
-it in TRACKERS.
+To add a tracker of your own, pass it to training (docs/extending.md); to name one in the key
+`trackers`, list it in TRACKERS.
 
 A row of metrics.jsonl is one line of JSON, `{"step": 20, "train/loss": 2.31, ...}`: numbers by
 name. JSON has no nan, so such a value is written as null and named: `{"step": 21, "train/loss":
@@ -12,6 +12,7 @@ written before it about later steps is void; `read_rows` leaves it out.
 """
 
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from paligemma_jax.files import atomic, run_folder
+from paligemma_jax.wording import phrases
 
 # Names that the format needs.
 RESERVED = {"step", "nonfinite", "resumed_step"}
@@ -238,18 +240,40 @@ def _record(data: bytes) -> bytes:
     return length + sums[0] + data + sums[1]
 
 
-# Those of every run.
-TRACKERS: Mapping[str, Callable[[], Tracker]] = {
-    "metrics": MetricsFile,
+SERVICES = "paligemma_jax.reports.services"
+# What the key `trackers` may name: the class, or (module, class) of one that is imported then.
+TRACKERS: dict[str, Callable[[], Tracker] | tuple[str, str]] = {
     "tensorboard": TensorBoard,
+    "wandb": (SERVICES, "Wandb"),
+    "mlflow": (SERVICES, "Mlflow"),
 }
 
 
+def make(names: Sequence[str]) -> list[Tracker]:
+    """Returns the trackers of these names, which follow nothing yet.
+
+    Raises:
+      ValueError: a name that is not known or given twice; a package, key or address is missing.
+    """
+    made = []
+    for number, name in enumerate(names):
+        if name not in TRACKERS:
+            hint = phrases.did_you_mean(name, TRACKERS)
+            known = f"Known: {', '.join(TRACKERS)}; metrics.jsonl is written anyway"
+            raise ValueError(f"trackers: '{name}' is not known. {hint}{known}")
+        if name in names[:number]:
+            raise ValueError(f"trackers: '{name}' is there twice; keep one")
+        one = TRACKERS[name]
+        one = getattr(importlib.import_module(one[0]), one[1]) if isinstance(one, tuple) else one
+        made.append(one())
+    return made
+
+
 class Trackers:
-    """Those of every run and some more, as one."""
+    """That of metrics.jsonl, which every run has, and some more, as one."""
 
     def __init__(self, more: Sequence[Tracker] = ()):
-        self._all = [*(make() for make in TRACKERS.values()), *more]
+        self._all = [MetricsFile(), *more]
         self._started = contextlib.ExitStack()
         self._status: Status = "failed"
 

@@ -39,7 +39,7 @@ class Log:
       total_epochs: passes over the training data.
       unit: what an example is called.
       settings: of the run, for the trackers.
-      more_trackers: beside metrics.jsonl and TensorBoard.
+      trackers: beside metrics.jsonl.
       measure: (values of a row) -> more values of it.
     """
 
@@ -53,7 +53,7 @@ class Log:
         total_epochs: float = 0.0,
         unit: str = "examples",
         settings: Mapping[str, Any] | None = None,
-        more_trackers: Sequence[run_log.Tracker] = (),
+        trackers: Sequence[run_log.Tracker] = (),
         measure: Callable[[Mapping[str, float]], dict[str, float]] = lambda _: {},
     ):
         self._workdir, self._settings, self._done = workdir, settings or {}, done
@@ -62,7 +62,7 @@ class Log:
         self._first: tuple[int, float] | None = None  # step that ended first, and when
         self._last_line_at = 0.0
         is_first = jax.process_index() == 0
-        self._trackers = run_log.Trackers(more_trackers) if is_first else None
+        self._trackers = run_log.Trackers(trackers) if is_first else None
         self._place: os.stat_result | None = None  # of its metrics.jsonl, while it runs
         self.status: run_log.Status = "finished"
 

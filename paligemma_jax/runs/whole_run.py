@@ -44,7 +44,7 @@ def train(
       settings: as `load.load` returns them.
       workdir: the run's folder.
       resume_anyway: go on with the run of the folder although settings or data differ.
-      more_trackers: of the run's numbers, beside metrics.jsonl and TensorBoard.
+      more_trackers: of the run's numbers, beside those of the key `trackers`.
 
     Raises:
       process.Preempted: it was asked to stop before; the state is saved.
@@ -57,19 +57,20 @@ def train(
         "settings, folder, code or packages",
         lambda: {**json.loads(load.to_json(settings)), **options, "versions": process.versions()},
     )
+    named = run_log.make(settings.trackers) if jax.process_index() == 0 else []
     with (
         saving.claim_folder(workdir),
         say.kept_in_file() as keep_lines,
         process.counting() as compiled,
     ):
-        _train(settings, workdir, resume_anyway, more_trackers, keep_lines, compiled)
+        _train(settings, workdir, resume_anyway, [*named, *more_trackers], keep_lines, compiled)
 
 
 def _train(
     settings: schema.Settings,
     workdir: pathlib.Path,
     resume_anyway: bool,
-    more_trackers: Sequence[run_log.Tracker],
+    trackers: Sequence[run_log.Tracker],
     keep_lines: Callable[[pathlib.Path], None],
     compiled: process.Count,
 ) -> None:
@@ -88,7 +89,7 @@ def _train(
         total_epochs=planned.passes(total),
         unit=planned.unit,
         settings=json.loads(load.to_json(settings)),
-        more_trackers=more_trackers,
+        trackers=trackers,
         measure=measure,
     )
     with (

@@ -159,6 +159,17 @@ def texts_of_paths(values: Any, known: Iterable[Key]) -> dict[str, tuple[Any, st
     return places
 
 
+def markdown(groups: Mapping[str, Iterable[Key]]) -> str:
+    """Returns a table of keys. `groups`: what stands before the names -> the keys."""
+    lines = ["| key | default | what it does |", "| --- | --- | --- |"]
+    for one, prefix in ((one, prefix) for prefix, known in groups.items() for one in known):
+        choices = " (" + ", ".join(map(str, one.choices)) + ")" if one.choices else ""
+        default = list(one.default) if isinstance(one.default, tuple) else one.default
+        shown, doc = (str(text).replace("|", "\\|") for text in (default, one.doc))
+        lines.append(f"| `{prefix}{one.name}` | `{shown}` | {doc}{choices} |")
+    return "\n".join(lines)
+
+
 def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     """Returns "Did you mean 'x'? " for the nearest known name, or nothing.
 

@@ -385,6 +385,10 @@ class Settings:
         choices=(None, "all", "trainable"),
     )
     log_training_steps: int = key(10, "a row of training metrics every so many steps", least=1)
+    trackers: tuple[str, ...] = key(
+        ("tensorboard",),
+        "what gets the run's numbers beside metrics.jsonl: tensorboard, wandb, mlflow",
+    )
     ckpt_steps: int | None = key(
         None,
         "save the run's state every so many steps; 0: only when it stops; none of the four: "
@@ -432,16 +436,8 @@ def replace(settings: Class, changes: Mapping[str, Any]) -> Class:
 
 def markdown() -> str:
     """Returns the reference table of all keys, for docs/configs.md."""
-    lines = ["| key | default | what it does |", "| --- | --- | --- |"]
-    rows = [(one.name, one) for one in KEYS]
-    rows += [(f"input.mixture.NAME.{one.name}", one) for one in SOURCE_KEYS]
-    rows += [(f"evals.NAME.{one.name}", one) for one in EVAL_KEYS]
-    for name, one in rows:
-        choices = " (" + ", ".join(map(str, one.choices)) + ")" if one.choices else ""
-        default = list(one.default) if isinstance(one.default, tuple) else one.default
-        shown, doc = (str(text).replace("|", "\\|") for text in (default, one.doc))
-        lines.append(f"| `{name}` | `{shown}` | {doc}{choices} |")
-    return "\n".join(lines)
+    groups = {"": KEYS, "input.mixture.NAME.": SOURCE_KEYS, "evals.NAME.": EVAL_KEYS}
+    return keys.markdown(groups)
 
 
 if __name__ == "__main__":

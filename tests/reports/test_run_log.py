@@ -20,7 +20,7 @@ from paligemma_jax.settings import load
 @contextlib.contextmanager
 def track(folder, resumed_step=None):
     """The trackers of every run, as a run uses them."""
-    made = run_log.Trackers()
+    made = run_log.Trackers(run_log.make(["tensorboard"]))
     made.start(folder, {}, resumed_step)
     yield made
     made.finish("finished")
@@ -191,9 +191,7 @@ def test_the_documented_tracker_follows_a_real_run_and_its_resume(config, tmp_pa
 @pytest.mark.parametrize(("error", "status"), [(None, "stopped"), (ValueError("no"), "failed")])
 def test_trackers_are_finished_with_how_the_run_ended(tmp_path, error, status):
     notes = Notes()
-    log = training_log.Log(
-        tmp_path, every=1, total_steps=9, settings={"lr": 1}, more_trackers=[notes]
-    )
+    log = training_log.Log(tmp_path, every=1, total_steps=9, settings={"lr": 1}, trackers=[notes])
     expected = pytest.raises(ValueError, match="no") if error else contextlib.nullcontext()
     with expected, log:
         log.append({"step": 1, "loss": 2.0})
@@ -211,7 +209,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_at_step_
     with training_log.Log(tmp_path, every=1, total_steps=9) as log:
         log.append({"step": 1, "loss": 2.0})
     notes = Notes()
-    with training_log.Log(tmp_path, every=1, total_steps=9, more_trackers=[notes]):
+    with training_log.Log(tmp_path, every=1, total_steps=9, trackers=[notes]):
         assert notes.calls == [("start", tmp_path, {}, 0)]
     assert run_log.read_rows(tmp_path / run_folder.METRICS) == []
 
@@ -249,9 +247,9 @@ def test_tensorboard_gets_what_is_finite_and_nothing_after_a_resumed_step(tmp_pa
     assert set(tags) == {"loss"} and purged == [2]
 
 
-@pytest.mark.parametrize("name", run_log.TRACKERS)
-def test_tracker_on_a_full_disk_ends_the_run_with_the_name_of_its_file(tmp_path, name):
-    tracker = run_log.TRACKERS[name]()
+@pytest.mark.parametrize("make", [run_log.MetricsFile, run_log.TensorBoard])
+def test_tracker_on_a_full_disk_ends_the_run_with_the_name_of_its_file(tmp_path, make):
+    tracker = make()
     tracker.start(tmp_path, {}, None)
     tracker._file.close()
     tracker._file = atomic.GrowingFile("/dev/full")
@@ -271,7 +269,7 @@ def test_a_run_whose_folder_is_removed_ends_at_its_next_step(tmp_path):
 
 def test_tracker_that_cannot_finish_does_not_hide_why_the_run_ended(tmp_path):
     notes = Notes(fails=["finish"])
-    log = training_log.Log(tmp_path, every=1, total_steps=9, more_trackers=[notes])
+    log = training_log.Log(tmp_path, every=1, total_steps=9, trackers=[notes])
     with pytest.raises(ValueError, match="the reason") as caught, log:
         raise ValueError("the reason")
     assert caught.value.__notes__ == ["And a tracker could not finish: finish fails"]
