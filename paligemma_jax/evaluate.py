@@ -10,7 +10,8 @@ validation set of the run: evals.valid or evals.val of its settings, else their 
 
 --run takes a run's own settings, tokenizer and final.npz, or another state of it: --checkpoint best
 (by its keep_best), last, or a step. --config takes a config file; its weights are --weights, else
-its model_init ("--weights none": random ones). Settings can be changed:
+its model_init ("--weights none": random ones). --weights alone is a released model as it is, as
+mix_448 or tiny_base. Settings can be changed:
 --config.compute_dtype=bfloat16; and how answers are made: --eval.sampler=beam --eval.beam_size=3
 --eval.batch_size=32 --eval.constrain=task (docs/configs.md lists all as evals.NAME.*).
 """

@@ -7,6 +7,7 @@
     python -m paligemma_jax.predict --run runs/fracture --prompt "detect fracture" \\
         --pictures out/ --every 15 clip.mp4
     python -m paligemma_jax.predict --run runs/vqa questions.jsonl
+    python -m paligemma_jax.predict --weights mix_3b_448 --prompt "segment cat" cat.png
     python -m paligemma_jax.predict --run runs/vqa --prompt "what changed?" --together a.png b.png
 
 Images are files, folders, globs or addresses (https:// gs:// s3://). Without --prompt they are
@@ -22,7 +23,8 @@ Lines come as they are ready; a terminal gets text in their place (--json: lines
 image that cannot be read has "error" in its line, one that cannot be drawn into is named; the
 others go on, and the exit status is 1.
 
---run, --checkpoint and --config as in paligemma_jax.evaluate; how answers are made:
+--run, --checkpoint and --config as in paligemma_jax.evaluate; --weights alone asks a released model
+as it is (paligemma-jax fetch --list names them). How answers are made:
 --eval.sampler=beam, --eval.max_new_tokens=64, --eval.batch_size=8. --eval.constrain=task lets the
 model say nothing but boxes (or masks) with the prompt's labels, --eval.constrain='["yes", "no"]'
 one of these, --eval.constrain=schema.json JSON.

@@ -96,9 +96,13 @@ def test_config_for_own_data_builds(arg, tmp_path):
 
 
 def test_weights_are_the_released_ones():
-    listed = re.findall(r"`(pt_[^`]*RES[^`]*)`", INTEROP)
-    spelt = {name.replace("RES", str(res)) for name in listed for res in (224, 448, 896)}
-    assert spelt == set(released_models.FILES)
+    listed = re.findall(r"`((?:pt|mix)_[^`]*RES[^`]*)`", INTEROP)
+    sides = {"pt": (224, 448, 896), "mix": (224, 448)}
+    spelt = {one.replace("RES", str(res)) for one in listed for res in sides[one.partition("_")[0]]}
+    known = {name for name, one in released_models.FILES.items() if one.kind != "ft"}
+    assert spelt == known
+    tasks = re.search(r"fine-tuned on TASK: ([^|]*?);", INTEROP)
+    assert tasks and set(re.findall(r"`(\w+)`", tasks[1])) == set(released_models.FINE_TUNED)
 
 
 def test_every_config_is_listed():

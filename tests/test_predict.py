@@ -10,8 +10,10 @@ from PIL import Image
 import paligemma_jax
 from paligemma_jax import predict
 from paligemma_jax.assembly import training_data
+from paligemma_jax.checkpoints import npz
 from paligemma_jax.data import pipeline, records, tokens
 from paligemma_jax.evaluation import prediction_rows
+from paligemma_jax.hub import addresses
 from paligemma_jax.prediction import annotated, predicting, queries, video
 from paligemma_jax.reports import drawing
 from paligemma_jax.settings import load, presets
@@ -235,3 +237,45 @@ def test_key_without_effect_on_predictions_is_refused(key):
     with pytest.raises(ValueError, match=f"--eval.{key} has no effect"):
         predicting.check_decoding([f"{key}=1"])
     predicting.check_decoding(["sampler=beam", "max_new_tokens=4"])
+
+
+def test_weights_alone_are_asked_as_they_are(tmp_path, capsys):
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "a.png")
+    words = ["--weights=tiny_base", "--eval.max_new_tokens=6", "--eval.batch_size=1"]
+    predict.main([*words, "--prompt=detect circle", f"{tmp_path}/a.png"])
+    printed = capsys.readouterr()
+    assert "detections" in json.loads(printed.out)
+    assert "settings: those of tiny_base at 112 px" in printed.err
+    predict.main([*words, "--prompt=caption en", f"{tmp_path}/a.png"])
+    assert "detections" not in json.loads(capsys.readouterr().out)
+    loaded = paligemma_jax.load("tiny_base", decoding={"max_new_tokens": 6}, task="detection")
+    assert "detections" in loaded.predict(f"{tmp_path}/a.png", "detect circle")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--weights=mix_3b_488"], "neither a file nor a published name. Nearest: mix_3b_448"),
+        (["--weights=none"], "give one of --run FOLDER and --config FILE, or --weights alone"),
+        ([], "or --weights alone"),
+    ],
+)
+def test_weights_that_are_not_there_are_named(words, message, tmp_path):
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        predict.main([*words, "--prompt=cat", f"{tmp_path}/a.png"])
+
+
+def test_a_file_alone_is_asked_where_it_is_of_a_released_model(tmp_path, capsys):
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    own = tmp_path / "own.npz"
+    own.write_bytes(addresses.resolve("tiny_base").read_bytes())
+    (tmp_path / "tokenizer.model").write_bytes(
+        addresses.resolve("tiny_base/tokenizer.model").read_bytes()
+    )
+    words = ["--prompt=caption en", "--eval.max_new_tokens=2", f"{tmp_path}/a.png"]
+    predict.main([f"--weights={own}", *words])
+    assert "prediction" in json.loads(capsys.readouterr().out)
+    npz.write(own, {"llm/a": np.zeros(1, "float32")})
+    with pytest.raises(ValueError, match="weights of none of the released models"):
+        predict.main([f"--weights={own}", *words])

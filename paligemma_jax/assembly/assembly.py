@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Collection, Mapping
@@ -20,11 +21,12 @@ from paligemma_jax.hub import addresses
 from paligemma_jax.models import family
 from paligemma_jax.params import names, released_models, sharding
 from paligemma_jax.settings import load as load_settings
-from paligemma_jax.settings import schema
+from paligemma_jax.settings import presets, schema
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
 NUM_MODELS = 4  # whose functions a process keeps
+NAMED = (*released_models.MODELS, *released_models.SHIPPED)
 MIN_PIECES = 2048  # of a vocabulary that has all <loc> and <seg> tokens
 
 
@@ -210,16 +212,20 @@ def load_weights(built: Assembly, stored: partial_weights.Weights | None) -> dic
 
 
 def open_run(
-    run: str | None, config: str | None, overrides: list[str]
+    run: str | None, config: str | None, overrides: list[str], *, weights_alone: str | None = None
 ) -> tuple[schema.Settings, str | None]:
-    """Returns (settings, weights) of a finished run's folder, or of a config file.
+    """Returns (settings, weights) of a finished run's folder, of a config file, or of weights.
 
     A run brings its own tokenizer and final weights, and these are in the types that they should
     have: `frozen_dtype` would change trained ones too. A config names a tokenizer and
-    `model_init`.
+    `model_init`. `weights_alone`, where there is neither, are of a released model or of a run.
     """
+    if run is None and config is None and weights_alone and weights_alone != "none":
+        if (pathlib.Path(weights_alone) / run_folder.CONFIG).exists():
+            return open_run(weights_alone, None, overrides)
+        return _settings_of_weights(weights_alone, overrides), weights_alone
     if (run is None) == (config is None):
-        raise ValueError("give one of --run FOLDER and --config FILE")
+        raise ValueError("give one of --run FOLDER and --config FILE, or --weights alone")
     if config is not None:
         loaded = load_settings.load(config, overrides)
         return loaded, loaded.model_init
@@ -233,6 +239,43 @@ def open_run(
     except ValueError as error:
         raise ValueError(f"{folder / run_folder.CONFIG}: {error}") from error
     return loaded, str(folder / run_folder.FINAL)
+
+
+def _settings_of_weights(source: str, overrides: list[str]) -> schema.Settings:
+    """Returns settings to ask weights as they are: those of the released model that they are of.
+
+    Raises:
+      ValueError: of no released model. FileNotFoundError: no such name or file.
+    """
+    if entry := released_models.FILES.get(source):
+        name, res = entry.model, entry.res
+    elif source in released_models.SHIPPED:
+        name, res = source, released_models.SHIPPED[source].resolutions[0]
+    else:
+        stored = weights.find(source)
+        name, res = _recognize(stored)
+        if name is None:
+            raise ValueError(
+                f"{source}: weights of none of the released models ({', '.join(NAMED)}), so a "
+                f"config must tell their dimensions: give --config FILE too, or --run FOLDER"
+            )
+    config = presets.finetune(name, res=res, text_len=released_models.TEXT_LENS.get(res, 128))
+    config.model_init = source
+    load_settings.override(config, overrides)
+    chosen = load_settings.typed(config)
+    say.info(f"settings: those of {name} at {chosen.res} px (--config.KEY=VALUE changes them)")
+    return chosen
+
+
+def _recognize(stored: partial_weights.Weights) -> tuple[str | None, int]:
+    """Returns (the released model that weights are of, side of its images)."""
+    kind = model_functions.choose_family(schema.ModelSettings().family)
+    shapes = {n: x.shape for n, x in stored.arrays.items() if not names.is_factor(n)}
+    name = kind.recognize(shapes)
+    if name is None:
+        return None, 0
+    patches = next(shape for n, shape in shapes.items() if n.endswith("pos_embedding"))
+    return name, math.isqrt(patches[-2]) * released_models.PATCH_SIZE
 
 
 def _check_names(settings: schema.Settings) -> None:

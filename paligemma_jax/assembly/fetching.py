@@ -34,12 +34,23 @@ def sources_of_names(names: Sequence[str], *, res: int | None = None) -> dict[st
         elif "://" in name:
             sources[name] = name
         else:
-            known = [TOKENIZER, MASK_CODEC, *released_models.MODELS, *released_models.FILES]
+            known = [TOKENIZER, MASK_CODEC, *released_models.MODELS]
+            hint = phrases.did_you_mean(name, [*known, *released_models.FILES])
             raise ValueError(
-                f"'{name}' is no name of what can be fetched. {phrases.did_you_mean(name, known)}"
-                f"Known: {', '.join(known)}, and addresses (kaggle:// hf:// https:// gs://)"
+                f"'{name}' is no name of what can be fetched. {hint}Known: {', '.join(known)}, "
+                f"{released_models.list_names()}, and addresses (kaggle:// hf:// https:// gs://)"
             )
     return sources
+
+
+def list_weights() -> list[tuple[str, ...]]:
+    """Returns (name, model, px, type, GB, where) of all published weights."""
+    rows = []
+    for name, one in released_models.FILES.items():
+        places = ", ".join(source.partition("://")[0] for source in one.sources)
+        size = f"{one.num_bytes / 1e9:.1f}"
+        rows.append((name, one.model, str(one.res), one.dtype, size, places))
+    return rows
 
 
 def sources_of_settings(settings: schema.Settings) -> dict[str, str]:

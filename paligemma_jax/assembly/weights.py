@@ -342,6 +342,7 @@ def check_name(settings: schema.Settings, model: family.Model) -> None:
             if other.model in model.kind.released
             and _fits(other, model)
             and other.res == settings.res
+            and other.kind != released_models.FT
         ]
         other = f", or model_init as one of {fits}" if fits else ", or model_init=None (random)"
         raise ValueError(

@@ -1,6 +1,7 @@
 """What the evaluate door does: weights scored on a data set, into a folder of their own."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -12,12 +13,14 @@ import jax
 
 from paligemma_jax.assembly import assembly, datasets, training_data
 from paligemma_jax.console import process, say
+from paligemma_jax.data import jsonl
 from paligemma_jax.evaluation import evaluator, report
 from paligemma_jax.files import run_folder
 from paligemma_jax.settings import load, schema
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
+NUM_READ = 1000  # rows that tell what answers are
 VALIDATION = ("valid", "val", "validation")  # what evaluations on validation sets are called
 
 
@@ -28,8 +31,9 @@ class EvaluateOptions:
     Attributes:
       data: path of a JSONL file with answers, or "input": what the settings train on; None: what
         they evaluate on while they train.
-      run, config: a run's folder or a config file; one of the two.
-      weights: instead of those of `run` or `config`; "none": random ones.
+      run, config: a run's folder or a config file; one of the two, or neither.
+      weights: instead of those of `run` or `config`; "none": random ones. Alone: of a released
+        model as it is, or of a run.
       checkpoint: of the run: "best", "last" or a step; None: its final.npz.
       base: of weights that are trained arrays only, if it is not where it was.
       name: of the evaluation; None: that of the data's file, or that which it has in training.
@@ -65,7 +69,9 @@ def evaluate_into(options: EvaluateOptions) -> tuple[pathlib.Path, dict[str, flo
       ValueError: options that contradict each other, weights or data that do not fit, or a folder
         that holds the scores of something else.
     """
-    trained, source = assembly.open_run(options.run, options.config, list(options.config_overrides))
+    trained, source = assembly.open_run(
+        options.run, options.config, _overrides(options), weights_alone=options.weights
+    )
     source = assembly.choose_weights(options.weights, source, chosen=options.checkpoint)
     name, settings = choose_data(trained, options)
     data = settings.evals[name].fname
@@ -83,6 +89,17 @@ def evaluate_into(options: EvaluateOptions) -> tuple[pathlib.Path, dict[str, flo
         built, source, base=options.base, name=name, out=out, run=run, trained=trained
     )
     return out, scores
+
+
+def _overrides(options: EvaluateOptions) -> list[str]:
+    """Returns what is asked of the settings; of weights alone, data tell which task it is."""
+    overrides = list(options.config_overrides)
+    if options.run or options.config or not options.data:
+        return overrides
+    found = (jsonl.parse_line(line)[0] for _, line in jsonl.read_lines(options.data))
+    rows = [row for row in itertools.islice(found, NUM_READ) if row is not None]
+    texts = [[str(row.get(key) or "") for row in rows] for key in ("prefix", "suffix")]
+    return [f"task={task.likely(*texts)}", *overrides]
 
 
 def choose_data(trained: schema.Settings, options: EvaluateOptions) -> tuple[str, schema.Settings]:

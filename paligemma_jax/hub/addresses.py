@@ -147,7 +147,7 @@ def _resolve_path(source: str) -> pathlib.Path:
     ]
     is_name = path.parent == pathlib.Path() and not path.suffix
     others = (
-        f"Names: {', '.join(released_models.FILES)}" if is_name else "Nothing there is called alike"
+        f"Names: {released_models.list_names()}" if is_name else "Nothing there is called alike"
     )
     raise FileNotFoundError(
         f"'{source}' is neither a file nor a published name. "

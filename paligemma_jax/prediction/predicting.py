@@ -11,6 +11,7 @@ from paligemma_jax.assembly import assembly, training_data
 from paligemma_jax.console import say
 from paligemma_jax.prediction import annotated, predictor, queries
 from paligemma_jax.settings import load
+from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
 NOT_DECODING = ("fname", "image_dir", "num_examples", "decode", "scores")
@@ -26,8 +27,9 @@ class PredictOptions:
       images: files, folders, globs or addresses of images and videos, and JSONL files.
       prompt: the same for all; None: each row of a JSONL has its own, and images are asked what
         the run was trained to be asked.
-      run, config: a run's folder or a config file; one of the two.
-      weights: instead of those of `run` or `config`; "none": random ones.
+      run, config: a run's folder or a config file; one of the two, or neither.
+      weights: instead of those of `run` or `config`; "none": random ones. Alone: of a released
+        model, which is asked as it is, or of a run.
       checkpoint: of the run: "best", "last" or a step; None: its final.npz.
       base: of weights that are trained arrays only, if it is not where it was.
       pictures: folder for annotated pictures; None: none are drawn.
@@ -60,8 +62,12 @@ def predict(options: PredictOptions) -> int:
     Raises:
       ValueError: options that contradict each other, or weights that do not fit.
     """
+    overrides = list(options.config_overrides)
+    if options.run is None and options.config is None and options.prompt:
+        # Of weights alone: what is asked for tells how answers are read.
+        overrides = [f"task={task.likely([options.prompt], [])}", *overrides]
     settings, source = assembly.open_run(
-        options.run, options.config, list(options.config_overrides)
+        options.run, options.config, overrides, weights_alone=options.weights
     )
     source = assembly.choose_weights(options.weights, source, chosen=options.checkpoint)
     check_decoding(options.eval_overrides)

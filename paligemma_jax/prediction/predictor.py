@@ -13,6 +13,7 @@ from paligemma_jax.assembly import assembly, datasets, model_functions, training
 from paligemma_jax.console import arguments, say
 from paligemma_jax.decoding import generate
 from paligemma_jax.evaluation import evaluator, prediction_rows
+from paligemma_jax.files import run_folder
 from paligemma_jax.prediction import queries
 from paligemma_jax.reports import drawing
 from paligemma_jax.results import answers
@@ -20,6 +21,7 @@ from paligemma_jax.settings import load, schema
 from paligemma_jax.wording import phrases
 
 NEW_TOKENS = 128
+USUAL_TASK = "vqa"  # of weights of which no run is told
 # What a row of an evaluation says of the truth, which nobody knows here.
 OF_TRUTH = (
     *("suffix", "truths", "matched", "mean_iou", "references"),
@@ -218,9 +220,16 @@ def open_run(
     checkpoint: str | None = None,
     base: str | None = None,
     decoding: Mapping[str, Any],
+    task: str | None = None,
 ) -> Predictor:
     """Returns what answers with a run's weights; `paligemma_jax.load` describes the arguments."""
-    settings, final = assembly.open_run(run, None, [])
+    is_run = (pathlib.Path(run) / run_folder.CONFIG).exists()
+    if is_run and task:
+        raise ValueError(f"task={task!r}: {run} is a run, whose task is its own: leave it out")
+    asked_for = [] if is_run else [f"task={task or USUAL_TASK}"]
+    settings, final = assembly.open_run(
+        run if is_run else None, None, asked_for, weights_alone=None if is_run else run
+    )
     chosen = load.eval_settings("load", {"fname": run, **decoding})
     return open_predictor(
         assembly.assemble(settings),

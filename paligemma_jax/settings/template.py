@@ -98,7 +98,17 @@ def start_from(model: str, method: str | None = None, res: int | None = None) ->
             )
         beside = {"tokenizer": Code(f'f"{{arg.data}}/{TOKENIZER}"')}
         return Start(preset=FROM_NOTHING, values=SIZES[model], res=res or SCRATCH_RES, keys=beside)
-    names = [*released_models.MODELS, *SIZES]
+    if base := released_models.SHIPPED.get(model):
+        if res is not None and res not in base.resolutions:
+            known = ", ".join(map(str, base.resolutions))
+            raise ValueError(f"--res {res}: {model} takes {known} pixels")
+        return Start(
+            preset="finetune",
+            values=dict(model=model, method=check_method(method)),
+            res=res or base.resolutions[0],
+            keys={"tokenizer": base.tokenizer},
+        )
+    names = [*released_models.MODELS, *released_models.SHIPPED, *SIZES]
     if model not in released_models.MODELS:
         raise ValueError(
             f"--model {model} is not known. {keys.did_you_mean(model, names)}Known: "

@@ -8,6 +8,7 @@ import pytest
 
 from paligemma_jax import fetch
 from paligemma_jax.hub import addresses, download
+from paligemma_jax.params import released_models
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 TOKENIZER = "gs://big_vision/paligemma_tokenizer.model"
@@ -62,6 +63,7 @@ def test_all_that_a_config_names_is_fetched(site, capsys, tmp_path, monkeypatch)
     ("words", "message"),
     [
         (["pt_3b_22"], "'pt_3b_22' is no name of what can be fetched. Did you mean 'pt_3b_224'"),
+        (["ft_vqa2_448"], "Did you mean 'ft_vqav2_448'.*ft_TASK_RES .paligemma-jax fetch --list"),
         (["paligemma2-3b", "--res=300"], "--res 300: paligemma2-3b has weights for 224, 448, 896"),
     ],
 )
@@ -75,3 +77,12 @@ def test_what_is_not_there_says_what_to_do(site):
         fetch.main([f"{site.url}/b.npz"])
     with pytest.raises(SystemExit):
         fetch.main([])
+
+
+def test_all_published_weights_are_listed_with_their_sizes(capsys):
+    fetch.main(["--list"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["name", "model", "px", "type", "GB", "from"]
+    assert ["mix_3b_448", "paligemma2-3b", "448", "bfloat16", "6.1", "kaggle,", "hf"] in rows
+    assert ["ft_docvqa_896", "paligemma1-3b", "896", "float32", "11.7", "kaggle,", "hf"] in rows
+    assert len(rows) == 2 + len(released_models.FILES)
