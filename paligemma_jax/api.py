@@ -36,7 +36,7 @@ from paligemma_jax.wording import phrases
 Path = str | os.PathLike[str]
 Changes = Mapping[str, Any]
 NO_CHANGES: Changes = {}
-OF_IMPORT = ("classes", "columns", "prompt", "mask_codec", "split", "group")
+OF_IMPORT = ("classes", "columns", "prompt", "mask_codec", "split", "only", "first", "group")
 
 
 @arguments.once_in_words
@@ -90,7 +90,8 @@ def finetune(
       task: what answers are; None: as the data are.
       changes: {key of the settings: value}.
       resume_anyway: as of `train`.
-      chosen: of the import, by name: classes, columns, prompt, mask_codec, split, group.
+      chosen: of the import, by name: classes, columns, prompt, mask_codec, split, only, first,
+        group.
     """
     _begin()
     of_import = _words(chosen, OF_IMPORT, what="finetune")
@@ -200,7 +201,7 @@ def import_data(source: Path, target: Path, *, task: str, **chosen: Any) -> outc
     """Imports a data set of another tool, and returns where it is and what was read and dropped.
 
     Args:
-      source: file, folder, or roboflow://WORKSPACE/PROJECT/VERSION.
+      source: file, folder, or an address: roboflow:// hf:// gs:// kaggle://.
       target: the folder to write.
       task: what rows are made for: "detection", "segmentation", "counting", "vqa", "caption".
       chosen: the command's other options by name, as split={"train": 0.8, "valid": 0.2},

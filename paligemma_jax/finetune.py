@@ -5,10 +5,11 @@
     paligemma-jax train --data data/coco --model tiny
 
 --data is a folder or file of JSONL with image, prefix and suffix, or a data set of another tool
-(COCO, YOLO, Pascal VOC, labelme, CVAT, masks, CSV, parquet, Roboflow), which is imported first.
-Task and classes are seen from the data; without a validation set, one is kept out of the training
-data. --model is a released model (paligemma1-3b, paligemma2-3b, -10b, -28b), or one from nothing
-(tiny, small), of a million parameters or two, which learns on a CPU.
+(COCO, YOLO, Pascal VOC, labelme, CVAT, masks, CSV, parquet) or the address of one (hf:// gs://
+kaggle:// roboflow://), which is imported first. Task and classes are seen from the data; without a
+validation set, one is kept out of the training data. --model is a released model (paligemma1-3b,
+paligemma2-3b, -10b, -28b), or one from nothing (tiny, small), of a million parameters or two, which
+learns on a CPU.
 
 The run's folder, runs/NAME of the data unless --workdir names another, gets config.py, which says
 all that was chosen: change a copy and give it as --config. The same command goes on after a stop.
@@ -27,7 +28,7 @@ from paligemma_jax.preparing import data_search, starting
 from paligemma_jax.settings import presets, schema
 
 # Options that `import_data` has too.
-OF_IMPORT = ("classes", "columns", "prompt", "mask_codec", "split", "group")
+OF_IMPORT = ("classes", "columns", "prompt", "mask_codec", "split", "only", "first", "group")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,7 +63,7 @@ def describe(words: Sequence[str], data: str) -> str:
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, list[str]]]:
     parser = arguments.parser(__doc__)
     add = parser.add_argument
-    add("--data", metavar="FOLDER", required=True, help="data set: a folder, a file, roboflow://")
+    add("--data", metavar="FOLDER", required=True, help="data set: folder, file, or address")
     add("--model", metavar="NAME", required=True, help="what to start from")
     add("--method", help=f"what trains: {', '.join(presets.METHODS)}; default: attention")
     add("--task", help="what answers are; default: as the data are")

@@ -4,13 +4,16 @@
     python -m paligemma_jax.import_data photos.csv data/mine --task caption
     python -m paligemma_jax.import_data q.jsonl data/mine --task vqa --split train=0.9,valid=0.1
     python -m paligemma_jax.import_data roboflow://workspace/project/3 data/mine --task detection
+    python -m paligemma_jax.import_data hf://HuggingFaceM4/VQAv2 data/vqa --task vqa --split train
+    python -m paligemma_jax.import_data gs://longcap100 data/longcap100 --task caption
 
 SRC is COCO, YOLO, Pascal VOC, labelme, CVAT for images, images with masks, JSONL (conversations of
 LLaVA, OpenAI and ms-swift too), CSV with boxes or texts, parquet or Arrow (detected from its
-files), or a version of a Roboflow project. DST is a folder that gets a JSONL file per split, the
-images (hard links where the disk is the same, else copies), a contact sheet, dropped.jsonl, which
-lists everything that was left out, and for segmentation mask_round_trip.jsonl, which tells how much
-of every mask its tokens keep.
+files), a version of a Roboflow project, or the address of a data set: hf://OWNER/NAME,
+gs://BUCKET, kaggle://OWNER/NAME. DST is a folder that gets a JSONL file per split, the images (hard
+links where the disk is the same, else copies), a contact sheet, dropped.jsonl, which lists
+everything that was left out, and for segmentation mask_round_trip.jsonl, which tells how much of
+every mask its tokens keep.
 """
 
 import argparse

@@ -24,7 +24,7 @@ DIMS = dict(width=16, depth=1, mlp_dim=16, num_heads=1)
 # What a page names that nobody has before: an address, weights of 6 GB, a placeholder.
 NOT_HERE = (
     *("roboflow://", "SRC", "paligemma-3b-mix-224", "pt-224.npz", "pt_224", "pt_3b_224"),
-    *("hf/my-paligemma", "hf/moondream2"),
+    *("hf/my-paligemma", "hf/moondream2", "hf://", "gs://", "kaggle://", "mix_3b_448"),
 )
 DETECTED = {"prefix": "detect fracture", "suffix": "<loc0100><loc0200><loc0600><loc0700> fracture"}
 COUNTED = {"prefix": "How many of each coin? Answer in JSON.", "suffix": '{"dime": 2}'}

@@ -38,7 +38,7 @@ def read(
     files = _files(request.path)
     if not files:
         raise ValueError(f"{request.path}: no *.parquet and no *.arrow file")
-    total = sum(_count_rows(file) for _, file in files)
+    total = sum(count_rows(file) for _, file in files)
     if not total:
         raise ValueError(f"{request.path}: the files hold no rows")
     classes = _classes(files, request)
@@ -219,7 +219,8 @@ def _slices(batches: Any) -> Iterator[Any]:
             yield batch.slice(start, BATCH_ROWS)
 
 
-def _count_rows(file: str) -> int:
+def count_rows(file: str) -> int:
+    """Returns how many rows a file holds."""
     arrow = _pyarrow()
     try:
         if file.lower().endswith(".parquet"):

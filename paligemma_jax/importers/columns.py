@@ -113,7 +113,8 @@ def make(
             objects = data_objects.from_row(row)
         except ValueError as error:
             tally.drop("object list", "bad objects", source, error)
-    prefix, suffix = texts.get("prefix", ""), texts["suffix"]
+    # Without a column of prompts, as big_vision's Colab has captions, they are the template's.
+    prefix, suffix = texts.get("prefix"), texts["suffix"]
     return example.Example(picture, source, split, objects, None, prefix, suffix, extra)
 
 

@@ -117,6 +117,8 @@ class Formatter:
     def make(self, item: example.Example, tally: example.Tally) -> FormattedExample | None:
         """Returns the texts of an example, checked, or None where none of its objects is left."""
         prefix = item.prefix
+        if prefix is None and item.question is None and "{question}" in self.template:
+            prefix = ""
         if prefix is None:
             values = {"classes": self.classes, "question": item.question or ""}
             prefix, note = records.fill_template(self.template, values)

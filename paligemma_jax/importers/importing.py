@@ -5,7 +5,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.console import say
@@ -19,6 +19,7 @@ from paligemma_jax.importers import (
     label_check,
     options,
     pictures,
+    remote,
     roboflow,
     splits,
 )
@@ -40,8 +41,11 @@ def import_data(chosen: options.ImportOptions) -> dict[str, Any]:
     start = time.monotonic()
     # An old folder is empty, or an earlier import: `options` checked it.
     with atomic.new_folder(chosen.target) as out:
-        is_remote = roboflow.is_address(chosen.source)
-        source = _fetch(chosen, out.parent / "download") if is_remote else chosen.source
+        source = chosen.source
+        if roboflow.is_address(source):
+            source = _fetch(chosen, out.parent / "download")
+        elif remote.is_address(source):
+            source = str(remote.fetch(source, split=chosen.only, first=chosen.first))
         summary = _import(chosen, source, out)
     return summary | {"seconds": time.monotonic() - start}
 
@@ -52,6 +56,7 @@ def _fetch(chosen: options.ImportOptions, folder: pathlib.Path) -> str:
             chosen.source,
             folder,
             key=os.environ.get(roboflow.KEY),
+            host=os.environ.get(roboflow.HOST_ENV) or roboflow.HOST,
             with_outlines=tasks.rule(chosen.task).answer == "masks",
             progress=report,
         )
@@ -87,6 +92,10 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
         coordinates=chosen.coordinates,
         codec=chosen.codec,
     )
+    if chosen.only or chosen.first is not None:
+        wanted = _take(data.examples, chosen, tally)
+        total = data.total if chosen.first is None else min(data.total, chosen.first)
+        data = dataclasses.replace(data, examples=wanted, total=total)
     rows, ways = _make_rows(data, bad, formatter, tally, out)
     label_check.check(rows, tally, source=chosen.source, task=chosen.task, searched=data.searched)
     parts = splits.divide(rows, out, ratios=chosen.ratios, group=chosen.group, seed=chosen.seed)
@@ -108,6 +117,33 @@ def _import(chosen: options.ImportOptions, source: str, out: pathlib.Path) -> di
         say.info(line)
     say.info(f"look at  {chosen.target / import_report.SHEET}")
     return summary
+
+
+def _take(
+    examples: Iterable[example.Example], chosen: options.ImportOptions, tally: example.Tally
+) -> Iterator[example.Example]:
+    """Yields the examples of the split that is asked for, as one split, and the first so many.
+
+    Raises:
+      ValueError: there are none.
+    """
+    seen, count, is_remote = set(), 0, remote.is_address(chosen.source)
+    wanted = chosen.only and (example.split_name(chosen.only) or chosen.only)
+    for one in examples:
+        seen.add(one.split)
+        # Of an address only the files of that split are here, whatever they are called.
+        if wanted and one.split != wanted and not (one.split is None and is_remote):
+            tally.changed[f"rows of other splits than {chosen.only}, left out"] += 1
+            continue
+        if chosen.first is not None and count >= chosen.first:
+            tally.changed[f"rows behind the first {chosen.first}"] += 1
+            break
+        count += 1
+        # One split alone may be divided anew.
+        yield dataclasses.replace(one, split=None) if wanted and chosen.ratios else one
+    if not count:
+        known = ", ".join(sorted(filter(None, seen))) or "none"
+        raise ValueError(f"SRC {chosen.source}: no rows of a split '{chosen.only}'; it has {known}")
 
 
 def _find_bad_classes(

@@ -21,7 +21,7 @@ class ImportOptions:
     """What to import, and how.
 
     Attributes:
-      source: file, folder, or an address of Roboflow.
+      source: file, folder, or an address: of Roboflow, Hugging Face, Google Storage, Kaggle.
       target: the folder to write.
       task: what rows are made for, a key of `task.imports()`.
       format: a key of `formats.FORMATS`; None: detected.
@@ -29,6 +29,8 @@ class ImportOptions:
         `example.Request`.
       prompt: template of the prompts; None is the task's own.
       coordinates: convention of `<loc>` tokens.
+      only: the split of the source that is taken; None: all.
+      first: how many rows are taken; None: all.
       ratios: {split: share} where the source has no splits; {} leaves them together.
       group: regular expression for what must stay in one split, see `splits.group_key`.
       seed: decides the splits.
@@ -50,6 +52,8 @@ class ImportOptions:
     first_class: int | None = None
     prompt: str | None = None
     coordinates: str = geometry.DEFAULT_CONVENTION
+    only: str | None = None
+    first: int | None = None
     ratios: Mapping[str, float] = dataclasses.field(default_factory=dict)
     group: str | None = None
     seed: int = 0
@@ -66,7 +70,7 @@ class ImportOptions:
 def add(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     add = parser.add_argument
-    add("source", metavar="SRC", help="file, folder, or roboflow://WORKSPACE/PROJECT/VERSION")
+    add("source", metavar="SRC", help="file, folder, roboflow:// hf:// gs:// or kaggle://")
     add("target", metavar="DST", type=pathlib.Path, help="the folder to write")
     add("--task", choices=tuple(task.imports()), required=True, help="what rows are made for")
     add("--overwrite", action="store_true", help="replace DST")
@@ -82,7 +86,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--prompt", metavar="TEXT", help="with {classes} or {question}")
     add("--coordinates", choices=sorted(geometry.CONVENTIONS), help="of <loc>; default: 1023")
     add("--mask_codec", metavar="FILE", help="writes <seg> tokens; default: the published one")
-    add("--split", metavar="NAME=SHARE,..", help="as train=0.8,valid=0.2")
+    add("--split", metavar="NAME=SHARE,..", help="as train=0.8,valid=0.2; train: as --only")
+    add("--only", metavar="SPLIT", help="takes this split of SRC alone; --split may divide it")
+    add("--first", type=int, metavar="N", help="takes so many rows; fetches no more files for them")
     add("--group", metavar="REGEX", help="images whose names match alike stay in one split")
     add("--seed", type=int, help="of the split; default: 0")
     add(
@@ -98,6 +104,10 @@ def read(args: argparse.Namespace) -> ImportOptions:
     Raises:
       ValueError: a wrong value, options that do not go together, or a DST that may not be written.
     """
+    if args.split and "=" not in args.split and not args.only:
+        args.only, args.split = args.split, None
+    if args.first is not None and args.first < 1:
+        raise ValueError(f"--first {args.first}: expected 1 or more")
     if (args.group or args.seed is not None) and not args.split:
         raise ValueError("--group and --seed say how to divide: add --split train=0.8,valid=0.2")
     if not 0 <= (args.first_class or 0) <= example.MAX_CLASS or (args.min_area or 0) < 0:
@@ -131,6 +141,8 @@ def read(args: argparse.Namespace) -> ImportOptions:
         first_class=args.first_class,
         prompt=args.prompt,
         coordinates=args.coordinates or geometry.DEFAULT_CONVENTION,
+        only=args.only,
+        first=args.first,
         ratios=_shares(args.split),
         group=args.group,
         seed=SEED if args.seed is None else args.seed,

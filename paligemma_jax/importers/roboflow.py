@@ -24,7 +24,7 @@ from paligemma_jax.importers import example
 
 KEY = "ROBOFLOW_API_KEY"
 KEY_PAGE = "https://app.roboflow.com/settings/api"
-HOST = "https://api.roboflow.com"
+HOST, HOST_ENV = "https://api.roboflow.com", "ROBOFLOW_API_URL"
 ADDRESS = re.compile(
     r"(?:roboflow://|https://(?:universe|app)\.roboflow\.com/)"
     r"(?P<workspace>[\w-]+)/(?P<project>[\w-]+)/(?:dataset/)?(?P<version>\d+)/?"

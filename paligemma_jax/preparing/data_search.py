@@ -16,6 +16,7 @@ from paligemma_jax.importers import (
     importing,
     likely_task,
     options,
+    remote,
     roboflow,
     splits,
 )
@@ -141,7 +142,10 @@ def _import(wanted: Wanted, out: pathlib.Path) -> Data:
     if name is None and roboflow.is_address(wanted.data):
         raise ValueError(f"{wanted.data}: {likely_task.HINT}")
     if name is None:
-        name, reason = likely_task.find(wanted.data)
+        where = wanted.data
+        if remote.is_address(where):
+            where = str(remote.fetch(where, split=None, first=None))
+        name, reason = likely_task.find(where)
         say.info(f"task: {name} ({reason}; --task chooses)")
     parser = argparse.ArgumentParser(prog="--data", allow_abbrev=False)
     options.add(parser)
