@@ -18,10 +18,10 @@ from paligemma_jax.prediction import queries
 from paligemma_jax.reports import drawing
 from paligemma_jax.results import answers
 from paligemma_jax.settings import load, schema
+from paligemma_jax.tasks import task as tasks
 from paligemma_jax.wording import phrases
 
 NEW_TOKENS = 128
-USUAL_TASK = "vqa"  # of weights of which no run is told
 # What a row of an evaluation says of the truth, which nobody knows here.
 OF_TRUTH = (
     *("suffix", "truths", "matched", "mean_iou", "references"),
@@ -226,7 +226,7 @@ def open_run(
     is_run = (pathlib.Path(run) / run_folder.CONFIG).exists()
     if is_run and task:
         raise ValueError(f"task={task!r}: {run} is a run, whose task is its own: leave it out")
-    asked_for = [] if is_run else [f"task={task or USUAL_TASK}"]
+    asked_for = [] if is_run else [f"task={task or tasks.likely([], [])}"]
     settings, final = assembly.open_run(
         run if is_run else None, None, asked_for, weights_alone=None if is_run else run
     )
