@@ -1,4 +1,4 @@
-"""The commands as Python functions: train, evaluate, check, import_data, convert.
+"""The commands as Python functions: train, evaluate, compare, check, import_data, convert.
 
     import paligemma_jax
     from paligemma_jax import api
@@ -157,6 +157,38 @@ def evaluate(
     )
     folder, _ = evaluating.evaluate_into(chosen)
     return outcomes.Evaluation(folder, datasets.open_image)
+
+
+@arguments.once_in_words
+def compare(
+    run: Path,
+    against: Path = evaluating.BASE,
+    data: Path | None = None,
+    *,
+    name: str | None = None,
+    changes: Changes = NO_CHANGES,
+    decoding: Changes = NO_CHANGES,
+) -> outcomes.Comparison:
+    """Scores a run and another model on the same data, and returns both beside each other.
+
+    Args:
+      run: a run's folder, or what `train` returned.
+      against: "base", what the run started from; another run; or released weights, by name.
+      data, name, changes, decoding: as of `evaluate`.
+    """
+    _begin()
+    chosen = evaluating.EvaluateOptions(
+        data=_text(data),
+        run=_text(run),
+        name=name,
+        config_overrides=_overrides(changes),
+        eval_overrides=_overrides(decoding),
+    )
+    folder, made = evaluating.evaluate_against(chosen, os.fspath(against))
+    other = outcomes.Evaluation(folder / evaluating.AGAINST, datasets.open_image)
+    after = outcomes.Evaluation(folder, datasets.open_image)
+    header, rows = made.table()
+    return outcomes.Comparison(folder, other, after, made.summary(), header, tuple(rows))
 
 
 @arguments.once_in_words

@@ -7,16 +7,19 @@ validation set of the run: evals.valid or evals.val of its settings, else their 
     python -m paligemma_jax.evaluate --run runs/fracture
     python -m paligemma_jax.evaluate --run runs/fracture --data test.jsonl
     python -m paligemma_jax.evaluate --config configs/fracture_224.py --data test.jsonl
+    python -m paligemma_jax.evaluate --run runs/fracture --data test.jsonl --against base
 
 --run takes a run's own settings, tokenizer and final.npz, or another state of it: --checkpoint best
 (by its keep_best), last, or a step. --config takes a config file; its weights are --weights, else
 its model_init ("--weights none": random ones). --weights alone is a released model as it is, as
-mix_448 or tiny_base. Settings can be changed:
---config.compute_dtype=bfloat16; and how answers are made: --eval.sampler=beam --eval.beam_size=3
+mix_448 or tiny_base. --against scores a second model on the same data, and writes comparison.html:
+scores, examples that got better and worse, both answers beside the truth. Settings can be changed,
+--config.compute_dtype=bfloat16, and how answers are made: --eval.sampler=beam --eval.beam_size=3
 --eval.batch_size=32 --eval.constrain=task (docs/configs.md lists all as evals.NAME.*).
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -42,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         config_overrides=overrides["config"],
         eval_overrides=overrides["eval"],
     )
+    if args.against:
+        _, compared = evaluating.evaluate_against(options, args.against)
+        with say.results():
+            sys.stdout.write(json.dumps(dataclasses.asdict(compared)) + "\n")
+        return
     scores = evaluating.evaluate(options)
     if scores is not None:
         with say.results():
@@ -60,6 +68,11 @@ def parse_args(
         "default: the validation set of the settings",
     )
     parser.add_argument("--out", metavar="FOLDER", help="default: evaluation-NAME in the run")
+    parser.add_argument(
+        "--against",
+        metavar="WHAT",
+        help="compare with 'base' (what it was trained from), another run, or weights",
+    )
     parser.add_argument("--name", help="of this evaluation; default: as the file of --data")
     arguments.add_processes(parser)
     return arguments.parse(

@@ -14,12 +14,13 @@ import jax
 from paligemma_jax.assembly import assembly, datasets, training_data
 from paligemma_jax.console import process, say
 from paligemma_jax.data import jsonl
-from paligemma_jax.evaluation import evaluator, report
+from paligemma_jax.evaluation import comparison, evaluator, report
 from paligemma_jax.files import run_folder
 from paligemma_jax.settings import load, schema
 from paligemma_jax.tasks import task
 from paligemma_jax.wording import phrases
 
+BASE, AGAINST = "base", "against"
 NUM_READ = 1000  # rows that tell what answers are
 VALIDATION = ("valid", "val", "validation")  # what evaluations on validation sets are called
 
@@ -96,10 +97,63 @@ def _overrides(options: EvaluateOptions) -> list[str]:
     overrides = list(options.config_overrides)
     if options.run or options.config or not options.data:
         return overrides
-    found = (jsonl.parse_line(line)[0] for _, line in jsonl.read_lines(options.data))
-    rows = [row for row in itertools.islice(found, NUM_READ) if row is not None]
+    parsed = (jsonl.parse_line(line)[0] for _, line in jsonl.read_lines(options.data))
+    rows = [row for row in itertools.islice(parsed, NUM_READ) if row is not None]
     texts = [[str(row.get(key) or "") for row in rows] for key in ("prefix", "suffix")]
     return [f"task={task.likely(*texts)}", *overrides]
+
+
+def evaluate_against(
+    options: EvaluateOptions, against: str
+) -> tuple[pathlib.Path, comparison.Comparison]:
+    """Does `evaluate_into`, does it for another model, and writes how the two compare.
+
+    Args:
+      options: of what is looked at.
+      against: "base", what a run or a config started from; or a run, or weights of a released
+        model. Its evaluation lies in the folder "against" of the first one.
+
+    Returns:
+      (folder of the first evaluation with the page, the comparison).
+
+    Raises:
+      ValueError: as of `evaluate_into`; or a run from nothing has no base.
+    """
+    other = _options_of_other(options, against)  # what is wrong with it is said first
+    out, _ = evaluate_into(options)
+    data = json.loads((out / run_folder.scores()).read_text())["data"]
+    beside = out / AGAINST
+    other = dataclasses.replace(other, data=data, name=AGAINST, out=str(beside))
+    evaluate_into(other)
+    own = pathlib.Path(options.run or options.config or options.weights or "").name
+    before = comparison.Side(pathlib.Path(against).name, beside)
+    made = comparison.write(before, comparison.Side(own, out), out)
+    comparison.link(out)
+    comparison.say_result(made, out)
+    return out, made
+
+
+def _options_of_other(options: EvaluateOptions, against: str) -> EvaluateOptions:
+    if against != BASE:
+        is_run = (pathlib.Path(against) / run_folder.CONFIG).exists()
+        source = {"run": against} if is_run else {"weights": against}
+        alone = {"run": None, "config": None, "weights": None, "checkpoint": None, "base": None}
+        return dataclasses.replace(options, **{**alone, **source})
+    trained, _ = assembly.open_run(options.run, options.config, list(options.config_overrides))
+    if trained.model_init is None:
+        raise ValueError(
+            f"--against {BASE}: {options.run or options.config} starts from random weights, and "
+            f"has no base. Name another run, or weights"
+        )
+    overrides = list(options.config_overrides)
+    overrides += ["lora.targets=None"] if trained.lora.targets else []
+    return dataclasses.replace(
+        options,
+        weights=trained.model_init,
+        checkpoint=None,
+        base=trained.model_init_base,
+        config_overrides=overrides,
+    )
 
 
 def choose_data(trained: schema.Settings, options: EvaluateOptions) -> tuple[str, schema.Settings]:

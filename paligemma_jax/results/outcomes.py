@@ -217,6 +217,44 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
+class Comparison:
+    """Two evaluations of one data set.
+
+    Attributes:
+      folder: of the second, with comparison.html and comparison.json.
+      before, after: the evaluations.
+      summary: how many examples got better and worse.
+      header, rows: of the table of scores.
+    """
+
+    folder: pathlib.Path
+    before: Evaluation
+    after: Evaluation
+    summary: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def report(self) -> pathlib.Path:
+        """Its page."""
+        return self.folder / "comparison.html"
+
+    def to_dataframe(self) -> Any:
+        """Returns the scores of both as a table of pandas."""
+        with answers.needing("pandas"):
+            import pandas
+        names = [row[0] for row in self.rows]
+        return pandas.DataFrame([row[1:] for row in self.rows], names, self.header[1:])
+
+    def __repr__(self) -> str:
+        return answers.one_line(f"Comparison({self.folder}: {self.summary})")
+
+    def _repr_html_(self) -> str:
+        lines, tables = [f"report: {self.report}"], [(self.header, self.rows)]
+        return page.render("notebook.html", title=repr(self), lines=lines, tables=tables)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Check:
     """What a check found.
 

@@ -69,3 +69,24 @@ def test_a_run_without_evaluations_needs_data(config):
     config.evals = {}
     with pytest.raises(ValueError, match="--data is missing, and the settings have no evals"):
         choose(load.typed(config))
+
+
+def test_a_run_is_held_against_its_base_another_run_and_released_weights(config, tmp_path):
+    config.model_init, config.lora.targets = "base.npz", "llm"
+    (tmp_path / "config.json").write_text(load.to_json(load.typed(config)))
+    options = evaluating.EvaluateOptions(run=str(tmp_path), checkpoint="best", data="a.jsonl")
+    base = evaluating._options_of_other(options, "base")
+    assert base.run == str(tmp_path) and base.checkpoint is None
+    assert base.weights.endswith("base.npz")
+    assert "lora.targets=None" in base.config_overrides
+    other = evaluating._options_of_other(options, str(tmp_path))
+    assert (other.run, other.weights, other.checkpoint) == (str(tmp_path), None, None)
+    released = evaluating._options_of_other(options, "mix_3b_448")
+    assert (released.run, released.weights, released.data) == (None, "mix_3b_448", "a.jsonl")
+
+
+def test_a_run_from_nothing_has_no_base(config, tmp_path):
+    (tmp_path / "config.json").write_text(load.to_json(load.typed(config)))
+    options = evaluating.EvaluateOptions(run=str(tmp_path))
+    with pytest.raises(ValueError, match=r"--against base: .* starts from random weights"):
+        evaluating.evaluate_against(options, "base")
