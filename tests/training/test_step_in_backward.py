@@ -59,12 +59,15 @@ CASES = {
         trainable="img/.*", optax_name="big_vision.momentum_hp", lr=0.1
     ),
 }
+HALF_A_PLACE = 1e-2  # of bfloat16
+# A momentum that rounds the other way moves a weight by a 256th of its step, here as large as it is.
+EXACT = {"vision, 16-bit momentum": 5e-4}
 
 
 @pytest.mark.parametrize(
     ("case", "remat", "dropout"),
     [
-        ("all, Adam", "segment_inputs_saveable", 0.0),
+        pytest.param("all, Adam", "segment_inputs_saveable", 0.0, marks=pytest.mark.slow),
         ("attention, SGD", "nothing_saveable", 0.3),
         pytest.param("vision, 16-bit momentum", "nothing_saveable", 0.0, marks=pytest.mark.slow),
         pytest.param("all, Adam", "nothing_saveable", 0.0, marks=pytest.mark.slow),
@@ -91,7 +94,7 @@ def test_losses_weights_and_moments_are_those_of_an_update_behind(quick_jit, cas
         name = jax.tree_util.keystr(path)
         if NOISE not in name:
             scale = np.abs(np.asarray(before, np.float32)).max()
-            exact = 1e-5 if before.dtype == jnp.float32 else 1e-2  # half a place of bfloat16
+            exact = EXACT.get(case, 1e-5) if before.dtype == jnp.float32 else HALF_A_PLACE
             np.testing.assert_allclose(
                 *(np.asarray(x, np.float32) for x in (after, before)),
                 rtol=0,
