@@ -26,6 +26,7 @@ from collections.abc import Sequence
 
 from paligemma_jax.console import arguments, say
 from paligemma_jax.evaluation import evaluating
+from paligemma_jax.files import run_folder
 from paligemma_jax.settings import schema
 
 
@@ -33,27 +34,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
     if args.distributed:
         arguments.join_processes()
-    options = evaluating.EvaluateOptions(
+    with (
+        run_folder.opened(args.run, checkpoints=args.checkpoint is not None) as run,
+        run_folder.writing_to(args.out) as out,
+    ):
+        options = _options(args, overrides, run, out)
+        if args.against:
+            _, compared = evaluating.evaluate_against(options, args.against)
+            with say.results():
+                sys.stdout.write(json.dumps(dataclasses.asdict(compared)) + "\n")
+            return
+        scores = evaluating.evaluate(options)
+    if scores is not None:
+        with say.results():
+            sys.stdout.write(json.dumps(scores) + "\n")
+
+
+def _options(
+    args: argparse.Namespace, overrides: dict[str, list[str]], run: str | None, out: str | None
+) -> evaluating.EvaluateOptions:
+    return evaluating.EvaluateOptions(
         data=args.data,
-        run=args.run,
+        run=run,
         config=args.config,
         weights=args.weights,
         checkpoint=args.checkpoint,
         base=args.base,
         name=args.name,
-        out=args.out,
+        out=out,
         config_overrides=overrides["config"],
         eval_overrides=overrides["eval"],
     )
-    if args.against:
-        _, compared = evaluating.evaluate_against(options, args.against)
-        with say.results():
-            sys.stdout.write(json.dumps(dataclasses.asdict(compared)) + "\n")
-        return
-    scores = evaluating.evaluate(options)
-    if scores is not None:
-        with say.results():
-            sys.stdout.write(json.dumps(scores) + "\n")
 
 
 def parse_args(

@@ -7,10 +7,10 @@
     paligemma-jax fetch --list
 
 NAME is a name of published weights, a released model (its weights of --res; the tokenizer comes
-with both), tokenizer, mask_codec, or an address (kaggle:// hf:// https:// gs://). --config fetches
-all that a config names, --list shows all published weights and their sizes. What is here already
-is not fetched again; folders of transformers and PEFT are converted. The folders that files are
-kept in may be copied to another machine.
+with both), tokenizer, mask_codec, or an address (kaggle:// hf:// https:// gs:// s3://). --config
+fetches all that a config names, --list shows all published weights and their sizes. What is here
+already is not fetched again; folders of transformers and PEFT are converted. The folders that files
+are kept in may be copied to another machine.
 """
 
 import argparse

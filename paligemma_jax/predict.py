@@ -35,21 +35,34 @@ import sys
 from collections.abc import Sequence
 
 from paligemma_jax.console import arguments
+from paligemma_jax.files import run_folder
 from paligemma_jax.prediction import predicting
 from paligemma_jax.settings import schema
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parse_args(argv)
-    options = predicting.PredictOptions(
+    with (
+        run_folder.opened(args.run, checkpoints=args.checkpoint is not None) as run,
+        run_folder.writing_to(args.pictures) as pictures,
+    ):
+        has_failed = predicting.predict(_options(args, overrides, run, pictures))
+    if has_failed:
+        sys.exit(1)
+
+
+def _options(
+    args: argparse.Namespace, overrides: dict[str, list[str]], run: str | None, pictures: str | None
+) -> predicting.PredictOptions:
+    return predicting.PredictOptions(
         images=args.images,
         prompt=args.prompt,
-        run=args.run,
+        run=run,
         config=args.config,
         weights=args.weights,
         checkpoint=args.checkpoint,
         base=args.base,
-        pictures=args.pictures,
+        pictures=pictures,
         every=args.every,
         frames=args.frames,
         together=args.together,
@@ -57,8 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         config_overrides=overrides["config"],
         eval_overrides=overrides["eval"],
     )
-    if predicting.predict(options):
-        sys.exit(1)
 
 
 def parse_args(

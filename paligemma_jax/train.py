@@ -10,13 +10,16 @@ report.html of each evaluation, checkpoints, and final.npz.
 A run that stopped, however it did, goes on when the same command is given again, and ends with the
 numbers that it would have had. SIGTERM and SIGINT (Ctrl-C) end it after the running step with its
 state saved and exit status 75; a second signal ends it at once.
+
+--workdir may be an address (gs:// s3://): the run is mirrored there while it trains, and goes on
+from there on another machine.
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from paligemma_jax.console import arguments
+from paligemma_jax.files import run_folder
 from paligemma_jax.runs import saving, whole_run
 from paligemma_jax.settings import load, schema
 
@@ -26,13 +29,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.distributed:
         arguments.join_processes()
     settings = load.load(args.config, overrides["config"])
-    whole_run.train(settings, pathlib.Path(args.workdir), resume_anyway=args.resume_anyway)
+    if args.distributed and run_folder.is_remote(args.workdir):
+        raise ValueError(
+            f"--workdir {args.workdir}: several processes write one run into a folder that all of "
+            f"them see. Mount the bucket on every machine (gcsfuse, s3fs) and give that path"
+        )
+    with run_folder.working_in(args.workdir) as workdir:
+        whole_run.train(settings, workdir, resume_anyway=args.resume_anyway)
 
 
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, list[str]]]:
     parser = arguments.parser(__doc__)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a Python file")
-    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="the run's folder")
+    parser.add_argument(
+        "--workdir", required=True, metavar="FOLDER", help="the run's folder, or its address"
+    )
     parser.add_argument(
         saving.ANYWAY,
         action="store_true",

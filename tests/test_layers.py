@@ -93,7 +93,7 @@ HOMES = {
     "safetensors": {"checkpoints"},
     "kagglehub": {"hub"},
     "huggingface_hub": {"hub"},
-    "fsspec": {"data", "hub"},
+    "fsspec": {"data", "hub", "files/remote.py"},
     "filelock": {"files/atomic.py"},
     "sentencepiece": {"data/tokens.py"},
     "tokenizers": {"data/tokenizer_json.py"},

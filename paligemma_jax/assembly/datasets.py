@@ -18,7 +18,7 @@ from paligemma_jax.assembly import model_functions, weights
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.console import say
 from paligemma_jax.data import images, locations, noise_boxes, pipeline, prefix_lm, records, tokens
-from paligemma_jax.files import atomic
+from paligemma_jax.files import atomic, run_folder
 from paligemma_jax.hub import sites
 from paligemma_jax.params import sharding
 from paligemma_jax.reports import drawing
@@ -99,9 +99,9 @@ def read_records(
     """
     if not fname:
         raise ValueError(f"{key} is not set: the path of a JSONL file")
+    fname, image_dir = _fetch(fname, image_dir)
     data = settings.input.data
-    check = task.look_up(settings.task).check
-    keys = fields or data.fields
+    check, keys = task.look_up(settings.task).check, fields or data.fields
     template = prefix_template or data.prefix_template
     passed = _checks_entry(settings, fname, keys)
     kept = _kept_rows(passed, os.path.abspath(fname), image_dir, template, check) if passed else []
@@ -138,6 +138,14 @@ def read_records(
     if passed and os.path.getsize(fname) <= MOST_BYTES_KEPT:
         kept.append(tuple(read))
     return read
+
+
+def _fetch(fname: str, image_dir: str | None) -> tuple[str, str | None]:
+    """Returns where a JSONL file is here, and its images: of an address, beside it there."""
+    if not run_folder.is_remote(fname):
+        return fname, image_dir
+    with say.working(f"fetching {fname}"):
+        return run_folder.fetch(fname), image_dir or fname.rpartition("/")[0]
 
 
 @functools.lru_cache(maxsize=2)

@@ -38,7 +38,7 @@ def sources_of_names(names: Sequence[str], *, res: int | None = None) -> dict[st
             hint = phrases.did_you_mean(name, [*known, *released_models.FILES])
             raise ValueError(
                 f"'{name}' is no name of what can be fetched. {hint}Known: {', '.join(known)}, "
-                f"{released_models.list_names()}, and addresses (kaggle:// hf:// https:// gs://)"
+                f"{released_models.list_names()}, and addresses (kaggle:// hf:// https:// gs:// s3://)"
             )
     return sources
 

@@ -21,11 +21,13 @@ evaluation-val/                  what `evaluate` writes later: predictions.jsonl
 import contextlib
 import dataclasses
 import datetime
+import importlib
 import json
 import os
 import pathlib
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 from paligemma_jax.files import atomic
 
@@ -89,6 +91,59 @@ def pictures(evaluation: str) -> str:
 def evaluation(name: str) -> str:
     """Returns the folder of what `evaluate` writes."""
     return f"evaluation-{name}"
+
+
+# Places that may be addresses: gs://bucket/run, s3://..., what fsspec opens. What reads and writes
+# there is imported where a place is one.
+
+
+def is_remote(place: object) -> bool:
+    """Whether a place is an address; a scheme of one letter is a disk of Windows."""
+    scheme, separator, _ = str(place).partition("://")
+    return bool(separator) and len(scheme) > 1 and scheme != "file"
+
+
+@contextlib.contextmanager
+def working_in(place: str) -> Iterator[pathlib.Path]:
+    """Yields the folder of a run to work in: of an address, its mirror here (`files.mirror`)."""
+    if not is_remote(place):
+        yield pathlib.Path(place)
+        return
+    with _of_addresses("mirror").mirrored(place) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def opened(run: str | None, *, checkpoints: bool = True) -> Iterator[str | None]:
+    """Yields the folder of a run that ended: of an address, a copy; what is written there is sent.
+
+    `checkpoints`: whether they are needed, besides the final weights.
+    """
+    if run is None or not is_remote(run):
+        yield run
+        return
+    leave_out = "" if checkpoints else f"{CHECKPOINTS}/"
+    with _of_addresses("remote").opened(run, leave_out=leave_out) as folder:
+        yield str(folder)
+
+
+@contextlib.contextmanager
+def writing_to(place: str | None) -> Iterator[str | None]:
+    """Yields a folder to write into: of an address, one whose files are sent there at the end."""
+    if place is None or not is_remote(place):
+        yield place
+        return
+    with _of_addresses("remote").sending(place) as folder:
+        yield str(folder)
+
+
+def fetch(place: str) -> str:
+    """Returns where a file is here, fetched if it is at an address."""
+    return str(_of_addresses("remote").fetch(place)) if is_remote(place) else place
+
+
+def _of_addresses(module: str) -> Any:
+    return importlib.import_module(f"paligemma_jax.files.{module}")
 
 
 @dataclasses.dataclass(frozen=True)

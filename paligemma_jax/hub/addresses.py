@@ -5,6 +5,7 @@
     kaggle://google/paligemma/jax/NAME/FILE         through kagglehub
     hf://google/NAME-jax/FILE@REVISION              through huggingface_hub
     gs://BUCKET/OBJECT                              public objects by https, others through gcsfs
+    s3://BUCKET/OBJECT                              through s3fs
     https://HOST/FILE#sha256=...                    the checksum is optional
     ~/weights/pt_224.npz                            a path
 

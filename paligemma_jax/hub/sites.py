@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import fsspec
+import fsspec.callbacks
 import huggingface_hub
 import huggingface_hub.constants
 import huggingface_hub.errors
@@ -232,7 +233,7 @@ def remove_damaged(source: str) -> pathlib.Path | None:
 
     Returns where it was; None where nothing is removed. Other caches are their programs' own.
     """
-    if source.partition("://")[0] not in ("gs", "https", "http"):
+    if source.partition("://")[0] not in ("gs", "s3", "https", "http"):
         return None
     path = _find_in_own_cache(source)
     if path.suffix != ".npz" or not path.exists() or npz_members.is_whole(path):
@@ -243,9 +244,10 @@ def remove_damaged(source: str) -> pathlib.Path | None:
 
 def _place_in(folder: pathlib.Path, source: str) -> pathlib.Path:
     """Returns where our cache folder keeps a file; an address that would leave it is an error."""
-    if source.startswith("gs://"):
-        bucket, _, name = source.removeprefix("gs://").partition("/")
-        parts = ("gs", bucket, name)
+    scheme, _, rest = source.partition("://")
+    if scheme in ("gs", "s3"):
+        bucket, _, name = rest.partition("/")
+        parts = (scheme, bucket, name)
     else:
         url = urllib.parse.urlsplit(source)
         extra = url.query + url.fragment
@@ -326,6 +328,34 @@ def _fetch_private(name: str, place: pathlib.Path) -> None:
     raise download.DownloadError(f"gs://{name} {problem}", status=status)
 
 
+def _fetch_from_s3(source: str, folder: pathlib.Path, progress: Progress | None) -> pathlib.Path:
+    """Fetches an object with the user's credentials, as s3fs finds them, or without any."""
+    place, report = _place_in(folder, source), progress or (lambda _, __: None)
+    hooks = {"": lambda size, value, **_: report(value, size or 0)}
+    callback = fsspec.callbacks.Callback(hooks=hooks)
+    problem, status = "", None
+    with download.alone(place, progress):
+        if place.exists():
+            return place
+        try:
+            with atomic.new_file(place) as unfinished:
+                system, path = fsspec.url_to_fs(source)
+                system.get_file(path, os.fspath(unfinished), callback=callback)
+            return place
+        except ImportError:
+            problem = "needs the package s3fs: pip install 'paligemma-jax[s3]'"
+        except FileNotFoundError:
+            problem, status = "is not there, or not for your account: check the name", 404
+        except Exception as error:  # botocore and aiohttp raise their own
+            problem, status = (
+                f"cannot be had ({type(error).__name__}): AWS_PROFILE or AWS_ACCESS_KEY_ID and "
+                f"AWS_SECRET_ACCESS_KEY say who you are, AWS_ENDPOINT_URL where the server is",
+                403,
+            )
+    # Not chained: a client's error may show an address that is signed with a key.
+    raise download.DownloadError(f"{source} {problem}", status=status)
+
+
 _WEB = Site(_fetch_from_web, _find_in_own_cache, own_cache)
 # By the scheme of an address.
 SITES = {
@@ -336,6 +366,7 @@ SITES = {
         lambda: pathlib.Path(huggingface_hub.constants.HF_HUB_CACHE),
     ),
     "gs": Site(_fetch_from_google_storage, _find_in_own_cache, own_cache),
+    "s3": Site(_fetch_from_s3, _find_in_own_cache, own_cache),
     "https": _WEB,
     "http": _WEB,
 }

@@ -79,7 +79,7 @@ class ModelSettings:
 class DataSettings:
     """One training set, `input.data.*`."""
 
-    fname: str | None = key(None, "training set: a JSONL file", is_path=True)
+    fname: str | None = key(None, "training set: a JSONL file, or its address", is_path=True)
     image_dir: str | None = key(
         None, "folder that holds the images; None: the JSONL file's folder", is_path=True
     )
@@ -265,7 +265,7 @@ class Settings:
     model_init: str | None = key(
         None,
         "starting weights: published name, npz file, run, folder of transformers or PEFT, "
-        "kaggle:// hf:// https:// gs://; None: random",
+        "kaggle:// hf:// https:// gs:// s3://; None: random",
         is_path=True,
     )
     model_init_base: str | None = key(

@@ -1,14 +1,16 @@
 """Where each site's files come from and are kept: https and gs against a server on this machine."""
 
+import importlib
 import io
 import pathlib
 
 import fsspec
+import fsspec.implementations.memory
 import huggingface_hub.constants
 import numpy as np
 import pytest
 
-from paligemma_jax.hub import addresses
+from paligemma_jax.hub import addresses, download, sites
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 
@@ -162,3 +164,31 @@ def test_a_file_in_parts_is_found_by_its_first_one_once_all_are_there(home):
     assert addresses.find("gs://b/a.npz") is None
     second.write_bytes(whole.getvalue()[1000:])
     assert addresses.find("gs://b/a.npz") == first
+
+
+def test_s3_is_fetched_once_with_progress_and_what_is_missing_is_said(tmp_path, monkeypatch):
+    class InMemory(fsspec.implementations.memory.MemoryFileSystem):
+        protocol = "s3"
+        store, pseudo_dirs = {}, [""]
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(str(path).replace("s3://", "memory://"))
+
+    known = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.setitem(known, "s3", InMemory)
+    InMemory().pipe_file("/bucket/w.npz", b"x" * 9)
+    told, fetch = [], sites.SITES["s3"].fetch
+    for _ in range(2):
+        path = fetch("s3://bucket/w.npz", tmp_path, lambda *now: told.append(now))
+    assert path == tmp_path / "s3/bucket/w.npz" and path.read_bytes() == b"x" * 9
+    assert told[-1] == (9, 9)
+    with pytest.raises(download.DownloadError, match="s3://bucket/no is not there"):
+        fetch("s3://bucket/no", tmp_path, None)
+
+    def missing(*_, **__):
+        raise ImportError
+
+    monkeypatch.setattr(fsspec, "url_to_fs", missing)
+    with pytest.raises(download.DownloadError, match=r"pip install 'paligemma-jax\[s3\]'"):
+        fetch("s3://bucket/other", tmp_path, None)
