@@ -16,6 +16,7 @@ DOORS = {
     "evaluate": "score weights on a data set",
     "predict": "answer to images and videos",
     "import_data": "data sets of other tools to JSONL and images",
+    "label": "label images in the browser, or correct labels",
     "convert": "weights to Hugging Face and back",
     "fetch": "get weights, tokenizer and mask codec before they are needed",
     "configs": "list the configs that come with it, or copy one",
@@ -25,6 +26,7 @@ DOORS = {
 # What other programs call a command.
 OTHERS = {"val": "evaluate", "test": "evaluate", "detect": "predict", "infer": "predict"}
 OTHERS |= {"generate": "predict", "export": "convert", "fit": "train", "tune": "sweep"}
+OTHERS |= {"annotate": "label", "correct": "label"}
 OTHERS |= {"download": "fetch", "init": "new", "import": "import_data"}
 HELP, VERSION = ("-h", "--help", "help"), ("--version", "version")
 

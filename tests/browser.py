@@ -22,6 +22,10 @@ import pytest
 
 MISSING = "chromium and chromedriver are not installed"
 START_S = 60  # of the driver, and of the browser: the machine may be busy
+# Names of keys, as W3C's WebDriver spells them.
+KEYS = {"ctrl": "\ue009", "shift": "\ue008", "alt": "\ue00a", "Enter": "\ue007", "Tab": "\ue004"}
+KEYS |= {"Escape": "\ue00c", "Delete": "\ue017", "Backspace": "\ue003", "Left": "\ue012"}
+KEYS |= {"Right": "\ue014"}
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's key of an element's number
 
 
@@ -33,6 +37,42 @@ class Browser:
 
     def open(self, path: pathlib.Path) -> None:
         self.call("POST", "url", url=path.resolve().as_uri())
+
+    def go(self, address: str) -> None:
+        self.call("POST", "url", url=address)
+
+    def wait(self, script: str, *arguments: Any, seconds: float = 20) -> Any:
+        """Returns the first value of a script that is true."""
+        end = time.monotonic() + seconds
+        while not (value := self.run(script, *arguments)):
+            if time.monotonic() > end:
+                raise AssertionError(f"never true: {script}")
+            time.sleep(0.02)
+        return value
+
+    def press(self, *keys: str) -> None:
+        """Presses keys one after the other; of "ctrl+z" both at once."""
+        actions = []
+        for key in keys:
+            parts = key.split("+") if len(key) > 1 else [key]
+            values = [KEYS.get(part, part) for part in parts]
+            actions += [{"type": "keyDown", "value": value} for value in values]
+            actions += [{"type": "keyUp", "value": value} for value in reversed(values)]
+        self.call("POST", "actions", actions=[{"type": "key", "id": "keys", "actions": actions}])
+
+    def drag(self, *fingers: list[tuple[float, float]], kind: str = "mouse") -> None:
+        """Moves pointers along points of the page, all at once; a path of one point is a click."""
+        sources = []
+        for number, path in enumerate(fingers):
+            moves = [
+                {"type": "pointerMove", "duration": 30 * bool(n), "x": round(x), "y": round(y)}
+                for n, (x, y) in enumerate(path)
+            ]
+            down, up = ({"type": name, "button": 0} for name in ("pointerDown", "pointerUp"))
+            actions = [moves[0], down, *moves[1:], up]
+            source = {"type": "pointer", "id": f"{kind}{number}", "actions": actions}
+            sources.append({**source, "parameters": {"pointerType": kind}})
+        self.call("POST", "actions", actions=sources)
 
     def resize(self, width: int, height: int = 900) -> None:
         """Sets the size of the page in px, also below what a window can have."""

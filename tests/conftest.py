@@ -42,6 +42,7 @@ SKIPS_IN_CI = {
     "the allocator is glibc's": "elsewhere than on Linux with glibc there is nothing to measure",
     "compares with a checkout": "big_vision comes from no package index; its numbers are stored",
     "npm is not installed": "Gemma's vocabulary is in an npm package",
+    "node is not installed": "a program of the system, not of Python",
     "chromium and chromedriver are not installed": "programs of the system, not of Python",
 }
 

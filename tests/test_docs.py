@@ -126,6 +126,7 @@ FIGURES = {
         "tests/models/test_lora.py": LORA,
     },
     "docs/data.md": {"experiments/import_coco/README.md": ("50,000", "7,000", "13.8")},
+    "docs/labelling.md": {"tests/labelling/test_page_in_browser.py": ("10,000",)},
     "docs/interop.md": {"docs/interop.md": ("6.1", "19.3", "55.3", "5.8", "11.7", "0.7")},
     "docs/transfers.md": {
         "tests/reference/transfers.json": tuple(re.findall(r"\d+\.\d+", transfers.markdown()))

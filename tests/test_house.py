@@ -14,7 +14,7 @@ PAGE = (layers.ROOT / "docs" / "house.md").read_text()
 QUESTIONS = (
     *("the loss", "the learning-rate multiplier", "the LoRA scale", "when evaluations run"),
     *("what is saved when", "`<loc>` written", "a flag declared", "Hugging Face names mapped"),
-    *("early stopping decided", "`final.npz` written"),
+    *("early stopping decided", "`final.npz` written", "a label kept, and taken back"),
 )
 TEST = re.compile(r"\btests/[\w/]+\.py\b")
 ALL_BELOW = "assembly"  # a room that imports this one may import all above it

@@ -42,12 +42,15 @@ NARROW = {
     "settings": {"params.released_models"},
     # What config.json of transformers says is translated from and to dimensions.
     "checkpoints": {"models.paligemma.variants"},
+    # A row that was labelled is held to the rules by which check judges it.
+    "labelling": {"checks.lint", "checks.findings"},
 }
 ROOMS["assembly"] = set(ROOMS)
 _below = set(ROOMS)
 ROOMS |= dict.fromkeys(("evaluation", "export", "importers"), _below)
 ROOMS |= {room: {"evaluation", *_below} for room in ("runs", "prediction")}
 ROOMS["preparing"] = {"importers", "export", "runs", "evaluation", *_below}
+ROOMS["labelling"] = {"importers", *_below}
 ROOMS["checks"] = set(ROOMS)
 # Whoever comes to train meets what training needs: a door imports these, and its own room.
 DOOR_ROOMS = {"console", "settings", "reports", *BOTTOM}
@@ -65,6 +68,7 @@ OWN_ROOM = {
     "new": {"tasks"},
     "finetune": {"preparing"},
     "fetch": {"assembly"},
+    "label": {"labelling"},
     # The commands as functions: one door to all that they do, for whoever asks for all of them.
     "api": {*ROOMS} - {"prediction"},
 }
@@ -97,7 +101,7 @@ HOMES = {
     "filelock": {"files/atomic.py"},
     "sentencepiece": {"data/tokens.py"},
     "tokenizers": {"data/tokenizer_json.py"},
-    "PIL": {"data", "reports", "importers", "prediction"},
+    "PIL": {"data", "reports", "importers", "prediction", "labelling"},
     "pycocotools": {"tasks", "data", "importers"},  # outlines of objects, besides scores
     "yaml": {"importers"},
     "pyarrow": {"importers/arrow.py"},

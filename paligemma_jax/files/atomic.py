@@ -133,6 +133,11 @@ class GrowingFile:
                     self._file.truncate(opened.st_size)
                 raise
 
+    def sync(self) -> None:
+        """Returns when all pieces are on the disk, also for a machine that loses its power."""
+        with writing(self.path):
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         self._file.close()
 
