@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     further = [word for name, value in of_import.items() if value for word in (name, value)]
     starting.train(
         starting.StartOptions(
-            wanted=data_search.Wanted(data=args.data, task=args.task, words=further),
+            wanted=data_search.Wanted(
+                data=args.data, task=args.task, words=further, images=args.images
+            ),
             model=args.model,
             method=args.method,
             res=args.res,
@@ -71,6 +73,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     add("--epochs", type=float, help="passes over the data; default: 10, from nothing more")
     add("--batch_size", type=int, help="default: 8, from nothing 16")
     add("--workdir", metavar="FOLDER", type=pathlib.Path, help="default: runs/NAME of the data")
+    add("--images", metavar="FOLDER", help="of the images; default: that of the data")
     for name in OF_IMPORT:
         add(f"--{name}", help="as of paligemma-jax import_data")
     add("--resume_anyway", action="store_true", help="as of paligemma-jax train --config")

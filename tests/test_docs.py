@@ -138,6 +138,7 @@ GIVEN = {
     "README.md": {"3.11", "3.13", "2.0"},
     "docs/configs.md": {"2412.03555", "0.5", "0.1"},
     "docs/house.md": {"1.9", "5.8"},
+    "docs/labelling.md": {"0.5"},
     "docs/transfers.md": {"2407.07726"},
 }
 NUMBER = r"\d+\.\d+|\d+(?:,\d{3})+|\d+ kills"

@@ -50,7 +50,7 @@ _below = set(ROOMS)
 ROOMS |= dict.fromkeys(("evaluation", "export", "importers"), _below)
 ROOMS |= {room: {"evaluation", *_below} for room in ("runs", "prediction")}
 ROOMS["preparing"] = {"importers", "export", "runs", "evaluation", *_below}
-ROOMS["labelling"] = {"importers", *_below}
+ROOMS["labelling"] = {"importers", "evaluation", "prediction", *_below}
 ROOMS["checks"] = set(ROOMS)
 # Whoever comes to train meets what training needs: a door imports these, and its own room.
 DOOR_ROOMS = {"console", "settings", "reports", *BOTTOM}

@@ -30,7 +30,7 @@ def make(calls: page_calls.Calls, format_name: str) -> tuple[str, str, bytes]:
     if not rows:
         raise ValueError("nothing to export: no row is done and holds objects")
     used = {label for _, kept in rows for label in kept.labels}
-    known = calls.settings.classes
+    known = calls.offered.classes
     classes = (*known, *sorted(used - set(known)))
     name, mime_type, write = FORMATS[format_name]
     return name, mime_type, write(rows, classes)

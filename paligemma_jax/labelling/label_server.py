@@ -123,7 +123,7 @@ class Server(http.server.ThreadingHTTPServer):
         host, port = self.server_address[:2]
         return f"http://{f'[{host}]' if ':' in str(host) else host}:{port}/"
 
-    def handle_error(self, *_: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """A browser that leaves in the middle is no error; others are ours."""
         error = sys.exception()
         if not isinstance(error, ConnectionError | TimeoutError):
@@ -180,6 +180,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "/api/item": calls.item,
             "/api/changes": calls.changes,
             "/api/check": calls.check,
+            "/api/numbers": calls.numbers,
         }
         if path in reads:
             self._send_json(reads[path](query))

@@ -13,9 +13,11 @@ from typing import Any
 from paligemma_jax.assembly import assembly, model_functions, training_data, weights
 from paligemma_jax.console import say
 from paligemma_jax.data import jsonl, tokens
-from paligemma_jax.importers import formats
+from paligemma_jax.importers import formats, likely_task
 from paligemma_jax.labelling import (
     data_opening,
+    label_models,
+    label_rounds,
     label_server,
     page_calls,
     page_settings,
@@ -40,7 +42,10 @@ class LabelOptions:
       out: where the latter is imported to.
       task, classes, prompt: see `page_settings.PageSettings`; None: as the data are.
       templates: JSON file with more of its values.
-      run: of the model that proposes answers; None: nobody does.
+      run: of the model that proposes answers; None: nobody does, before a round of training.
+      other_run: of a second one, to order images by how much the two disagree.
+      model: what rounds of training start from; None: the run's.
+      method, epochs, res, train_every: see `label_rounds.TrainOptions`.
       tokenizer: file that answers are read with; None: the run's, that beside the data, or the
         one of the small base in the package.
       text_len: tokens that a row has room for; None: the run's, else 128.
@@ -56,6 +61,12 @@ class LabelOptions:
     prompt: str | None = None
     templates: pathlib.Path | None = None
     run: str | None = None
+    other_run: str | None = None
+    model: str | None = None
+    method: str | None = None
+    epochs: float | None = None
+    res: int | None = None
+    train_every: int | None = None
     tokenizer: str | None = None
     text_len: int | None = None
     mask_codec: str | None = None
@@ -77,11 +88,15 @@ def label(options: LabelOptions) -> None:
     data = find_data(options)
     with data_opening.open_store(data) as store:
         calls = open_calls(store, options)
-        with label_server.Server(
-            calls, host=options.host, port=options.port, token=token
-        ) as server:
-            _say_what_is_there(store, calls, server, seconds=time.monotonic() - start)
-            serve(server)
+        try:
+            with label_server.Server(
+                calls, host=options.host, port=options.port, token=token
+            ) as server:
+                _say_what_is_there(store, calls, server, seconds=time.monotonic() - start)
+                serve(server)
+        finally:
+            if calls.models:
+                calls.models.close()
     say.info(f"stopped: {data} holds all changes")
 
 
@@ -125,7 +140,7 @@ def find_data(options: LabelOptions) -> pathlib.Path:
     others = formats.detect_all(str(data))
     if others or not data.is_dir():
         name = next(iter(others), "no JSONL and no folder")
-        raise ValueError(f"{data} is {name}: {_with_import(data, 'detection')}")
+        raise ValueError(f"{data} is {name}: {_with_import(data)}")
     return data
 
 
@@ -135,15 +150,17 @@ def _require_own_keys(path: pathlib.Path) -> None:
     row = jsonl.parse_line(first[1])[0] if first else None
     if row is None or row.keys() & {"prefix", "suffix"}:
         return
-    others = [name for name in ("question", "answer", "caption") if jsonl.find_column(name, row)]
+    ours = (*jsonl.ROLES["prefix"], *jsonl.ROLES["suffix"])
+    others = [name for name in ours if jsonl.find_column(name, row)]
     if others or "conversations" in row or "messages" in row:
         keys = ", ".join(sorted(row))
         raise ValueError(
-            f"{path} has the keys {keys}, not image, prefix and suffix: {_with_import(path, 'vqa')}"
+            f"{path} has the keys {keys}, not image, prefix and suffix: {_with_import(path)}"
         )
 
 
-def _with_import(data: pathlib.Path, task_name: str) -> str:
+def _with_import(data: pathlib.Path) -> str:
+    task_name, _ = likely_task.find(str(data))
     out = data.with_name(f"{data.stem}_jsonl")
     command = shlex.join([str(data), "--task", task_name, "--out", str(out)])
     return (
@@ -158,7 +175,7 @@ def _import(options: LabelOptions, out: pathlib.Path) -> None:
     given = {
         "--classes": options.classes,
         "--prompt": options.prompt,
-        "--mask_codec": options.mask_codec if options.task == "segmentation" else None,
+        "--mask_codec": options.mask_codec,
     }
     words += [word for name, value in given.items() if value for word in (name, value)]
     command = [sys.executable, "-m", "paligemma_jax.import_data", *words]
@@ -176,12 +193,32 @@ def open_calls(store: row_store.Store, options: LabelOptions) -> page_calls.Call
         asked = training_data.read_asked(pathlib.Path(options.run))
     settings = choose_settings(store, options, run_settings, asked.classes)
     codec = options.mask_codec or (run_settings.mask_codec if run_settings else None)
-    return page_calls.Calls(
+    calls = page_calls.Calls(
         store,
         settings,
         reader=choose_reader(store.folder, options, run_settings),
         codec=codec or weights.PUBLISHED_CODEC,
     )
+
+    def prompt(item: row_store.Item) -> str:
+        own = (item.row or {}).get("prefix")
+        return own if isinstance(own, str) and own else asked.prompt or calls.writer.usual_prefix()
+
+    if runs := [run for run in (options.run, options.other_run) if run] or options.model:
+        calls.models = label_models.Models(
+            store,
+            calls.images,
+            runs=[] if isinstance(runs, str) else runs,
+            prompt=prompt,
+            training=label_rounds.TrainOptions(
+                model=str(options.model or options.run),
+                method=options.method,
+                epochs=options.epochs,
+                res=options.res,
+                every=options.train_every,
+            ),
+        )
+    return calls
 
 
 def choose_settings(
@@ -197,7 +234,7 @@ def choose_settings(
     else:
         settings = page_settings.guess(store.items())
         if run_settings and not any(item.is_labelled for item in store.items()):
-            names = [n for n, (one, _) in task.imports().items() if one.name == run_settings.task]
+            names = task.import_names(run_settings.task)
             settings = settings.change({"task": names[0]} if names else {}, where="--run")
         if not settings.classes and run_classes:
             settings = settings.change({"classes": list(run_classes)}, where="--run")
@@ -246,7 +283,7 @@ def _say_what_is_there(
         "done": sum(item.is_done for item in items),
         "begun": sum(item.is_labelled and not item.is_done for item in items),
     }
-    settings = calls.settings
+    settings = calls.offered
     classes = f": {', '.join(settings.classes)}" if settings.classes else ""
     say.info(
         f"{phrases.count(len(items), 'rows')}, {counts['done']} done, {counts['begun']} begun; "

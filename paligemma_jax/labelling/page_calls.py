@@ -12,7 +12,14 @@ from typing import Any
 from paligemma_jax.assembly import weights
 from paligemma_jax.data import objects as data_objects
 from paligemma_jax.importers import formatting
-from paligemma_jax.labelling import data_opening, page_settings, row_store, row_texts, served_images
+from paligemma_jax.labelling import (
+    data_opening,
+    label_models,
+    page_settings,
+    row_store,
+    row_texts,
+    served_images,
+)
 from paligemma_jax.tasks import definition
 from paligemma_jax.wording import phrases
 
@@ -34,6 +41,8 @@ class Calls:
       settings: of the page.
       reader: what the model reads rows with.
       codec: address or path of the mask codec.
+
+    Attributes:
       models: what proposes and trains; None: nothing does.
     """
 
@@ -44,9 +53,9 @@ class Calls:
         *,
         reader: row_texts.Reader,
         codec: str,
-        models: Any = None,
     ):
-        self.store, self.reader, self.models = store, reader, models
+        self.store, self.reader = store, reader
+        self.models: label_models.Models | None = None
         self.images = served_images.Images(store.folder)
         self._codec = codec
         self._lock = threading.Lock()
@@ -54,7 +63,7 @@ class Calls:
         self._set(settings)
 
     def _set(self, settings: page_settings.PageSettings) -> None:
-        self.settings = settings
+        self.offered = settings
         self.writer = row_texts.Writer(
             settings.task, settings.classes, prompt=settings.prompt, load_codec=self.load_codec
         )
@@ -68,7 +77,7 @@ class Calls:
         mark, _items = self.store.changed_since(0)
         return {
             "name": self.store.folder.resolve().name,
-            "settings": dataclasses.asdict(self.settings),
+            "settings": dataclasses.asdict(self.offered),
             "usual_prompt": self.writer.rule.prompt,
             "answer": self.writer.rule.answer,
             "asks": "question" in self.writer.rule.fields,
@@ -137,6 +146,7 @@ class Calls:
         by, revision = _name(asked), _number(asked, "revision")
         edit = self._edit(item, revision, _answer(asked), by, is_done=asked.get("done") is True)
         self.store.change([edit], by=by)
+        self._tell_models()
         return self._whole(self.store.get(item.key)) | self._stacks(by)
 
     def batch(self, asked: Mapping[str, Any]) -> Row:
@@ -152,7 +162,12 @@ class Calls:
             item = self.store.get(_text(one, "key"))
             edits.append(self._edit(item, _number(one, "revision"), answer, by, is_done=True))
         self.store.change(edits, by=by)
+        self._tell_models()
         return self._changed([edit.key for edit in edits]) | self._stacks(by)
+
+    def _tell_models(self) -> None:
+        if self.models:
+            self.models.labelled(self.offered.task)
 
     def _edit(
         self, item: Item, revision: int, answer: row_texts.Answer, by: str, *, is_done: bool
@@ -174,8 +189,11 @@ class Calls:
     def changes(self, asked: Mapping[str, Any]) -> Row:
         """Returns what changed since a mark, who is at which image, and how the models are."""
         by, now = _name(asked), time.monotonic()
+        at = _text(asked, "at", empty=True)
+        if self.models and at:
+            self.models.focus(self.store.number(at))
         with self._lock:
-            self._present[by] = (_text(asked, "at", empty=True), now)
+            self._present[by] = (at, now)
             others = {
                 name: key
                 for name, (key, seen) in self._present.items()
@@ -188,7 +206,7 @@ class Calls:
             "others": others,
             "written": self.store.is_written,
             "write_error": self.store.write_error,
-            "settings": dataclasses.asdict(self.settings),
+            "settings": dataclasses.asdict(self.offered),
             "model": self.models.status() if self.models else None,
         } | self._stacks(by)
 
@@ -204,9 +222,10 @@ class Calls:
         if not isinstance(values, dict):
             raise ValueError("settings: expected an object")
         before = self.writer
-        changed = self.settings.change(values, where="settings")
-        for name in changed.classes:
-            if changed.task != "counting" and (problem := formatting.find_problem(name)):
+        changed = self.offered.change(values, where="settings")
+        is_written = before.rule.answer in ("boxes", "masks")
+        for name in changed.classes if is_written else ():
+            if problem := formatting.find_problem(name):
                 raise ValueError(f"class '{name}' cannot be written in an answer: {problem}")
         with self._lock:
             self._set(changed)
@@ -261,8 +280,12 @@ class Calls:
         if self.models is None:
             raise ValueError("no model: start with --run FOLDER or --model NAME")
         _name(asked)
-        self.models.train()
+        self.models.train(self.offered.task)
         return {"model": self.models.status()}
+
+    def numbers(self, _: Mapping[str, Any]) -> Row:
+        """Returns by item how much models doubt and disagree, to order images by."""
+        return {"numbers": self.models.numbers() if self.models else {}}
 
 
 def _answer(asked: Mapping[str, Any]) -> row_texts.Answer:

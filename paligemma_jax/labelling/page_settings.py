@@ -15,6 +15,7 @@ from paligemma_jax.tasks import box_text, definition, task
 
 FILE = "settings.json"
 MAX_TEXTS, MAX_LETTERS = 200, 2000
+FIRST_TASK = next(iter(task.imports()))
 # How events with their phases become an answer; each is read by the score event_phase_f1.
 FORMATS = ("pairs", "json", "sentence", "words")
 
@@ -34,7 +35,7 @@ class PageSettings:
       format: how events become an answer, one of FORMATS.
     """
 
-    task: str = "detection"
+    task: str = FIRST_TASK
     classes: tuple[str, ...] = ()
     prompt: str | None = None
     questions: tuple[str, ...] = ("which events are there?",)
@@ -93,8 +94,7 @@ def guess(items: Sequence[row_store.Item]) -> PageSettings:
         return PageSettings()
     prompts, answers = ([str(row.get(key) or "") for row in rows] for key in ("prefix", "suffix"))
     likely = task.likely(prompts, answers)
-    names = [name for name, (one, _) in task.imports().items() if one.name == likely]
-    name = names[0] if names else PageSettings.task
+    name = next(iter(task.import_names(likely)), FIRST_TASK)
     made = PageSettings(task=name)
     rule, used = task.rule(name), task.trained_as(name)
     if rule.source == definition.OBJECTS:

@@ -140,7 +140,9 @@ class Store:
             return dataclasses.replace(self._items[key])
 
     def number(self, key: str) -> int:
-        """Returns the place of an item."""
+        """Returns the place of an item, or raises a ValueError."""
+        if key not in self._numbers:
+            raise ValueError(f"there is no item {key!r:.200}")
         return self._numbers[key]
 
     def add(self, file: str, images: Sequence[str]) -> Item:

@@ -105,11 +105,12 @@ class Writer:
         prefix = answer.prefix if answer.prefix is not None else (row or {}).get("prefix")
         if answer.question is not None or not isinstance(prefix, str) or not prefix.strip():
             prefix = self.usual_prefix(answer.question)
+        prefix = str(prefix)
         if answer.objects is None:
             made = start | {"prefix": prefix, "suffix": answer.text or ""}
         else:
             made = start | self._of_objects(answer.objects, prefix, images, size)
-        if problem := self.task.check(made["suffix"]):
+        if problem := self.task.check(str(made["suffix"])):
             raise ValueError(f"the answer {problem}")
         return made
 

@@ -62,11 +62,13 @@ class Wanted:
       data: a folder, a file or an address.
       task: as `import_data --task` calls it.
       words: further ones for `import_data`.
+      images: folder of the images, if it is another one than that of the data.
     """
 
     data: str
     task: str | None = None
     words: Sequence[str] = ()
+    images: str | None = None
 
 
 def find(wanted: Wanted, out: pathlib.Path) -> Data:
@@ -95,7 +97,14 @@ def find(wanted: Wanted, out: pathlib.Path) -> Data:
         + ("" if wanted.task else ", as the answers look (--task chooses)")
     )
     return _with_validation(
-        Data(folder=train.parent, train=train.name, valid=valid and valid.name, task=name), out
+        Data(
+            folder=train.parent,
+            train=train.name,
+            valid=valid and valid.name,
+            task=name,
+            image_dir=os.path.abspath(wanted.images) if wanted.images else None,
+        ),
+        out,
     )
 
 
@@ -150,6 +159,7 @@ def _import(wanted: Wanted, out: pathlib.Path) -> Data:
     parser = argparse.ArgumentParser(prog="--data", allow_abbrev=False)
     options.add(parser)
     words = [wanted.data, str(out), "--task", name, "--overwrite", *wanted.words]
+    words += ["--images", wanted.images] if wanted.images else []
     chosen = options.read(parser.parse_args(words))
     summary = importing.import_data(chosen)
     rule = task.rule(name)
@@ -175,9 +185,9 @@ def _with_validation(data: Data, out: pathlib.Path) -> Data:
     """Returns data that have a validation set, divided from the training set if need be."""
     check = task.look_up(data.task).check
     file = data.folder / data.train
-    read = records.read_jsonl(file, check=check)
+    read = records.read_jsonl(file, check=check, image_dir=data.image_dir)
     if data.valid:
-        valid = records.read_jsonl(data.folder / data.valid, check=check)
+        valid = records.read_jsonl(data.folder / data.valid, check=check, image_dir=data.image_dir)
         say.info(f"data: {len(read)} examples to train on, {len(valid)} to validate")
         return dataclasses.replace(data, examples=(*read, *valid), num_train=len(read))
     data = dataclasses.replace(data, examples=tuple(read), num_train=len(read))
@@ -203,7 +213,7 @@ def _with_validation(data: Data, out: pathlib.Path) -> Data:
         train=f"{TRAIN}.jsonl",
         valid=f"{VALID}.jsonl",
         num_train=counts[0],
-        image_dir=str(data.folder.absolute()) if is_elsewhere else None,
+        image_dir=data.image_dir or (str(data.folder.absolute()) if is_elsewhere else None),
     )
 
 

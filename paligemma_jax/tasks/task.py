@@ -80,6 +80,11 @@ def rule(name: str) -> definition.Import:
     return _imported(name)[1]
 
 
+def import_names(name: str) -> list[str]:
+    """Returns the values of --task whose rows are for the task of a name."""
+    return [value for value, (one, _) in imports().items() if one.name == name]
+
+
 def trained_as(name: str) -> Task:
     """Returns the task that rows made for a value of --task are for."""
     return _imported(name)[0]

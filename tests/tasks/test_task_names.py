@@ -18,6 +18,9 @@ OTHER_MEANINGS = {
     ("importers/conversations.py", "caption"): "a column of a table",
     ("importers/likely_task.py", "caption"): "COCO's key for a caption, and a column",
     ("importers/mask_pairs.py", "segmentation"): "part of a folder's name",
+    ("labelling/exports.py", "segmentation"): "COCO's key for an outline",
+    ("labelling/page_settings.py", "json"): "how events are written",
+    ("labelling/proposals.py", "segmentation"): "a row's key for an outline",
 }
 # The settings room knows no tasks; assembly checks the name against the table.
 DEFAULTS = {("settings/schema.py", "detection"): "the default of the key task"}

@@ -385,7 +385,6 @@ function showModel(model) {
   const select = one('#order');
   for (const [value, text] of orders)
     if (![...select.options].some(option => option.value === value)) select.add(new Option(text, value));
-  if (model?.numbers) page.numbers = model.numbers;
   if (model && model.answered !== page.answered) {
     page.answered = model.answered;
     ahead.items.clear();
@@ -549,7 +548,13 @@ function bind() {
     page.asked[id] = event.target.value;
     choose();
   };
-  one('#order').onchange = event => { page.order = event.target.value; choose(); };
+  one('#order').onchange = async event => {
+    page.order = event.target.value;
+    if (!['data', 'name'].includes(page.order)) page.numbers = (await get('numbers')).numbers;
+    choose();
+    const next = answers.nextUnlabelled(page.shown, -1, taken());
+    if (next >= 0) open(next);
+  };
   one('#words').onkeydown = event => {
     if (event.key !== 'Enter' || !page.shown.length) return;
     event.target.blur();
