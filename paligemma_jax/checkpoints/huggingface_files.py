@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from paligemma_jax.checkpoints import huggingface_names
+from paligemma_jax.checkpoints import huggingface_names, huggingface_tokenizer
 from paligemma_jax.models.paligemma import variants
 
 IMAGE_TOKEN = "<image>"
@@ -138,6 +138,17 @@ def preprocessor_config(model: variants.PaliGemma) -> dict[str, Any]:
     }
 
 
+def processor_config(model: variants.PaliGemma) -> dict[str, Any]:
+    """Returns processor_config.json: which class joins images and text."""
+    return {"processor_class": "PaliGemmaProcessor", "image_seq_length": model.num_image_tokens}
+
+
+def special_tokens_map(control: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
+    """Returns special_tokens_map.json; `control` as of `tokenizer_config`."""
+    named = {f"{name}_token": piece for name, (_, piece) in control.items()}
+    return named | {"additional_special_tokens": [IMAGE_TOKEN]}
+
+
 def tokenizer_config(
     control: Mapping[str, tuple[int, str]], plain: Mapping[int, str], *, num_pieces: int
 ) -> dict[str, Any]:
@@ -148,15 +159,13 @@ def tokenizer_config(
       plain: id -> piece of `<loc>` and `<seg>`, which must never be split.
       num_pieces: of the tokenizer; `<image>` gets the id behind them.
     """
-    special = {**dict(control.values()), num_pieces: IMAGE_TOKEN}
-    added = {number: _added_token(piece, is_special=False) for number, piece in plain.items()}
-    added |= {number: _added_token(piece, is_special=True) for number, piece in special.items()}
+    added = added_tokens(control, plain, num_pieces=num_pieces)
     return {
         "tokenizer_class": "GemmaTokenizer",
         "processor_class": "PaliGemmaProcessor",
         **{f"{name}_token": piece for name, (_, piece) in control.items()},
         "mask_token": None,
-        "added_tokens_decoder": {str(number): added[number] for number in sorted(added)},
+        "added_tokens_decoder": {str(number): token for number, token in added.items()},
         "additional_special_tokens": [IMAGE_TOKEN],
         "add_bos_token": True,
         "add_eos_token": False,
@@ -167,6 +176,21 @@ def tokenizer_config(
     }
 
 
+def added_tokens(
+    control: Mapping[str, tuple[int, str]], plain: Mapping[int, str], *, num_pieces: int
+) -> dict[int, dict[str, Any]]:
+    """Returns id -> what transformers knows of a piece that is never split, ids ascending.
+
+    Args: as of `tokenizer_config`.
+    """
+    special = {**dict(control.values()), num_pieces: IMAGE_TOKEN}
+    added = {number: _added_token(piece, is_special=False) for number, piece in plain.items()}
+    added |= {number: _added_token(piece, is_special=True) for number, piece in special.items()}
+    return dict(sorted(added.items()))
+
+
 def _added_token(piece: str, *, is_special: bool) -> dict[str, Any]:
-    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    # Runs of spaces are searched for in a text whose spaces are written as in the pieces.
+    normalized = huggingface_tokenizer.SPACE in piece
+    flags = {"lstrip": False, "normalized": normalized, "rstrip": False, "single_word": False}
     return {"content": piece, **flags, "special": is_special}

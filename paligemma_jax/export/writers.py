@@ -15,6 +15,7 @@ from paligemma_jax.assembly import weights
 from paligemma_jax.checkpoints import (
     huggingface,
     huggingface_files,
+    huggingface_tokenizer,
     lazy_array,
     npz,
     partial_weights,
@@ -60,8 +61,9 @@ def to_huggingface(
         "config.json": huggingface_files.config(model, dtype=widest),
         "generation_config.json": huggingface_files.generation_config(model),
         "preprocessor_config.json": huggingface_files.preprocessor_config(model),
+        "processor_config.json": huggingface_files.processor_config(model),
     }
-    texts = {name: (json.dumps(x, indent=2) + "\n").encode() for name, x in files.items()}
+    texts = {name: _as_json(content) for name, content in files.items()}
     texts |= _tokenizer_files(tokenizer, model) if tokenizer else {}
     atomic.require_space(folder, layout.num_bytes, what=str(folder), remedy="nothing was written")
     # Weights of another number of files must not stay: transformers might read these.
@@ -183,10 +185,32 @@ def _tokenizer_files(path: pathlib.Path, model: variants.PaliGemma) -> dict[str,
             f"{model.vocab_size} rows: '<image>' would not get the id behind them. Give the "
             f"model's own as --tokenizer, or '--tokenizer none'"
         )
+    control, never_split = (
+        tokenizer.control_pieces(),
+        huggingface_tokenizer.never_split(tokenizer.model),
+    )
     plain = dict(zip(tokenizer.loc_ids, tokens.LOC_PIECES, strict=True))
     plain |= dict(zip(tokenizer.seg_ids, tokens.SEG_PIECES, strict=True))
-    config = huggingface_files.tokenizer_config(
-        tokenizer.control_pieces(), plain, num_pieces=tokenizer.vocab_size
+    config = huggingface_files.tokenizer_config(control, plain, num_pieces=tokenizer.vocab_size)
+    files = {
+        "tokenizer.model": tokenizer.model,
+        "tokenizer_config.json": _as_json(config),
+        "special_tokens_map.json": _as_json(huggingface_files.special_tokens_map(control)),
+    }
+    added = huggingface_files.added_tokens(
+        control, never_split | plain, num_pieces=tokenizer.vocab_size
     )
-    text = json.dumps(config, indent=2) + "\n"
-    return {"tokenizer.model": tokenizer.model, "tokenizer_config.json": text.encode()}
+    listed = [{"id": number, **token} for number, token in added.items()]
+    pieces = {name: piece for name, (_, piece) in control.items()}
+    try:
+        made = huggingface_tokenizer.make(
+            tokenizer.model, bos=pieces["bos"], unk=pieces["unk"], added=listed
+        )
+    except ValueError as error:
+        say.info(f"no tokenizer.json: {error}; tokenizer.model says all of it")
+        return files
+    return files | {"tokenizer.json": json.dumps(made, ensure_ascii=False).encode()}
+
+
+def _as_json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

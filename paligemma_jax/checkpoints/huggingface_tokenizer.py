@@ -1,0 +1,108 @@
+"""A sentencepiece model as the tokenizer.json of Hugging Face's tokenizers library.
+
+Both split a text alike: the same pieces, joined in the same order. What sentencepiece orders by the
+scores of whole pieces is there a list of pairs, so every pair that makes a piece is listed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SPACE = "\u2581"  # how sentencepiece writes a space
+NORMAL, USER_DEFINED = 1, 4  # kinds of pieces in sentencepiece_model.proto
+UNIGRAM, BPE = 1, 2  # kinds of models there
+
+
+def make(model: bytes, *, bos: str, unk: str, added: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the content of tokenizer.json.
+
+    Args:
+      model: a serialized sentencepiece model, of byte pairs or unigrams.
+      bos, unk: pieces; bos stands before every text.
+      added: what is never split, in the order of ids, as tokenizer.json lists it: id, content, ...
+
+    Raises:
+      ValueError: a model that changes texts before it splits them, or is of another kind.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    kind, rule = proto.trainer_spec.model_type, proto.normalizer_spec
+    if kind not in (UNIGRAM, BPE):
+        raise ValueError("tokenizer.json holds byte pairs or unigrams, not whole words or letters")
+    if rule.precompiled_charsmap or rule.remove_extra_whitespaces:
+        raise ValueError("its tokenizer changes letters or spaces of a text before it splits it")
+    pieces = [(piece.piece, piece.score, piece.type) for piece in proto.pieces]
+    ids = {text: number for number, (text, _, _) in enumerate(pieces)}
+    falls_back = proto.trainer_spec.byte_fallback
+    if kind == UNIGRAM:
+        scored = [[text, score] for text, score, _ in pieces]
+        how = {"type": "Unigram", "unk_id": ids[unk], "vocab": scored, "byte_fallback": falls_back}
+    else:
+        how = {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": unk,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": falls_back,
+            "ignore_merges": False,
+            "vocab": ids,
+            "merges": _merges(pieces, ids),
+        }
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    steps = [{"type": "Prepend", "prepend": SPACE}] if rule.add_dummy_prefix else []
+    back = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    first = {"SpecialToken": {"id": bos, "type_id": 0}}
+    second = {"SpecialToken": {"id": bos, "type_id": 1}}
+    text, other = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [dict(one) for one in added],
+        "normalizer": {"type": "Sequence", "normalizers": [*steps, replace]} if steps else replace,
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [first, text],
+            "pair": [first, text, second, other],
+            "special_tokens": {bos: {"id": bos, "ids": [ids[bos]], "tokens": [bos]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                *(back, {"type": "ByteFallback"}, {"type": "Fuse"}),
+                *([strip] if rule.add_dummy_prefix else []),
+            ],
+        },
+        "model": how,
+    }
+
+
+def never_split(model: bytes) -> dict[int, str]:
+    """Returns id -> piece of all that a text is searched for before the rest of it is split."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    pieces = sentencepiece_model_pb2.ModelProto.FromString(model).pieces
+    return {i: piece.piece for i, piece in enumerate(pieces) if piece.type == USER_DEFINED}
+
+
+def _merges(pieces: Sequence[tuple[str, float, int]], ids: Mapping[str, int]) -> list[list[str]]:
+    """Returns the pairs that make a piece, pieces of a high score first.
+
+    Of one piece, pairs of its earlier parts first: where both could be joined, sentencepiece took
+    the parts that came about before.
+    """
+    usual = {text for text, _, kind in pieces if kind == NORMAL}
+    found = []
+    for text, score, kind in pieces:
+        if kind != NORMAL:
+            continue
+        for at in range(1, len(text)):
+            left, right = text[:at], text[at:]
+            if left in usual and right in usual:
+                found.append((-score, ids[text], ids[left], ids[right], left, right))
+    found.sort()
+    return [[left, right] for *_, left, right in found]
