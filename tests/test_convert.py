@@ -9,6 +9,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+from PIL import Image
 
 from paligemma_jax import convert
 from paligemma_jax.checkpoints import huggingface, npz
@@ -66,14 +67,28 @@ def test_weights_saved_by_transformers_become_an_npz(tmp_path, capsys, load_refe
         np.testing.assert_array_equal(arrays, array.astype(ml_dtypes.bfloat16), err_msg=name)
 
 
-def test_a_run_brings_its_tokenizer(tmp_path, capsys):
+def write_run(folder):
+    """Writes what a run leaves, weights of 0; returns its tokenizer."""
     tokenizer = tokens.load_tokenizer(REFERENCE / "tiny_spm.model")
     model = variants.make("tiny/14", "tiny", res=28, vocab_size=tokenizer.vocab_size)
     params = {name: np.zeros(x.shape, "float16") for name, x in paligemma.shapes(model).items()}
     metadata = {**SWITCHES, "attn_logits_softcap": 0.0, "final_logits_softcap": 0.0}
-    npz.write(tmp_path / "final.npz", params, metadata=metadata)
-    (tmp_path / "tokenizer.model").write_bytes(tokenizer.model)
+    npz.write(folder / "final.npz", params, metadata=metadata)
+    (folder / "tokenizer.model").write_bytes(tokenizer.model)
+    return tokenizer
+
+
+# Without these, tools that pack a folder of safetensors ask whether to go on.
+PACKED = {"preprocessor_config.json", "special_tokens_map.json", "tokenizer_config.json"}
+PACKED |= {"tokenizer.json"}
+
+
+def test_a_run_brings_its_tokenizer(tmp_path, capsys):
+    tokenizer = write_run(tmp_path)
     run(capsys, tmp_path, tmp_path / "hf")
+    assert {path.name for path in (tmp_path / "hf").iterdir()} >= PACKED
+    special = read_json(tmp_path / "hf" / "special_tokens_map.json")
+    assert (special["bos_token"], special["additional_special_tokens"]) == ("<s>", ["<image>"])
     config = read_json(tmp_path / "hf" / "config.json")
     assert (config["dtype"], config["image_token_index"]) == ("float16", tokenizer.vocab_size)
     assert config["text_config"]["model_type"] == "gemma"
@@ -83,6 +98,23 @@ def test_a_run_brings_its_tokenizer(tmp_path, capsys):
     assert names[tokenizer.vocab_size] == "<image>"
     assert (tmp_path / "hf" / "tokenizer.model").read_bytes() == tokenizer.model
     assert read_json(tmp_path / "hf" / "preprocessor_config.json")["image_seq_length"] == 4
+
+
+@pytest.mark.slow
+def test_transformers_reads_a_prompt_as_the_model_was_taught(tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = write_run(tmp_path)
+    run(capsys, tmp_path, tmp_path / "hf")
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "hf")
+    assert processor.tokenizer.is_fast
+    image = Image.fromarray(np.full((40, 60, 3), 200, np.uint8))
+    for prefix in ("detect cat ; dog", "where  is <loc0012>?"):
+        read = processor(text=f"<image>{prefix}", images=image, suffix="<loc0001> cat")
+        ids = np.ravel(read["input_ids"]).tolist()
+        answer = [*tokenizer.encode("<loc0001> cat"), tokenizer.eos]
+        assert ids[4:] == [*tokenizer.encode_prompt(prefix), *answer]
+        assert ids[:4] == [tokenizer.vocab_size] * 4
+        assert np.shape(read["pixel_values"])[-2:] == (28, 28)
 
 
 def test_a_tokenizer_of_another_size_is_refused_before_anything_is_written(weights, tmp_path):
@@ -174,6 +206,7 @@ def test_nothing_is_overwritten_unless_asked(weights, tmp_path, capsys):
         "generation_config.json",
         "model.safetensors",
         "preprocessor_config.json",
+        "processor_config.json",
     }
     assert (folder / "README.md").read_text() == "old"
     with pytest.raises(ValueError, match="is where SRC is"):
