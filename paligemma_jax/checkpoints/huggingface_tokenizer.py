@@ -12,50 +12,27 @@ NORMAL, USER_DEFINED = 1, 4  # kinds of pieces in sentencepiece_model.proto
 UNIGRAM, BPE = 1, 2  # kinds of models there
 
 
-def make(model: bytes, *, bos: str, unk: str, added: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def make(proto: Any, *, bos: str, unk: str, added: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the content of tokenizer.json.
 
     Args:
-      model: a serialized sentencepiece model, of byte pairs or unigrams.
+      proto: a sentencepiece model, of byte pairs or unigrams, as `tokens.SentencePiece.proto`.
       bos, unk: pieces; bos stands before every text.
       added: what is never split, in the order of ids, as tokenizer.json lists it: id, content, ...
 
     Raises:
       ValueError: a model that changes texts before it splits them, or is of another kind.
     """
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-    kind, rule = proto.trainer_spec.model_type, proto.normalizer_spec
-    if kind not in (UNIGRAM, BPE):
-        raise ValueError("tokenizer.json holds byte pairs or unigrams, not whole words or letters")
+    rule = proto.normalizer_spec
     if rule.precompiled_charsmap or rule.remove_extra_whitespaces:
         raise ValueError("its tokenizer changes letters or spaces of a text before it splits it")
-    pieces = [(piece.piece, piece.score, piece.type) for piece in proto.pieces]
-    ids = {text: number for number, (text, _, _) in enumerate(pieces)}
-    falls_back = proto.trainer_spec.byte_fallback
-    if kind == UNIGRAM:
-        scored = [[text, score] for text, score, _ in pieces]
-        how = {"type": "Unigram", "unk_id": ids[unk], "vocab": scored, "byte_fallback": falls_back}
-    else:
-        how = {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": unk,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": falls_back,
-            "ignore_merges": False,
-            "vocab": ids,
-            "merges": _merges(pieces, ids),
-        }
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     steps = [{"type": "Prepend", "prepend": SPACE}] if rule.add_dummy_prefix else []
     back = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
     first = {"SpecialToken": {"id": bos, "type_id": 0}}
     second = {"SpecialToken": {"id": bos, "type_id": 1}}
+    number = [piece.piece for piece in proto.pieces].index(bos)
     text, other = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
     return {
         "version": "1.0",
@@ -68,7 +45,7 @@ def make(model: bytes, *, bos: str, unk: str, added: Sequence[Mapping[str, Any]]
             "type": "TemplateProcessing",
             "single": [first, text],
             "pair": [first, text, second, other],
-            "special_tokens": {bos: {"id": bos, "ids": [ids[bos]], "tokens": [bos]}},
+            "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
         },
         "decoder": {
             "type": "Sequence",
@@ -77,16 +54,37 @@ def make(model: bytes, *, bos: str, unk: str, added: Sequence[Mapping[str, Any]]
                 *([strip] if rule.add_dummy_prefix else []),
             ],
         },
-        "model": how,
+        "model": _model(proto, unk),
     }
 
 
-def never_split(model: bytes) -> dict[int, str]:
-    """Returns id -> piece of all that a text is searched for before the rest of it is split."""
-    from sentencepiece import sentencepiece_model_pb2
+def _model(proto: Any, unk: str) -> dict[str, Any]:
+    """Returns the pieces, and how they are found."""
+    pieces = [(piece.piece, piece.score, piece.type) for piece in proto.pieces]
+    ids = {text: number for number, (text, _, _) in enumerate(pieces)}
+    falls_back = proto.trainer_spec.byte_fallback
+    if proto.trainer_spec.model_type == UNIGRAM:
+        scored = [[text, score] for text, score, _ in pieces]
+        return {"type": "Unigram", "unk_id": ids[unk], "vocab": scored, "byte_fallback": falls_back}
+    if proto.trainer_spec.model_type != BPE:
+        raise ValueError("tokenizer.json holds byte pairs or unigrams, not whole words or letters")
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": unk,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": True,
+        "byte_fallback": falls_back,
+        "ignore_merges": False,
+        "vocab": ids,
+        "merges": _merges(pieces, ids),
+    }
 
-    pieces = sentencepiece_model_pb2.ModelProto.FromString(model).pieces
-    return {i: piece.piece for i, piece in enumerate(pieces) if piece.type == USER_DEFINED}
+
+def never_split(proto: Any) -> dict[int, str]:
+    """Returns id -> piece of all that a text is searched for before the rest of it is split."""
+    return {i: piece.piece for i, piece in enumerate(proto.pieces) if piece.type == USER_DEFINED}
 
 
 def _merges(pieces: Sequence[tuple[str, float, int]], ids: Mapping[str, int]) -> list[list[str]]:
@@ -96,13 +94,13 @@ def _merges(pieces: Sequence[tuple[str, float, int]], ids: Mapping[str, int]) ->
     the parts that came about before.
     """
     usual = {text for text, _, kind in pieces if kind == NORMAL}
-    found = []
+    pairs = []
     for text, score, kind in pieces:
         if kind != NORMAL:
             continue
         for at in range(1, len(text)):
             left, right = text[:at], text[at:]
             if left in usual and right in usual:
-                found.append((-score, ids[text], ids[left], ids[right], left, right))
-    found.sort()
-    return [[left, right] for *_, left, right in found]
+                pairs.append((-score, ids[text], ids[left], ids[right], left, right))
+    pairs.sort()
+    return [[left, right] for *_, left, right in pairs]

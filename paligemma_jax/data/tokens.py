@@ -4,6 +4,7 @@ A vocabulary holds 1024 `<loc>` and 128 `<seg>` pieces in a row; where a sentenc
 them (plain Gemma's) they are added at the end, as big_vision does.
 """
 
+import functools
 import importlib
 import io
 import os
@@ -149,6 +150,13 @@ class SentencePiece:
             return piece.replace("▁", " ").encode()
 
         return [spell(token_id) for token_id in range(self.vocab_size)]
+
+    @functools.cached_property
+    def proto(self) -> Any:
+        """The model as sentencepiece's own message, ModelProto: pieces with scores and kinds."""
+        from sentencepiece import sentencepiece_model_pb2
+
+        return sentencepiece_model_pb2.ModelProto.FromString(self.model)
 
     def control_pieces(self) -> dict[str, tuple[int, str]]:
         """Returns "pad", "eos", "bos" and "unk" -> (id, piece)."""

@@ -187,7 +187,7 @@ def _tokenizer_files(path: pathlib.Path, model: variants.PaliGemma) -> dict[str,
         )
     control, never_split = (
         tokenizer.control_pieces(),
-        huggingface_tokenizer.never_split(tokenizer.model),
+        huggingface_tokenizer.never_split(tokenizer.proto),
     )
     plain = dict(zip(tokenizer.loc_ids, tokens.LOC_PIECES, strict=True))
     plain |= dict(zip(tokenizer.seg_ids, tokens.SEG_PIECES, strict=True))
@@ -204,7 +204,7 @@ def _tokenizer_files(path: pathlib.Path, model: variants.PaliGemma) -> dict[str,
     pieces = {name: piece for name, (_, piece) in control.items()}
     try:
         made = huggingface_tokenizer.make(
-            tokenizer.model, bos=pieces["bos"], unk=pieces["unk"], added=listed
+            tokenizer.proto, bos=pieces["bos"], unk=pieces["unk"], added=listed
         )
     except ValueError as error:
         say.info(f"no tokenizer.json: {error}; tokenizer.model says all of it")

@@ -18,10 +18,10 @@ OWN = ["a horse stands in the grass", "zwei Pferde und 12 Äpfel", "détecter un
 
 
 def make(tokenizer: tokens.SentencePiece) -> tokenizers.Tokenizer:
-    control, plain = tokenizer.control_pieces(), huggingface_tokenizer.never_split(tokenizer.model)
+    control, plain = tokenizer.control_pieces(), huggingface_tokenizer.never_split(tokenizer.proto)
     added = huggingface_files.added_tokens(control, plain, num_pieces=tokenizer.vocab_size)
     content = huggingface_tokenizer.make(
-        tokenizer.model,
+        tokenizer.proto,
         bos=control["bos"][1],
         unk=control["unk"][1],
         added=[{"id": number, **token} for number, token in added.items()],
@@ -91,7 +91,9 @@ def test_unigrams_are_written_with_their_scores(tmp_path):
 def test_a_model_that_changes_texts_is_refused(tmp_path):
     model = unigram(tmp_path, normalization_rule_name="nfkc")
     with pytest.raises(ValueError, match="changes letters or spaces"):
-        huggingface_tokenizer.make(model, bos="<s>", unk="<unk>", added=[])
+        huggingface_tokenizer.make(
+            tokens.SentencePiece(model).proto, bos="<s>", unk="<unk>", added=[]
+        )
 
 
 @pytest.mark.slow
