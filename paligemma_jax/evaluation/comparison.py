@@ -125,7 +125,8 @@ def _pair(before: Side, after: Side) -> list[Pair]:
 
 
 def _compare(before: Side, after: Side, pairs: Sequence[Pair]) -> Comparison:
-    values = [task.scalars(side.values()) for side in (before, after)]
+    # A class without an example has no score: JSON's null.
+    values = [task.scalars(_known(side.values())) for side in (before, after)]
     names = [name for name in task.leading_scores() if any(name in one for one in values)]
     changes = [b["score"] - a["score"] for a, b in pairs if None not in (a["score"], b["score"])]
     wins, losses = (sum(sign * x > ALIKE for x in changes) for sign in (1, -1))
@@ -136,6 +137,15 @@ def _compare(before: Side, after: Side, pairs: Sequence[Pair]) -> Comparison:
         losses,
         len(changes) - wins - losses,
     )
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested scores without those that are None."""
+    return {
+        key: _known(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def _how_different(pair: Pair) -> tuple[float, int]:
