@@ -300,7 +300,8 @@ def _paths(values: Any) -> dict[str, tuple[Any, str]]:
 
 
 def _is_local(path: str) -> bool:
-    is_name = path in schema.NO_PATHS or path in released_models.FILES
+    published = {*released_models.FILES, *released_models.SHIPPED_FILES}
+    is_name = path in schema.NO_PATHS or path in published
     return bool(path) and "://" not in path and not is_name
 
 

@@ -95,3 +95,10 @@ def test_values_of_wrong_types_are_still_named(place):
     (place / "config.json").write_text(json.dumps(wrong))
     with pytest.raises(ValueError, match=r"config\.json"):
         load.from_json(place / "config.json")
+
+
+def test_names_of_files_in_the_package_are_no_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load.typed(presets.finetune("tiny_base", res=112))
+    kept = load.to_keep(settings, tmp_path)
+    assert (kept["model_init"], kept["tokenizer"]) == ("tiny_base", "tiny_base/tokenizer.model")
