@@ -1,8 +1,10 @@
 """The process of a door: compiled programs, freed memory, signals to stop, and its partners."""
 
+import atexit
 import contextlib
 import ctypes
 import dataclasses
+import faulthandler
 import hashlib
 import importlib.metadata
 import inspect
@@ -152,23 +154,6 @@ def describe_count(count: Count) -> str:
 # mallopt(3) of the GNU C library.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 MIB = 2**20
-# Of a container, in the two versions of Linux control groups.
-GROUP_LIMITS = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
-
-
-def total_memory() -> int | None:
-    """Returns the bytes of memory that this machine or container has; None where it cannot tell."""
-    try:
-        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    except (AttributeError, ValueError, OSError):
-        return None
-    for path in map(pathlib.Path, GROUP_LIMITS):
-        text = path.read_text().strip() if path.exists() else ""
-        limits += [int(text)] if text.isdigit() else []
-    return min(limits)
 
 
 def prepare() -> None:
@@ -271,6 +256,8 @@ NOTES = "paligemma_jax"
 LOOK_S = 0.5
 # An error that all processes have is said by each; who has none by then is ended.
 GRACE_S = 5.0
+SILENT_S = 30.0  # of a process that beats every LOOK_S
+JOIN_S = 300  # that the processes of a run wait for each other at the start
 COMPARE_S = 1800.0  # for reading data sets of many rows, which takes one longer than another
 COMPARED = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "sentencepiece"),
@@ -284,9 +271,12 @@ def join(address: str | None, *, count: int | None, number: int | None) -> None:
     """Connects this process with the others of its run, and ends it soon after one that fails.
 
     Raises:
-      RuntimeError, ValueError: they are not all there within five minutes.
+      RuntimeError, ValueError: they are not all there within `JOIN_S`.
     """
-    jax.distributed.initialize(address, num_processes=count, process_id=number)
+    jax.distributed.initialize(
+        address, num_processes=count, process_id=number, initialization_timeout=JOIN_S
+    )
+    atexit.register(_note, "left")  # before jax waits for the others: it is not missed then
     threading.Thread(target=_watch, daemon=True).start()
 
 
@@ -375,8 +365,8 @@ def end_all(message: str, status: int) -> None:
         return
     state: Any = distributed.global_state
     _is_ending.set()
+    _note("failed", message[:2000])
     with contextlib.suppress(Exception):
-        state.client.key_value_set(f"{NOTES}/failed/{state.process_id}", message[:2000])
         end = time.monotonic() + 2 * GRACE_S
         while (
             time.monotonic() < end and len(_read("failed") | _read("ended")) < state.num_processes
@@ -388,24 +378,48 @@ def end_all(message: str, status: int) -> None:
 
 
 def _watch() -> None:
-    """Ends this process soon after another one of its run has failed."""
+    """Ends this process soon after another one of its run has failed, or has become silent."""
     state: Any = distributed.global_state
+    heard: dict[int, tuple[str, float]] = {}
     while state.client is not None:
         time.sleep(LOOK_S)
         try:
-            failed = _read("failed")
+            state.client.key_value_increment(f"{NOTES}/alive/{state.process_id}", 1)
+            failed, silent = _read("failed"), _find_silent(heard)
         except Exception:  # the service ends before this thread does
             return
+        if silent is not None and not failed:
+            what = f"nothing has come from it for {SILENT_S:g} s. It was killed, or its machine is"
+            say.error(f"process {silent} of this run is gone: {what} down. This one was doing:")
+            faulthandler.dump_traceback()
+            _exit(FAILED)
         if failed.keys() - {state.process_id}:
             if _is_ending.wait(GRACE_S):
                 return  # with an error of its own
             number, message = min(failed.items())
             say.error(f"process {number} of this run failed, so this one ends too: {message}")
-            with contextlib.suppress(Exception):
-                state.client.key_value_set(f"{NOTES}/ended/{state.process_id}", "")
-                # The first process is heard out by the others, as in `end_all`.
-                time.sleep(2 * LOOK_S if state.process_id == 0 else 0)
+            _note("ended")
+            # The first process is heard out by the others, as in `end_all`.
+            time.sleep(2 * LOOK_S if state.process_id == 0 else 0)
             _exit(FAILED)
+
+
+def _note(kind: str, text: str = "") -> None:
+    state: Any = distributed.global_state
+    with contextlib.suppress(Exception):
+        state.client.key_value_set(f"{NOTES}/{kind}/{state.process_id}", text)
+
+
+def _find_silent(heard: dict[int, tuple[str, float]]) -> int | None:
+    """Returns a process that has not moved for `SILENT_S` and did not end by itself.
+
+    `heard`: process -> (the last that came from it, when), as this function keeps it.
+    """
+    now, left = time.monotonic(), _read("left")
+    for number, text in _read("alive").items():
+        if text != heard.get(number, ("", 0.0))[0]:
+            heard[number] = text, now
+    return next((n for n, (_, at) in heard.items() if now - at > SILENT_S and n not in left), None)
 
 
 def _read(kind: str) -> dict[int, str]:

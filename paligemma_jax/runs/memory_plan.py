@@ -5,6 +5,8 @@ The step is compiled once, here, from shapes: the run goes on with the compiled 
 
 import dataclasses
 import math
+import os
+import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,6 +33,11 @@ REPEATS = {model_functions.SMALLER: 1.0, model_functions.SMALLEST: 1.5}
 NUM_STEPS = 4  # that a process keeps compiled
 # How the compilers of TPUs and GPUs say what a program would have needed.
 TOO_LARGE = re.compile(r"(?:temporaries \(|Used |allocate )([\d.]+)\s?([KMGT])")
+# Of a container, in the two versions of Linux control groups.
+GROUP_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -299,7 +306,7 @@ def _own_limit() -> int | None:
     stats = devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
-    total = process.total_memory() if devices[0].platform == "cpu" else None
+    total = _host_memory() if devices[0].platform == "cpu" else None
     return None if total is None else total // len(devices)
 
 
@@ -383,3 +390,15 @@ def _cache_bytes(
     cache = built.model.cache_bytes(slots=slots, itemsize=itemsize)
     rows = spec.batch_size // built.mesh.size * candidates
     return rows * (cache + built.model.vocab_size * FLOAT32_BYTES)
+
+
+def _host_memory() -> int | None:
+    """Returns the bytes of memory that this machine or container has; None where it cannot tell."""
+    try:
+        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, ValueError, OSError):
+        return None
+    for path in map(pathlib.Path, GROUP_LIMITS):
+        text = path.read_text().strip() if path.exists() else ""
+        limits += [int(text)] if text.isdigit() else []
+    return min(limits)

@@ -298,3 +298,63 @@ def test_versions_name_what_computes():
     known = process.versions()
     assert known["jax"] == jax.__version__
     assert len(known["paligemma_jax"]) == 16
+
+
+class Beats(Service):
+    """As `Service`, with what the watch asks of it."""
+
+    def key_value_increment(self, key, by):
+        self.values[key] = str(int(self.values.get(key, 0)) + by)
+
+    def key_value_dir_get(self, folder):
+        return [(key, text) for key, text in self.values.items() if key.startswith(folder)]
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Process 0 of two, which looks often; what its end would be is kept in `.ended`."""
+    service, ended = Beats(), []
+    state = types.SimpleNamespace(client=service, num_processes=2, process_id=0)
+    monkeypatch.setattr(process.distributed, "global_state", state)
+    monkeypatch.setattr(process, "LOOK_S", 0.005)
+    monkeypatch.setattr(process, "SILENT_S", 0.3)
+    monkeypatch.setattr(process, "GRACE_S", 0.01)
+    monkeypatch.setattr(process.faulthandler, "dump_traceback", lambda: ended.append("stack"))
+
+    def end(status):
+        ended.append(status)
+        state.client = None
+
+    monkeypatch.setattr(process, "_exit", end)
+    service.key_value_increment("paligemma_jax/alive/1", 1)
+    return types.SimpleNamespace(service=service, state=state, ended=ended)
+
+
+def test_a_process_that_was_killed_ends_the_others_by_name(watched, caplog):
+    process._watch()
+    assert watched.ended == ["stack", process.FAILED]
+    assert "process 1 of this run is gone: nothing has come from it" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["it is busy", "it has ended"])
+def test_a_process_that_beats_or_has_left_is_not_missed(watched, how):
+    if how == "it has ended":
+        watched.service.key_value_set("paligemma_jax/left/1", "")
+    watch = threading.Thread(target=process._watch)
+    watch.start()
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:
+        time.sleep(0.01)
+        if how == "it is busy":
+            watched.service.key_value_increment("paligemma_jax/alive/1", 1)
+    watched.state.client = None
+    watch.join(5)
+    assert watched.ended == []
+
+
+def test_the_error_that_a_process_noted_is_told_rather_than_its_silence(watched, caplog):
+    watched.service.key_value_set("paligemma_jax/failed/1", "b.png cannot be read")
+    watched.state.process_id = 0
+    process._watch()
+    assert watched.ended == [process.FAILED]
+    assert "process 1 of this run failed, so this one ends too: b.png" in caplog.text
