@@ -19,6 +19,7 @@ DOORS = {
     "label": "label images in the browser, or correct labels",
     "convert": "weights to Hugging Face and back",
     "fetch": "get weights, tokenizer and mask codec before they are needed",
+    "launch": "start one of these on a TPU that is made for it, under Slurm, or on hosts",
     "configs": "list the configs that come with it, or copy one",
     "new": "write a config file to begin with",
     "finetune": "what train does with --data in place of --config: no config file is needed",

@@ -51,6 +51,8 @@ ROOMS |= dict.fromkeys(("evaluation", "export", "importers"), _below)
 ROOMS |= {room: {"evaluation", *_below} for room in ("runs", "prediction")}
 ROOMS["preparing"] = {"importers", "export", "runs", "evaluation", *_below}
 ROOMS["labelling"] = {"importers", "evaluation", "prediction", *_below}
+# Starts doors as programs: it knows none of them.
+ROOMS["launching"] = {"console", *BOTTOM}
 ROOMS["checks"] = set(ROOMS)
 # Whoever comes to train meets what training needs: a door imports these, and its own room.
 DOOR_ROOMS = {"console", "settings", "reports", *BOTTOM}
@@ -69,6 +71,7 @@ OWN_ROOM = {
     "finetune": {"preparing"},
     "fetch": {"assembly"},
     "label": {"labelling"},
+    "launch": {"launching"},
     # The commands as functions: one door to all that they do, for whoever asks for all of them.
     "api": {*ROOMS} - {"prediction"},
 }
