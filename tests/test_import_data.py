@@ -224,8 +224,9 @@ def test_a_failed_conversion_leaves_what_was_there(photos, tmp_path, capsys, mon
 
 
 def test_roboflow_is_fetched_with_the_key_of_the_environment(tmp_path, capsys, monkeypatch):
-    def download(address, folder, *, key, with_outlines, progress):
+    def download(address, folder, *, key, with_outlines, progress, host):
         assert (address, key, with_outlines) == ("roboflow://a/b/3", "secret", False)
+        assert host.startswith("https://api.roboflow.com")
         shutil.copytree(DATASETS / "coco", folder)
 
     monkeypatch.setattr(roboflow, "download", download)
@@ -298,7 +299,8 @@ def test_a_wrong_command_line_is_refused(words, message, tmp_path, capsys):
     ("words", "message"),
     [
         (["--seed", "3"], "add --split"),
-        (["--split", "train"], "expected name=value"),
+        (["--split", "train"], "no rows of a split 'train'"),
+        (["--split", "train=0.5,valid"], "expected name=value"),
         (["--split", "train=x"], "'x' is no share"),
         (["--split", "../a=1"], "is no name for a file"),
         (["--split", "dropped=1"], "is no name for a file"),

@@ -51,14 +51,12 @@ ROOMS |= dict.fromkeys(("evaluation", "export", "importers"), _below)
 ROOMS |= {room: {"evaluation", *_below} for room in ("runs", "prediction")}
 ROOMS["preparing"] = {"importers", "export", "runs", "evaluation", *_below}
 ROOMS["labelling"] = {"importers", "evaluation", "prediction", *_below}
-# Starts doors as programs: it knows none of them.
-ROOMS["launching"] = {"console", *BOTTOM}
+ROOMS["launching"] = {"console", *BOTTOM}  # starts doors as programs: it knows none of them
 ROOMS["checks"] = set(ROOMS)
 # Whoever comes to train meets what training needs: a door imports these, and its own room.
 DOOR_ROOMS = {"console", "settings", "reports", *BOTTOM}
 OWN_ROOM = {
     "__init__": {"prediction"},
-    "__main__": set(),
     "train": {"runs"},
     "sweep": {"runs"},
     "evaluate": {"evaluation"},
@@ -66,7 +64,7 @@ OWN_ROOM = {
     "import_data": {"importers"},
     "convert": {"export"},
     "check": {"checks"},
-    "configs": set(),
+    **dict.fromkeys(("__main__", "configs"), frozenset()),
     "new": {"tasks"},
     "finetune": {"preparing"},
     "fetch": {"assembly"},

@@ -9,14 +9,14 @@ from typing import Any
 
 SPACE = "\u2581"  # how sentencepiece writes a space
 NORMAL, USER_DEFINED = 1, 4  # kinds of pieces in sentencepiece_model.proto
-UNIGRAM, BPE = 1, 2  # kinds of models there
+BPE = 2  # a kind of model there
 
 
 def make(proto: Any, *, bos: str, unk: str, added: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the content of tokenizer.json.
 
     Args:
-      proto: a sentencepiece model, of byte pairs or unigrams, as `tokens.SentencePiece.proto`.
+      proto: a sentencepiece model of byte pairs, as `tokens.SentencePiece.proto`.
       bos, unk: pieces; bos stands before every text.
       added: what is never split, in the order of ids, as tokenizer.json lists it: id, content, ...
 
@@ -62,12 +62,8 @@ def _model(proto: Any, unk: str) -> dict[str, Any]:
     """Returns the pieces, and how they are found."""
     pieces = [(piece.piece, piece.score, piece.type) for piece in proto.pieces]
     ids = {text: number for number, (text, _, _) in enumerate(pieces)}
-    falls_back = proto.trainer_spec.byte_fallback
-    if proto.trainer_spec.model_type == UNIGRAM:
-        scored = [[text, score] for text, score, _ in pieces]
-        return {"type": "Unigram", "unk_id": ids[unk], "vocab": scored, "byte_fallback": falls_back}
     if proto.trainer_spec.model_type != BPE:
-        raise ValueError("tokenizer.json holds byte pairs or unigrams, not whole words or letters")
+        raise ValueError("its tokenizer is none of byte pairs, which alone are split alike there")
     return {
         "type": "BPE",
         "dropout": None,
@@ -75,7 +71,7 @@ def _model(proto: Any, unk: str) -> dict[str, Any]:
         "continuing_subword_prefix": None,
         "end_of_word_suffix": None,
         "fuse_unk": True,
-        "byte_fallback": falls_back,
+        "byte_fallback": proto.trainer_spec.byte_fallback,
         "ignore_merges": False,
         "vocab": ids,
         "merges": _merges(pieces, ids),

@@ -300,8 +300,7 @@ def _paths(values: Any) -> dict[str, tuple[Any, str]]:
 
 
 def _is_local(path: str) -> bool:
-    published = {*released_models.FILES, *released_models.SHIPPED_FILES}
-    is_name = path in schema.NO_PATHS or path in published
+    is_name = path in {*schema.NO_PATHS, *released_models.FILES, *released_models.SHIPPED_FILES}
     return bool(path) and "://" not in path and not is_name
 
 

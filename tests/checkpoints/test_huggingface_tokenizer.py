@@ -1,10 +1,12 @@
 """tokenizer.json splits every text as the sentencepiece model that it is made of."""
 
+import io
 import json
-import pathlib
 import random
 
 import pytest
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from paligemma_jax.checkpoints import huggingface_files, huggingface_tokenizer
 from paligemma_jax.data import tokens
@@ -59,41 +61,23 @@ def test_byte_pairs_are_joined_in_the_same_order(tmp_path):
     check(tokens.train_tokenizer(learnt, tmp_path / "own.model", vocab_size=2600), 400)
 
 
-def unigram(path: pathlib.Path, **settings) -> bytes:
-    import sentencepiece
-
-    learnt = path / "learnt.txt"
-    learnt.write_text(
-        "\n".join([*OWN, *(page.read_text() for page in (pages.ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"normalization_rule_name": "nfkc"}, "changes letters or spaces"),
+        ({"model_type": "unigram"}, "none of byte pairs"),
+    ],
+)
+def test_what_would_split_otherwise_there_is_refused(settings, message):
+    model = io.BytesIO()
+    how = dict(normalization_rule_name="identity", remove_extra_whitespaces=False)
+    how |= dict(model_type="bpe", vocab_size=60, hard_vocab_limit=False, minloglevel=3)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(OWN[:3]), model_writer=model, **how | settings
     )
-    how = dict(
-        input=str(learnt),
-        model_prefix=str(path / "unigram"),
-        vocab_size=900,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        user_defined_symbols=["\n"],
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        minloglevel=3,
-    )
-    sentencepiece.SentencePieceTrainer.train(**how | settings)
-    return (path / "unigram.model").read_bytes()
-
-
-def test_unigrams_are_written_with_their_scores(tmp_path):
-    check(tokens.SentencePiece(unigram(tmp_path, add_dummy_prefix=False)), 200)
-
-
-def test_a_model_that_changes_texts_is_refused(tmp_path):
-    model = unigram(tmp_path, normalization_rule_name="nfkc")
-    with pytest.raises(ValueError, match="changes letters or spaces"):
-        huggingface_tokenizer.make(
-            tokens.SentencePiece(model).proto, bos="<s>", unk="<unk>", added=[]
-        )
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    with pytest.raises(ValueError, match=message):
+        huggingface_tokenizer.make(proto, bos="<s>", unk="<unk>", added=[])
 
 
 @pytest.mark.slow
