@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Whatever ends this program, it first gives back what costs.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     run = shell.Shell(is_dry=args.dry_run, write=_show)
-    name = args.name or f"paligemma-{os.getpid()}"
+    name = args.name or f"training-{os.getpid()}"
     if args.tpu:
         if not args.zone:
             raise ValueError("--tpu needs --zone, as us-west4-a")
