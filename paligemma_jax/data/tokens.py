@@ -154,9 +154,8 @@ class SentencePiece:
     @functools.cached_property
     def proto(self) -> Any:
         """The model as sentencepiece's own message, ModelProto: pieces with scores and kinds."""
-        from sentencepiece import sentencepiece_model_pb2
-
-        return sentencepiece_model_pb2.ModelProto.FromString(self.model)
+        messages: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+        return messages.ModelProto.FromString(self.model)
 
     def control_pieces(self) -> dict[str, tuple[int, str]]:
         """Returns "pad", "eos", "bos" and "unk" -> (id, piece)."""
