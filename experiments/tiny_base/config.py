@@ -2,46 +2,47 @@
 
     python experiments/tiny_base/pretrain.py --data data/tiny_base --workdir runs/tiny_base
 
-runs this twice, after drawing the data (`make_data.py`) and training the vision tower alone
-(`tower.py`): first the language model learns on images that are embedded once and boxes on 128
-lines, then everything learns, with exact boxes, at lower rates.
+runs this three times, after drawing the data (`make_data.py`) and training the vision tower alone
+(`tower.py`): the language model learns on images that are embedded once, first to find one thing,
+then every prompt; at last everything learns, at lower rates.
 
-Arguments (experiments/tiny_base/config.py:stage=all,steps=100): data, stage (language or all),
-steps, start (a file of weights), evaluate (losses of held-out rows on the way).
+Arguments (experiments/tiny_base/config.py:stage=all,steps=100): data, stage (find, language or
+all), steps, start (a file of weights), evaluate (losses of held-out rows on the way).
 """
 
 from paligemma_jax.settings import parse_arg, presets
 
-STAGES = {"language": (5000, 1.5e-3), "all": (2000, 5e-4)}  # steps and rate
+STAGES = {"find": (3000, 1.5e-3), "language": (2500, 1e-3), "all": (2000, 5e-4)}  # steps and rate
 KINDS = ("detect", "segment", "count", "answer", "caption", "ocr")
 
 
 def get_config(arg=""):
-    arg = parse_arg(arg, data="data/tiny_base", stage="language", steps=0, start="", evaluate=True)
+    arg = parse_arg(arg, data="data/tiny_base", stage="find", steps=0, start="", evaluate=True)
     steps, rate = STAGES[arg.stage]
 
     c = presets.from_scratch(
         res=112,
-        text_len=36,
+        text_len=20 if arg.stage == "find" else 36,
         img=dict(width=192, depth=4, mlp_dim=768, num_heads=6, posemb_init="sines"),
-        llm=dict(width=192, depth=3, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=48),
+        llm=dict(width=192, depth=3, mlp_dim=512, num_heads=4, num_kv_heads=4, head_dim=48),
     )
     c.task = "mixed"
     c.tokenizer = f"{arg.data}/tokenizer.model"
     c.model_init = arg.start or None
-    boxes = "coarse" if arg.stage == "language" else "train"
-    c.input.data.fname = f"{arg.data}/_annotations.{boxes}.jsonl"
-    c.input.batch_size = 16
+    rows = "alone" if arg.stage == "find" else "train"
+    c.input.data.fname = f"{arg.data}/_annotations.{rows}.jsonl"
+    c.input.batch_size = 32 if arg.stage == "find" else 16
     c.total_steps = arg.steps or steps
     c.lr = rate
-    if arg.stage == "language":
+    if arg.stage != "all":
         c.trainable = "llm/.*"
         c.input.embedding_cache = "bfloat16"
     c.remat_policy = "none"
     c.schedule = dict(decay_type="cosine", warmup_percent=0.05)
     c.log_training_steps = 50
     c.ckpt_percent = 0.05
-    for kind in KINDS if arg.evaluate else ():
+    kinds = ("alone-valid",) if arg.stage == "find" else KINDS
+    for kind in kinds if arg.evaluate else ():
         c.evals[kind] = dict(
             fname=f"{arg.data}/_annotations.{kind}.jsonl",
             num_examples=64,

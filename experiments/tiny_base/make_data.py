@@ -2,9 +2,9 @@
 
     python experiments/tiny_base/make_data.py --out data/tiny_base
 
-writes `images/`, `_annotations.{train,valid}.jsonl`, the training rows with coarse boxes
-(`_annotations.coarse.jsonl`), of the held-out scenes one file a kind (`_annotations.detect.jsonl`,
-...), and `tokenizer.model`. A row:
+writes `images/`, `_annotations.{train,valid}.jsonl`, rows that ask for one thing alone
+(`_annotations.{alone,alone-valid}.jsonl`), of the held-out scenes one file a kind
+(`_annotations.detect.jsonl`, ...), and `tokenizer.model`. A row:
 
     {"image": "images/train_000012.jpg", "prefix": "detect star", "suffix": "<loc...>... star"}
 
@@ -77,6 +77,7 @@ def write_part(out, split, start, stop, codec):
         image = f"images/{split}_{index:06d}.jpg"
         encode = functools.partial(encode_masks, codec)
         made = rows.make(rng, scene, count=ROWS_PER_SCENE[split], encode=encode)
+        made += rows.alone(np.random.default_rng((seed, index, 2)), scene)
         scene.picture.save(out / image, quality=int(rng.integers(80, 96)))
         for prefix, suffix, kind in made:
             row = {"image": image, "prefix": prefix, "suffix": suffix, "kind": kind}
@@ -118,6 +119,11 @@ def write_rows(path, found, tokenizer):
     return collections.Counter(row["kind"] for row in kept)
 
 
+def pick(found, *kinds):
+    """Returns the rows of these kinds."""
+    return [row for row in found if row["kind"] in kinds]
+
+
 def write(out, train, valid):
     """Writes everything that is not there yet."""
     for folder in ("images", "parts"):
@@ -127,16 +133,16 @@ def write(out, train, valid):
         split: write_split(out, split, count, codec)
         for split, count in (("train", train), ("valid", valid))
     }
+    alone = {"alone": pick(found["train"], rows.ALONE)}
+    alone["alone-valid"] = pick(found["valid"], rows.ALONE)
+    found = {split: pick(some, *rows.KINDS) for split, some in found.items()}
     tokenizer = make_tokenizer(out, found["train"])
-    for split, some in found.items():
+    for split, some in (found | alone).items():
         path = out / f"_annotations.{split}.jsonl"
         counts = write_rows(path, some, tokenizer)
         print(f"{path}: {sum(counts.values())} rows, {dict(counts)}")
-    some = [row | {"suffix": rows.coarse(row["suffix"])} for row in found["train"]]
-    write_rows(out / "_annotations.coarse.jsonl", some, tokenizer)
     for kind in rows.KINDS:
-        some = [row for row in found["valid"] if row["kind"] == kind]
-        write_rows(out / f"_annotations.{kind}.jsonl", some, tokenizer)
+        write_rows(out / f"_annotations.{kind}.jsonl", pick(found["valid"], kind), tokenizer)
 
 
 def main():

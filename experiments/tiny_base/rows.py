@@ -5,7 +5,6 @@ The prompts are PaliGemma's: detect, segment, count, answer en, caption en, ocr.
 
 import collections
 import json
-import re
 
 import drawn
 import numpy as np
@@ -17,7 +16,7 @@ from paligemma_jax.tasks import box_text, geometry, mask_text, task
 KINDS = ("detect", "segment", "count", "answer", "caption", "ocr")
 SHARES = (0.56, 0.1, 0.08, 0.11, 0.08, 0.07)
 MAX_BOXES, MAX_MASKS, MAX_NAMES = 5, 2, 3
-GRID, LOC = 8, re.compile(r"<loc(\d{4})>")  # bins between the lines of coarse boxes
+ALONE, MAX_ALONE = "alone", 4  # a kind of its own; rows of a scene
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 NOUNS = [
     *(*drawn.SHAPES, *sources.PORTRAITS, *scenes.FLAWS, "coin", "face", "horse", "word"),
@@ -89,11 +88,6 @@ def bins(thing):
     return geometry.to_bins(np.array([[y1, x1, y2, x2]]) / scenes.SIDE)[0]
 
 
-def coarse(text):
-    """Returns a text with its boxes on every eighth line: fewer places are learnt sooner."""
-    return LOC.sub(lambda found: f"<loc{int(found[1]) // GRID * GRID + GRID // 2:04d}>", text)
-
-
 def locs(thing):
     return "".join(f"<loc{value:04d}>" for value in bins(thing))
 
@@ -112,6 +106,13 @@ def detect(rng, scene):
     things = in_order([thing for _, things in chosen for thing in things])
     answer = box_text.SEPARATOR.join(f"{locs(thing)} {labels[id(thing)]}" for thing in things)
     return f"detect {box_text.SEPARATOR.join(names)}", answer
+
+
+def alone(rng, scene):
+    """Returns rows that ask for one thing that a scene has once, from which all else follows."""
+    once = {phrase: things[0] for phrase, things in by_phrase(scene).items() if len(things) == 1}
+    chosen = rng.permutation(list(once))[:MAX_ALONE]
+    return [(f"detect {name}", f"{locs(once[str(name)])} {name}", ALONE) for name in chosen]
 
 
 def segment(rng, scene, encode):
