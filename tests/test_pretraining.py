@@ -15,8 +15,9 @@ from paligemma_jax.checkpoints import npz
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 8
+STAGES = ("find", "language", "all", "last")
 SIZE = ("--train", "16", "--valid", "32", "--tower", "32", "--no_evals")
-SIZE += ("--language", str(STEPS), "--all", str(STEPS))
+SIZE += tuple(word for stage in STAGES for word in (f"--{stage}", str(STEPS)))
 
 
 def start(folder: pathlib.Path, *more: str) -> subprocess.Popen:
@@ -67,7 +68,9 @@ def test_killed_while_drawing_and_while_training_it_ends_as_if_it_had_not_been(t
 
     for name in ("_annotations.train.jsonl", "_annotations.detect.jsonl", "tokenizer.model"):
         assert (killed / "data" / name).read_bytes() == (whole / "data" / name).read_bytes(), name
-    first, second = (npz.read(folder / "run" / "all" / "final.npz") for folder in (whole, killed))
+    first, second = (
+        npz.read(folder / "run" / STAGES[-1] / "final.npz") for folder in (whole, killed)
+    )
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name], err_msg=name)
     shipped = npz.read(killed / "shipped" / "weights.npz")

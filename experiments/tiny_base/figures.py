@@ -11,6 +11,7 @@ import json
 import pathlib
 import re
 
+import config
 import matplotlib as mpl
 import numpy as np
 import rows
@@ -22,6 +23,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 SIDE, COLUMNS, LINES = 168, 6, 3
+KINDS = ("alone-valid", *rows.KINDS)
 BOX = re.compile(r"<loc(\d{4})>" * 4)
 PLACES = re.compile(r"(<(loc|seg)\d+>)+ ?")
 
@@ -32,20 +34,30 @@ def main():
         parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
     args = parser.parse_args()
     draw_rows(args.data, args.out / "mixture.png")
-    found = run_log.read_rows(args.run / "metrics.jsonl")
+    found = read(args.run)
     draw_curve(found, args.out / "curve.png")
-    last = {kind: [r[f"{kind}/loss"] for r in found if f"{kind}/loss" in r] for kind in rows.KINDS}
+    last = {kind: [r[f"{kind}/loss"] for r in found if f"{kind}/loss" in r] for kind in KINDS}
     losses = {kind: round(values[-1], 3) for kind, values in last.items() if values}
     result = {"steps": found[-1]["step"], "losses": losses}
     (args.out / "pretraining.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
 
 
+def read(folder):
+    """Returns what the stages of pretraining logged, or one run, their steps counted on."""
+    found, before = [], 0
+    for run in [folder / stage for stage in config.STAGES if (folder / stage).exists()] or [folder]:
+        logged = run_log.read_rows(run / "metrics.jsonl")
+        found += [row | {"step": row["step"] + before} for row in logged]
+        before = found[-1]["step"]
+    return found
+
+
 def draw_curve(found, path):
     figure, axes = plt.subplots(figsize=(7, 4))
     steps, losses = np.array([(r["step"], r["loss"]) for r in found if "loss" in r]).T
     axes.plot(steps, losses, color="0.8", label="training, single batches")
-    for kind in rows.KINDS:
+    for kind in KINDS:
         some = [(r["step"], r[f"{kind}/loss"]) for r in found if f"{kind}/loss" in r]
         if some:
             axes.plot(*np.array(some).T, marker="o", markersize=3, label=kind)

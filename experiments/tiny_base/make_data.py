@@ -3,7 +3,8 @@
     python experiments/tiny_base/make_data.py --out data/tiny_base
 
 writes `images/`, `_annotations.{train,valid}.jsonl`, rows that ask for one thing alone
-(`_annotations.{alone,alone-valid}.jsonl`), of the held-out scenes one file a kind
+(`_annotations.{alone,alone-valid}.jsonl`), the training rows that have an answer
+(`_annotations.answered.jsonl`), of the held-out scenes one file a kind
 (`_annotations.detect.jsonl`, ...), and `tokenizer.model`. A row:
 
     {"image": "images/train_000012.jpg", "prefix": "detect star", "suffix": "<loc...>... star"}
@@ -133,11 +134,12 @@ def write(out, train, valid):
         split: write_split(out, split, count, codec)
         for split, count in (("train", train), ("valid", valid))
     }
-    alone = {"alone": pick(found["train"], rows.ALONE)}
-    alone["alone-valid"] = pick(found["valid"], rows.ALONE)
+    further = {"alone": pick(found["train"], rows.ALONE)}
+    further["alone-valid"] = pick(found["valid"], rows.ALONE)
+    further["answered"] = [row for row in pick(found["train"], *rows.KINDS) if row["suffix"]]
     found = {split: pick(some, *rows.KINDS) for split, some in found.items()}
     tokenizer = make_tokenizer(out, found["train"])
-    for split, some in (found | alone).items():
+    for split, some in (found | further).items():
         path = out / f"_annotations.{split}.jsonl"
         counts = write_rows(path, some, tokenizer)
         print(f"{path}: {sum(counts.values())} rows, {dict(counts)}")

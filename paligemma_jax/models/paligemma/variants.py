@@ -141,7 +141,7 @@ GEMMAS = {
     ),
     # For training from scratch on a CPU.
     "mini": Gemma(96, depth=3, mlp_dim=768, num_heads=4, num_kv_heads=1, head_dim=32),
-    "tiny_base": Gemma(192, depth=3, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=48),
+    "tiny_base": Gemma(192, depth=3, mlp_dim=512, num_heads=4, num_kv_heads=4, head_dim=48),
     # For tests: each takes one code path of the real ones.
     "tiny": Gemma(64, depth=3, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16),
     "tiny2": Gemma(64, 3, 128, num_heads=4, num_kv_heads=2, head_dim=16, **_GEMMA2),
