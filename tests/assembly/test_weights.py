@@ -42,7 +42,7 @@ def test_name_of_another_model_is_refused_by_its_name():
     config.model_init = "pt_448.f16"
     message = (
         r"'pt_448.f16' is paligemma1-3b at 448 px, .* model.llm.variant='gemma2_2b': "
-        r"set model.llm.variant='gemma_2b', or model_init as one of \['pt_3b_448'\]"
+        r"set model.llm.variant='gemma_2b', or model_init as one of \['pt_3b_448', 'mix_3b_448'\]"
     )
     with pytest.raises(ValueError, match=message):
         check(config)
