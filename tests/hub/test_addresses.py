@@ -91,7 +91,7 @@ def test_an_unknown_name_shows_the_near_misses(tmp_path):
         addresses.resolve("hf://google/paligemma2-3b-pt-448")
 
 
-@pytest.mark.parametrize("source", ["s3://bucket/a.npz", "ftp://host/a", "htps://host/a"])
+@pytest.mark.parametrize("source", ["s4://bucket/a.npz", "ftp://host/a", "htps://host/a"])
 def test_an_unknown_scheme_is_an_error(source):
     with pytest.raises(ValueError, match="expected a path or one of kaggle://, hf://"):
         addresses.resolve(source)
