@@ -120,7 +120,7 @@ FIGURES = {
     },
     "docs/configs.md": {
         "experiments/digits/README.md": ("1.8",),
-        "experiments/tiny_base/README.md": ("3.9",),
+        "experiments/tiny_base/README.md": ("4.1",),
         "experiments/noise_boxes/README.md": ("0.923", "0.955"),
         "experiments/adapters/README.md": ("0.516", "0.531", "0.563", "284", "168", "4,304"),
         "tests/models/test_lora.py": LORA,
