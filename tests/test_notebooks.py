@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import threading
+import zipfile
 
 import nbclient
 import nbformat
@@ -21,11 +22,11 @@ from PIL import Image
 
 from paligemma_jax.checkpoints import npz
 from paligemma_jax.reports import run_log
-from tests.importers import test_remote
+from tests.importers import test_remote, test_roboflow
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
-NAMES = ("finetune_paligemma",)
+NAMES = ("finetune_paligemma", "fracture", "quickstart", "structured_vqa")
 COUNT = 4  # pictures of a split
 SHORT = {"evals.val.decode": False, "input.batch_size": 2}
 ONE_TOKEN = {"max_new_tokens": 4, "batch_size": 4}
@@ -221,3 +222,73 @@ def test_ten_steps_of_the_colab_have_big_visions_losses(
     rows = run_log.read_rows(tmp_path / "runs" / "longcap" / "metrics.jsonl")
     losses = [row["loss"] for row in rows if "loss" in row]
     np.testing.assert_allclose(losses, out["losses"], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_from_roboflow_to_a_package_to_deploy(execute, draw, tmp_path, monkeypatch):
+    source = tmp_path / "drawn"
+    source.mkdir()
+    draw.write_counting(source)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(source).as_posix())
+    site = test_roboflow.Server()
+    site.content = packed.getvalue()
+    monkeypatch.setenv("ROBOFLOW_API_URL", site.host)
+    monkeypatch.setenv("ROBOFLOW_API_KEY", "secret-of-a-user")
+    cells = execute(
+        "fracture",
+        CONFIG="fracture_224:tiny",
+        CHANGES={**SHORT, "total_examples": 4, "lr": 0.001},
+        DECODING=ONE_TOKEN,
+    )
+    site.server.shutdown()
+    site.server.server_close()
+    assert site.asked[0].startswith("/roboflow-jvuqo/number-ops-j1426/1/coco?api_key=")
+    assert "mAP 50" in shown(cells, "comparison", "text/html")
+    assert "penny" in shown(
+        cells,
+        'pandas.DataFrame(confusion["counts"], confusion["labels"], confusion["labels"])',
+        "text/html",
+    )
+    assert "data:image/" in shown(cells, "model.predict(first)", "text/html")
+    assert (tmp_path / "runs" / "fracture" / "evaluation-test" / "comparison.html").exists()
+    assert (tmp_path / "runs" / "fracture-transformers" / "config.json").exists()
+    assert "secret-of-a-user" not in json.dumps([dict(cell) for cell in cells])
+
+
+@pytest.mark.slow
+def test_ones_own_pictures(execute, draw, tmp_path):
+    source = tmp_path / "mine"
+    source.mkdir()
+    draw.write_counting(source)
+    cells = execute(
+        "quickstart",
+        DATA=str(source),
+        MODEL="tiny_base",
+        EPOCHS=1,
+        CHANGES={"evals.valid.max_new_tokens": 4},
+        DECODING=ONE_TOKEN,
+    )
+    assert "data:image/" in shown(cells, "answers", "text/html")
+    assert "<table" in shown(cells, "answers.to_dataframe()", "text/html")
+    assert (tmp_path / "runs" / "mine-transformers" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_structured_answers_by_lora(execute, draw, tmp_path):
+    source = tmp_path / "events"
+    source.mkdir()
+    draw.COUNT = 10
+    draw.write_structured_vqa(source)
+    cells = execute(
+        "structured_vqa",
+        DATA=str(source / "labels.jsonl"),
+        CONFIG="structured_vqa_448:tiny",
+        CHANGES={"total_epochs": 1, "evals.val.decode": False},
+        DECODING=ONE_TOKEN,
+    )
+    assert "data:image/" in shown(cells, "evaluation.worst(3)", "text/html")
+    assert (tmp_path / "runs" / "events-adapter" / "adapter_config.json").exists()
