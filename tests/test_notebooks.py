@@ -287,7 +287,7 @@ def test_structured_answers_by_lora(execute, draw, tmp_path):
         "structured_vqa",
         DATA=str(source / "labels.jsonl"),
         CONFIG="structured_vqa_448:tiny",
-        CHANGES={"total_epochs": 1, "evals.val.decode": False},
+        CHANGES={"total_epochs": 1},
         DECODING=ONE_TOKEN,
     )
     assert "data:image/" in shown(cells, "evaluation.worst(3)", "text/html")

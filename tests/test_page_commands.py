@@ -30,8 +30,8 @@ DETECTED = {"prefix": "detect fracture", "suffix": "<loc0100><loc0200><loc0600><
 COUNTED = {"prefix": "How many of each coin? Answer in JSON.", "suffix": '{"dime": 2}'}
 ASKED = {"prefix": "what changed?", "suffix": "nothing"}
 RUNS = {  # folder below runs/: its task, its row, and settings of its own
-    "fracture": ("detection", DETECTED, {}),
     "mine": ("detection", DETECTED, {}),
+    "fracture": ("detection", DETECTED, {"model_init": "runs/mine/final.npz"}),
     "lora": (
         "detection",
         DETECTED,
