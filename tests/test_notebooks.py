@@ -286,7 +286,7 @@ def test_structured_answers_by_lora(execute, draw, tmp_path):
     cells = execute(
         "structured_vqa",
         DATA=str(source / "labels.jsonl"),
-        CONFIG="structured_vqa_448:tiny",
+        CONFIG="structured_vqa_448:tiny,res=112",
         CHANGES={"total_epochs": 1},
         DECODING=ONE_TOKEN,
     )
