@@ -12,6 +12,8 @@ from paligemma_jax import api, evaluate
 from paligemma_jax.data import tokens
 from paligemma_jax.results import outcomes
 
+pytestmark = pytest.mark.slow
+
 BOX = "<loc0100><loc0200><loc0500><loc0600>"
 
 

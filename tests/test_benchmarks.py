@@ -224,6 +224,7 @@ def without_libraries(tmp_path):
     return {**os.environ, "PYTHONPATH": paths}
 
 
+@pytest.mark.slow
 def test_our_side_imports_on_a_machine_with_little_else(without_libraries):
     for library in HIDDEN:
         with pytest.raises(subprocess.CalledProcessError):

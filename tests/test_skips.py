@@ -42,6 +42,7 @@ def status_of(tmp_path, monkeypatch, pytestconfig):
     return status_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_an_unlisted_reason_fails_in_ci_alone(body, status_of, capsys):
     assert status_of(body, reason="no reason", ci="") != pytest.ExitCode.TESTS_FAILED

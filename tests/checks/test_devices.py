@@ -38,6 +38,7 @@ def tiny(monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_plan_from_shapes_has_the_bytes_of_the_real_arrays_in_eight_parts(config, tiny):
     config.sharding_strategy = [(".*", "fsdp(axis='data', min_size_to_shard_mb=0)")]
     config.input.batch_size, config.compute_dtype = 8, "auto"

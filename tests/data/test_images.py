@@ -42,6 +42,7 @@ def load(tmp_path, data: bytes, res: int) -> np.ndarray:
     return images.load(path, res=res)
 
 
+@pytest.mark.slow
 def test_tensorflow_starts_without_a_word_and_its_errors_are_heard():
     code = """
 from paligemma_jax.data import images

@@ -105,6 +105,7 @@ def test_an_adapter_goes_to_peft_and_back(adapted, tmp_path):
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_peft_adds_of_the_adapter_what_merging_adds(adapted, tmp_path):
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
     convert.main([str(adapted), str(tmp_path / "adapter")])

@@ -79,6 +79,7 @@ def test_padding_does_not_count(compare, at):
     assert compare(0.1, at=at).largest == 0
 
 
+@pytest.mark.slow
 def test_a_reader_that_sees_the_suffix_before_it_is_written_is_refused(
     monkeypatch, converted, model
 ):

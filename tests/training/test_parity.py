@@ -50,6 +50,7 @@ CASES = {
     "momentum_hp": dict(optax_name="big_vision.momentum_hp", optax_args={}),
     "sgd": dict(optax_name="big_vision.sgd", optax_args={}, lr=0.03),
 }
+QUICK = ("base", "smooth0.1", "groups", "noclip")  # of these the default suite
 
 
 def train(jit, tiny_paligemma, params, batches, *, label_smoothing=0.0, **settings):
@@ -81,7 +82,10 @@ def assert_same_parameters(params, stats):
         np.testing.assert_allclose(values.sum(), expected_sum, atol=atol, rtol=0, err_msg=name)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_trainer_case_equals_big_vision(case, quick_jit, tiny_paligemma, reference_run):
     check_trainer_case(case, quick_jit, tiny_paligemma, reference_run)
 

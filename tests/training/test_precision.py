@@ -52,6 +52,7 @@ def losses(reference_run, quick_jit):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_losses_stay_within_one_percent_of_float32(losses, dtype):
     exact = losses("float32")

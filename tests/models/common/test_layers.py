@@ -67,7 +67,10 @@ def residuals(remat: str, depth: int) -> tuple[list[tuple[int, ...]], list[jax.A
     return [leaf.shape for leaf in jax.tree.leaves(kept)], jax.tree.leaves(grads)
 
 
-@pytest.mark.parametrize(("depth", "segments"), [(4, 2), (3, 1), (5, 5)])
+@pytest.mark.parametrize(
+    ("depth", "segments"),
+    [(4, 2), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((3, 1), (5, 5)))],
+)
 def test_segments_keep_their_inputs_alone_and_change_no_gradient(depth, segments):
     stream = (B, T, LLM.width)
     (before, expected), (shapes, grads) = (

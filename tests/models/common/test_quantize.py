@@ -128,9 +128,8 @@ def test_logits_are_those_of_what_is_stored_and_near_the_base(
     assert distance < error
 
 
-@pytest.mark.parametrize(
-    "remat", ["nothing_saveable", pytest.param("none", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["nothing_saveable", "none"])
 def test_gradients_of_factors_are_those_on_what_is_stored(
     remat, params, inputs, model, monkeypatch
 ):
@@ -163,6 +162,7 @@ def test_gradients_of_factors_are_those_on_what_is_stored(
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_decoding_reads_quantized_blocks(params, inputs, model):
     stored, dense = quantized(params, "nf4")
 

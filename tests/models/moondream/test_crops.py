@@ -84,6 +84,7 @@ def test_image_tokens_logits_and_greedy_tokens_equal_the_authors(
     np.testing.assert_array_equal(made, expected)
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_of_ten_steps_equal_the_authors(cropping, params, crops, numbers):
     expected = {name: numbers[f"{RELEASES[0]}/{name}"] for name in ("losses", "norms", "names")}
     count = len(expected["losses"])

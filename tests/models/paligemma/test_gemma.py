@@ -64,6 +64,7 @@ def test_norms_are_computed_in_float32():
         np.testing.assert_allclose(y, expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("post_norms", [False, True])
 def test_mlp_in_pieces_gives_the_values_and_gradients_of_the_whole(monkeypatch, post_norms):
     llm = dataclasses.replace(variants.GEMMAS["tiny"], post_norms=post_norms)
