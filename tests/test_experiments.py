@@ -90,8 +90,8 @@ COMMANDS = {
     ),
     "tiny_base_transfer": Command(
         "experiments/tiny_base/transfer.py --data {demo} --out {out}/runs --results {out} "
-        "--methods attention --examples 8 --steps 2 --test 4",
-        says=(r"\| fracture; zero-shot; map50 \| 0\.\d", r"\| fracture; attention; 8 examples; 2"),
+        "--methods attention --lr 0.05 --examples 8 --steps 2 --test 4",
+        says=(r"\| fracture; zero-shot; map50 \| 0\.\d", r"\| fracture; attention; 8 .*lr 0\.05"),
         writes=("results.json",),
     ),
     "coco": Command(

@@ -130,7 +130,8 @@ def adapt(args, task, method, count, steps, seed):
     """Trains one method, and returns its scores and what it took."""
     changes = {"seed": seed, **METHODS[method], "input.num_examples": count}
     changes |= {"total_examples": None, "total_steps": steps}
-    config = settings_of(args, task, **changes, **({"lr": args.lr} if args.lr else {}))
+    changes |= {"lr": args.lr} if args.lr else {}
+    config = settings_of(args, task, **changes)
     name = f"{task}-{method}-{count}-{steps}-{args.lr}-{seed}".replace(" ", "")
     start, begun = time.process_time(), time.monotonic()
     whole_run.train(config, args.out / name)
