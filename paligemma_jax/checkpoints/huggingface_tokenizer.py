@@ -12,12 +12,14 @@ NORMAL, USER_DEFINED = 1, 4  # kinds of pieces in sentencepiece_model.proto
 BPE = 2  # a kind of model there
 
 
-def make(proto: Any, *, bos: str, unk: str, added: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def make(
+    proto: Any, *, control: Mapping[str, tuple[int, str]], added: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Returns the content of tokenizer.json.
 
     Args:
       proto: a sentencepiece model of byte pairs, as `tokens.SentencePiece.proto`.
-      bos, unk: pieces; bos stands before every text.
+      control: "bos", "unk" -> (id, piece); bos stands before every text.
       added: what is never split, in the order of ids, as tokenizer.json lists it: id, content, ...
 
     Raises:
@@ -30,9 +32,9 @@ def make(proto: Any, *, bos: str, unk: str, added: Sequence[Mapping[str, Any]]) 
     steps = [{"type": "Prepend", "prepend": SPACE}] if rule.add_dummy_prefix else []
     back = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    number, bos = control["bos"]
     first = {"SpecialToken": {"id": bos, "type_id": 0}}
     second = {"SpecialToken": {"id": bos, "type_id": 1}}
-    number = [piece.piece for piece in proto.pieces].index(bos)
     text, other = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
     return {
         "version": "1.0",
@@ -54,7 +56,7 @@ def make(proto: Any, *, bos: str, unk: str, added: Sequence[Mapping[str, Any]]) 
                 *([strip] if rule.add_dummy_prefix else []),
             ],
         },
-        "model": _model(proto, unk),
+        "model": _model(proto, control["unk"][1]),
     }
 
 

@@ -185,10 +185,8 @@ def _tokenizer_files(path: pathlib.Path, model: variants.PaliGemma) -> dict[str,
             f"{model.vocab_size} rows: '<image>' would not get the id behind them. Give the "
             f"model's own as --tokenizer, or '--tokenizer none'"
         )
-    control, never_split = (
-        tokenizer.control_pieces(),
-        huggingface_tokenizer.never_split(tokenizer.proto),
-    )
+    control = tokenizer.control_pieces()
+    never_split = huggingface_tokenizer.never_split(tokenizer.proto)
     plain = dict(zip(tokenizer.loc_ids, tokens.LOC_PIECES, strict=True))
     plain |= dict(zip(tokenizer.seg_ids, tokens.SEG_PIECES, strict=True))
     config = huggingface_files.tokenizer_config(control, plain, num_pieces=tokenizer.vocab_size)
@@ -201,11 +199,9 @@ def _tokenizer_files(path: pathlib.Path, model: variants.PaliGemma) -> dict[str,
         control, never_split | plain, num_pieces=tokenizer.vocab_size
     )
     listed = [{"id": number, **token} for number, token in added.items()]
-    pieces = {name: piece for name, (_, piece) in control.items()}
     try:
-        made = huggingface_tokenizer.make(
-            tokenizer.proto, bos=pieces["bos"], unk=pieces["unk"], added=listed
-        )
+        with say.working("making tokenizer.json"):
+            made = huggingface_tokenizer.make(tokenizer.proto, control=control, added=listed)
     except ValueError as error:
         say.info(f"no tokenizer.json: {error}; tokenizer.model says all of it")
         return files

@@ -145,10 +145,8 @@ def _refuse(repository: str, status: int | None) -> NoReturn:
         advice = f"not allowed for your key: open {page} with your account and accept the terms"
     elif status == 404:
         advice = f"no such data set, or no such file in it: see {page}"
-    elif status is None:
-        advice = f"{login.host} cannot be reached or is out of order; is there a network?"
     else:
-        advice = f"{login.host} answers {status}; try again later"
+        advice = sites.tell_failure(login.host, status)
     raise download.DownloadError(f"hf://{repository}: {advice}", status=status)
 
 

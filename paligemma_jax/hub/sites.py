@@ -78,6 +78,13 @@ def has_credentials() -> dict[str, bool]:
     }
 
 
+def tell_failure(host: str, status: int | None) -> str:
+    """Returns what is wrong with a site of which neither key nor file is to blame."""
+    if status is None:
+        return f"{host} cannot be reached or is out of order; is there a network?"
+    return f"{host} answers {status}; try again later"
+
+
 def _refuse(source: str, status: int | None, *, page: str, listing: str) -> NoReturn:
     """Raises the error that tells what is missing: a key, the licence, the file, the network.
 
@@ -98,10 +105,8 @@ def _refuse(source: str, status: int | None, *, page: str, listing: str) -> NoRe
         advice = f"not allowed for your key: {licence}, and check the name.{listing}"
     elif status == 404:
         advice = f"no such file (or revision), see {page}.{listing}"
-    elif status is None:
-        advice = f"{login.host} cannot be reached or is out of order; is there a network?"
     else:
-        advice = f"{login.host} answers {status}; try again later"
+        advice = tell_failure(login.host, status)
     raise download.DownloadError(f"{source}: {advice}", status=status)
 
 

@@ -98,29 +98,22 @@ def start_from(model: str, method: str | None = None, res: int | None = None) ->
             )
         beside = {"tokenizer": Code(f'f"{{arg.data}}/{TOKENIZER}"')}
         return Start(preset=FROM_NOTHING, values=SIZES[model], res=res or SCRATCH_RES, keys=beside)
-    if base := released_models.SHIPPED.get(model):
-        if res is not None and res not in base.resolutions:
-            known = ", ".join(map(str, base.resolutions))
-            raise ValueError(f"--res {res}: {model} takes {known} pixels")
-        return Start(
-            preset="finetune",
-            values=dict(model=model, method=check_method(method)),
-            res=res or base.resolutions[0],
-            keys={"tokenizer": base.tokenizer},
-        )
+    shipped = released_models.SHIPPED.get(model)
     names = [*released_models.MODELS, *released_models.SHIPPED, *SIZES]
-    if model not in released_models.MODELS:
+    if shipped is None and model not in released_models.MODELS:
         raise ValueError(
             f"--model {model} is not known. {keys.did_you_mean(model, names)}Known: "
             f"{', '.join(names)}, and paths of weights"
         )
-    if res is not None and res not in released_models.RESOLUTIONS:
-        known = ", ".join(map(str, released_models.RESOLUTIONS))
+    resolutions = shipped.resolutions if shipped else released_models.RESOLUTIONS
+    if res is not None and res not in resolutions:
+        known = ", ".join(map(str, resolutions))
         raise ValueError(f"--res {res}: {model} has weights for {known} pixels")
     return Start(
         preset="finetune",
         values=dict(model=model, method=check_method(method)),
-        res=res or released_models.RESOLUTIONS[0],
+        res=res or resolutions[0],
+        keys={"tokenizer": shipped.tokenizer} if shipped else {},
     )
 
 

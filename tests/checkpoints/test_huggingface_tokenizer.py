@@ -16,6 +16,7 @@ tokenizers = pytest.importorskip("tokenizers")
 LETTERS = (
     "日本語のテキスト 한국어 Ελληνικά العربية हिन्दी ñandú naïve 🦊 \t tabs  two   spaces 12345"
 )
+CONTROL = {"bos": (1, "<s>"), "unk": (0, "<unk>")}
 OWN = ["a horse stands in the grass", "zwei Pferde und 12 Äpfel", "détecter un chat", LETTERS]
 
 
@@ -24,8 +25,7 @@ def make(tokenizer: tokens.SentencePiece) -> tokenizers.Tokenizer:
     added = huggingface_files.added_tokens(control, plain, num_pieces=tokenizer.vocab_size)
     content = huggingface_tokenizer.make(
         tokenizer.proto,
-        bos=control["bos"][1],
-        unk=control["unk"][1],
+        control=control,
         added=[{"id": number, **token} for number, token in added.items()],
     )
     return tokenizers.Tokenizer.from_str(json.dumps(content))
@@ -77,7 +77,7 @@ def test_what_would_split_otherwise_there_is_refused(settings, message):
     )
     proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
     with pytest.raises(ValueError, match=message):
-        huggingface_tokenizer.make(proto, bos="<s>", unk="<unk>", added=[])
+        huggingface_tokenizer.make(proto, control=CONTROL, added=[])
 
 
 @pytest.mark.slow
